@@ -1,0 +1,59 @@
+# `make demo` and `make test` need git, make and Python >= 3.11, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help demo test test-all lint check format lock clean
+
+help:
+	@echo "make demo      install into $(VENV) and run the whole pipeline on the embedded example"
+	@echo "make test      install into $(VENV), lint, type-check and test (about ten minutes)"
+	@echo "make test-all  the same with the slow tests"
+	@echo "make format    format and fix the code"
+	@echo "make lock      pin all versions anew in requirements.lock"
+
+demo: $(VENV)/.demo
+	$(BIN)/salient demo runs/demo
+
+test check: lint
+	$(BIN)/python -m pytest
+
+test-all: lint
+	$(BIN)/python -m pytest -m ''
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Salient needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml requirements.lock
+	$(PIP) install -q -c requirements.lock -e '.[demo,report]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml requirements.lock
+	$(PIP) install -q -c requirements.lock -e '.[demo,cluster,report,dev]'
+	@touch $@
+
+# Resolved afresh on the oldest supported Python, so that one file serves all; torch stays at its pin.
+TORCH = 2.13.0
+lock:
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install -q torch==$(TORCH) '.[demo,hub,cluster,report,dev]'
+	{ echo '# All direct and indirect versions; written by `make lock`. Use: pip install -c requirements.lock ...'; \
+	  $(VENV)-lock/bin/python -m pip freeze --exclude salient | sed 's/+cpu$$//'; } > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""Salient: learn from the FFN activations inside frozen language models."""

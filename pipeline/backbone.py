@@ -1,0 +1,521 @@
+"""A frozen transformer and the FFN activations inside it.
+
+    backbone = Backbone.load("models/roberta-base")
+    half = backbone.truncate(5)                       # runs blocks 0..5, shares the weights
+
+    def keep(layer, tokens):                          # tokens: (token slots, neuron)
+        ...
+    half.run(batch, on_ffn=keep)
+
+Hooks live only inside ``run``; nothing is left on the model.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline import checkpoint
+from pipeline.attention import PACKED, packing
+from pipeline.engine import Engine, speed_up
+from pipeline.errors import BackboneError
+from pipeline.packing import Batch, pack, pad
+from pipeline.pooling import Segments
+from pipeline.sites import FfnSite, choose_site, refuse_experts
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SELF_CHECK_LENGTHS = (3, 7, 7, 19, 5)
+SELF_CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+TokenSink = Callable[[int, Tensor], None]
+"""Takes a layer (or hidden-state index) and its activations, (token slots, feature)."""
+
+
+class _Stop(Exception):
+    """Ends a forward pass once everything asked for has been captured."""
+
+
+class Backbone:
+    """A loaded transformer, its tokenizer and its capture sites; use ``Backbone.load``.
+
+    Attributes:
+        model_type: Hugging Face's name of the architecture.
+        num_layers: blocks that can be run.
+        neuron_size: FFN width, as found by a dry run.
+        hidden_size: width of the final hidden state, as found by a dry run.
+        max_length: tokens per text, special tokens included.
+        site: the architecture's row of ``FFN_SITES``.
+        fingerprint: sha256 of all that shapes activations; truncation does not change it.
+        packs: whether batches are packed (rather than padded).
+        engine: kernels in use, "torch" or "onednn".
+        last_neurons: the neurons computed in the last layer, None for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        config: Any,
+        tokenizer: Any,
+        site: FfnSite,
+        num_layers: int,
+        max_length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        fingerprint: str,
+        source: str,
+    ) -> None:
+        self.network = network
+        self.config = config
+        self.tokenizer = tokenizer
+        self.site = site
+        self.model_type: str = config.model_type
+        self.num_layers = num_layers
+        self.max_length = max_length
+        self.dtype = dtype
+        self.device = device
+        self.fingerprint = fingerprint
+        self.source = source
+        self.packs = False
+        self.engine = "torch"
+        self.truncated = False
+        self.neuron_size = 0
+        self.hidden_size = 0
+        self.last_neurons: NDArray[np.int64] | None = None
+        self._accepted = set(inspect.signature(network.forward).parameters)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        device: str | torch.device = "cpu",
+        ffn_site: str | None = None,
+        max_length: int | None = None,
+        last_layer: int | None = None,
+        trust_remote_code: bool = False,
+        attention: Literal["auto", "packed", "padded"] = "auto",
+        engine: Engine = "auto",
+    ) -> Backbone:
+        """Load a model folder, ``package:NAME`` or hub name, and check it with a dry run.
+
+        Args:
+            model: directory, ``package:NAME`` of an installed model package, or hub name.
+            revision: 40-digit commit, required for hub names.
+            dtype: arithmetic; bfloat16 is 1.5-2 times faster and off by up to 1.4e-2.
+            device: torch device; "auto" takes a GPU if there is one.
+            ffn_site: path of the down projection, with ``{i}`` for the block, for architectures
+                without a row in ``FFN_SITES``.
+            max_length: cut texts to so many tokens; default and upper bound: the model's context.
+            last_layer: read and run blocks 0..last_layer only.
+            trust_remote_code: run code that comes with the model.
+            attention: "packed" insists on packing; "auto" packs where it proves exact.
+            engine: CPU kernels: "onednn", "torch", or "auto" for the faster of them, as measured.
+                They agree to rounding, so the choice is not part of the fingerprint.
+
+        Raises:
+            BackboneError: one line that names the folder, the trouble and the remedy.
+        """
+        if dtype not in DTYPES:
+            raise BackboneError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        path = checkpoint.locate(model, revision=revision)
+        config = checkpoint.load_config(path, trust_remote_code=trust_remote_code)
+        files = checkpoint.weight_files(path)
+        tokenizer = checkpoint.load_tokenizer(path, trust_remote_code=trust_remote_code)
+        if ffn_site is None:
+            refuse_experts(config)
+        site = choose_site(
+            config,
+            lambda: checkpoint.skeleton(config, trust_remote_code=trust_remote_code),
+            ffn_site=ffn_site,
+        )
+        length = _context_length(config, tokenizer, site, max_length)
+        digest = checkpoint.fingerprint(
+            path, files, {"site": site.down, "dtype": dtype, "max_length": length}
+        )
+        num_layers = _check_layer(config.num_hidden_layers, last_layer) + 1
+        checkpoint.keep_blocks(config, num_layers)
+        if site.skip_depth is not None:
+            setattr(config, site.skip_depth, 0)
+        place = _choose_device(device)
+        network = checkpoint.load_model(
+            path, config, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+        ).to(place)
+        backbone = cls(
+            network=network.get_submodule(site.root),
+            config=config,
+            tokenizer=tokenizer,
+            site=site,
+            num_layers=num_layers,
+            max_length=length,
+            dtype=DTYPES[dtype],
+            device=place,
+            fingerprint=digest,
+            source=str(model),
+        )
+        backbone.truncated = last_layer is not None
+        backbone._dry_run()
+        if attention != "padded":
+            backbone._try_packing(required=attention == "packed")
+        if place.type == "cpu":
+            backbone._speed_up(engine)
+        return backbone
+
+    def truncate(self, last_layer: int, *, neurons: Sequence[int] | None = None) -> Backbone:
+        """A backbone that runs blocks 0..last_layer only and stops before the last down projection.
+
+        Weights are shared with this one; the final hidden state is out of reach.
+
+        Args:
+            last_layer: last block to run.
+            neurons: compute only these neurons of that block (the others read as NaN).
+
+        Raises:
+            BackboneError: no such layer or neuron.
+        """
+        short = copy.copy(self)
+        short.num_layers = _check_layer(self.num_layers, last_layer) + 1
+        short.truncated = True
+        if neurons is not None:
+            raise BackboneError("neurons: not available yet")
+        return short
+
+    def describe(self) -> dict[str, Any]:
+        """What a store's provenance should say about this backbone (JSON-ready)."""
+        return {
+            "source": self.source,
+            "model_type": self.model_type,
+            "num_layers": self.num_layers,
+            "neuron_size": self.neuron_size,
+            "hidden_size": self.hidden_size,
+            "max_length": self.max_length,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "ffn_site": self.site.down,
+            "attention": "packed" if self.packs else "padded",
+            "engine": self.engine,
+            "fingerprint": self.fingerprint,
+        }
+
+    def hidden_indices(self, which: Literal["final", "all", "none"]) -> tuple[int, ...]:
+        """Indices into Hugging Face's ``hidden_states`` that this backbone can give.
+
+        Raises:
+            BackboneError: the final state of a truncated backbone.
+        """
+        if which == "none":
+            return ()
+        if which == "all":
+            return tuple(range(self.num_layers + (not self.truncated)))
+        if self.truncated:
+            raise BackboneError(
+                f"{self.source}: truncated after block {self.num_layers - 1}, so there is no final "
+                "hidden state; use hidden = 'none'"
+            )
+        return (self.num_layers,)
+
+    # ------------------------------------------------------------------ running
+
+    def batch(
+        self,
+        ids: Sequence[NDArray[np.int64]],
+        indices: NDArray[np.int64] | None = None,
+        *,
+        packed: bool | None = None,
+        side: Literal["right", "left"] = "right",
+    ) -> Batch:
+        """Lay texts out for ``run``: packed if the backbone packs, else padded.
+
+        Args:
+            ids: token ids of each text, none empty.
+            indices: number of each text in the caller's list.
+            packed: override the backbone's choice.
+            side: where pads go.
+        """
+        if indices is None:
+            indices = np.arange(len(ids))
+        positions = None if self.site.positions == "internal" else self._positions
+        if self.packs if packed is None else packed:
+            return pack(ids, indices, positions=positions, device=self.device)
+        return pad(
+            ids,
+            indices,
+            pad_id=_pad_id(self.config),
+            positions=positions,
+            side=side,
+            device=self.device,
+        )
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        on_ffn: TokenSink | None = None,
+        layers: Collection[int] | None = None,
+        on_hidden: TokenSink | None = None,
+        hidden_layers: Collection[int] = (),
+    ) -> None:
+        """Run one batch and hand out what was asked for, layer by layer, as it appears.
+
+        Args:
+            batch: from ``batch``.
+            on_ffn: called with (layer, FFN activations (slots, neuron)); slots count pads.
+            layers: the layers wanted; default all. The pass ends with the last one, unless a
+                later hidden state is wanted.
+            on_hidden: called with (index, hidden states (slots, hidden)).
+            hidden_layers: as in Hugging Face's ``hidden_states``: 0 is the embeddings, ``i`` the
+                output of block ``i - 1``, the last one after the final norm.
+        """
+        wanted = set() if on_ffn is None else set(range(self.num_layers) if layers is None else layers)
+        states = set() if on_hidden is None else set(hidden_layers)
+        final = self.num_layers if not self.truncated else None
+        last_site = max(wanted, default=-1)
+        last_state = max(states, default=-1)
+        unreachable = {state for state in states if state >= self.num_layers and state != final}
+        if last_site >= self.num_layers or unreachable:
+            raise BackboneError(
+                f"layers {sorted(wanted)} and hidden states {sorted(states)} do not all exist: "
+                f"this backbone runs {self.num_layers} blocks"
+                + (", truncated before the final hidden state" if self.truncated else "")
+            )
+
+        def at_site(layer: int, tokens: Tensor) -> None:
+            if layer in wanted and on_ffn is not None:
+                on_ffn(layer, tokens)
+            if layer == last_site and last_state <= layer:
+                raise _Stop
+
+        def at_block(layer: int, tokens: Tensor) -> None:
+            if layer in states and on_hidden is not None:
+                on_hidden(layer, tokens)
+            if layer == last_state and last_site < layer:
+                raise _Stop
+
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if wanted:
+                stack.enter_context(self._hooks(self.site.down, at_site))
+            if states - {final}:
+                stack.enter_context(self._hooks(self.site.block, at_block))
+            if batch.packed:
+                stack.enter_context(
+                    packing(Segments.of(starts=batch.starts, lengths=batch.lengths))
+                )
+            try:
+                output = self.network(**self._inputs(batch))
+            except _Stop:
+                return
+            if final in states and on_hidden is not None:
+                on_hidden(self.num_layers, output[0].flatten(0, 1))
+
+    @contextmanager
+    def _hooks(self, path: str, sink: TokenSink) -> Iterator[None]:
+        """Call ``sink`` with the input of each block's module at ``path``, in flat token order."""
+        handles = []
+        calls = iter(range(10**9))
+
+        def hook_for(layer: int | None) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                tokens = args[0] if args else kwargs["hidden_states"]
+                if self.site.time_first:
+                    tokens = tokens.transpose(0, 1)
+                sink(
+                    next(calls) if layer is None else layer, tokens.reshape(-1, tokens.shape[-1])
+                )
+
+            return hook
+
+        layers: list[int | None] = [None] if self.site.shared else list(range(self.num_layers))
+        try:
+            for layer in layers:
+                module = self._module(path, layer)
+                handles.append(
+                    module.register_forward_pre_hook(hook_for(layer), with_kwargs=True)
+                )
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _module(self, path: str, layer: int | None) -> nn.Module:
+        """The module at a path of the site, which is relative to the whole model."""
+        name = self.site.inner(path, layer or 0)
+        try:
+            return self.network.get_submodule(name)
+        except AttributeError:
+            raise BackboneError(
+                f"{self.source}: no module {name!r} in this {self.model_type!r} model; set ffn_site "
+                "to the path of the FFN's down projection, {i} standing for the block"
+            ) from None
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        inputs = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "position_ids": batch.position_ids,
+            "use_cache": False,
+        }
+        return {
+            key: value
+            for key, value in inputs.items()
+            if value is not None and key in self._accepted
+        }
+
+    def _positions(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Position ids of one text, as the model would count them."""
+        if self.site.positions == "zero":
+            return np.arange(len(ids))
+        # RoBERTa counts only what is not the padding token, even inside a text.
+        padding = _pad_id(self.config)
+        real = ids != padding
+        return np.cumsum(real) * real + padding
+
+    # ------------------------------------------------------------------ checks at load
+
+    def _dry_run(self) -> None:
+        """Find the sizes, and prove that the site is reached once per block."""
+        widths: dict[int, int] = {}
+        calls: list[int] = []
+
+        def on_ffn(layer: int, tokens: Tensor) -> None:
+            calls.append(layer)
+            widths[layer] = tokens.shape[1]
+
+        def on_hidden(_: int, tokens: Tensor) -> None:
+            self.hidden_size = tokens.shape[1]
+
+        truncated, self.truncated = self.truncated, False
+        try:
+            self.run(
+                self.batch(self._sample_texts()[:1], packed=False),
+                on_ffn=on_ffn,
+                on_hidden=on_hidden,
+                hidden_layers=(self.num_layers,),
+            )
+        finally:
+            self.truncated = truncated
+        if calls != list(range(self.num_layers)) or len(set(widths.values())) != 1:
+            raise BackboneError(
+                f"{self.source}: {self.site.down} was reached in blocks {calls} with widths "
+                f"{sorted(set(widths.values()))}, not once in each of {self.num_layers} blocks with "
+                "one width; set ffn_site to the path of the FFN's down projection"
+            )
+        self.neuron_size = widths[0]
+
+    def _sample_texts(self) -> list[NDArray[np.int64]]:
+        vocabulary = int(self.config.vocab_size)
+        generator = np.random.default_rng(0)
+        return [
+            generator.integers(0, vocabulary, min(length, self.max_length))
+            for length in SELF_CHECK_LENGTHS
+        ]
+
+    def _activations(self, texts: Sequence[NDArray[np.int64]], *, packed: bool) -> Tensor:
+        """Last site's activations of all texts in turn, (tokens, neuron) float32, for checks."""
+        kept: list[Tensor] = []
+        self.run(
+            self.batch(texts, packed=packed),
+            on_ffn=lambda _, tokens: kept.append(tokens.float()),
+            layers=(self.num_layers - 1,),
+        )
+        return kept[0]
+
+    def _speed_up(self, engine: Engine) -> None:
+        """Change to faster kernels, if the whole model still computes the same."""
+        texts = self._sample_texts()
+        before = self._activations(texts, packed=self.packs)
+        self.engine = speed_up(
+            self.network, self.site, num_layers=self.num_layers, engine=engine, dtype=self.dtype
+        )
+        after = self._activations(texts, packed=self.packs)
+        if _difference(after, before) > SELF_CHECK_TOLERANCE[self.dtype]:
+            raise BackboneError(
+                f"{self.source}: the fast kernels change this {self.model_type!r} model's "
+                "activations; load it with engine = 'torch'"
+            )
+
+    def _try_packing(self, *, required: bool) -> None:
+        """Pack if the architecture allows it and packed texts equal each text alone."""
+        if not self.site.packs:
+            if required:
+                raise BackboneError(
+                    f"{self.source}: {self.model_type!r} cannot be packed; use attention = 'padded'"
+                )
+            return
+        texts = self._sample_texts()
+        alone = torch.cat([self._activations([text], packed=False) for text in texts])
+        previous = self.network.config._attn_implementation  # type: ignore[union-attr]
+        try:
+            self.network.set_attn_implementation(PACKED)  # type: ignore[operator]
+            together = self._activations(texts, packed=True)
+            error = _difference(together, alone)
+        except (NotImplementedError, RuntimeError, ValueError, TypeError) as trouble:
+            error, reason = float("inf"), str(trouble)
+        else:
+            reason = f"relative error {error:.1e}"
+        if error <= SELF_CHECK_TOLERANCE[self.dtype]:
+            self.packs = True
+            return
+        self.network.set_attn_implementation(previous)  # type: ignore[operator]
+        if required:
+            raise BackboneError(
+                f"{self.source}: packed texts differ from texts alone ({reason}); "
+                "use attention = 'padded'"
+            )
+
+
+def _difference(values: Tensor, expected: Tensor) -> float:
+    """Largest difference, relative to the largest value."""
+    return float((values - expected).abs().max() / expected.abs().max())
+
+
+def _pad_id(config: Any) -> int:
+    padding = getattr(config, "pad_token_id", None)
+    return padding if isinstance(padding, int) and padding >= 0 else 0
+
+
+def _choose_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise BackboneError(f"device {device!r} is not a torch device; use cpu, cuda or auto") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise BackboneError(f"device {device!r}: torch finds no GPU here; use device = 'cpu' or 'auto'")
+    return place
+
+
+def _check_layer(num_layers: int, last_layer: int | None) -> int:
+    if last_layer is None:
+        return num_layers - 1
+    if not 0 <= last_layer < num_layers:
+        raise BackboneError(f"last_layer {last_layer} is not in 0..{num_layers - 1}")
+    return last_layer
+
+
+def _context_length(config: Any, tokenizer: Any, site: FfnSite, wanted: int | None) -> int:
+    """Tokens per text: what is wanted, within what positions and tokenizer allow."""
+    capacity = getattr(config, "max_position_embeddings", None)
+    if isinstance(capacity, int) and site.positions == "after_padding":
+        capacity -= _pad_id(config) + 1
+    if not isinstance(capacity, int) or capacity <= 0:
+        capacity = None
+    if wanted is not None:
+        if capacity is not None and wanted > capacity:
+            raise BackboneError(f"max_length {wanted} is over the model's context of {capacity} tokens")
+        return wanted
+    named = tokenizer.model_max_length
+    limits = [limit for limit in (capacity, named) if isinstance(limit, int) and limit < 10**9]
+    return min(limits, default=512)

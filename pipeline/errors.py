@@ -1,0 +1,35 @@
+"""Errors that a user can cause and mend: one line each, naming the thing, the value and the remedy."""
+
+from store.errors import SalientError
+
+
+class ConfigError(SalientError):
+    """The run configuration is wrong; nothing has been read or written."""
+
+
+class CorpusError(SalientError):
+    """A labelled text set cannot be read as the configuration says."""
+
+
+class DumpError(SalientError):
+    """A tweet dump cannot be read."""
+
+
+class BackboneError(SalientError):
+    """A model directory or hub name cannot serve as a backbone."""
+
+
+class ExtractError(SalientError):
+    """Extraction cannot go on without harming what is stored."""
+
+
+class ProbeError(SalientError):
+    """Phase 1 cannot be fitted on this task."""
+
+
+class HeadError(SalientError):
+    """A head cannot be trained, read or applied."""
+
+
+class ScoreError(SalientError):
+    """Scoring cannot go on without giving wrong or doubled rows."""

@@ -1,0 +1,143 @@
+"""Plan batches and build them: which texts run together, and how their tokens are laid out.
+
+Planning is pure arithmetic on lengths. A batch is either *packed* (all texts end to end in one
+row, no pads) or *padded* (one row per text, texts of similar length together); ``Batch`` hides
+the difference from what comes after by saying where each text's tokens lie in the flat order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+PositionRule = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""Token ids of one text -> its position ids."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some texts, ready to run. ``n`` texts, ``rows x width`` token slots, row by row."""
+
+    indices: NDArray[np.int64]
+    """(n,) number of each text in the caller's list."""
+    starts: NDArray[np.int64]
+    """(n,) slot of each text's first token."""
+    lengths: NDArray[np.int64]
+    """(n,) number of its tokens."""
+    input_ids: Tensor
+    """(rows, width) int64."""
+    attention_mask: Tensor
+    """(rows, width) int64, 1 for tokens and 0 for pads."""
+    position_ids: Tensor | None
+    """(rows, width) int64, or None if the model counts by itself."""
+    packed: bool
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def num_slots(self) -> int:
+        return self.input_ids.numel()
+
+
+def plan_batches(
+    lengths: ArrayLike, *, max_tokens: int, packed: bool
+) -> Iterator[NDArray[np.int64]]:
+    """Group texts by length under a budget of token slots.
+
+    Longest first: if memory runs out, it does so at once. A text longer than the budget is a
+    batch of its own; texts without tokens are in no batch.
+
+    Args:
+        lengths: (texts,) number of tokens.
+        max_tokens: slots per batch; padded batches count their pads.
+        packed: whether the batches will be packed.
+
+    Yields:
+        (n,) numbers of the batch's texts, in descending order of length.
+    """
+    length = np.asarray(lengths, np.int64)
+    order = np.argsort(-length, kind="stable")
+    order = order[: int(np.count_nonzero(length))]
+    first = 0
+    while first < len(order):
+        rest = length[order[first:]]
+        if packed:
+            count = int(np.searchsorted(np.cumsum(rest[: max_tokens + 1]), max_tokens, "right"))
+        else:
+            count = max_tokens // int(rest[0])
+        count = min(max(count, 1), len(rest))
+        yield order[first : first + count]
+        first += count
+
+
+def pack(
+    ids: Sequence[NDArray[np.int64]],
+    indices: NDArray[np.int64],
+    *,
+    positions: PositionRule | None,
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Lay texts end to end in one row.
+
+    Args:
+        ids: token ids of each text of the batch, none empty.
+        indices: (n,) number of each text in the caller's list.
+        positions: the model's position ids, from a text's token ids.
+        device: where the tensors go.
+    """
+    lengths = np.array([len(text) for text in ids], np.int64)
+    flat = np.concatenate(ids)[None]
+    places = None if positions is None else np.concatenate([positions(text) for text in ids])[None]
+    return Batch(
+        indices=indices,
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+        input_ids=_tensor(flat, device),
+        attention_mask=_tensor(np.ones_like(flat), device),
+        position_ids=None if places is None else _tensor(places, device),
+        packed=True,
+    )
+
+
+def pad(
+    ids: Sequence[NDArray[np.int64]],
+    indices: NDArray[np.int64],
+    *,
+    pad_id: int,
+    positions: PositionRule | None,
+    side: Literal["right", "left"] = "right",
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Lay each text in a row of its own, padded to the longest; arguments as in ``pack``."""
+    lengths = np.array([len(text) for text in ids], np.int64)
+    width = int(lengths.max())
+    shape = (len(ids), width)
+    tokens, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
+    places = np.zeros(shape, np.int64)
+    offsets = np.zeros_like(lengths) if side == "right" else width - lengths
+    for row, (text, offset) in enumerate(zip(ids, offsets, strict=True)):
+        at = slice(offset, offset + len(text))
+        tokens[row, at], mask[row, at] = text, 1
+        if positions is not None:
+            places[row, at] = positions(text)
+    return Batch(
+        indices=indices,
+        starts=np.arange(len(ids)) * width + offsets,
+        lengths=lengths,
+        input_ids=_tensor(tokens, device),
+        attention_mask=_tensor(mask, device),
+        position_ids=None if positions is None else _tensor(places, device),
+        packed=False,
+    )
+
+
+def _tensor(array: NDArray[np.int64], device: torch.device | str) -> Tensor:
+    return torch.from_numpy(array).to(device)

@@ -1,0 +1,139 @@
+"""Pool token activations into one vector per text.
+
+Tokens of a batch arrive as one matrix ``(tokens, neuron)``, whatever the batch looked like
+(packed end to end, or padded on either side); ``Segments`` says which rows belong to which text.
+Pads belong to none, so they cannot leak into a result.
+
+    segments = Segments.of(starts=[0, 3], lengths=[3, 2])
+    pool(tokens, segments, ("mean", "max"))     # (2 texts, 2 poolings, neuron), float32
+
+Another pooling is another row of ``POOLINGS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pipeline.errors import ExtractError
+
+
+class Run(NamedTuple):
+    """Texts ``first .. first + count`` of equal length, whose first tokens lie ``stride`` apart."""
+
+    first: int
+    count: int
+    start: int
+    stride: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Which rows of a token matrix belong to which text: contiguous, in any order, maybe none."""
+
+    num_texts: int
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def of(cls, *, starts: ArrayLike, lengths: ArrayLike) -> Segments:
+        """Group texts that can be reduced together.
+
+        Args:
+            starts: (texts,) row of each text's first token.
+            lengths: (texts,) number of its tokens; 0 pools to zeros.
+        """
+        start, length = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
+        runs: list[Run] = []
+        for i in range(len(start)):
+            if runs and runs[-1].length == length[i]:
+                last = runs[-1]
+                stride = int(start[i]) - (last.start + (last.count - 1) * last.stride)
+                if stride == last.stride or (last.count == 1 and stride > 0):
+                    runs[-1] = last._replace(count=last.count + 1, stride=stride)
+                    continue
+            runs.append(Run(i, 1, int(start[i]), int(length[i]), int(length[i])))
+        return cls(len(start), tuple(runs))
+
+    def views(self, tokens: Tensor) -> list[tuple[slice, Tensor]]:
+        """The runs of a token matrix as views ``(count, length, feature)``, empty ones left out."""
+        tokens = tokens.contiguous()
+        width = tokens.shape[1]
+        return [
+            (
+                slice(run.first, run.first + run.count),
+                tokens.as_strided(
+                    (run.count, run.length, width),
+                    (run.stride * width, width, 1),
+                    tokens.storage_offset() + run.start * width,
+                ),
+            )
+            for run in self.runs
+            if run.length
+        ]
+
+
+Reduction = Callable[[Tensor], Tensor]
+
+POOLINGS: dict[str, Reduction] = {
+    "mean": lambda run: run.mean(1, dtype=torch.float32),
+    "max": lambda run: run.amax(1),
+    "first": lambda run: run[:, 0],
+    "last": lambda run: run[:, -1],
+}
+"""Pooling name -> reduction of ``(texts, tokens, feature)`` over the tokens."""
+
+
+def check_poolings(poolings: Sequence[str]) -> tuple[str, ...]:
+    """The poolings as a tuple, if all are known and none comes twice.
+
+    Raises:
+        ExtractError: naming the bad one and the valid ones.
+    """
+    for name in poolings:
+        if name not in POOLINGS:
+            raise ExtractError(f"unknown pooling {name!r}; valid: {', '.join(POOLINGS)}")
+    if not poolings or len(set(poolings)) != len(poolings):
+        raise ExtractError(f"poolings must be at least one, each once, not {list(poolings)}")
+    return tuple(poolings)
+
+
+def pool(tokens: Tensor, segments: Segments, poolings: Sequence[str]) -> Tensor:
+    """Pool every text of a batch.
+
+    Args:
+        tokens: (tokens, feature), float of any width.
+        segments: which rows are whose.
+        poolings: names from ``POOLINGS``.
+
+    Returns:
+        (texts, poolings, feature) float32; zeros for texts without tokens.
+    """
+    out = torch.zeros(
+        segments.num_texts, len(poolings), tokens.shape[1], dtype=torch.float32, device=tokens.device
+    )
+    # All poolings of a run before the next run: its tokens are still in the cache.
+    for texts, view in segments.views(tokens):
+        for p, name in enumerate(poolings):
+            out[texts, p] = POOLINGS[name](view)
+    return out
+
+
+def argmax_tokens(tokens: Tensor, segments: Segments) -> Tensor:
+    """Which token each neuron peaked on.
+
+    Returns:
+        (texts, feature) int32, position within the pooled part of the text; -1 without tokens.
+    """
+    out = torch.full(
+        (segments.num_texts, tokens.shape[1]), -1, dtype=torch.int32, device=tokens.device
+    )
+    for texts, view in segments.views(tokens):
+        out[texts] = view.argmax(1).to(torch.int32)
+    return out

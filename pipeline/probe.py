@@ -1,0 +1,222 @@
+"""Phase 1: one single-layer network on one layer's pooled activations, and its neurons' importance.
+
+Pure arrays in, :class:`Probe` out; ``pipeline.jobs`` says where it runs. The same function fits the
+conventional head, a probe on the final hidden state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.config import ProbeConfig
+from pipeline.linear import Linear, Standardiser, fit_path
+from pipeline.metrics import score, utility
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is predicted and how it is judged, whatever the features are."""
+
+    num_classes: int | None
+    metric: str
+    positive: int = -1
+
+    def score(self, targets: Array, outputs: Array) -> float:
+        """Value of the selection metric as usually reported."""
+        return score(self.metric, targets, outputs, positive=self.positive)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear model with the standardisation of its inputs.
+
+    Attributes:
+        weights: ``(outputs, features)`` float32, on standardised features.
+        bias: ``(outputs,)`` float32.
+        mean, scale: ``(features,)`` float32 of the training rows.
+        fold_weights, fold_bias: the same model fitted without each fold, ``(folds, outputs, features)``
+            and ``(folds, outputs)`` float32; no folds when they were not asked for.
+    """
+
+    weights: Array
+    bias: Array
+    mean: Array
+    scale: Array
+    fold_weights: Array
+    fold_bias: Array
+
+    def outputs(self, x: Array) -> Array:
+        """Logits or values ``(n, outputs)`` float32 for raw activations ``x`` ``(n, features)``."""
+        z = Standardiser(self.mean, self.scale).apply(x)
+        return np.asarray(z @ self.weights.T + self.bias)
+
+    def arrays(self) -> dict[str, Array]:
+        """The tensors by name, for a safetensors file."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> Probe:
+        """The inverse of :meth:`arrays`."""
+        return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class ProbeFit:
+    """A probe with how it was chosen: ``path`` holds (penalty, validation score, converged)."""
+
+    probe: Probe
+    penalty: float
+    val_score: float
+    path: tuple[tuple[float, float, bool], ...]
+
+
+def row_weights(targets: Array, problem: Problem, config: ProbeConfig) -> Array | None:
+    """Sample weights ``(n,)`` of a class weighting; None when all rows count alike."""
+    if config.class_weight is None or problem.num_classes is None:
+        return None
+    counts = np.bincount(targets, minlength=problem.num_classes)
+    return np.asarray((len(targets) / (problem.num_classes * np.maximum(counts, 1)))[targets])
+
+
+def choose(path: Sequence[Linear], scores: Sequence[float], problem: Problem) -> int:
+    """Index of the best score; of equals, the model with the smaller weights wins."""
+    utilities = [utility(problem.metric, value) for value in scores]
+    ties = [i for i, value in enumerate(utilities) if value >= max(utilities)]
+    return min(ties, key=lambda i: float(np.square(path[i].weights).sum()))
+
+
+def fit_probe(
+    x_train: Array,
+    y_train: Array,
+    x_val: Array,
+    y_val: Array,
+    *,
+    problem: Problem,
+    config: ProbeConfig,
+    folds: Array | None = None,
+) -> ProbeFit:
+    """Fit a probe, choosing its penalty on validation.
+
+    Args:
+        x_train: ``(n, features)`` float32 raw activations; standardised **in place**.
+        y_train: ``(n,)`` class indices or values.
+        x_val, y_val: the validation rows; ``x_val`` is standardised in place too.
+        problem: classes and metric.
+        config: solver and penalties.
+        folds: ``(n,)`` fold index per training row; with it the chosen model is fitted again without
+            each fold, for out-of-fold outputs.
+    """
+    standardiser = Standardiser.fit(x_train)
+    standardiser.apply(x_train, in_place=True)
+    standardiser.apply(x_val, in_place=True)
+    weight = row_weights(y_train, problem, config)
+    regression = problem.num_classes is None
+    penalties = config.alpha if regression else config.C
+    gram = None if regression or config.solver != "lbfgs" else x_train.T @ x_train
+
+    def fit(grid: Sequence[float], rows: Array | None) -> list[Linear]:
+        weights = weight
+        if rows is not None:
+            weights = rows.astype(np.float64) * (1.0 if weight is None else weight)
+        return fit_path(
+            x_train,
+            y_train,
+            num_classes=problem.num_classes,
+            penalties=grid,
+            solver=config.solver,
+            sample_weight=weights,
+            tol=config.tol,
+            gram=gram,
+        )
+
+    path = fit(penalties, None)
+    scores = [problem.score(y_val, model.outputs(x_val)) for model in path]
+    best = choose(path, scores, problem)
+    model = path[best]
+    held_out = (
+        [] if folds is None else [fit([model.penalty], folds != k)[0] for k in np.unique(folds)]
+    )
+    empty = np.empty((0, *model.weights.shape), np.float32)
+    probe = Probe(
+        weights=model.weights,
+        bias=model.bias,
+        mean=standardiser.mean,
+        scale=standardiser.scale,
+        fold_weights=np.stack([m.weights for m in held_out]) if held_out else empty,
+        fold_bias=np.stack([m.bias for m in held_out]) if held_out else empty[..., 0],
+    )
+    return ProbeFit(
+        probe,
+        model.penalty,
+        scores[best],
+        tuple((m.penalty, value, m.converged) for m, value in zip(path, scores, strict=True)),
+    )
+
+
+def feature_importance(weights: Array) -> Array:
+    """L2 norm over the outputs of each feature's weights: ``(outputs, features)`` -> ``(features,)`` float64."""
+    return np.asarray(np.sqrt(np.square(weights.astype(np.float64)).sum(axis=0)))
+
+
+def importance_table(
+    weights: Array, *, layer: int, poolings: Sequence[str], classes: Sequence[str]
+) -> pa.Table:
+    """Importance of every neuron of a layer, in each pooling.
+
+    Args:
+        weights: ``(outputs, poolings * neurons)`` probe weights, pooling-major.
+        layer: the layer's index.
+        poolings: names in storage order.
+        classes: class names, or nothing for regression.
+
+    Returns:
+        A row per (pooling, neuron): ``layer``, ``pooling``, ``neuron``, ``importance`` (L2 norm over
+        the outputs), ``neuron_importance`` (over both poolings: the root of the sum of squares),
+        ``rank`` (0 is the layer's most important feature), ``share`` of the layer's squared
+        importance and, for more than one output, a column ``importance_CLASS`` each.
+    """
+    importance = feature_importance(weights)
+    num_neurons = len(importance) // len(poolings)
+    squared = np.square(importance)
+    rank = np.empty(len(importance), dtype=np.int32)
+    rank[np.argsort(-importance, kind="stable")] = np.arange(len(importance))
+    both = np.sqrt(squared.reshape(len(poolings), num_neurons).sum(axis=0))
+    columns: dict[str, Any] = {
+        "layer": np.full(len(importance), layer, dtype=np.int16),
+        "pooling": np.repeat(np.array(poolings, dtype=object), num_neurons),
+        "neuron": np.tile(np.arange(num_neurons, dtype=np.int32), len(poolings)),
+        "importance": importance.astype(np.float32),
+        "neuron_importance": np.tile(both, len(poolings)).astype(np.float32),
+        "rank": rank,
+        "share": (squared / max(squared.sum(), np.finfo(float).tiny)).astype(np.float32),
+    }
+    if len(weights) > 1:
+        for name, row in zip(classes, weights, strict=True):
+            columns[f"importance_{name}"] = np.abs(row).astype(np.float32)
+    return pa.table(columns)
+
+
+def salient_features(importance: Array, eta: float) -> Array:
+    """The smallest set whose squared importance reaches the share ``eta`` of the layer's (SPIN's rule).
+
+    Args:
+        importance: ``(features,)``.
+        eta: share in (0, 1].
+
+    Returns:
+        Feature indices in increasing order, int64; at least one.
+    """
+    order = np.argsort(-importance, kind="stable")
+    cumulative = np.cumsum(np.square(importance[order].astype(np.float64)))
+    if cumulative[-1] == 0:
+        return np.zeros(1, dtype=np.int64)
+    size = int(np.searchsorted(cumulative, eta * cumulative[-1] * (1 - 1e-12))) + 1
+    return np.sort(order[: min(size, len(order))])

@@ -1,0 +1,262 @@
+"""Where each architecture keeps its FFN activations: ``FFN_SITES``, one row per model type.
+
+The activations of block ``i`` (the paper's eq. 4) are the input of its FFN's second, "down"
+projection; in gated FFNs that is ``act(gate) * up``. A row says where that module lies, which
+modules produce its input, and what the batch engine may do with the architecture. Supporting
+another architecture means adding one row; for a single run, an explicit path will do:
+
+    Backbone.load(path, ffn_site="encoder.layers.{i}.mlp.down")
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from pipeline.errors import BackboneError
+
+WIDTH_KEYS = (
+    "intermediate_size",
+    "ffn_dim",
+    "encoder_ffn_dim",
+    "d_ff",
+    "d_inner",
+    "n_inner",
+    "hidden_dim",
+    "ffn_hidden_size",
+)
+EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FfnSite:
+    """One architecture's row.
+
+    Paths are relative to the ``AutoModel`` class; ``{i}`` stands for the block's number.
+    """
+
+    down: str
+    """The down projection; its input is captured."""
+    up: tuple[str, ...] = ()
+    """The linears whose outputs make that input, neuron by neuron; empty = unknown."""
+    activation: str | None = None
+    """The module that follows the first of ``up`` at once and serves nothing else; None = unknown."""
+    fused_gate: bool = False
+    """``up`` holds gate and up values in one matrix, as two halves."""
+    packs: bool = False
+    """Attention goes through the attention interface and positions are given as ``position_ids``,
+    so texts may lie end to end in one row."""
+    positions: Literal["zero", "after_padding", "internal"] = "zero"
+    """First position: 0; ``padding_idx + 1`` (RoBERTa); or the model counts by itself."""
+    root: str = ""
+    """The part that is run, if not the whole model: the encoder of an encoder-decoder."""
+    skip_depth: str | None = None
+    """Config key with the number of blocks of the part that is not run."""
+    shared: bool = False
+    """One module serves all blocks; its calls are counted."""
+    time_first: bool = False
+    """Tensors are (token, batch, feature) inside the blocks."""
+
+    @property
+    def block(self) -> str:
+        """Path of the block that the site lies in."""
+        if self.shared:
+            return self.down.rpartition(".")[0]
+        head, _, _ = self.down.partition("{i}")
+        return head + "{i}"
+
+    def inner(self, path: str, layer: int) -> str:
+        """A path of this row, for one block, relative to the part that is run."""
+        return path.removeprefix(f"{self.root}.").replace("{i}", str(layer))
+
+
+def _bert(**changes: Any) -> FfnSite:
+    row = FfnSite(
+        down="encoder.layer.{i}.output.dense",
+        up=("encoder.layer.{i}.intermediate.dense",),
+        activation="encoder.layer.{i}.intermediate.intermediate_act_fn",
+        packs=True,
+    )
+    return replace(row, **changes)
+
+
+def _gated(mlp: str = "layers.{i}.mlp", **changes: Any) -> FfnSite:
+    row = FfnSite(
+        down=f"{mlp}.down_proj",
+        up=(f"{mlp}.gate_proj", f"{mlp}.up_proj"),
+        activation=f"{mlp}.act_fn",
+        packs=True,
+    )
+    return replace(row, **changes)
+
+
+def _plain(mlp: str, up: str, activation: str, down: str, **changes: Any) -> FfnSite:
+    row = FfnSite(down=f"{mlp}.{down}", up=(f"{mlp}.{up}",), activation=f"{mlp}.{activation}")
+    return replace(row, **changes)
+
+
+_ROBERTA = _bert(positions="after_padding")
+
+FFN_SITES: dict[str, FfnSite] = {
+    # encoders
+    "bert": _bert(),
+    "electra": _bert(),
+    "ernie": _bert(),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "mpnet": _bert(packs=False, positions="after_padding"),
+    "deberta": _bert(packs=False),
+    "deberta-v2": _bert(packs=False),
+    "distilbert": _plain("transformer.layer.{i}.ffn", "lin1", "activation", "lin2", packs=True),
+    "albert": _plain(
+        "encoder.albert_layer_groups.0.albert_layers.0",
+        "ffn",
+        "activation",
+        "ffn_output",
+        packs=True,
+        shared=True,
+    ),
+    "modernbert": FfnSite(
+        down="layers.{i}.mlp.Wo", up=("layers.{i}.mlp.Wi",), fused_gate=True, packs=True
+    ),
+    "nomic_bert": _gated(),
+    "eurobert": _gated(),
+    "xlnet": _plain(
+        "layer.{i}.ff",
+        "layer_1",
+        "activation_function",
+        "layer_2",
+        positions="internal",
+        time_first=True,
+    ),
+    # encoders of encoder-decoders
+    "t5": FfnSite(
+        down="encoder.block.{i}.layer.1.DenseReluDense.wo",
+        positions="internal",
+        root="encoder",
+        skip_depth="num_decoder_layers",
+    ),
+    "bart": _plain(
+        "encoder.layers.{i}",
+        "fc1",
+        "activation_fn",
+        "fc2",
+        positions="internal",
+        root="encoder",
+        skip_depth="decoder_layers",
+    ),
+    # decoders
+    "gpt2": _plain("h.{i}.mlp", "c_fc", "act", "c_proj", packs=True),
+    "gpt_neo": _plain("h.{i}.mlp", "c_fc", "act", "c_proj"),
+    "gptj": _plain("h.{i}.mlp", "fc_in", "act", "fc_out"),
+    "gpt_neox": _plain("layers.{i}.mlp", "dense_h_to_4h", "act", "dense_4h_to_h", packs=True),
+    "bloom": _plain(
+        "h.{i}.mlp", "dense_h_to_4h", "gelu_impl", "dense_4h_to_h", positions="internal"
+    ),
+    "falcon": _plain("h.{i}.mlp", "dense_h_to_4h", "act", "dense_4h_to_h"),
+    "opt": _plain("decoder.layers.{i}", "fc1", "activation_fn", "fc2", packs=True),
+    "phi": _plain("layers.{i}.mlp", "fc1", "activation_fn", "fc2", packs=True),
+    "starcoder2": _plain("layers.{i}.mlp", "c_fc", "act", "c_proj", packs=True),
+    "phi3": FfnSite(
+        down="layers.{i}.mlp.down_proj",
+        up=("layers.{i}.mlp.gate_up_proj",),
+        fused_gate=True,
+        packs=True,
+    ),
+    "llama": _gated(),
+    "mistral": _gated(),
+    "qwen2": _gated(),
+    "qwen3": _gated(),
+    "gemma": _gated(),
+    "gemma2": _gated(),
+    "gemma3_text": _gated(),
+    "olmo2": _gated(),
+    "cohere": _gated(),
+    "stablelm": _gated(),
+}
+
+
+def refuse_experts(config: Any) -> None:
+    """Refuse mixture-of-experts models: a token's experts share no one FFN vector.
+
+    Raises:
+        BackboneError: the config declares more than one expert.
+    """
+    for key in EXPERT_KEYS:
+        if (getattr(config, key, None) or 0) > 1:
+            raise BackboneError(
+                f"model type {config.model_type!r} is a mixture of experts ({key} = "
+                f"{getattr(config, key)}): each token passes other FFNs, so there is no one "
+                "activation vector per layer; choose a dense model"
+            )
+
+
+def choose_site(
+    config: Any, skeleton: Callable[[], nn.Module], *, ffn_site: str | None = None
+) -> FfnSite:
+    """The row to use for a model: the explicit path, the table's, or a discovered one.
+
+    Args:
+        config: the Hugging Face config.
+        skeleton: makes the module tree without weights, if it must be searched.
+        ffn_site: explicit path of the down projection with ``{i}`` for the block.
+
+    Raises:
+        BackboneError: bad explicit path, or an architecture that cannot be worked out.
+    """
+    if ffn_site is not None:
+        if "{i}" not in ffn_site:
+            raise BackboneError(
+                f"ffn_site {ffn_site!r} lacks {{i}}, which stands for the block's number; "
+                "example: 'encoder.layer.{i}.output.dense'"
+            )
+        known = FFN_SITES.get(config.model_type)
+        if known is not None and known.down == ffn_site:
+            return known
+        return FfnSite(down=ffn_site, positions="internal")
+    if config.model_type in FFN_SITES:
+        return FFN_SITES[config.model_type]
+    return discover(config, skeleton())
+
+
+def discover(config: Any, model: nn.Module) -> FfnSite:
+    """Find the down projection of an unlisted architecture by its input width.
+
+    It is the linear layer whose input is as wide as the config's FFN and that occurs exactly once
+    per block. The engine then makes no other assumption: no packing, no fusing.
+
+    Raises:
+        BackboneError: none or several candidates.
+    """
+    refuse_experts(config)
+    widths = {value for key in WIDTH_KEYS if isinstance(value := getattr(config, key, None), int)}
+    counts: dict[str, int] = defaultdict(int)
+    for name, module in model.named_modules():
+        if input_width(module) in widths:
+            counts[re.sub(r"\.\d+\.", ".{i}.", name, count=1)] += 1
+    depth = getattr(config, "num_hidden_layers", 0)
+    candidates = [name for name, count in counts.items() if "{i}" in name and count == depth]
+    if len(candidates) == 1:
+        return FfnSite(down=candidates[0], positions="internal")
+    found = f"candidates by width: {candidates}" if candidates else "no candidate by width"
+    raise BackboneError(
+        f"model type {config.model_type!r} is not supported out of the box ({found}); name the "
+        "FFN's down projection with ffn_site = \"path.{i}.of.linear\", or use one of: "
+        + ", ".join(sorted(FFN_SITES))
+    )
+
+
+def input_width(module: nn.Module) -> int | None:
+    """Input width of a linear layer, None for any other module."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    if isinstance(module, Conv1D):
+        return int(module.nx)
+    return None

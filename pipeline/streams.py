@@ -1,0 +1,230 @@
+"""Files as streams of bytes, whatever they are packed in, in bounded memory.
+
+``members(path)`` gives every file in ``path``: the file itself, or each file of a tar; gz, bz2 and
+zst are unpacked, inside and outside the tar. Packing is told from the first bytes, never from the
+name. ``lines(chunks)`` cuts a stream into lines. A packed file that breaks off raises
+``StreamBreak``, but only after all that was readable before the break has been handed out.
+"""
+
+from __future__ import annotations
+
+import bz2
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import zstandard
+
+CHUNK_BYTES = 1 << 16
+"""Bytes read at a time; small, because a packed chunk may be a thousand times larger unpacked."""
+MAX_LINE_BYTES = 1 << 27
+_TAR_MAGIC = b"ustar"
+_TAR_MAGIC_AT = 257
+_ZSTD_MAX_WINDOW = 1 << 31  # archives packed with `zstd --long=31`
+
+
+class StreamBreak(Exception):
+    """The stream cannot be read on from here; what came before is good."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line without its line feed; ``cut`` where it was longer than allowed, not ``ended`` where
+    the stream stopped before a line feed."""
+
+    number: int
+    data: bytes
+    cut: bool = False
+    ended: bool = True
+
+
+@dataclass(frozen=True)
+class Member:
+    """One unpacked file: its name (``archive.tar:member`` in a tar) and its bytes in chunks."""
+
+    name: str
+    chunks: Iterator[bytes]
+
+
+def _zstd() -> Any:
+    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW).decompressobj()
+
+
+CODECS: dict[str, tuple[re.Pattern[bytes], Callable[[], Any]]] = {
+    "gz": (re.compile(rb"\x1f\x8b\x08"), lambda: zlib.decompressobj(wbits=31)),
+    "bz2": (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor),
+    "zst": (re.compile(rb"[\x22-\x28]\xb5\x2f\xfd"), _zstd),
+}
+"""Name -> (first bytes of a packed file, maker of a decompressor of one packed stream)."""
+_MAGIC_BYTES = 10
+
+
+def members(path: str | Path) -> Iterator[Member]:
+    """Every file in ``path``, unpacked, in the archive's order; each must be read before the next.
+
+    Raises:
+        OSError: ``path`` cannot be opened.
+        StreamBreak: a tar is damaged; a damaged file inside it raises from its own chunks.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        chunks = unpacked(_chunks(file))
+        head, chunks = peek(chunks, _TAR_MAGIC_AT + len(_TAR_MAGIC))
+        if head[_TAR_MAGIC_AT:] != _TAR_MAGIC:
+            yield Member(path.name, chunks)
+            return
+        yield from _tar_members(path.name, chunks)
+
+
+def _tar_members(name: str, chunks: Iterator[bytes]) -> Iterator[Member]:
+    source = _ChunkReader(chunks)
+    try:
+        with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|") as archive:
+            for entry in archive:
+                file = archive.extractfile(entry) if entry.isfile() else None
+                if file is not None:
+                    yield Member(f"{name}:{entry.name}", unpacked(_tar_chunks(file)))
+    except tarfile.TarError as error:
+        raise StreamBreak(f"damaged tar: {error}") from None
+    if source.broken is not None:
+        raise source.broken
+
+
+def _tar_chunks(file: IO[bytes]) -> Iterator[bytes]:
+    try:
+        yield from _chunks(file)
+    except tarfile.TarError as error:
+        raise StreamBreak(f"damaged tar: {error}") from None
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
+
+
+def unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """``chunks`` decompressed as their first bytes say; as they are where those are no codec's.
+
+    Several packed streams after one another are one stream, as with gzip and bzip2 themselves.
+
+    Raises:
+        StreamBreak: the packed data is damaged or breaks off.
+    """
+    head, chunks = peek(chunks, _MAGIC_BYTES)
+    for name, (magic, make) in CODECS.items():
+        if magic.match(head):
+            return _decompressed(chunks, name, make)
+    return chunks
+
+
+def _decompressed(chunks: Iterator[bytes], name: str, make: Callable[[], Any]) -> Iterator[bytes]:
+    decompressor = make()
+    started = False
+    for chunk in chunks:
+        data = chunk
+        while data:
+            if not started and not data.strip(b"\0"):
+                break  # padding after a packed stream is common and harmless
+            started = True
+            try:
+                out = decompressor.decompress(data)
+            except (zlib.error, OSError, EOFError, zstandard.ZstdError) as error:
+                raise StreamBreak(f"damaged {name}: {error}") from None
+            if out:
+                yield out
+            data = b""
+            if decompressor.eof:
+                data, decompressor, started = decompressor.unused_data, make(), False
+    if started:
+        raise StreamBreak(f"{name} breaks off before its end")
+
+
+def peek(chunks: Iterator[bytes], num_bytes: int) -> tuple[bytes, Iterator[bytes]]:
+    """The first ``num_bytes`` (fewer at the end of the data), and the same stream again from its
+    start.
+
+    A break within those bytes is raised again when the stream is read.
+    """
+    head: list[bytes] = []
+    broken: StreamBreak | None = None
+    try:
+        while sum(map(len, head)) < num_bytes:
+            head.append(next(chunks))
+    except StopIteration:
+        pass
+    except StreamBreak as error:
+        broken = error
+    return b"".join(head)[:num_bytes], _rejoined(head, chunks, broken)
+
+
+def _rejoined(
+    head: list[bytes], rest: Iterator[bytes], broken: StreamBreak | None
+) -> Iterator[bytes]:
+    yield from head
+    if broken is not None:
+        raise broken
+    yield from rest
+
+
+def lines(chunks: Iterable[bytes], *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
+    """The lines of a stream, split at line feeds only; numbers start at 1.
+
+    A line longer than ``max_bytes`` comes with its first ``max_bytes`` and ``cut=True``. Where the
+    stream breaks, the unfinished last line is handed out before ``StreamBreak`` is raised.
+    """
+    number, pending, size, cut = 1, [], 0, False
+    broken: StreamBreak | None = None
+    source = iter(chunks)
+    while True:
+        try:
+            chunk = next(source)
+        except StopIteration:
+            break
+        except StreamBreak as error:
+            broken = error
+            break
+        first, *others = chunk.split(b"\n")
+        for piece in others:
+            pending.append(first)
+            data = b"".join(pending)
+            yield Line(number, data[:max_bytes], cut or len(data) > max_bytes)
+            number, pending, size, cut = number + 1, [], 0, False
+            first = piece
+        if first and not cut:
+            pending.append(first)
+            size += len(first)
+            cut = size > max_bytes
+    if pending:
+        yield Line(number, b"".join(pending)[:max_bytes], cut, ended=False)
+    if broken is not None:
+        raise broken
+
+
+class _ChunkReader:
+    """The ``read`` that ``tarfile`` needs; ends early where the stream breaks, and remembers it."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = b""
+        self.broken: StreamBreak | None = None
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer at the end only."""
+        parts, missing = [], size
+        while missing > 0:
+            if not self._left:
+                try:
+                    self._left = next(self._chunks)
+                except StopIteration:
+                    break
+                except StreamBreak as error:
+                    self.broken = error
+                    break
+            parts.append(self._left[:missing])
+            self._left = self._left[missing:]
+            missing -= len(parts[-1])
+        return b"".join(parts)

@@ -1,0 +1,140 @@
+"""A task's labels as arrays: positions in the store and targets, split by split.
+
+``load_target(store, task)`` looks at the training and validation splits only; the test split is read
+by :func:`Target.rows` when its caller asks for it, which is once, at the end of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.config import TaskConfig
+from pipeline.errors import ProbeError
+from store import ActivationStore
+
+Array = NDArray[Any]
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labelled rows of one split.
+
+    Attributes:
+        positions: ``(n,)`` int64 sample positions in the store; a text that the source repeats
+            appears as often here.
+        targets: ``(n,)`` int64 class indices or float64 values.
+    """
+
+    positions: Array
+    targets: Array
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One task over the samples of one store.
+
+    Attributes:
+        task: its configuration.
+        classes: class names in index order; empty for regression.
+    """
+
+    task: TaskConfig
+    classes: tuple[str, ...]
+    _table: pa.Table
+    _store: ActivationStore
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None for regression."""
+        return len(self.classes) or None
+
+    @property
+    def positive(self) -> int:
+        """Index of the class that ``f1`` and ``auc`` are about; -1 for the last."""
+        name = self.task.positive
+        return self.classes.index(name) if name is not None else -1
+
+    def rows(self, split: Split) -> Rows:
+        """Positions and targets of a split.
+
+        Raises:
+            ProbeError: a label outside the classes, or samples that the store does not hold.
+        """
+        table = self._table.filter(pc.equal(self._table["split"], split))
+        positions = self._store.positions(table["id"].to_pylist())
+        if (missing := int((positions < 0).sum())) > 0:
+            raise ProbeError(
+                f"task {self.task.name!r}: {missing} of {len(positions)} {split} samples are not in the"
+                " store; run `salient extract` first"
+            )
+        if not self.classes:
+            return Rows(positions, table["label"].to_numpy().astype(np.float64))
+        codes = pc.index_in(table["label"], value_set=pa.array(self.classes, pa.string()))
+        if codes.null_count:
+            value = table["label"].filter(pc.is_null(codes))[0].as_py()
+            raise ProbeError(
+                f"task {self.task.name!r}: label {value!r} of the {split} split is not among the classes"
+                f" {list(self.classes)}; list it under `labels` or remove the row"
+            )
+        return Rows(positions, codes.to_numpy().astype(np.int64))
+
+
+def load_target(store: ActivationStore, task: TaskConfig) -> Target:
+    """The labels of ``task`` that the store keeps.
+
+    Raises:
+        ProbeError: no labels, or too few to train and validate on.
+    """
+    if task.name not in store.tasks():
+        raise ProbeError(
+            f"task {task.name!r} has no labels in the store; it has {list(store.tasks())};"
+            " run `salient extract` first"
+        )
+    table = store.labels(task.name)
+    classes: tuple[str, ...] = ()
+    if task.type == "classification":
+        train = table.filter(pc.equal(table["split"], "train"))["label"]
+        classes = task.labels or sort_classes(pc.unique(train).to_pylist())
+        if len(classes) < 2:
+            raise ProbeError(
+                f"task {task.name!r}: the training split has the single class {list(classes)};"
+                " a classification needs two"
+            )
+        if task.positive is not None and task.positive not in classes:
+            raise ProbeError(
+                f"task {task.name!r}: positive {task.positive!r} is not one of {list(classes)}"
+            )
+    target = Target(task, classes, table, store)
+    for split in ("train", "val"):
+        if not len(target.rows(split)):
+            raise ProbeError(f"task {task.name!r}: the {split} split is empty; check `split` or [splits]")
+    return target
+
+
+def sort_classes(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names in order: as numbers if all are whole numbers, else by text."""
+    try:
+        return tuple(sorted(names, key=int))
+    except ValueError:
+        return tuple(sorted(names))
+
+
+def assign_folds(rows: Rows, *, folds: int, seed: int) -> Array:
+    """Fold index ``(n,)`` int64 per row: stratified by target, all rows of one sample together."""
+    samples, first = np.unique(rows.positions, return_index=True)
+    order = np.random.default_rng(seed).permutation(len(samples))
+    order = order[np.argsort(rows.targets[first][order], kind="stable")]
+    fold = np.empty(len(samples), dtype=np.int64)
+    fold[order] = np.arange(len(samples)) % folds
+    return fold[np.searchsorted(samples, rows.positions)]

@@ -1,0 +1,94 @@
+"""Adding layers or hidden states to samples that are already stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from store.errors import StoreError
+from store.plans import AppendPlan, PlanRecord, new_plan_id, save_plan
+from store.samples import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, SampleIndex
+from store.schema import StoreSchema
+from store.snapshots import Snapshot
+
+
+def backfill_layers(
+    schema: StoreSchema,
+    *,
+    layers: Sequence[int],
+    hidden_layers: Sequence[int],
+    hidden_size: int | None,
+    poolings: Sequence[str],
+) -> dict[str, tuple[int, ...]]:
+    """The layers a backfill must bring, by array; StoreError where the layout cannot take them."""
+    extra = [name for name in poolings if name not in schema.poolings]
+    if extra:
+        raise StoreError(
+            f"pooling {extra[0]!r} cannot be added: each shard holds all poolings of its layer "
+            f"({', '.join(schema.poolings)}); extract into a second store with poolings "
+            f"{extra} and join the two by sample id"
+        )
+    if layers and not schema.layers:
+        raise StoreError(
+            "FFN layers cannot be added to a store of hidden states only; extract a new store"
+        )
+    if hidden_layers and schema.hidden_size is None and hidden_size is None:
+        raise StoreError("hidden states need hidden_size: this store has none yet")
+    if hidden_size is not None and schema.hidden_size not in (None, hidden_size):
+        raise StoreError(f"hidden_size is {schema.hidden_size} in this store, not {hidden_size}")
+    wanted = {
+        "ffn": tuple(layer for layer in layers if layer not in (schema.layers or ())),
+        "hidden": tuple(layer for layer in hidden_layers if layer not in schema.hidden_layers),
+    }
+    return {name: new for name, new in wanted.items() if new}
+
+
+def plan_backfill(
+    root: Path,
+    snapshot: Snapshot,
+    index: SampleIndex,
+    layers: dict[str, tuple[int, ...]],
+    hidden_size: int | None,
+) -> AppendPlan:
+    """Save a plan whose blocks are the committed slots and whose samples are the stored texts.
+
+    Raises:
+        StoreError: the store keeps no texts, or deleted ones are not compacted away.
+    """
+    schema = snapshot.schema
+    if not schema.store_text:
+        raise StoreError("this store keeps no texts, so nothing can be computed for its samples")
+    samples = index.visible_rows(0, snapshot.num_samples).select(SAMPLE_SCHEMA.names)
+    record = PlanRecord(
+        id=new_plan_id(),
+        kind="backfill",
+        digest=backfill_digest(layers, hidden_size),
+        start=0,
+        stop=snapshot.num_samples,
+        num_known=0,
+        layers=layers,
+        hidden_size=hidden_size,
+    )
+    if not layers:
+        return AppendPlan(
+            root,
+            PlanRecord(**{**record.__dict__, "stop": 0}),
+            samples_per_shard=schema.samples_per_shard,
+        )
+    tables = {
+        "samples": samples,
+        "aliases": ALIAS_SCHEMA.empty_table(),
+        "replaced": pa.table(DELETED_SCHEMA.empty_table()),
+    }
+    return save_plan(root, record, tables, samples_per_shard=schema.samples_per_shard)
+
+
+def backfill_digest(layers: dict[str, tuple[int, ...]], hidden_size: int | None) -> str:
+    """Fingerprint of a backfill request."""
+    return hashlib.blake2b(
+        json.dumps(["backfill", layers, hidden_size]).encode(), digest_size=16
+    ).hexdigest()

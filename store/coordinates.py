@@ -1,0 +1,52 @@
+"""Writing the small Zarr arrays: axis coordinates and the per-sample columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from store import durable
+from store.schema import StoreSchema
+from store.zarr_metadata import (
+    NO_TIME,
+    axis_coordinates,
+    encode_numbers,
+    encode_strings,
+    sample_coordinates,
+)
+
+_FILLS = {"n_tokens": 0, "truncated": False, "created_at": NO_TIME}
+
+
+def write_axis_coordinates(root: Path, schema: StoreSchema) -> None:
+    """Write layer, pooling and unit coordinates, one chunk each."""
+    for name, (values, chunk) in axis_coordinates(schema).items():
+        if name == "pooling":
+            content = encode_strings([str(value) for value in values], chunk)
+        else:
+            padded = np.zeros(chunk, "<i8")
+            padded[: len(values)] = np.asarray(values, dtype=np.int64)
+            content = padded.tobytes()
+        path = root / name / "c" / "0"
+        durable.make_directories(path.parent)
+        durable.write_file(path, [content])
+
+
+def write_sample_chunks(root: Path, schema: StoreSchema, slot: int, rows: pa.Table) -> None:
+    """Write the chunk `slot` of every per-sample coordinate from all rows of that slot.
+
+    A chunk that replaces a shorter one begins with the same rows, so readers are not disturbed.
+    """
+    size = schema.samples_per_shard
+    for name in sample_coordinates(schema):
+        column = rows["id" if name == "sample_id" else name]
+        if name in _FILLS:
+            filled = column.fill_null(_FILLS[name]).to_numpy()
+            content = encode_numbers(filled, size, name)
+        else:
+            content = encode_strings(column.to_pylist(), size)
+        path = root / name / "c" / str(slot)
+        durable.make_directories(path.parent)
+        durable.write_file(path, [content])

@@ -1,0 +1,117 @@
+"""Bytes that survive a power cut: write, fsync, rename, fsync of the directory.
+
+Every file of a store appears under its name complete or not at all. `watch_steps` lets a test see
+(and die at) each fsync and rename; it is the only hook.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from store.errors import StoreError
+
+Buffer = Any  # bytes, memoryview or a C-contiguous ndarray
+TEMPORARY_SUFFIX = ".tmp"
+
+_watcher: Callable[[str], None] | None = None
+
+
+def watch_steps(watcher: Callable[[str], None] | None) -> None:
+    """Call `watcher(step)` before and after every fsync and rename of this process."""
+    global _watcher
+    _watcher = watcher
+
+
+def _step(name: str) -> None:
+    if _watcher is not None:
+        _watcher(name)
+
+
+def explain(error: OSError, path: Path) -> StoreError:
+    """A StoreError that says what the operating system refused and what to do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            f"{path}: no space left on the disk (or quota); nothing committed is harmed: "
+            "free some space and run again, finished blocks are kept"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            f"{path}: not writable ({error.strerror}); writing needs permission on the whole "
+            "store directory, reading does not"
+        )
+    return StoreError(f"{path}: {error.strerror or error}; nothing committed is harmed")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    _step("before sync_directory")
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _step("after sync_directory")
+
+
+def make_directories(path: Path) -> None:
+    """Create a directory and its parents, with durable names."""
+    missing = []
+    current = path
+    while not current.exists():
+        missing.append(current)
+        current = current.parent
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for directory in reversed(missing):
+            sync_directory(directory.parent)
+    except OSError as error:
+        raise explain(error, path) from error
+
+
+def write_file(path: Path, parts: Iterable[Buffer], *, sync_name: bool = True) -> None:
+    """Write `parts` one after another to `path`: all of it or nothing.
+
+    Args:
+        path: where the file appears (replacing a file of that name).
+        parts: bytes-like objects.
+        sync_name: also fsync the directory; False where the caller syncs it once for many files.
+
+    Raises:
+        StoreError: no space, no permission.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    try:
+        _write_temporary(temporary, parts)
+        replace_file(temporary, path)
+        if sync_name:
+            sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise explain(error, path) from error
+
+
+def _write_temporary(path: Path, parts: Iterable[Buffer]) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        for part in parts:
+            view = memoryview(part).cast("B")
+            while len(view):
+                view = view[os.write(descriptor, view) :]
+        _step("before sync_file")
+        os.fsync(descriptor)
+        _step("after sync_file")
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Atomic rename (the caller syncs the directory)."""
+    _step("before rename")
+    os.replace(source, target)
+    _step("after rename")

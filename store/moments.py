@@ -1,0 +1,94 @@
+"""Per-feature count, mean and M2 (sum of squared deviations), and how to combine them.
+
+Also the fast float16 -> float32 conversion that every pass over stored values needs: numpy's own
+runs at about 1 GB/s, three integer operations and one multiplication in cache are 2-3x faster.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK_BYTES = 256 * 1024  # float32 working set that stays in a core's own cache
+_SIGN_AND_MAGNITUDE = np.int32(-0x70002000)  # 0x8fffe000: the sign bit and 15 bits below bit 28
+_REBIAS = np.float32(2.0**112)  # float32's exponent bias less float16's
+
+AnyArray = npt.NDArray[np.generic]
+
+
+class Moments(NamedTuple):
+    """Count of samples, mean and M2 per feature (float64)."""
+
+    count: int
+    mean: npt.NDArray[np.float64]
+    m2: npt.NDArray[np.float64]
+
+
+def merge_moments(first: Moments, second: Moments) -> Moments:
+    """Moments of two disjoint sets of samples (Chan, Golub & LeVeque 1983)."""
+    if first.count == 0:
+        return second
+    if second.count == 0:
+        return first
+    count = first.count + second.count
+    delta = second.mean - first.mean
+    share = second.count / count
+    mean = first.mean + delta * share
+    m2 = first.m2 + second.m2 + delta * delta * (first.count * share)
+    return Moments(count, mean, m2)
+
+
+def widen(source: AnyArray, target: npt.NDArray[np.float32]) -> None:
+    """Copy a 2-D float16 or float32 array into a float32 one of the same shape, exactly.
+
+    Stored values are finite or NaN padding; float16 infinities (never stored) become 65536.
+    """
+    if source.dtype != np.float16:
+        target[...] = source
+        return
+    rows = max(1, BLOCK_BYTES // (4 * max(1, source.shape[1])))
+    bits = np.empty((rows, source.shape[1]), np.int32)
+    for start in range(0, len(source), rows):
+        _widen_block(source[start : start + rows], bits, target[start : start + rows])
+
+
+def _widen_block(
+    source: AnyArray, bits: npt.NDArray[np.int32], target: npt.NDArray[np.float32]
+) -> None:
+    work = bits[: len(source)]
+    # Sign-extend, move the mantissa and exponent into place, then correct the exponent's bias.
+    # The multiplication also turns float16's subnormals into normal numbers.
+    work[...] = source.view(np.int16)
+    np.left_shift(work, 13, out=work)
+    np.bitwise_and(work, _SIGN_AND_MAGNITUDE, out=work)
+    np.multiply(work.view(np.float32), _REBIAS, out=target)
+
+
+def row_moments(values: AnyArray) -> Moments:
+    """Moments of each row of a 2-D array `(feature, sample)` of finite values."""
+    num_rows, count = values.shape
+    mean = np.zeros(num_rows)
+    m2 = np.zeros(num_rows)
+    if count == 0:
+        return Moments(0, mean, m2)
+    rows = max(1, BLOCK_BYTES // (4 * count))
+    bits = np.empty((rows, count), np.int32)
+    work = np.empty((rows, count), np.float32)
+    for start in range(0, num_rows, rows):
+        source = values[start : start + rows]
+        block = work[: len(source)]
+        if source.dtype == np.float16:
+            _widen_block(source, bits, block)
+        else:
+            block[...] = source
+        # Deviations from a float32 estimate of the mean are small, so float32 sums of them are
+        # accurate; the second term removes what the estimate missed.
+        centre = block.mean(axis=1)
+        np.subtract(block, centre[:, None], out=block)
+        rest = block.mean(axis=1).astype(np.float64)
+        squares = np.einsum("ij,ij->i", block, block).astype(np.float64)
+        mean[start : start + rows] = centre.astype(np.float64) + rest
+        m2[start : start + rows] = np.maximum(squares - count * rest * rest, 0.0)
+    return Moments(count, mean, m2)

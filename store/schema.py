@@ -1,0 +1,221 @@
+"""What one store holds: its axes, element type, shard size and where the numbers come from.
+
+The axis order `(layer, pooling, neuron, sample)` is written here once; everything else asks the
+schema. `StoreSchema` is saved as JSON in every snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from store.errors import StoreError
+
+FORMAT_VERSION = 1
+DTYPES = ("float16", "float32")
+PAGE_BYTES = 4096
+TARGET_SHARD_BYTES = 50_000_000
+
+JSON = Any
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """One activation array on disk: a shard per (layer, slot), `rows` x samples in each.
+
+    Rows are pooling-major: row `p * width + j` is unit `j` under pooling `p`.
+    """
+
+    name: str
+    dims: tuple[str, str, str, str]
+    layers: tuple[int, ...]
+    num_poolings: int
+    width: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of one shard, poolings times width."""
+        return self.num_poolings * self.width
+
+    def axis_index(self, layer: int) -> int:
+        """Position of `layer` on the array's first axis."""
+        try:
+            return self.layers.index(int(layer))
+        except ValueError:
+            raise StoreError(
+                f"array {self.name!r} has no layer {layer}: it holds {_ranges(self.layers)}; "
+                "add the layer with a backfill"
+            ) from None
+
+    def shard_path(self, layer: int, slot: int) -> str:
+        """Path of a shard relative to the store (Zarr's default chunk keys)."""
+        return f"{self.name}/c/{self.axis_index(layer)}/0/0/{slot}"
+
+
+@dataclass(frozen=True)
+class StoreSchema:
+    """Shape and origin of a store.
+
+    Args:
+        num_layers: blocks of the backbone.
+        neuron_size: FFN width `A`.
+        poolings: names of the poolings, in axis order.
+        hidden_size: width `H` of the hidden states; None stores none.
+        hidden_layers: which hidden states are stored (Hugging Face's index: `num_layers` is the
+            final one); defaults to the final one where `hidden_size` is given.
+        dtype: "float16" or "float32".
+        samples_per_shard: samples `S` in one shard.
+        fingerprint: fingerprint of the extraction (weights, tokenizer, precision, pooling ...).
+        provenance: any JSON worth keeping beside the numbers.
+        layers: which blocks' activations are stored; default all, in order.
+        store_text: False keeps only hashes of the texts.
+        format_version: version of the layout on disk.
+    """
+
+    num_layers: int
+    neuron_size: int
+    poolings: tuple[str, ...] = ("mean", "max")
+    hidden_size: int | None = None
+    hidden_layers: tuple[int, ...] = ()
+    dtype: str = "float16"
+    samples_per_shard: int = 4096
+    fingerprint: str = ""
+    provenance: Mapping[str, JSON] = field(default_factory=dict)
+    layers: tuple[int, ...] | None = None
+    store_text: bool = True
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "poolings", tuple(self.poolings))
+        if self.layers is None:
+            object.__setattr__(self, "layers", tuple(range(self.num_layers)))
+        object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers or ()))
+        if self.hidden_size is not None and not self.hidden_layers:
+            object.__setattr__(self, "hidden_layers", (self.num_layers,))
+        object.__setattr__(self, "hidden_layers", tuple(int(i) for i in self.hidden_layers))
+        object.__setattr__(self, "provenance", json.loads(json.dumps(dict(self.provenance))))
+        self._validate()
+
+    def _validate(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise StoreError(
+                f"store format {self.format_version} is not {FORMAT_VERSION}, the one this version "
+                "reads: use the Salient version that wrote the store, or extract again"
+            )
+        for name in ("num_layers", "neuron_size", "samples_per_shard"):
+            if getattr(self, name) < 1:
+                raise StoreError(f"schema: {name} is {getattr(self, name)}; it must be at least 1")
+        if self.dtype not in DTYPES:
+            raise StoreError(f"schema: dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if not self.poolings or len(set(self.poolings)) != len(self.poolings):
+            raise StoreError(f"schema: poolings {self.poolings} must be non-empty and distinct")
+        _check_layers("layers", self.layers or (), self.num_layers - 1)
+        _check_layers("hidden_layers", self.hidden_layers, self.num_layers)
+        if self.hidden_size is None and self.hidden_layers:
+            raise StoreError("schema: hidden_layers without hidden_size; give the hidden size too")
+        if not self.layers and not self.hidden_layers:
+            raise StoreError("schema: no layers and no hidden states; there is nothing to store")
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one value."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def arrays(self) -> dict[str, ArrayLayout]:
+        """The stored activation arrays by name: "ffn" and, where stored, "hidden"."""
+        arrays = {}
+        if self.layers:
+            arrays["ffn"] = ArrayLayout(
+                "ffn",
+                ("layer", "pooling", "neuron", "sample"),
+                self.layers,
+                len(self.poolings),
+                self.neuron_size,
+            )
+        if self.hidden_size is not None:
+            arrays["hidden"] = ArrayLayout(
+                "hidden",
+                ("hidden_layer", "pooling", "hidden_unit", "sample"),
+                self.hidden_layers,
+                len(self.poolings),
+                self.hidden_size,
+            )
+        return arrays
+
+    def array(self, name: str) -> ArrayLayout:
+        """Layout of one array; StoreError names the arrays there are."""
+        if name not in self.arrays:
+            raise StoreError(f"no array {name!r} in this store; it holds {', '.join(self.arrays)}")
+        return self.arrays[name]
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Payload bytes of one sample over all arrays."""
+        return sum(len(a.layers) * a.rows for a in self.arrays.values()) * self.itemsize
+
+    def to_json(self) -> dict[str, JSON]:
+        """A JSON object that `from_json` reads back."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JSON]) -> StoreSchema:
+        """Rebuild a schema; StoreError for another format version or unknown fields."""
+        known = set(cls.__dataclass_fields__)
+        version = data.get("format_version")
+        if version != FORMAT_VERSION or not set(data) <= known:
+            raise StoreError(
+                f"store format {version} is not {FORMAT_VERSION}, the one this version reads: use "
+                "the Salient version that wrote the store, or extract again"
+            )
+        return cls(**dict(data))
+
+    def with_layers(
+        self,
+        *,
+        layers: tuple[int, ...] = (),
+        hidden_layers: tuple[int, ...] = (),
+        hidden_size: int | None = None,
+    ) -> StoreSchema:
+        """The schema after more layers have been added at the end of the axes."""
+        return replace(
+            self,
+            hidden_size=self.hidden_size or hidden_size,
+            layers=(*(self.layers or ()), *layers),
+            hidden_layers=(*self.hidden_layers, *hidden_layers),
+        )
+
+    @staticmethod
+    def default_samples_per_shard(
+        *,
+        neuron_size: int,
+        num_poolings: int = 2,
+        dtype: str = "float16",
+        num_samples: int | None = None,
+    ) -> int:
+        """Samples per shard for shards of about 50 MB with rows of whole 4096-byte pages.
+
+        Never larger than a corpus of `num_samples` needs.
+        """
+        step = PAGE_BYTES // np.dtype(dtype).itemsize
+        row_bytes = TARGET_SHARD_BYTES / (num_poolings * neuron_size)
+        pages = max(1, round(row_bytes / PAGE_BYTES))
+        if num_samples is not None:
+            pages = min(pages, max(1, -(-num_samples // step)))
+        return pages * step
+
+
+def _check_layers(name: str, layers: tuple[int, ...], last: int) -> None:
+    if len(set(layers)) != len(layers):
+        raise StoreError(f"schema: {name} {layers} repeats a layer")
+    bad = [layer for layer in layers if not 0 <= layer <= last]
+    if bad:
+        raise StoreError(f"schema: {name} contains {bad[0]}; valid are 0 to {last}")
+
+
+def _ranges(layers: tuple[int, ...]) -> str:
+    return "no layers" if not layers else "layers " + ", ".join(map(str, layers))

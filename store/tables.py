@@ -1,0 +1,101 @@
+"""Small results beside the activations: weights as safetensors, cards as JSON, tables as Parquet.
+
+Every writer publishes by rename, so a reader sees the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from store.errors import StoreError
+
+
+def _publish(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, make it durable and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON object, indented, keys in the order given."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _publish(path, lambda file: file.write_text(text, encoding="utf-8") and None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        StoreError: missing or damaged file.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file; run the stage that writes it first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: damaged ({error}); delete it and run its stage again") from None
+    if not isinstance(data, dict):
+        raise StoreError(f"{path}: holds no JSON object; delete it and run its stage again")
+    return data
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays as one safetensors file."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    _publish(path, lambda file: save_file(contiguous, file))
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a safetensors file.
+
+    Raises:
+        StoreError: missing or damaged file.
+    """
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file; run the stage that writes it first") from None
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{path}: damaged ({error}); delete it and run its stage again") from None
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow table as Parquet."""
+    _publish(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a Parquet file written by :func:`write_table`.
+
+    Raises:
+        StoreError: missing or damaged file.
+    """
+    try:
+        return pq.read_table(path, partitioning=None)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file; run the stage that writes it first") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path}: damaged ({error}); delete it and run its stage again") from None

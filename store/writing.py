@@ -1,0 +1,192 @@
+"""Writing one block: validate, checksum, and stage its shards; the manifest comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from store import durable
+from store.blocks import Block
+from store.errors import StoreError
+from store.manifests import LayerKey, LayerSummary, encode_manifest
+from store.moments import row_moments
+from store.plans import AppendPlan
+from store.schema import ArrayLayout, StoreSchema
+from store.shards import row_crcs, shard_bytes, write_shard
+
+AnyArray = npt.NDArray[np.generic]
+# (array name, layer, slot) -> the samples (rows, count) already committed in that slot
+ReadPrefix = Callable[[str, int, int], AnyArray]
+
+
+def write_block(
+    plan: AppendPlan,
+    block: Block,
+    schema: StoreSchema,
+    activations: Mapping[str, AnyArray],
+    *,
+    n_tokens: AnyArray | None,
+    truncated: AnyArray | None,
+    read_prefix: ReadPrefix,
+) -> None:
+    """Stage one block durably; see `ActivationStore.write_block`.
+
+    Writing goes on in a second thread while the next shard is prepared.
+    """
+    layers = plan.record.layers
+    _check_block(plan, block)
+    _check_arrays(schema, layers, activations, block)
+    extra = _sample_results(plan, block, n_tokens, truncated)
+    _check_space(plan, schema, layers)
+    summaries: dict[LayerKey, LayerSummary] = {}
+    directories = set()
+    with ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool:
+        writes: list[Future[None]] = []
+        for layout, index, layer in _shards(schema, layers):
+            values = activations[layout.name][index]
+            shard = _assemble(schema, layout, layer, block, values, read_prefix)
+            path = plan.staged_shard(layout.shard_path(layer, block.slot))
+            durable.make_directories(path.parent)
+            directories.add(path.parent)
+            if len(writes) >= 2:  # bounds the memory held by finished but unwritten shards
+                writes.pop(0).result()
+            writes.append(pool.submit(write_shard, path, shard, sync_name=False))
+            count = block.stop - block.slot * schema.samples_per_shard
+            committed = shard[:, :count]
+            summaries[layout.name, layer] = LayerSummary(
+                row_crcs(committed)[None], row_moments(committed)
+            )
+        for write in writes:
+            write.result()
+    for directory in sorted(directories):
+        durable.sync_directory(directory)
+    count = block.stop - block.slot * schema.samples_per_shard
+    durable.write_file(plan.staged_manifest(block), [encode_manifest(count, summaries, extra)])
+
+
+def _shards(
+    schema: StoreSchema, layers: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[ArrayLayout, int, int]]:
+    for name, wanted in layers.items():
+        for index, layer in enumerate(wanted):
+            yield schema.arrays[name], index, layer
+
+
+def _assemble(
+    schema: StoreSchema,
+    layout: ArrayLayout,
+    layer: int,
+    block: Block,
+    values: AnyArray,
+    read_prefix: ReadPrefix,
+) -> AnyArray:
+    """The whole shard `(rows, S)`: committed prefix, new samples, NaN padding."""
+    size = schema.samples_per_shard
+    rows = values.reshape(layout.rows, len(block))
+    stored = _to_stored(schema, layout, layer, rows)
+    if len(block) == size:
+        return np.ascontiguousarray(stored)
+    first = block.start - block.slot * size
+    shard = np.empty((layout.rows, size), schema.dtype)
+    if first:
+        shard[:, :first] = read_prefix(layout.name, layer, block.slot)
+    shard[:, first : first + len(block)] = stored
+    shard[:, first + len(block) :] = np.nan
+    return shard
+
+
+def _to_stored(
+    schema: StoreSchema, layout: ArrayLayout, layer: int, values: AnyArray
+) -> AnyArray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = values.astype(schema.dtype, copy=False)
+    bad = values.size - int(np.count_nonzero(_is_finite(stored)))
+    if bad:
+        given = int(np.count_nonzero(~np.isfinite(values)))
+        where = f"array {layout.name!r}, layer {layer}"
+        if given:
+            raise StoreError(
+                f"{where}: {given} values are NaN or infinite; NaN marks missing samples in the "
+                "store, so look for the cause in the extraction"
+            )
+        raise StoreError(
+            f"{where}: {bad} values exceed float16's largest, 65504; create the store with "
+            'dtype="float32"'
+        )
+    return stored
+
+
+def _is_finite(values: AnyArray) -> npt.NDArray[np.bool_]:
+    if values.dtype == np.float16:  # integer test: an exponent of all ones is inf or NaN
+        return (values.view(np.uint16) & np.uint16(0x7C00)) != np.uint16(0x7C00)
+    return np.isfinite(values)
+
+
+def _check_block(plan: AppendPlan, block: Block) -> None:
+    if block not in plan.all_blocks:
+        raise StoreError(f"{block} is not one of plan {plan.id}'s blocks; take them from the plan")
+    if not plan.directory.exists():
+        raise StoreError(
+            f"plan {plan.id} was committed in full or superseded by another append; run the append "
+            "again for what is still missing"
+        )
+
+
+def _check_arrays(
+    schema: StoreSchema,
+    layers: Mapping[str, tuple[int, ...]],
+    activations: Mapping[str, AnyArray],
+    block: Block,
+) -> None:
+    if set(activations) != set(layers):
+        raise StoreError(
+            f"write_block got the arrays {sorted(activations)}; this plan needs {sorted(layers)}"
+        )
+    for name, wanted in layers.items():
+        layout = schema.arrays[name]
+        shape = (len(wanted), layout.num_poolings, layout.width, len(block))
+        array = activations[name]
+        if array.shape != shape or array.dtype.kind != "f":
+            raise StoreError(
+                f"array {name!r} is {array.dtype} {array.shape}; needed is floating point {shape} "
+                "(layer, pooling, unit, sample)"
+            )
+
+
+def _sample_results(
+    plan: AppendPlan, block: Block, n_tokens: AnyArray | None, truncated: AnyArray | None
+) -> dict[str, AnyArray]:
+    if plan.record.kind != "append":
+        return {}
+    results: dict[str, AnyArray] = {}
+    for name, values, dtype in (
+        ("n_tokens", n_tokens, np.int32),
+        ("truncated", truncated, np.bool_),
+    ):
+        array = np.zeros(len(block), dtype) if values is None else np.asarray(values, dtype)
+        if array.shape != (len(block),):
+            raise StoreError(f"{name} has the shape {array.shape}; needed is ({len(block)},)")
+        results[name] = array
+    return results
+
+
+def _check_space(
+    plan: AppendPlan, schema: StoreSchema, layers: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse before the first byte where the block cannot fit."""
+    import shutil
+
+    row_bytes = schema.samples_per_shard * schema.itemsize
+    needed = sum(
+        len(wanted) * shard_bytes(schema.arrays[name].rows, row_bytes)
+        for name, wanted in layers.items()
+    )
+    free = shutil.disk_usage(plan.root).free
+    if free < needed:
+        raise StoreError(
+            f"{plan.root}: no space left on the disk: the block needs {needed:,} bytes, "
+            f"{free:,} are free; free some space and run again, finished blocks are kept"
+        )
