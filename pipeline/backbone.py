@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,24 +24,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline import checkpoint
-from pipeline.attention import PACKED, packing
-from pipeline.engine import Engine, speed_up
+from pipeline import checkpoint, selfcheck
+from pipeline.attention import packing
+from pipeline.capture import Stop, TokenSink, captured_inputs
+from pipeline.engine import Engine
 from pipeline.errors import BackboneError
 from pipeline.packing import Batch, pack, pad
 from pipeline.pooling import Segments
 from pipeline.sites import FfnSite, choose_site, refuse_experts
+from pipeline.slicing import cut_blocks, slice_neurons
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SELF_CHECK_LENGTHS = (3, 7, 7, 19, 5)
-SELF_CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-
-TokenSink = Callable[[int, Tensor], None]
-"""Takes a layer (or hidden-state index) and its activations, (token slots, feature)."""
-
-
-class _Stop(Exception):
-    """Ends a forward pass once everything asked for has been captured."""
 
 
 class Backbone:
@@ -58,6 +51,7 @@ class Backbone:
         packs: whether batches are packed (rather than padded).
         engine: kernels in use, "torch" or "onednn".
         last_neurons: the neurons computed in the last layer, None for all.
+        linear_flops: operations a token in linear layers, up to each layer's site and in all.
     """
 
     def __init__(
@@ -91,6 +85,9 @@ class Backbone:
         self.neuron_size = 0
         self.hidden_size = 0
         self.last_neurons: NDArray[np.int64] | None = None
+        # The last block computes all its neurons, and the wanted ones are picked afterwards.
+        self._select_late = False
+        self.linear_flops: list[float] = []
         self._accepted = set(inspect.signature(network.forward).parameters)
 
     @classmethod
@@ -140,7 +137,7 @@ class Backbone:
             lambda: checkpoint.skeleton(config, trust_remote_code=trust_remote_code),
             ffn_site=ffn_site,
         )
-        length = _context_length(config, tokenizer, site, max_length)
+        length = checkpoint.context_length(config, tokenizer, site, max_length)
         digest = checkpoint.fingerprint(
             path, files, {"site": site.down, "dtype": dtype, "max_length": length}
         )
@@ -165,11 +162,11 @@ class Backbone:
             source=str(model),
         )
         backbone.truncated = last_layer is not None
-        backbone._dry_run()
+        selfcheck.measure_sizes(backbone)
         if attention != "padded":
-            backbone._try_packing(required=attention == "packed")
+            selfcheck.try_packing(backbone, required=attention == "packed")
         if place.type == "cpu":
-            backbone._speed_up(engine)
+            selfcheck.change_kernels(backbone, engine)
         return backbone
 
     def truncate(self, last_layer: int, *, neurons: Sequence[int] | None = None) -> Backbone:
@@ -179,7 +176,8 @@ class Backbone:
 
         Args:
             last_layer: last block to run.
-            neurons: compute only these neurons of that block (the others read as NaN).
+            neurons: compute only these neurons of that block; ``run`` hands them out in this
+                order (``Extractor`` puts them in their places and fills the others with NaN).
 
         Raises:
             BackboneError: no such layer or neuron.
@@ -187,8 +185,27 @@ class Backbone:
         short = copy.copy(self)
         short.num_layers = _check_layer(self.num_layers, last_layer) + 1
         short.truncated = True
+        short.network = cut_blocks(self.network, self.site, short.num_layers)
+        if last_layer < self.num_layers - 1:
+            short.last_neurons = None
         if neurons is not None:
-            raise BackboneError("neurons: not available yet")
+            chosen = np.asarray(neurons, np.int64)
+            if short.last_neurons is not None:
+                raise BackboneError(
+                    "this backbone's neurons were cut before; truncate the full one"
+                )
+            if (
+                not len(chosen)
+                or len(np.unique(chosen)) < len(chosen)
+                or not 0 <= chosen.min() <= chosen.max() < self.neuron_size
+            ):
+                raise BackboneError(
+                    f"neurons must be different numbers in 0..{self.neuron_size - 1}, at least one"
+                )
+            short.last_neurons = chosen
+            sliced = slice_neurons(short.network, self.site, last_layer, chosen)
+            short.network = sliced or short.network
+            short._select_late = sliced is None
         return short
 
     def describe(self) -> dict[str, Any]:
@@ -251,7 +268,7 @@ class Backbone:
         return pad(
             ids,
             indices,
-            pad_id=_pad_id(self.config),
+            pad_id=checkpoint.pad_id(self.config),
             positions=positions,
             side=side,
             device=self.device,
@@ -277,7 +294,9 @@ class Backbone:
             hidden_layers: as in Hugging Face's ``hidden_states``: 0 is the embeddings, ``i`` the
                 output of block ``i - 1``, the last one after the final norm.
         """
-        wanted = set() if on_ffn is None else set(range(self.num_layers) if layers is None else layers)
+        wanted = (
+            set() if on_ffn is None else set(range(self.num_layers) if layers is None else layers)
+        )
         states = set() if on_hidden is None else set(hidden_layers)
         final = self.num_layers if not self.truncated else None
         last_site = max(wanted, default=-1)
@@ -292,72 +311,67 @@ class Backbone:
 
         def at_site(layer: int, tokens: Tensor) -> None:
             if layer in wanted and on_ffn is not None:
+                if self._select_late and layer == self.num_layers - 1:
+                    tokens = tokens[:, torch.from_numpy(self.last_neurons)]
                 on_ffn(layer, tokens)
             if layer == last_site and last_state <= layer:
-                raise _Stop
+                raise Stop
 
         def at_block(layer: int, tokens: Tensor) -> None:
             if layer in states and on_hidden is not None:
                 on_hidden(layer, tokens)
             if layer == last_state and last_site < layer:
-                raise _Stop
+                raise Stop
 
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if wanted:
-                stack.enter_context(self._hooks(self.site.down, at_site))
+                stack.enter_context(self._capture(self.site.down, at_site))
             if states - {final}:
-                stack.enter_context(self._hooks(self.site.block, at_block))
+                stack.enter_context(self._capture(self.site.block, at_block))
             if batch.packed:
                 stack.enter_context(
                     packing(Segments.of(starts=batch.starts, lengths=batch.lengths))
                 )
             try:
                 output = self.network(**self._inputs(batch))
-            except _Stop:
+            except Stop:
                 return
             if final in states and on_hidden is not None:
                 on_hidden(self.num_layers, output[0].flatten(0, 1))
 
-    @contextmanager
-    def _hooks(self, path: str, sink: TokenSink) -> Iterator[None]:
-        """Call ``sink`` with the input of each block's module at ``path``, in flat token order."""
-        handles = []
-        calls = iter(range(10**9))
-
-        def hook_for(layer: int | None) -> Callable[..., None]:
-            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                tokens = args[0] if args else kwargs["hidden_states"]
-                if self.site.time_first:
-                    tokens = tokens.transpose(0, 1)
-                sink(
-                    next(calls) if layer is None else layer, tokens.reshape(-1, tokens.shape[-1])
-                )
-
-            return hook
-
-        layers: list[int | None] = [None] if self.site.shared else list(range(self.num_layers))
+    def _capture(self, path: str, sink: TokenSink) -> AbstractContextManager[None]:
+        """Capture the inputs of each block's module at a path of the site."""
+        num_modules = 1 if self.site.shared else self.num_layers
+        names = [self.site.inner(path, layer) for layer in range(num_modules)]
         try:
-            for layer in layers:
-                module = self._module(path, layer)
-                handles.append(
-                    module.register_forward_pre_hook(hook_for(layer), with_kwargs=True)
-                )
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _module(self, path: str, layer: int | None) -> nn.Module:
-        """The module at a path of the site, which is relative to the whole model."""
-        name = self.site.inner(path, layer or 0)
-        try:
-            return self.network.get_submodule(name)
-        except AttributeError:
+            modules = [self.network.get_submodule(name) for name in names]
+        except AttributeError as error:
             raise BackboneError(
-                f"{self.source}: no module {name!r} in this {self.model_type!r} model; set ffn_site "
-                "to the path of the FFN's down projection, {i} standing for the block"
+                f"{self.source}: {error} ({names[0]!r} is not in this {self.model_type!r} model); "
+                "set ffn_site to the path of the FFN's down projection, {i} standing for the block"
             ) from None
+        return captured_inputs(modules, sink, time_first=self.site.time_first)
+
+    def flops(
+        self, batch: Batch, *, layers: Collection[int] = (), hidden: Collection[int] = ()
+    ) -> float:
+        """Floating point operations that ``run`` spends on a batch: linear layers and attention.
+
+        Attention's two products count all slots of a row of a padded batch, and each text alone
+        in a packed one; the rest (norms, activations) does not count.
+        """
+        last = max((*layers, *(state - 1 for state in hidden)), default=-1)
+        if any(state > last for state in hidden):
+            linear, blocks = self.linear_flops[-1], last + 1
+        else:
+            linear, blocks = self.linear_flops[last], last + 1
+        pairs = (
+            float((batch.lengths**2).sum())
+            if batch.packed
+            else float(batch.input_ids.shape[1] * batch.num_slots)
+        )
+        return linear * batch.num_slots + 4.0 * self.hidden_size * blocks * pairs
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         inputs = {
@@ -377,112 +391,10 @@ class Backbone:
         if self.site.positions == "zero":
             return np.arange(len(ids))
         # RoBERTa counts only what is not the padding token, even inside a text.
-        padding = _pad_id(self.config)
+        padding = checkpoint.pad_id(self.config)
         real = ids != padding
-        return np.cumsum(real) * real + padding
-
-    # ------------------------------------------------------------------ checks at load
-
-    def _dry_run(self) -> None:
-        """Find the sizes, and prove that the site is reached once per block."""
-        widths: dict[int, int] = {}
-        calls: list[int] = []
-
-        def on_ffn(layer: int, tokens: Tensor) -> None:
-            calls.append(layer)
-            widths[layer] = tokens.shape[1]
-
-        def on_hidden(_: int, tokens: Tensor) -> None:
-            self.hidden_size = tokens.shape[1]
-
-        truncated, self.truncated = self.truncated, False
-        try:
-            self.run(
-                self.batch(self._sample_texts()[:1], packed=False),
-                on_ffn=on_ffn,
-                on_hidden=on_hidden,
-                hidden_layers=(self.num_layers,),
-            )
-        finally:
-            self.truncated = truncated
-        if calls != list(range(self.num_layers)) or len(set(widths.values())) != 1:
-            raise BackboneError(
-                f"{self.source}: {self.site.down} was reached in blocks {calls} with widths "
-                f"{sorted(set(widths.values()))}, not once in each of {self.num_layers} blocks with "
-                "one width; set ffn_site to the path of the FFN's down projection"
-            )
-        self.neuron_size = widths[0]
-
-    def _sample_texts(self) -> list[NDArray[np.int64]]:
-        vocabulary = int(self.config.vocab_size)
-        generator = np.random.default_rng(0)
-        return [
-            generator.integers(0, vocabulary, min(length, self.max_length))
-            for length in SELF_CHECK_LENGTHS
-        ]
-
-    def _activations(self, texts: Sequence[NDArray[np.int64]], *, packed: bool) -> Tensor:
-        """Last site's activations of all texts in turn, (tokens, neuron) float32, for checks."""
-        kept: list[Tensor] = []
-        self.run(
-            self.batch(texts, packed=packed),
-            on_ffn=lambda _, tokens: kept.append(tokens.float()),
-            layers=(self.num_layers - 1,),
-        )
-        return kept[0]
-
-    def _speed_up(self, engine: Engine) -> None:
-        """Change to faster kernels, if the whole model still computes the same."""
-        texts = self._sample_texts()
-        before = self._activations(texts, packed=self.packs)
-        self.engine = speed_up(
-            self.network, self.site, num_layers=self.num_layers, engine=engine, dtype=self.dtype
-        )
-        after = self._activations(texts, packed=self.packs)
-        if _difference(after, before) > SELF_CHECK_TOLERANCE[self.dtype]:
-            raise BackboneError(
-                f"{self.source}: the fast kernels change this {self.model_type!r} model's "
-                "activations; load it with engine = 'torch'"
-            )
-
-    def _try_packing(self, *, required: bool) -> None:
-        """Pack if the architecture allows it and packed texts equal each text alone."""
-        if not self.site.packs:
-            if required:
-                raise BackboneError(
-                    f"{self.source}: {self.model_type!r} cannot be packed; use attention = 'padded'"
-                )
-            return
-        texts = self._sample_texts()
-        alone = torch.cat([self._activations([text], packed=False) for text in texts])
-        previous = self.network.config._attn_implementation  # type: ignore[union-attr]
-        try:
-            self.network.set_attn_implementation(PACKED)  # type: ignore[operator]
-            together = self._activations(texts, packed=True)
-            error = _difference(together, alone)
-        except (NotImplementedError, RuntimeError, ValueError, TypeError) as trouble:
-            error, reason = float("inf"), str(trouble)
-        else:
-            reason = f"relative error {error:.1e}"
-        if error <= SELF_CHECK_TOLERANCE[self.dtype]:
-            self.packs = True
-            return
-        self.network.set_attn_implementation(previous)  # type: ignore[operator]
-        if required:
-            raise BackboneError(
-                f"{self.source}: packed texts differ from texts alone ({reason}); "
-                "use attention = 'padded'"
-            )
-
-
-def _difference(values: Tensor, expected: Tensor) -> float:
-    """Largest difference, relative to the largest value."""
-    return float((values - expected).abs().max() / expected.abs().max())
-
-
-def _pad_id(config: Any) -> int:
-    padding = getattr(config, "pad_token_id", None)
-    return padding if isinstance(padding, int) and padding >= 0 else 0
+        counted: NDArray[np.int64] = np.cumsum(real) * real + padding
+        return counted
 
 
 def _choose_device(device: str | torch.device) -> torch.device:
@@ -491,9 +403,13 @@ def _choose_device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError:
-        raise BackboneError(f"device {device!r} is not a torch device; use cpu, cuda or auto") from None
+        raise BackboneError(
+            f"device {device!r} is not a torch device; use cpu, cuda or auto"
+        ) from None
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise BackboneError(f"device {device!r}: torch finds no GPU here; use device = 'cpu' or 'auto'")
+        raise BackboneError(
+            f"device {device!r}: torch finds no GPU here; use device = 'cpu' or 'auto'"
+        )
     return place
 
 
@@ -503,19 +419,3 @@ def _check_layer(num_layers: int, last_layer: int | None) -> int:
     if not 0 <= last_layer < num_layers:
         raise BackboneError(f"last_layer {last_layer} is not in 0..{num_layers - 1}")
     return last_layer
-
-
-def _context_length(config: Any, tokenizer: Any, site: FfnSite, wanted: int | None) -> int:
-    """Tokens per text: what is wanted, within what positions and tokenizer allow."""
-    capacity = getattr(config, "max_position_embeddings", None)
-    if isinstance(capacity, int) and site.positions == "after_padding":
-        capacity -= _pad_id(config) + 1
-    if not isinstance(capacity, int) or capacity <= 0:
-        capacity = None
-    if wanted is not None:
-        if capacity is not None and wanted > capacity:
-            raise BackboneError(f"max_length {wanted} is over the model's context of {capacity} tokens")
-        return wanted
-    named = tokenizer.model_max_length
-    limits = [limit for limit in (capacity, named) if isinstance(limit, int) and limit < 10**9]
-    return min(limits, default=512)

@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from pipeline.errors import BackboneError
-from pipeline.sites import FFN_SITES
+from pipeline.sites import FFN_SITES, FfnSite
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -61,7 +61,8 @@ def locate(model: str | Path, *, revision: str | None = None) -> Path:
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise BackboneError(
             f"{name}: not a local directory, and as a hub name it needs revision = the 40-digit "
-            f"commit of the model's page (found {revision!r}), so that a rerun reads the same weights"
+            f"commit from the model's page (found {revision!r}), so that reruns read the same "
+            "weights"
         )
     from huggingface_hub import snapshot_download
 
@@ -71,8 +72,8 @@ def locate(model: str | Path, *, revision: str | None = None) -> Path:
         reason = str(error).strip().splitlines()
         raise BackboneError(
             f"{name}@{revision[:8]}: cannot be fetched from the hub "
-            f"({type(error).__name__}: {reason[0] if reason else 'no message'}); check the name, the "
-            "network and HF_TOKEN, or give a local directory"
+            f"({type(error).__name__}: {reason[0] if reason else 'no message'}); check the name, "
+            "the network and HF_TOKEN, or give a local directory"
         ) from error
 
 
@@ -81,11 +82,12 @@ def _locate_package(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise BackboneError(f"package:{name}: not installed; pip install {name.replace('_', '-')}")
     root = Path(next(iter(spec.submodule_search_locations)))
-    found = sorted(path.parent for path in root.rglob("config.json"))
+    found = sorted(path.parent for path in root.rglob("model.safetensors*"))
+    found = [path for path in dict.fromkeys(found) if (path / "config.json").is_file()]
     if len(found) != 1:
         raise BackboneError(
-            f"package:{name}: {len(found)} model folders (with a config.json) under {root}; "
-            "name the folder itself"
+            f"package:{name}: {len(found)} model folders (config.json with model.safetensors) "
+            f"under {root}; name the folder itself"
         )
     return found[0]
 
@@ -166,6 +168,34 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
             "tokenizer.json with transformers.convert_slow_tokenizer"
         )
     return tokenizer
+
+
+def pad_id(config: Any) -> int:
+    """The padding token of a config; 0 if it names none."""
+    padding = getattr(config, "pad_token_id", None)
+    return padding if isinstance(padding, int) and padding >= 0 else 0
+
+
+def context_length(config: Any, tokenizer: Any, site: FfnSite, wanted: int | None) -> int:
+    """Tokens per text: what is wanted, within what positions and tokenizer allow.
+
+    Raises:
+        BackboneError: more is wanted than the model has positions for.
+    """
+    capacity = getattr(config, "max_position_embeddings", None)
+    if isinstance(capacity, int) and site.positions == "after_padding":
+        capacity -= pad_id(config) + 1
+    if not isinstance(capacity, int) or capacity <= 0:
+        capacity = None
+    if wanted is not None:
+        if capacity is not None and wanted > capacity:
+            raise BackboneError(
+                f"max_length {wanted} is over the model's context of {capacity} tokens"
+            )
+        return wanted
+    named = tokenizer.model_max_length
+    limits = [limit for limit in (capacity, named) if isinstance(limit, int) and limit < 10**9]
+    return min(limits, default=512)
 
 
 def keep_blocks(config: Any, num_layers: int) -> None:
@@ -258,7 +288,12 @@ def fingerprint(path: Path, files: Iterable[Path], settings: dict[str, Any]) -> 
     truncated backbone must have the same fingerprint without reading the rest of the file.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", *TOKENIZER_FILES):
+    for name in (
+        "config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        *TOKENIZER_FILES,
+    ):
         if (path / name).is_file():
             digest.update(name.encode())
             digest.update((path / name).read_bytes())

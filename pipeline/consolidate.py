@@ -97,18 +97,16 @@ def sweep(
 
 
 def _standardised(layer: SalientLayer, kept: Array, x: Array) -> Array:
-    columns = layer.features[kept]
-    return np.asarray((x[:, kept] - layer.probe.mean[columns]) / layer.probe.scale[columns])
+    return layer.probe.standardiser.take(layer.features[kept]).apply(x[:, kept])
 
 
 def _edges(layer: SalientLayer, kept: Array, weights: Array, bias: Array) -> LayerEdges:
-    """Edges on raw activations from weights on standardised ones."""
     columns = layer.features[kept]
     return LayerEdges(
         layer.layer,
         columns,
-        layer.probe.mean[columns],
-        np.ascontiguousarray(weights / layer.probe.scale[columns], dtype=np.float32),
+        layer.probe.standardiser.take(columns),
+        np.ascontiguousarray(weights, dtype=np.float32),
         bias.astype(np.float32),
     )
 

@@ -60,6 +60,7 @@ class OneDnnLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(…, in) -> (…, out)."""
         name, variant = self.activation
         result: Tensor = torch.ops.mkldnn._linear_pointwise(
             tokens, self.packed, self.bias, name, [], variant
@@ -70,11 +71,13 @@ class OneDnnLinear(nn.Module):
 def linear_weight(layer: nn.Module) -> Tensor | None:
     """The weights (out, in) of a linear layer of any kind; None for any other module."""
     if isinstance(layer, OneDnnLinear):
-        return layer.packed.to_dense()
+        dense: Tensor = layer.packed.to_dense()
+        return dense
     if isinstance(layer, nn.Linear):
         return layer.weight
     if isinstance(layer, Conv1D):
-        return layer.weight.t()
+        transposed: Tensor = layer.weight.t()
+        return transposed
     return None
 
 
@@ -118,7 +121,9 @@ def speed_up(
 
 
 def _available(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -1,146 +1,278 @@
-"""Extraction: texts in, pooled activations out, in the texts' order.
+"""Extract whole corpora into an activation store.
 
-    extractor = Extractor(Backbone.load("models/roberta-base"))
-    activations = extractor(["first text", "second text"])
-    activations.ffn                                   # (layer, pooling, neuron, sample) float32
+    report = extract_corpus(table, backbone, "tweets.store")      # again = resume
+
+Work goes in blocks of one shard of samples. A block is restartable: until it is committed nobody
+sees it, and running again computes only what is missing. Workers elsewhere do the same with
+``extract_block``, given the store's path and the plan's id.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import pyarrow as pa
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
-from pipeline.packing import Batch, plan_batches
-from pipeline.pooling import Segments, check_poolings, pool
-from pipeline.tokens import Encoded, encode
+from pipeline.extractor import Activations, Extractor, Pooled
+from pipeline.throughput import ExtractReport, Meter, gemm_peak
+from pipeline.tokens import Encoded
+from store import ActivationStore, Block, StoreSchema
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+__all__ = [
+    "Activations",
+    "ExtractReport",
+    "Extractor",
+    "extract_block",
+    "extract_corpus",
+    "open_store",
+]
+
+STORED = {"float16": torch.float16, "float32": torch.float32}
+PEAK_FROM_SECONDS = 10.0
+"""Only runs this long are worth the half second that measuring the GEMM peak takes."""
+
+Progress = Callable[[int, int], None]
+"""Called with (texts done, texts to do)."""
 
 
-@dataclass(frozen=True)
-class Activations:
-    """Pooled activations of ``n`` texts."""
-
-    ffn: NDArray[Any]
-    """(layer, pooling, neuron, n)."""
-    hidden: NDArray[Any] | None
-    """(hidden layer, pooling, hidden, n), None if not asked for."""
-    n_tokens: NDArray[np.int32]
-    """(n,) tokens of each text, special ones included."""
-    truncated: NDArray[np.bool_]
-    """(n,) whether the text was cut to the context."""
-
-
-class Extractor:
-    """Turns texts into pooled activations; the same result whatever the batch, order or padding.
+def open_store(
+    path: str | Path,
+    extractor: Extractor,
+    *,
+    num_texts: int,
+    dtype: Literal["float16", "float32"] = "float16",
+    samples_per_shard: int | None = None,
+    store_text: bool = True,
+    normalisation: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> ActivationStore:
+    """Open the store that an extractor may append to, or create it.
 
     Args:
-        backbone: the model.
-        poolings: names from ``POOLINGS``.
-        special_tokens: pool [CLS], [SEP], <s> … too, as in the paper. They always take part in
-            the forward pass.
-        layers: layers to pool; default all that the backbone runs.
-        hidden: which hidden states to pool as well.
-        batch_tokens: token slots per batch; default by device.
+        path: the store's folder.
+        extractor: what will fill it.
+        num_texts: size of the corpus, to choose shards not larger than needed.
+        dtype: of the stored values.
+        samples_per_shard: default about 50 MB a shard.
+        store_text: False keeps hashes only.
+        normalisation: how the texts were normalised; part of the fingerprint.
+        provenance: any JSON to keep beside the numbers.
+
+    Raises:
+        ExtractError: the store was made with another model or other settings.
     """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        poolings: Sequence[str] = ("mean", "max"),
-        special_tokens: bool = True,
-        layers: Sequence[int] | None = None,
-        hidden: Literal["final", "all", "none"] = "final",
-        batch_tokens: int | None = None,
-    ) -> None:
-        self.backbone = backbone
-        self.poolings = check_poolings(poolings)
-        self.special_tokens = special_tokens
-        self.layers = tuple(range(backbone.num_layers) if layers is None else layers)
-        self.hidden = hidden
-        self.hidden_layers: tuple[int, ...] = backbone.hidden_indices(hidden)
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(backbone.device.type, 2048)
-
-    def fingerprint(self, *, normalisation: Mapping[str, Any] | None = None) -> str:
-        """Digest of all that shapes the stored numbers; the store's schema carries it."""
-        settings = {
-            "backbone": self.backbone.fingerprint,
-            "poolings": self.poolings,
-            "special_tokens": self.special_tokens,
-            "normalisation": dict(normalisation or {}),
-        }
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-    def __call__(self, texts: Sequence[str]) -> Activations:
-        """Extract texts; identical ones are computed once.
-
-        Returns:
-            float32 activations, sample ``i`` belonging to ``texts[i]``.
-        """
-        unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        rows = np.array([unique[text] for text in texts], np.int64)
-        encoded = encode(self.backbone.tokenizer, list(unique), max_length=self.backbone.max_length)
-        ffn, hidden = self.compute(encoded)
-        return Activations(
-            ffn=_sample_last(ffn, rows),
-            hidden=_sample_last(hidden, rows) if self.hidden_layers else None,
-            n_tokens=encoded.lengths[rows].astype(np.int32),
-            truncated=encoded.truncated[rows],
+    backbone = extractor.backbone
+    fingerprint = extractor.fingerprint(normalisation=normalisation)
+    description = {
+        **backbone.describe(),
+        "special_tokens": extractor.special_tokens,
+        "normalisation": dict(normalisation or {}),
+    }
+    if not ActivationStore.exists(path):
+        schema = StoreSchema(
+            num_layers=backbone.num_layers,
+            neuron_size=backbone.neuron_size,
+            poolings=extractor.poolings,
+            layers=extractor.layers,
+            hidden_size=backbone.hidden_size if extractor.hidden_layers else None,
+            hidden_layers=extractor.hidden_layers,
+            dtype=dtype,
+            samples_per_shard=samples_per_shard
+            or StoreSchema.default_samples_per_shard(
+                neuron_size=backbone.neuron_size,
+                num_poolings=len(extractor.poolings),
+                dtype=dtype,
+                num_samples=num_texts,
+            ),
+            store_text=store_text,
+            fingerprint=fingerprint,
+            provenance={**(provenance or {}), "extraction": description},
         )
+        return ActivationStore.create(path, schema)
+    store = ActivationStore.open(path)
+    schema = store.schema
+    asked = {
+        "poolings": extractor.poolings,
+        "layers": extractor.layers,
+        "hidden states": extractor.hidden_layers,
+        "dtype": dtype,
+    }
+    held = {
+        "poolings": schema.poolings,
+        "layers": schema.layers,
+        "hidden states": schema.hidden_layers,
+        "dtype": schema.dtype,
+    }
+    before = schema.provenance.get("extraction", {})
+    if fingerprint != schema.fingerprint:
+        skipped = {"engine", "device", "attention"}
+        asked |= {key: value for key, value in description.items() if key not in skipped}
+        held |= {key: before.get(key) for key in description if key not in skipped}
+    if different := [key for key in asked if asked[key] != held[key]]:
+        key = different[0]
+        raise ExtractError(
+            f"{path}: made with other settings: its {key} is {held[key]!r}, this run's "
+            f"{asked[key]!r}; use the same settings, or another store path"
+        )
+    return store
 
-    def compute(self, encoded: Encoded, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Run encoded texts.
 
-        Returns:
-            ffn (layer, n, pooling, neuron) and hidden (hidden layer, n, pooling, hidden), on the CPU.
-        """
-        backbone, n = self.backbone, len(encoded)
-        shape = (n, len(self.poolings))
-        ffn = torch.zeros(len(self.layers), *shape, backbone.neuron_size, dtype=dtype)
-        hidden = torch.zeros(len(self.hidden_layers), *shape, backbone.hidden_size, dtype=dtype)
-        for indices in plan_batches(
-            encoded.lengths, max_tokens=self.batch_tokens, packed=backbone.packs
+def extract_corpus(
+    texts: pa.Table,
+    backbone: Backbone,
+    store_path: str | Path,
+    *,
+    poolings: Sequence[str] = ("mean", "max"),
+    special_tokens: bool = True,
+    hidden: Literal["final", "all", "none"] = "final",
+    dtype: Literal["float16", "float32"] = "float16",
+    samples_per_shard: int | None = None,
+    store_text: bool = True,
+    normalisation: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    batch_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> ExtractReport:
+    """Extract the texts that a store does not have yet; run again to resume.
+
+    Tokenising, computing and writing overlap: while one block is computed, the next is
+    tokenised and the previous one written.
+
+    Args:
+        texts: columns id and text, and what else ``ActivationStore.plan_append`` takes.
+        backbone: the model.
+        store_path: the store; made if it is not there.
+        poolings, special_tokens, hidden, batch_tokens: as in ``Extractor``.
+        dtype, samples_per_shard, store_text, normalisation, provenance: as in ``open_store``.
+        progress: called after every block.
+
+    Raises:
+        ExtractError: the store does not fit these settings, or the disk is too small.
+    """
+    begin = time.perf_counter()
+    extractor = Extractor(
+        backbone,
+        poolings=poolings,
+        special_tokens=special_tokens,
+        hidden=hidden,
+        batch_tokens=batch_tokens,
+    )
+    store = open_store(
+        store_path,
+        extractor,
+        num_texts=texts.num_rows,
+        dtype=dtype,
+        samples_per_shard=samples_per_shard,
+        store_text=store_text,
+        normalisation=normalisation,
+        provenance=provenance,
+    )
+    plan = store.plan_append(texts)
+    todo = sum(len(block) for block in plan.blocks)
+    _check_disk(store_path, todo * store.schema.bytes_per_sample)
+    find_texts = _text_finder(plan, texts if not store.schema.store_text else None)
+    done = 0
+    with ThreadPoolExecutor(1, "tokenise") as reader, ThreadPoolExecutor(1, "write") as writer:
+        writing: Future[None] | None = None
+        for block, encoded in _ahead(
+            plan.blocks, lambda block: extractor.encode(find_texts(block)), reader
         ):
-            self._run(backbone.batch(encoded.ids(indices), indices), encoded, ffn, hidden)
-        return ffn, hidden
+            pooled = extractor.compute(encoded, dtype=STORED[dtype])
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(_write, store, plan, block, pooled, extractor.meter)
+            done += len(block)
+            if progress is not None:
+                progress(done, todo)
+        if writing is not None:
+            writing.result()
+    snapshot = store.commit()
+    meter = extractor.meter
+    elapsed = time.perf_counter() - begin
+    peak = None
+    if elapsed >= PEAK_FROM_SECONDS:
+        peak = gemm_peak(dtype=backbone.dtype, device=backbone.device, engine=backbone.engine)
+    return ExtractReport(
+        num_new=meter.num_texts,
+        num_known=plan.num_known,
+        num_truncated=meter.num_truncated,
+        num_tokens=meter.num_tokens,
+        num_slots=meter.num_slots,
+        elapsed_s=elapsed,
+        stage_s=dict(meter.stage_s),
+        flops=meter.flops,
+        peak_flops_per_s=peak,
+        snapshot_id=snapshot,
+    )
 
-    def _run(self, batch: Batch, encoded: Encoded, ffn: Tensor, hidden: Tensor) -> None:
-        rows = torch.from_numpy(batch.indices)
-        starts, lengths = batch.starts, batch.lengths
-        if not self.special_tokens:
-            lead, trail = encoded.leading[batch.indices], encoded.trailing[batch.indices]
-            starts, lengths = starts + lead, lengths - lead - trail
-        segments = Segments.of(starts=starts, lengths=lengths)
 
-        def keep(target: Tensor, index: int, tokens: Tensor) -> None:
-            pooled = pool(tokens, segments, self.poolings)
-            target[index].index_copy_(0, rows, pooled.to(target.dtype).cpu())
+def extract_block(
+    extractor: Extractor,
+    store: ActivationStore,
+    plan: Any,
+    block: Block,
+    *,
+    texts: pa.Table | None = None,
+) -> None:
+    """Compute and write one block of a plan; any process may do any block.
 
-        self.backbone.run(
-            batch,
-            on_ffn=lambda layer, tokens: keep(ffn, self.layers.index(layer), tokens),
-            layers=self.layers,
-            on_hidden=lambda index, tokens: keep(hidden, self.hidden_layers.index(index), tokens),
-            hidden_layers=self.hidden_layers,
+    Args:
+        extractor: the same settings as the store was opened with.
+        store: the store.
+        plan: from ``plan_append`` or ``open_plan``.
+        block: one of ``plan.blocks``.
+        texts: columns id and text, if the store does not keep texts.
+    """
+    encoded = extractor.encode(_text_finder(plan, texts)(block))
+    pooled = extractor.compute(encoded, dtype=STORED[store.schema.dtype])
+    _write(store, plan, block, pooled, extractor.meter)
+
+
+def _write(store: ActivationStore, plan: Any, block: Block, pooled: Pooled, meter: Meter) -> None:
+    start = time.perf_counter()
+    activations = pooled.finish()
+    arrays = {"ffn": activations.ffn}
+    if activations.hidden is not None:
+        arrays["hidden"] = activations.hidden
+    store.write_block(
+        plan, block, arrays, n_tokens=activations.n_tokens, truncated=activations.truncated
+    )
+    meter.stage_s["write"] += time.perf_counter() - start
+
+
+def _ahead(
+    blocks: Sequence[Block], prepare: Callable[[Block], Encoded], reader: ThreadPoolExecutor
+) -> Iterator[tuple[Block, Encoded]]:
+    """Each block with its prepared input, the next one's being made meanwhile."""
+    coming = reader.submit(prepare, blocks[0]) if blocks else None
+    for i, block in enumerate(blocks):
+        assert coming is not None
+        ready = coming.result()
+        if i + 1 < len(blocks):
+            coming = reader.submit(prepare, blocks[i + 1])
+        yield block, ready
+
+
+def _text_finder(plan: Any, texts: pa.Table | None) -> Callable[[Block], list[str]]:
+    """How to get a block's texts: from the plan, or by id where the store keeps none."""
+    if texts is None:
+        return lambda block: list(plan.samples(block)["text"].to_pylist())
+    by_id = dict(zip(texts["id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+    return lambda block: [by_id[key] for key in plan.samples(block)["id"].to_pylist()]
+
+
+def _check_disk(path: str | Path, needed: int) -> None:
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise ExtractError(
+            f"{path}: the activations need {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
+            "free some space, or store fewer poolings or layers"
         )
-
-
-def _sample_last(values: Tensor, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
-    """(layer, n, pooling, feature) -> (layer, pooling, feature, n), rows repeated where asked."""
-    if rows is not None and not np.array_equal(rows, np.arange(values.shape[1])):
-        values = values[:, torch.from_numpy(rows)]
-    return values.permute(0, 2, 3, 1).contiguous().numpy()
-
-
-__all__ = ["Activations", "ExtractError", "Extractor"]

@@ -1,6 +1,7 @@
 """A head: what turns the salient activations of layers 0..d into a prediction. A portable folder.
 
-Two kinds share one form. Every layer projects its salient features, ``z_l = (x_l - mean_l) W_l^T``:
+Two kinds share one form. Every layer projects its salient features, standardised as in Phase 1:
+``z_l = clip((x_l - mean_l) / scale_l) W_l^T + b_l``:
 
 - ``sparse`` (SPIN): the ``z_l`` are added up, plus a bias: one linear model over all layers.
 - ``frozen`` (the paper's Phase 2): the ``z_l`` are the Phase-1 outputs with the edges outside the
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import HeadError
+from pipeline.linear import Standardiser
 from store.tables import read_arrays, read_json, write_arrays, write_json
 
 Array = NDArray[Any]
@@ -34,20 +36,20 @@ class LayerEdges:
     Attributes:
         layer: the layer's index.
         features: ``(k,)`` int64, ``pooling * neurons + neuron``, increasing.
-        mean: ``(k,)`` float32, subtracted from the activations.
-        weights: ``(m, k)`` float32, the standard deviation divided in.
+        standardiser: of these features, from the training rows.
+        weights: ``(m, k)`` float32, on standardised activations.
         bias: ``(m,)`` float32.
     """
 
     layer: int
     features: Array
-    mean: Array
+    standardiser: Standardiser
     weights: Array
     bias: Array
 
     def project(self, x: Array) -> Array:
         """``z`` ``(n, m)`` float32 of raw activations ``(n, k)``."""
-        return np.asarray((x - self.mean) @ self.weights.T + self.bias)
+        return np.asarray(self.standardiser.apply(x) @ self.weights.T + self.bias)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class HeadCard:
     eta: float
     val_score: float
     poolings: tuple[str, ...]
+    stored_dtype: str
+    """Precision of the stored activations it was trained on; scoring rounds alike."""
     extraction: dict[str, Any]
     """Backbone, token and normalisation settings; scoring must meet them."""
     extraction_fingerprint: str
@@ -122,8 +126,11 @@ class Head:
         """Write ``head.safetensors`` and then ``head.json``, which makes the head complete."""
         arrays: dict[str, Array] = {}
         for edges in self.layers:
-            for name in ("features", "mean", "weights", "bias"):
-                arrays[f"layer_{edges.layer:03d}.{name}"] = getattr(edges, name)
+            stem = f"layer_{edges.layer:03d}"
+            for name in ("features", "weights", "bias"):
+                arrays[f"{stem}.{name}"] = getattr(edges, name)
+            for name, value in vars(edges.standardiser).items():
+                arrays[f"{stem}.{name}"] = np.asarray(value, dtype=np.float32)
         if self.dense is not None:
             arrays |= {f"dense.{name}": value for name, value in vars(self.dense).items()}
         write_arrays(folder / "head.safetensors", arrays)
@@ -146,13 +153,10 @@ class Head:
                 f"{folder}: head format {data.get('format_version')!r}, this version reads"
                 f" {FORMAT_VERSION}; consolidate again or install the matching version"
             )
+        for name in ("classes", "poolings"):
+            data[name] = tuple(data.get(name, ()))
         try:
-            card = HeadCard(
-                **{
-                    name: tuple(value) if name in ("classes", "poolings") else value
-                    for name, value in data.items()
-                }
-            )
+            card = HeadCard(**data)
         except TypeError as error:
             raise HeadError(f"{folder}/head.json: not a head card ({error})") from None
         arrays = read_arrays(folder / "head.safetensors")
@@ -160,7 +164,12 @@ class Head:
         layers = tuple(
             LayerEdges(
                 int(name.removeprefix("layer_")),
-                *(arrays[f"{name}.{part}"] for part in ("features", "mean", "weights", "bias")),
+                arrays[f"{name}.features"],
+                Standardiser(
+                    arrays[f"{name}.mean"], arrays[f"{name}.scale"], float(arrays[f"{name}.bound"])
+                ),
+                arrays[f"{name}.weights"],
+                arrays[f"{name}.bias"],
             )
             for name in names
         )

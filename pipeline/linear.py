@@ -54,10 +54,20 @@ class Linear:
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Per-feature mean and scale of the training rows; constant features get scale 1."""
+    """Per-feature mean and scale of the training rows; constant features get scale 1.
+
+    No training row can lie farther than ``sqrt(n - 1)`` deviations from the mean. Other rows are
+    clipped there: a neuron that is silent on all training texts has a minute deviation, and the
+    first text that wakes it would otherwise outweigh all other features together.
+
+    Attributes:
+        mean, scale: ``(features,)`` float32.
+        bound: largest standardised value, ``sqrt(n)``.
+    """
 
     mean: Array
     scale: Array
+    bound: float
 
     @classmethod
     def fit(cls, x: Array) -> Standardiser:
@@ -69,14 +79,18 @@ class Standardiser:
         scale = np.sqrt(variance / len(x))
         # A constant column's deviation is rounding noise: dividing by it would blow the noise up.
         scale[scale <= 1e-7 * np.maximum(np.abs(mean), 1e-12)] = 1.0
-        return cls(mean.astype(np.float32), scale.astype(np.float32))
+        return cls(mean.astype(np.float32), scale.astype(np.float32), float(np.sqrt(len(x))))
 
     def apply(self, x: Array, *, in_place: bool = False) -> Array:
-        """``(x - mean) / scale`` as float32 ``(n, features)``."""
+        """``(x - mean) / scale``, clipped to the bound, as float32 ``(n, features)``."""
         out = x if in_place else np.array(x, dtype=np.float32)
         out -= self.mean
         out /= self.scale
-        return out
+        return np.clip(out, -self.bound, self.bound, out=out)
+
+    def take(self, features: Array) -> Standardiser:
+        """The standardiser of some features."""
+        return Standardiser(self.mean[features], self.scale[features], self.bound)
 
 
 def fit_path(x: Array, y: Array, *, penalties: Sequence[float], **options: Any) -> list[Linear]:

@@ -80,7 +80,7 @@ def probabilities(outputs: Array) -> Array:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     logits = logits - logits.max(axis=1, keepdims=True)
     exponents = np.exp(logits)
-    return exponents / exponents.sum(axis=1, keepdims=True)
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
 
 
 def predictions(outputs: Array, *, regression: bool) -> Array:

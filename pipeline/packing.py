@@ -40,10 +40,12 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
+        """Real tokens."""
         return int(self.lengths.sum())
 
     @property
     def num_slots(self) -> int:
+        """Tokens and pads."""
         return self.input_ids.numel()
 
 

@@ -13,8 +13,7 @@ Another pooling is another row of ``POOLINGS``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,7 +23,8 @@ from torch import Tensor
 from pipeline.errors import ExtractError
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Run:
     """Texts ``first .. first + count`` of equal length, whose first tokens lie ``stride`` apart."""
 
     first: int
@@ -56,7 +56,7 @@ class Segments:
                 last = runs[-1]
                 stride = int(start[i]) - (last.start + (last.count - 1) * last.stride)
                 if stride == last.stride or (last.count == 1 and stride > 0):
-                    runs[-1] = last._replace(count=last.count + 1, stride=stride)
+                    runs[-1] = replace(last, count=last.count + 1, stride=stride)
                     continue
             runs.append(Run(i, 1, int(start[i]), int(length[i]), int(length[i])))
         return cls(len(start), tuple(runs))
@@ -116,7 +116,11 @@ def pool(tokens: Tensor, segments: Segments, poolings: Sequence[str]) -> Tensor:
         (texts, poolings, feature) float32; zeros for texts without tokens.
     """
     out = torch.zeros(
-        segments.num_texts, len(poolings), tokens.shape[1], dtype=torch.float32, device=tokens.device
+        segments.num_texts,
+        len(poolings),
+        tokens.shape[1],
+        dtype=torch.float32,
+        device=tokens.device,
     )
     # All poolings of a run before the next run: its tokens are still in the cache.
     for texts, view in segments.views(tokens):

@@ -19,6 +19,7 @@ from pipeline.linear import Linear, Standardiser, fit_path
 from pipeline.metrics import score, utility
 
 Array = NDArray[Any]
+FOLD_TENSORS = ("fold_weights", "fold_bias")
 
 
 @dataclass(frozen=True)
@@ -41,31 +42,34 @@ class Probe:
     Attributes:
         weights: ``(outputs, features)`` float32, on standardised features.
         bias: ``(outputs,)`` float32.
-        mean, scale: ``(features,)`` float32 of the training rows.
+        standardiser: of the training rows.
         fold_weights, fold_bias: the same model fitted without each fold, ``(folds, outputs, features)``
             and ``(folds, outputs)`` float32; no folds when they were not asked for.
     """
 
     weights: Array
     bias: Array
-    mean: Array
-    scale: Array
+    standardiser: Standardiser
     fold_weights: Array
     fold_bias: Array
 
     def outputs(self, x: Array) -> Array:
         """Logits or values ``(n, outputs)`` float32 for raw activations ``x`` ``(n, features)``."""
-        z = Standardiser(self.mean, self.scale).apply(x)
-        return np.asarray(z @ self.weights.T + self.bias)
+        return np.asarray(self.standardiser.apply(x) @ self.weights.T + self.bias)
 
     def arrays(self) -> dict[str, Array]:
         """The tensors by name, for a safetensors file."""
-        return dict(vars(self))
+        arrays = {name: getattr(self, name) for name in ("weights", "bias", *FOLD_TENSORS)}
+        for name, value in vars(self.standardiser).items():
+            arrays[name] = np.asarray(value, dtype=np.float32)
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Probe:
         """The inverse of :meth:`arrays`."""
-        return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+        standardiser = Standardiser(arrays["mean"], arrays["scale"], float(arrays["bound"]))
+        folds = (arrays[name] for name in FOLD_TENSORS)
+        return cls(arrays["weights"], arrays["bias"], standardiser, *folds)
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,7 @@ def fit_probe(
     probe = Probe(
         weights=model.weights,
         bias=model.bias,
-        mean=standardiser.mean,
-        scale=standardiser.scale,
+        standardiser=standardiser,
         fold_weights=np.stack([m.weights for m in held_out]) if held_out else empty,
         fold_bias=np.stack([m.bias for m in held_out]) if held_out else empty[..., 0],
     )

@@ -46,7 +46,7 @@ class FfnSite:
     up: tuple[str, ...] = ()
     """The linears whose outputs make that input, neuron by neuron; empty = unknown."""
     activation: str | None = None
-    """The module that follows the first of ``up`` at once and serves nothing else; None = unknown."""
+    """The module that follows the first of ``up`` and serves nothing else; None = unknown."""
     fused_gate: bool = False
     """``up`` holds gate and up values in one matrix, as two halves."""
     packs: bool = False
@@ -248,7 +248,7 @@ def discover(config: Any, model: nn.Module) -> FfnSite:
     found = f"candidates by width: {candidates}" if candidates else "no candidate by width"
     raise BackboneError(
         f"model type {config.model_type!r} is not supported out of the box ({found}); name the "
-        "FFN's down projection with ffn_site = \"path.{i}.of.linear\", or use one of: "
+        'FFN\'s down projection with ffn_site = "path.{i}.of.linear", or use one of: '
         + ", ".join(sorted(FFN_SITES))
     )
 

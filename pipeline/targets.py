@@ -6,7 +6,6 @@ by :func:`Target.rows` when its caller asks for it, which is once, at the end of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -102,32 +101,21 @@ def load_target(store: ActivationStore, task: TaskConfig) -> Target:
             " run `salient extract` first"
         )
     table = store.labels(task.name)
-    classes: tuple[str, ...] = ()
-    if task.type == "classification":
-        train = table.filter(pc.equal(table["split"], "train"))["label"]
-        classes = task.labels or sort_classes(pc.unique(train).to_pylist())
-        if len(classes) < 2:
-            raise ProbeError(
-                f"task {task.name!r}: the training split has the single class {list(classes)};"
-                " a classification needs two"
-            )
-        if task.positive is not None and task.positive not in classes:
-            raise ProbeError(
-                f"task {task.name!r}: positive {task.positive!r} is not one of {list(classes)}"
-            )
+    classes = tuple(store.label_spec(task.name).get("classes", ()))
+    if bool(classes) != (task.type == "classification"):
+        raise ProbeError(
+            f"task {task.name!r}: the store holds it as {'classes' if classes else 'numbers'}, the"
+            f" configuration says {task.type}; run `salient extract` with this configuration first"
+        )
+    if task.positive is not None and task.positive not in classes:
+        raise ProbeError(
+            f"task {task.name!r}: positive {task.positive!r} is not one of {list(classes)}"
+        )
     target = Target(task, classes, table, store)
     for split in ("train", "val"):
         if not len(target.rows(split)):
             raise ProbeError(f"task {task.name!r}: the {split} split is empty; check `split` or [splits]")
     return target
-
-
-def sort_classes(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names in order: as numbers if all are whole numbers, else by text."""
-    try:
-        return tuple(sorted(names, key=int))
-    except ValueError:
-        return tuple(sorted(names))
 
 
 def assign_folds(rows: Rows, *, folds: int, seed: int) -> Array:

@@ -47,9 +47,7 @@ def encode(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> Encoded:
     lengths = np.array([len(row) for row in rows], np.int64)
     truncated = lengths > max_length
     if over := np.flatnonzero(truncated).tolist():
-        short = _call(
-            tokenizer, [clean[i] for i in over], truncation=True, max_length=max_length
-        )
+        short = _call(tokenizer, [clean[i] for i in over], truncation=True, max_length=max_length)
         for i, row, mask in zip(over, *short, strict=True):
             rows[i], special[i], lengths[i] = row, mask, len(row)
     edges = np.array([_edges(mask) for mask in special], np.int64).reshape(-1, 2)

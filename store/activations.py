@@ -94,7 +94,7 @@ class ActivationStore:
     @cached_property
     def _reader(self) -> ActivationReader:
         dead = np.zeros(self.num_samples, bool)
-        if self.snapshot.deletions:
+        if self.snapshot.has_dead:
             dead = self.index.dead
         return ActivationReader(self.location, self.snapshot, dead, check=self._check)
 
@@ -131,7 +131,7 @@ class ActivationStore:
             num_samples=0,
             schema=schema,
         )
-        publish(root, empty, None)
+        publish(root, empty)
         return cls.open(root)
 
     @classmethod
@@ -276,7 +276,7 @@ class ActivationStore:
             with locked(root / COMMIT_LOCK):
                 # What a dead process finished is kept, whether or not its plan is resumed.
                 self._show(commit_finished(root))
-                write_array_documents(root, self.snapshot, None)
+                write_array_documents(root, self.snapshot)
                 active = active_plan_id(root)
                 if active is not None:
                     plan = self.open_plan(active)
@@ -373,9 +373,11 @@ class ActivationStore:
         root = self._writable_root()
         with locked(root / COMMIT_LOCK):
             current = load_snapshot(self.location)
-            following = successor(change(root, current), kind)
-            publish(root, following, current)
-            self._show(following)
+            changed = change(root, current)
+            if changed is not current:
+                current = successor(changed, kind)
+                publish(root, current)
+            self._show(current)
         return self.snapshot_id
 
     # -- samples and labels -----------------------------------------------------------------
@@ -471,6 +473,8 @@ class ActivationStore:
             nonlocal removed
             doomed = doomed_records(SampleIndex(self.location, current), ids, author_ids)
             removed = len(doomed)
+            if not removed:
+                return current
             following = add_tombstones(root, current, doomed)
             hide_in_coordinates(root, following, SampleIndex(self.location, following), doomed)
             return following

@@ -57,12 +57,15 @@ def plan_backfill(
     """Save a plan whose blocks are the committed slots and whose samples are the stored texts.
 
     Raises:
-        StoreError: the store keeps no texts, or deleted ones are not compacted away.
+        StoreError: the store keeps no texts.
     """
     schema = snapshot.schema
     if not schema.store_text:
         raise StoreError("this store keeps no texts, so nothing can be computed for its samples")
     samples = index.visible_rows(0, snapshot.num_samples).select(SAMPLE_SCHEMA.names)
+    for name in ("id", "text", "text_hash"):  # deleted samples are computed as empty texts
+        column = samples[name].fill_null("")
+        samples = samples.set_column(samples.column_names.index(name), name, column)
     record = PlanRecord(
         id=new_plan_id(),
         kind="backfill",

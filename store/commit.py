@@ -16,7 +16,11 @@ import pyarrow as pa
 
 from store import durable
 from store.blocks import Block
-from store.coordinates import write_axis_coordinates, write_sample_chunks
+from store.coordinates import (
+    sync_sample_chunks,
+    write_axis_coordinates,
+    write_sample_chunks,
+)
 from store.errors import StoreError
 from store.location import LocalLocation
 from store.manifests import Manifest
@@ -44,9 +48,8 @@ def commit_finished(root: Path) -> Snapshot:
         drop_plan(root, plan_id)
         return snapshot
     plan = AppendPlan.load(root, plan_id, samples_per_shard=snapshot.schema.samples_per_shard)
-    finished = _contiguous(plan, snapshot)
-    complete = not finished[1]
-    blocks = finished[0]
+    blocks, pending = _contiguous(plan, snapshot)
+    complete = not pending
     if plan.record.kind == "backfill":
         if not complete:
             return snapshot
@@ -55,7 +58,7 @@ def commit_finished(root: Path) -> Snapshot:
         if not blocks and not complete:
             return snapshot
         following = _appended(root, plan, blocks, snapshot, complete=complete)
-    publish(root, following, snapshot)
+    publish(root, following)
     if complete:
         drop_plan(root, plan_id)
     return following
@@ -83,6 +86,7 @@ def _appended(
     index = list(snapshot.index)
     if complete and len(plan.replaced()):
         index.append(_write_part(root, "deleted", plan.replaced(), f"replaced-{plan.id}"))
+        following = replace(following, has_dead=True)
     if blocks:
         _install_shards(root, plan, blocks, snapshot.schema)
         manifests = [Manifest.load(LocalLocation(root), plan.manifest_path(b)) for b in blocks]
@@ -135,6 +139,7 @@ def _write_coordinates(
             index = SampleIndex(LocalLocation(root), snapshot)
             own = pa.concat_tables([index.visible_rows(before, block.start), own])
         write_sample_chunks(root, snapshot.schema, block.slot, own)
+    sync_sample_chunks(root, snapshot.schema)
 
 
 def _install_shards(

@@ -38,15 +38,33 @@ def write_sample_chunks(root: Path, schema: StoreSchema, slot: int, rows: pa.Tab
     """Write the chunk `slot` of every per-sample coordinate from all rows of that slot.
 
     A chunk that replaces a shorter one begins with the same rows, so readers are not disturbed.
+    The caller syncs the directories, once for all slots: `sync_sample_chunks`.
     """
-    size = schema.samples_per_shard
     for name in sample_coordinates(schema):
-        column = rows["id" if name == "sample_id" else name]
-        if name in _FILLS:
-            filled = column.fill_null(_FILLS[name]).to_numpy()
-            content = encode_numbers(filled, size, name)
-        else:
-            content = encode_strings(column.to_pylist(), size)
         path = root / name / "c" / str(slot)
         durable.make_directories(path.parent)
-        durable.write_file(path, [content])
+        content = _encode_chunk(name, rows, schema.samples_per_shard)
+        durable.write_file(path, [content], sync_name=False)
+
+
+def check_sample_chunk(content: bytes, name: str, rows: pa.Table, size: int) -> bool:
+    """Whether a stored chunk begins with `rows` (a later append may have added more)."""
+    expected = _encode_chunk(name, rows, size)
+    if name not in _FILLS:
+        prefix = len(expected) - 4 * (size - len(rows))  # an empty string is its 4-byte length
+    else:
+        prefix = len(expected) // size * len(rows)
+    return content[:prefix] == expected[:prefix]
+
+
+def _encode_chunk(name: str, rows: pa.Table, size: int) -> bytes:
+    column = rows["id" if name == "sample_id" else name]
+    if name in _FILLS:
+        return encode_numbers(column.fill_null(_FILLS[name]).to_numpy(), size, name)
+    return encode_strings(column.to_pylist(), size)
+
+
+def sync_sample_chunks(root: Path, schema: StoreSchema) -> None:
+    """Make the names of written sample chunks durable."""
+    for name in sample_coordinates(schema):
+        durable.sync_directory(root / name / "c")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import durable
-from store.coordinates import write_sample_chunks
+from store.coordinates import sync_sample_chunks, write_sample_chunks
 from store.samples import DELETED_SCHEMA, SampleIndex, encode_parquet
 from store.snapshots import INDEX, IndexPart, Snapshot
 
@@ -34,7 +34,8 @@ def add_tombstones(root: Path, snapshot: Snapshot, doomed: pa.Table) -> Snapshot
     """Write the tombstones; returns `snapshot` with them (not yet published)."""
     path = f"{INDEX}/deleted-{uuid.uuid4().hex[:12]}.parquet"
     durable.write_file(root / path, [encode_parquet(doomed)])
-    return replace(snapshot, index=(*snapshot.index, IndexPart("deleted", path)))
+    index = (*snapshot.index, IndexPart("deleted", path))
+    return replace(snapshot, index=index, has_dead=True)
 
 
 def hide_in_coordinates(root: Path, snapshot: Snapshot, index: SampleIndex, doomed: pa.Table) -> None:
@@ -44,3 +45,4 @@ def hide_in_coordinates(root: Path, snapshot: Snapshot, index: SampleIndex, doom
         start = slot * size
         rows = index.visible_rows(start, start + snapshot.slots[slot].count)
         write_sample_chunks(root, snapshot.schema, slot, rows)
+    sync_sample_chunks(root, snapshot.schema)

@@ -6,6 +6,7 @@ Every file of a store appears under its name complete or not at all. `watch_step
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import uuid
@@ -73,30 +74,37 @@ def make_directories(path: Path) -> None:
         raise explain(error, path) from error
 
 
-def write_file(path: Path, parts: Iterable[Buffer], *, sync_name: bool = True) -> None:
+def write_file(
+    path: Path, parts: Iterable[Buffer], *, sync_name: bool = True, shared: bool = False
+) -> None:
     """Write `parts` one after another to `path`: all of it or nothing.
 
     Args:
         path: where the file appears (replacing a file of that name).
         parts: bytes-like objects.
         sync_name: also fsync the directory; False where the caller syncs it once for many files.
+        shared: several processes may write this path at once, so each takes a temporary name of
+            its own. Otherwise (the caller holds a lock) the name is fixed: what a killed process
+            left behind is overwritten by the next attempt.
 
     Raises:
         StoreError: no space, no permission.
     """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    suffix = f".{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}" if shared else TEMPORARY_SUFFIX
+    temporary = path.with_name(path.name + suffix)
     try:
         _write_temporary(temporary, parts)
         replace_file(temporary, path)
         if sync_name:
             sync_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise explain(error, path) from error
 
 
 def _write_temporary(path: Path, parts: Iterable[Buffer]) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
     try:
         for part in parts:

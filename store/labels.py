@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from store import durable
 from store.errors import StoreError
 from store.location import Location
-from store.samples import encode_parquet
+from store.samples import encode_parquet, read_parquet
 from store.snapshots import LABELS, LabelRecord, Snapshot
 
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -71,8 +70,7 @@ def read_labels(location: Location, snapshot: Snapshot, task: str) -> pa.Table:
             f"{location.address}: no labels of task {task!r}; the store has "
             f"{', '.join(snapshot.labels) or 'none'}"
         )
-    content = location.read(snapshot.labels[task].path)
-    return pq.read_table(pa.BufferReader(content))
+    return read_parquet(location, snapshot.labels[task].path)
 
 
 def matching(

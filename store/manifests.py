@@ -95,6 +95,11 @@ class Manifest:
             int(self[f"{prefix}/moment_count"]), self[f"{prefix}/mean"], self[f"{prefix}/m2"]
         )
 
+    def sample_results(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The per-sample arrays that travelled along."""
+        names = (name for name in self._members.files if "/" not in name and name != "count")
+        return {name: self[name] for name in names}
+
     def __getitem__(self, member: str) -> npt.NDArray[np.generic]:
         try:
             return self._members[member]  # type: ignore[no-any-return]

@@ -138,7 +138,7 @@ class ActivationReader:
     def moments(self, array: str, layer: int) -> Moments:
         """Count, mean and M2 of every row over all living samples, from the manifests.
 
-        Only slots with deleted samples are read again.
+        Only slots with deleted samples that are not compacted away are read again.
         """
         layout = self.schema.array(array)
         total = Moments(0, np.zeros(layout.rows), np.zeros(layout.rows))
@@ -147,12 +147,10 @@ class ActivationReader:
             hidden = self.dead[slot * size : slot * size + record.count]
             if record.emptied or hidden.all():
                 continue
-            if hidden.any():
-                shard = np.empty((layout.rows, size), self.schema.dtype)
-                self._read_slot(layout, layer, slot, shard)
-                part = row_moments(np.ascontiguousarray(shard[:, : record.count][:, ~hidden]))
-            else:
-                part = self._manifest(slot, array, layer).moments(array, layer)
+            part = self._manifest(slot, array, layer).moments(array, layer)
+            if part.count != record.count - int(hidden.sum()):  # deleted, not yet compacted
+                values = self.read_committed(array, layer, slot)
+                part = row_moments(np.ascontiguousarray(values[:, ~hidden]))
             total = merge_moments(total, part)
         return total
 

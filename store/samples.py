@@ -134,14 +134,7 @@ class SampleIndex:
         self.dead[self.records["position"].to_numpy()] = False
 
     def _read(self, path: str, columns: Sequence[str] | None) -> pa.Table:
-        try:
-            content = self._location.read(path)
-        except FileNotFoundError:
-            raise StoreError(
-                f"{self._location.address}/{path}: a part of the sample index is missing; restore "
-                "it from a backup"
-            ) from None
-        return pq.read_table(pa.BufferReader(content), columns=columns)
+        return read_parquet(self._location, path, columns)
 
     @cached_property
     def _ids(self) -> pa.Array:
@@ -169,19 +162,27 @@ class SampleIndex:
                 tables.append(rows.slice(first, min(stop, part.stop) - part.start - first))
         return pa.concat_tables(tables)
 
+    def owner_ids(self) -> pa.Array:
+        """The id under which each position appears: its first living one, null where dead."""
+        return self._ids.take(self._owners(0, self.num_rows))
+
+    def _owners(self, start: int, stop: int) -> pa.Array:
+        """For positions `[start, stop)`, the number of the first living record; null if none."""
+        positions = self.records["position"].to_numpy()
+        owner = np.full(stop - start, -1, np.int64)
+        inside = np.flatnonzero((positions >= start) & (positions < stop))[::-1]
+        owner[positions[inside] - start] = inside  # reversed: the earliest record wins
+        return pa.array(owner, mask=owner < 0)
+
     def visible_rows(self, start: int, stop: int) -> pa.Table:
         """Rows `[start, stop)` as every reader may see them.
 
         A row whose own id was deleted appears under its next living id; a dead row is all null.
         """
         rows = self.rows(start=start, stop=stop)
-        positions = self.records["position"].to_numpy()
-        owner = np.full(stop - start, -1, np.int64)
-        inside = np.flatnonzero((positions >= start) & (positions < stop))[::-1]
-        owner[positions[inside] - start] = inside  # reversed: the earliest record wins
-        index = pa.array(owner, mask=owner < 0)
-        owners = self.records.take(index)
-        alive = pa.array(owner >= 0)
+        owner = self._owners(start, stop)
+        owners = self.records.take(owner)
+        alive = pc.is_valid(owner)
         columns = {}
         for field in ROW_SCHEMA:
             if field.name in ("id", "created_at", "author_id"):
@@ -266,6 +267,19 @@ def _without(records: pa.Table, deleted: pa.Table) -> pa.Table:
 
 def _empty(schema: pa.Schema) -> pa.Table:
     return schema.empty_table()
+
+
+def read_parquet(
+    location: Location, path: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read one of the store's own tables; StoreError if it is missing or damaged."""
+    try:
+        return pq.read_table(pa.BufferReader(location.read(path)), columns=columns)
+    except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
+        what = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+        raise StoreError(
+            f"{location.address}/{path}: the table is {what}; restore it from a backup"
+        ) from error
 
 
 def encode_parquet(table: pa.Table) -> bytes:

@@ -41,10 +41,14 @@ def shard_bytes(rows: int, row_bytes: int) -> int:
     return rows * (row_bytes + INDEX_ENTRY_BYTES) + CRC_BYTES
 
 
-def write_shard(path: Path, block: AnyArray, *, sync_name: bool = True) -> None:
-    """Write a C-contiguous block `(rows, S)` as one durable shard file."""
+def write_shard(path: Path, block: AnyArray) -> None:
+    """Write a C-contiguous block `(rows, S)` as one durable shard file.
+
+    The caller syncs the directory, once for all shards of a block.
+    """
     index = shard_index(block.shape[0], block.shape[1] * block.itemsize)
-    durable.write_file(path, (block.reshape(-1).view(np.uint8), index), sync_name=sync_name)
+    parts = (block.reshape(-1).view(np.uint8), index)
+    durable.write_file(path, parts, sync_name=False, shared=True)
 
 
 def row_crcs(values: AnyArray) -> Crcs:

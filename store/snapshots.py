@@ -85,6 +85,7 @@ class Snapshot:
     index: tuple[IndexPart, ...] = ()
     labels: Mapping[str, LabelRecord] = field(default_factory=dict)
     finished_plan: str | None = None
+    has_dead: bool = False  # some positions are deleted: readers must consult the index
 
     @property
     def next_id(self) -> str:
@@ -180,33 +181,29 @@ def _no_such_snapshot(location: Location, snapshot_id: str) -> StoreError:
     )
 
 
-def publish(root: Path, snapshot: Snapshot, previous: Snapshot | None) -> None:
+def publish(root: Path, snapshot: Snapshot) -> None:
     """Make `snapshot` the last commit. The caller holds the commit lock; all it names is durable.
 
     Raises:
         StoreError: the disk refused; the previous commit stands.
     """
-    document = encode_document(
-        root_document(snapshot.schema, snapshot.num_samples, snapshot.id)
-    )
-    durable.write_file(
-        root / snapshot_path(snapshot.id), [encode_document(snapshot.to_json())], sync_name=False
-    )
+    document = encode_document(root_document(snapshot.schema, snapshot.num_samples, snapshot.id))
+    record = encode_document(snapshot.to_json())
+    durable.write_file(root / snapshot_path(snapshot.id), [record], sync_name=False)
     durable.write_file(root / root_copy_path(snapshot.id), [document])
     durable.write_file(root / ROOT_DOCUMENT, [document])
-    write_array_documents(root, snapshot, previous)
+    write_array_documents(root, snapshot)
 
 
-def write_array_documents(root: Path, snapshot: Snapshot, previous: Snapshot | None) -> None:
+def write_array_documents(root: Path, snapshot: Snapshot) -> None:
     """Bring each array's own `zarr.json` up to the published root (readers of a single array).
 
     They come after the root, so they never promise more than is committed; a commit that died here
-    is made good by the next one.
+    is made good before the next append.
     """
-    old = array_documents(previous.schema, previous.num_samples) if previous is not None else {}
     for name, document in array_documents(snapshot.schema, snapshot.num_samples).items():
         path = root / name / ROOT_DOCUMENT
         content = encode_document(document)
-        if document != old.get(name) or not path.exists() or path.read_bytes() != content:
+        if not path.exists() or path.read_bytes() != content:
             durable.make_directories(path.parent)
             durable.write_file(path, [content])

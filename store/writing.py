@@ -53,18 +53,23 @@ def write_block(
             directories.add(path.parent)
             if len(writes) >= 2:  # bounds the memory held by finished but unwritten shards
                 writes.pop(0).result()
-            writes.append(pool.submit(write_shard, path, shard, sync_name=False))
+            writes.append(pool.submit(write_shard, path, shard))
             count = block.stop - block.slot * schema.samples_per_shard
-            committed = shard[:, :count]
-            summaries[layout.name, layer] = LayerSummary(
-                row_crcs(committed)[None], row_moments(committed)
-            )
+            summaries[layout.name, layer] = summarise(shard[:, :count])
         for write in writes:
             write.result()
     for directory in sorted(directories):
         durable.sync_directory(directory)
     count = block.stop - block.slot * schema.samples_per_shard
-    durable.write_file(plan.staged_manifest(block), [encode_manifest(count, summaries, extra)])
+    content = encode_manifest(count, summaries, extra)
+    durable.write_file(plan.staged_manifest(block), [content], shared=True)
+
+
+def summarise(committed: AnyArray) -> LayerSummary:
+    """Checksums of the committed samples `(rows, count)`, moments of those not compacted away."""
+    living = ~np.isnan(committed[0])
+    values = committed if living.all() else np.ascontiguousarray(committed[:, living])
+    return LayerSummary(row_crcs(committed)[None], row_moments(values))
 
 
 def _shards(

@@ -104,7 +104,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": _ENCODER,
     "bloom": {"hidden_size": 32, "n_layer": LAYERS, "n_head": 4},
     "falcon": {**_HEADS, "alibi": False, "ffn_hidden_size": FFN_WIDTH},
-    "opt": {**_HEADS, "ffn_dim": FFN_WIDTH, "word_embed_proj_dim": 32, "max_position_embeddings": CONTEXT},
+    "opt": {
+        **_HEADS,
+        "ffn_dim": FFN_WIDTH,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": CONTEXT,
+    },
     "phi": {**_ENCODER, "partial_rotary_factor": 0.5},
     "starcoder2": _DECODER,
     "phi3": {**_DECODER, "sliding_window": None},
@@ -204,12 +209,22 @@ def make_tokenizer(path: Path, *, style: str = "bert", padding_side: str = "righ
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
-        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        names = {
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+        }
     elif style == "roberta":
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
         )
-        names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+        names = {
+            "pad_token": "<pad>",
+            "unk_token": "<unk>",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+        }
     elif style == "llama":
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", 1)]
@@ -226,7 +241,17 @@ def _style(family: str) -> str:
     options = FAMILIES.get(family, {})
     if options.get("pad_token_id") == 1:
         return "roberta"
-    if family in {"gpt2", "gpt_neo", "gptj", "gpt_neox", "bloom", "falcon", "opt", "phi", "starcoder2"}:
+    if family in {
+        "gpt2",
+        "gpt_neo",
+        "gptj",
+        "gpt_neox",
+        "bloom",
+        "falcon",
+        "opt",
+        "phi",
+        "starcoder2",
+    }:
         return "gpt"
     if family == "llama" or options.get("num_key_value_heads"):
         return "llama"

@@ -1,0 +1,54 @@
+"""Capture what goes into modules; hooks live only inside the context manager.
+
+with captured_inputs(modules, sink):
+    model(...)                          # sink(0, tokens), sink(1, tokens), …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+from torch import Tensor, nn
+
+TokenSink = Callable[[int, Tensor], None]
+"""Takes a layer (or hidden-state index) and its activations, (token slots, feature)."""
+
+
+class Stop(Exception):
+    """Raised by a sink to end the forward pass once it has all it wants."""
+
+
+@contextmanager
+def captured_inputs(
+    modules: Sequence[nn.Module], sink: TokenSink, *, time_first: bool = False
+) -> Iterator[None]:
+    """Call ``sink(layer, tokens)`` with the input of every call of the modules.
+
+    Args:
+        modules: one for each layer, or a single one that serves all: its calls are counted.
+        sink: gets the tokens in flat order, (slots, feature), row of the batch by row.
+        time_first: inputs are (token, batch, feature) rather than (batch, token, feature).
+    """
+
+    def hook_for(numbers: Iterator[int]) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tokens: Tensor = args[0] if args else kwargs["hidden_states"]
+            if time_first:
+                tokens = tokens.transpose(0, 1)
+            sink(next(numbers), tokens.reshape(-1, tokens.shape[-1]))
+
+        return hook
+
+    handles = []
+    try:
+        for layer, module in enumerate(modules):
+            # A layer's own module is called once a pass, so counting from its number serves both.
+            hook = hook_for(count(layer))
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,273 @@
+"""Texts in, pooled activations out, in the texts' order.
+
+extractor = Extractor(Backbone.load("models/roberta-base"))
+activations = extractor(["first text", "second text"])
+activations.ffn                                   # (layer, pooling, neuron, sample) float32
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.backbone import Backbone
+from pipeline.errors import ExtractError
+from pipeline.packing import Batch, plan_batches
+from pipeline.pooling import Segments, argmax_tokens, check_poolings, pool
+from pipeline.throughput import Meter
+from pipeline.tokens import Encoded, encode
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Pooled activations of ``n`` texts."""
+
+    ffn: NDArray[Any]
+    """(layer, pooling, neuron, n)."""
+    hidden: NDArray[Any] | None
+    """(hidden layer, pooling, hidden, n), None if not asked for."""
+    n_tokens: NDArray[np.int32]
+    """(n,) tokens of each text, special ones included."""
+    truncated: NDArray[np.bool_]
+    """(n,) whether the text was cut to the context."""
+    peaks: NDArray[np.int32] | None = None
+    """(layer, neuron, n) the token on which each neuron peaked, counted within the pooled part of
+    the text; -1 without tokens. None if not asked for."""
+
+
+class Extractor:
+    """Turns texts into pooled activations; the same result whatever the batch, order or padding.
+
+    Args:
+        backbone: the model.
+        poolings: names from ``POOLINGS``.
+        special_tokens: pool [CLS], [SEP], <s> … too, as in the paper. They always take part in
+            the forward pass.
+        layers: layers to pool; default all that the backbone runs.
+        hidden: which hidden states to pool as well.
+        batch_tokens: token slots per batch; default by device. Halved, once, if memory runs out.
+        peaks: also find the token on which each neuron peaked.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        poolings: Sequence[str] = ("mean", "max"),
+        special_tokens: bool = True,
+        layers: Sequence[int] | None = None,
+        hidden: Literal["final", "all", "none"] = "final",
+        batch_tokens: int | None = None,
+        peaks: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.poolings = check_poolings(poolings)
+        self.special_tokens = special_tokens
+        self.layers = tuple(range(backbone.num_layers) if layers is None else layers)
+        self.hidden_layers: tuple[int, ...] = backbone.hidden_indices(hidden)
+        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(backbone.device.type, 2048)
+        self.peaks = peaks
+        self.meter = Meter()
+        self._halved = False
+
+    def fingerprint(self, *, normalisation: Mapping[str, Any] | None = None) -> str:
+        """Digest of all that shapes the stored numbers; the store's schema carries it."""
+        settings = {
+            "backbone": self.backbone.fingerprint,
+            "poolings": self.poolings,
+            "special_tokens": self.special_tokens,
+            "normalisation": dict(normalisation or {}),
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def __call__(self, texts: Sequence[str]) -> Activations:
+        """Extract texts; identical ones are computed once.
+
+        Returns:
+            float32 activations, sample ``i`` belonging to ``texts[i]``.
+        """
+        unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        rows = np.array([unique[text] for text in texts], np.int64)
+        return self.compute(self.encode(list(unique))).take(rows).finish()
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Tokenise texts for ``compute``; safe to call from another thread."""
+        start = time.perf_counter()
+        encoded = encode(self.backbone.tokenizer, texts, max_length=self.backbone.max_length)
+        self.meter.stage_s["tokenise"] += time.perf_counter() - start
+        return encoded
+
+    def compute(self, encoded: Encoded, *, dtype: torch.dtype = torch.float32) -> Pooled:
+        """Run encoded texts.
+
+        Args:
+            encoded: from ``encode``.
+            dtype: what to keep the results in; pooling itself is in float32.
+
+        Raises:
+            ExtractError: out of memory twice.
+        """
+        start = time.perf_counter()
+        pooled = self._empty(encoded, dtype)
+        remaining = encoded.lengths.copy()
+        while remaining.any():
+            try:
+                for indices in plan_batches(
+                    remaining, max_tokens=self.batch_tokens, packed=self.backbone.packs
+                ):
+                    batch = self.backbone.batch(encoded.ids(indices), indices)
+                    self._run(batch, encoded, pooled)
+                    remaining[indices] = 0
+            except (MemoryError, RuntimeError) as error:
+                self._halve(error)
+        self.meter.num_texts += len(encoded)
+        self.meter.num_truncated += int(encoded.truncated.sum())
+        self.meter.stage_s["compute"] += time.perf_counter() - start
+        return pooled
+
+    def _empty(self, encoded: Encoded, dtype: torch.dtype) -> Pooled:
+        """What texts without tokens pool to: zeros, and NaN where a neuron is not computed."""
+        backbone, n, poolings = self.backbone, len(encoded), len(self.poolings)
+        pooled = Pooled(
+            [torch.zeros(n, poolings, backbone.neuron_size, dtype=dtype) for _ in self.layers],
+            [
+                torch.zeros(n, poolings, backbone.hidden_size, dtype=dtype)
+                for _ in self.hidden_layers
+            ],
+            [
+                torch.full((n, backbone.neuron_size), -1, dtype=torch.int32)
+                for _ in (self.layers if self.peaks else ())
+            ],
+            encoded.lengths.astype(np.int32),
+            encoded.truncated,
+        )
+        last = backbone.num_layers - 1
+        if backbone.last_neurons is not None and last in self.layers:
+            cut = pooled.ffn[self.layers.index(last)]
+            cut.fill_(torch.nan)
+            cut[:, :, backbone.last_neurons] = 0
+        return pooled
+
+    def _run(self, batch: Batch, encoded: Encoded, pooled: Pooled) -> None:
+        rows = torch.from_numpy(batch.indices)
+        starts, lengths = batch.starts, batch.lengths
+        if not self.special_tokens:
+            lead, trail = encoded.leading[batch.indices], encoded.trailing[batch.indices]
+            starts, lengths = starts + lead, lengths - lead - trail
+        segments = Segments.of(starts=starts, lengths=lengths)
+
+        def place(target: Tensor, values: Tensor) -> None:
+            values = values.to(target.dtype).cpu()
+            if values.shape[-1] == target.shape[-1]:
+                target.index_copy_(0, rows, values)
+            else:  # only some neurons of the last block
+                whole = target[rows]
+                whole[..., self.backbone.last_neurons] = values
+                target.index_copy_(0, rows, whole)
+
+        def on_ffn(layer: int, tokens: Tensor) -> None:
+            at = self.layers.index(layer)
+            place(pooled.ffn[at], pool(tokens, segments, self.poolings))
+            if self.peaks:
+                place(pooled.peaks[at], argmax_tokens(tokens, segments))
+
+        def on_hidden(index: int, tokens: Tensor) -> None:
+            at = self.hidden_layers.index(index)
+            place(pooled.hidden[at], pool(tokens, segments, self.poolings))
+
+        self.backbone.run(
+            batch,
+            on_ffn=on_ffn,
+            layers=self.layers,
+            on_hidden=on_hidden,
+            hidden_layers=self.hidden_layers,
+        )
+        self.meter.num_tokens += batch.num_tokens
+        self.meter.num_slots += batch.num_slots
+        self.meter.flops += self.backbone.flops(
+            batch, layers=self.layers, hidden=self.hidden_layers
+        )
+
+    def _halve(self, error: Exception) -> None:
+        """After running out of memory: halve the batches, but only once."""
+        text = str(error).lower()
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not (out_of_memory or "allocate memory" in text or "not enough memory" in text):
+            raise error
+        if self._halved:
+            raise ExtractError(
+                f"out of memory, even with batches of {self.batch_tokens} tokens; set a smaller "
+                "max_length or batch_tokens, or use a machine with more memory"
+            ) from error
+        self._halved = True
+        self.batch_tokens = max(1, self.batch_tokens // 2)
+        logger.warning("out of memory; going on with batches of %d tokens", self.batch_tokens)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Pooled activations of ``n`` texts, one tensor per layer, text by text."""
+
+    ffn: list[Tensor]
+    """Per layer (n, pooling, neuron)."""
+    hidden: list[Tensor]
+    """Per hidden layer (n, pooling, hidden)."""
+    peaks: list[Tensor]
+    """Per layer (n, neuron), if asked for."""
+    n_tokens: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[np.int64]) -> Pooled:
+        """Some texts, in the given order."""
+        if np.array_equal(rows, np.arange(len(self.n_tokens))):
+            return self
+        index = torch.from_numpy(rows)
+        return Pooled(
+            [values[index] for values in self.ffn],
+            [values[index] for values in self.hidden],
+            [values[index] for values in self.peaks],
+            self.n_tokens[rows],
+            self.truncated[rows],
+        )
+
+    def finish(self) -> Activations:
+        """Turn to (layer, pooling, feature, n), layer by layer; empties this object."""
+        return Activations(
+            ffn=_samples_last(self.ffn, "ffn"),
+            hidden=_samples_last(self.hidden, "hidden") if self.hidden else None,
+            n_tokens=self.n_tokens,
+            truncated=self.truncated,
+            peaks=_samples_last(self.peaks, "peaks") if self.peaks else None,
+        )
+
+
+def _samples_last(layers: list[Tensor], name: str) -> NDArray[Any]:
+    """Stack layers (n, …) to (layer, …, n) and empty the list."""
+    if not layers:
+        return np.zeros((0, 0, 0, 0), np.float32)
+    first = layers[0]
+    out = torch.empty(len(layers), *first.shape[1:], first.shape[0], dtype=first.dtype)
+    # From the last to the first, so that each layer's memory is free before the next is turned.
+    for layer in reversed(range(len(layers))):
+        values = layers.pop()
+        if values.dtype == torch.float16 and (bad := int(values.isinf().sum())):
+            raise ExtractError(
+                f"{bad} {name} activations of layer {layer} exceed 65504, float16's largest; "
+                'store them with dtype = "float32"'
+            )
+        out[layer] = values.movedim(0, -1)
+    return out.numpy()

@@ -1,0 +1,234 @@
+"""The stages of a run, each one function of a configuration: extract, probe, consolidate, run.
+
+Every stage skips what an earlier call completed, so running again after a crash, or after adding
+texts, does only what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.backbone import Backbone
+from pipeline.cluster import map_tasks
+from pipeline.config import RunConfig
+from pipeline.corpus import Corpus, load_corpus
+from pipeline.errors import ExtractError, ProbeError
+from pipeline.extract import extract_corpus
+from pipeline.throughput import ExtractReport
+from pipeline.phase1 import HIDDEN, ProbeResult, fit_one, write_importance
+from pipeline.phase2 import HeadResult, consolidate_task, deepest_layer, evaluate_task
+from pipeline.runfolder import RunFolder, read_card, write_card
+from pipeline.targets import load_target
+from store import ActivationStore
+from store.tables import read_json, write_json
+
+Say = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """Report nothing."""
+
+
+def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
+    """Read the corpus, compute what the store lacks, put the labels beside it.
+
+    Raises:
+        SalientError: a bad source, model or store; what the store had stays as it was.
+    """
+    corpus = load_corpus(
+        config.corpus,
+        config.tasks,
+        normalise=config.normalise,
+        seed=config.seed,
+        split_fractions=config.splits,
+    )
+    say(describe_corpus(corpus))
+    settings = config.backbone
+    backbone = Backbone.load(
+        settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=config.cluster.device,
+        ffn_site=settings.ffn_site,
+        max_length=settings.max_length,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    say(
+        f"backbone: {backbone.model_type}, {backbone.num_layers} blocks of {backbone.neuron_size}"
+        f" neurons, hidden size {backbone.hidden_size}"
+    )
+    report = extract_corpus(
+        corpus.samples,
+        backbone,
+        config.store.path,
+        poolings=config.store.poolings,
+        special_tokens=settings.special_tokens,
+        hidden=config.store.hidden,
+        dtype=config.store.dtype,
+        samples_per_shard=config.store.samples_per_shard,
+        store_text=config.store.keep_text,
+        normalisation=config.normalise.model_dump(),
+        provenance={"backbone": settings.model_dump(), "normalise": config.normalise.model_dump()},
+        progress=lambda done, todo: say(f"extracted {done} of {todo} texts"),
+    )
+    store = ActivationStore.open(config.store.path)
+    for task in config.tasks:
+        spec = {"type": task.type, "classes": list(corpus.classes.get(task.name, ()))}
+        table = corpus.labels[task.name]
+        if (
+            task.name not in store.tasks()
+            or dict(store.label_spec(task.name)) != spec
+            or not store.labels(task.name).equals(table)
+        ):
+            store.put_labels(task.name, table, spec=spec)
+    folder = RunFolder(Path(config.run_dir))
+    write_card(
+        folder,
+        config,
+        snapshot=store.snapshot_id,
+        extraction_fingerprint=store.schema.fingerprint,
+        corpus=corpus.report.to_dict(),
+        extraction=report.to_dict(),
+    )
+    return report
+
+
+def describe_corpus(corpus: Corpus) -> str:
+    """What was read and what was left out, in a few lines."""
+    report = corpus.report
+    lines = [f"corpus: {report.rows_read} rows read, {len(corpus.samples)} different texts"]
+    for count, what in (
+        (report.rows_filtered, "rows left out by `where`"),
+        (report.empty_dropped, "rows with an empty text dropped"),
+        (report.unlabelled_dropped, "rows without any label dropped"),
+        (report.duplicate_texts, "rows repeat an earlier text"),
+    ):
+        if count:
+            lines.append(f"  {count} {what}")
+    for task, splits in report.splits.items():
+        parts = ", ".join(f"{name} {count}" for name, count in splits.items())
+        notes = "".join(
+            f"; {count} {what}"
+            for count, what in (
+                (report.labels_missing.get(task), "labels missing"),
+                (report.leaks_dropped.get(task), "rows dropped whose text is in a later split"),
+                (report.conflicting_texts.get(task), "texts with differing labels"),
+            )
+            if count
+        )
+        lines.append(f"  task {task}: {parts}{notes}")
+    return "\n".join(lines)
+
+
+def _snapshot(config: RunConfig) -> tuple[str, ActivationStore]:
+    """The snapshot that this run's extraction recorded, and the store opened at it."""
+    card = read_card(RunFolder(Path(config.run_dir)))
+    snapshot = card.get("snapshot")
+    if not ActivationStore.exists(config.store.path) or snapshot is None:
+        raise ExtractError(f"{config.store.path}: no activation store here; run `salient extract` first")
+    if card["config_fingerprint"] != config.fingerprint:
+        raise ProbeError(
+            f"{config.run_dir}: was extracted with another configuration; run `salient extract` with"
+            " this one (what is stored is not computed again), or use another run_dir"
+        )
+    return snapshot, ActivationStore.open(config.store.path, snapshot=snapshot)
+
+
+def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
+    """Phase 1: a probe per task and layer, the conventional head, and the importance tables.
+
+    Raises:
+        ProbeError: nothing extracted yet, or a task that cannot be fitted.
+    """
+    snapshot, store = _snapshot(config)
+    targets = {task.name: load_target(store, task) for task in config.tasks}
+    sources: list[int | str] = [HIDDEN, *range(store.schema.num_layers)]
+    tasks = [(config, snapshot, task, source) for task in config.tasks for source in sources]
+
+    def announce(result: ProbeResult) -> None:
+        name = "final hidden state" if result.source == HIDDEN else f"layer {result.source}"
+        metric = config.task(result.task).selection_metric
+        note = "" if result.converged else ", not converged"
+        note += "" if result.computed else ", done before"
+        say(
+            f"probe {result.task}, {name}: validation {metric} {result.val_score:.4f}"
+            f" at penalty {result.penalty:g}{note}"
+        )
+
+    results = map_tasks(fit_one, tasks, config.cluster, on_done=announce)
+    folder = RunFolder(Path(config.run_dir))
+    for task in config.tasks:
+        write_importance(
+            folder,
+            task.name,
+            range(store.schema.num_layers),
+            poolings=store.schema.poolings,
+            classes=targets[task.name].classes,
+        )
+    return results
+
+
+def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
+    """Phase 2: train heads, choose depth and kind on validation, then read the test split once.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        ProbeError, StoreError: Phase 1 is not complete.
+    """
+    snapshot, store = _snapshot(config)
+    folder = RunFolder(Path(config.run_dir))
+    deepest = deepest_layer(store.schema.num_layers, config.head.max_depth)
+    for task in config.tasks:
+        for source in (HIDDEN, *range(deepest + 1)):
+            if not folder.probe(task.name, source).with_suffix(".json").is_file():
+                raise ProbeError(
+                    f"{config.run_dir}: no probe of task {task.name!r} for {source}; run"
+                    " `salient probe` first"
+                )
+
+    def announce(result: HeadResult) -> None:
+        card = result.chosen.card
+        say(
+            f"head {result.task}: {card.kind}, layers 0..{card.depth}, {card.num_features} salient"
+            f" features, validation {card.metric} {card.val_score:.4f} (of {result.num_tried} tried;"
+            f" {result.bytes_read / 1e6:.1f} MB read)"
+        )
+
+    arguments = [(config, snapshot, task) for task in config.tasks]
+    map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)
+    reports = map_tasks(evaluate_task, arguments, config.cluster)
+    metrics = {
+        "format_version": 1,
+        "config_fingerprint": config.fingerprint,
+        "snapshot": snapshot,
+        "tasks": {task.name: report for task, report in zip(config.tasks, reports, strict=True)},
+    }
+    write_json(folder.metrics, metrics)
+    return metrics
+
+
+def run(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
+    """Extract, probe and consolidate; returns the metrics."""
+    extract(config, say=say)
+    probe(config, say=say)
+    return consolidate(config, say=say)
+
+
+def read_metrics(config_or_folder: RunConfig | Path) -> dict[str, Any]:
+    """The metrics of a finished run.
+
+    Raises:
+        ProbeError, StoreError: no run there, or not finished.
+    """
+    path = (
+        Path(config_or_folder.run_dir)
+        if isinstance(config_or_folder, RunConfig)
+        else config_or_folder
+    )
+    folder = RunFolder(path)
+    read_card(folder)
+    return read_json(folder.metrics)

@@ -1,0 +1,132 @@
+"""What people look at: result tables for the terminal and plots, both from ``metrics.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.table import Table
+
+from pipeline.errors import ConfigError
+from pipeline.metrics import METRICS
+
+JSON = Mapping[str, Any]
+
+
+def task_table(name: str, task: JSON) -> Table:
+    """Validation and test score of the baseline, every layer and the heads of one task."""
+    metric = task["metric"]
+    table = Table(title=f"{name}: {metric}, {task['num_test']} test rows", title_justify="left")
+    for column in ("model", "blocks run", "features"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    table.add_column("validation", justify="right")
+    table.add_column("test", justify="right")
+    num_layers = len(task["layers"])
+
+    def row(label: str, blocks: int, features: str, entry: JSON, *, bold: bool = False) -> None:
+        value = entry["test"][metric]
+        cells = (
+            label,
+            f"{blocks} of {num_layers}",
+            features,
+            f"{entry['val']:.4f}",
+            "-" if value is None else f"{value:.4f}",
+        )
+        table.add_row(*cells, style="bold" if bold else None)
+
+    row("final hidden state (baseline)", num_layers, "all", task["hidden"])
+    for entry in task["layers"]:
+        best = entry["source"] == task["best_layer"]["source"]
+        label = f"layer {entry['source']}" + (" (best single layer)" if best else "")
+        row(label, entry["source"] + 1, "all", entry)
+    for kind in ("frozen", "sparse"):
+        if kind in task:
+            entry = task[kind]
+            row(f"{kind}, best on validation", entry["depth"] + 1, str(entry["num_features"]), entry)
+    chosen = task["chosen"]
+    label = f"chosen: {chosen['kind']}, depth {chosen['depth']}"
+    row(label, chosen["depth"] + 1, str(chosen["num_features"]), chosen, bold=True)
+    return table
+
+
+def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
+    """Best validation score of each head kind at each depth, with the salient set's size."""
+    metric = task["metric"]
+    kinds = sorted(set(sweep["kind"].to_pylist()))
+    table = Table(title=f"{name}: validation {metric} by depth", title_justify="left")
+    table.add_column("layers", justify="left")
+    for kind in kinds:
+        table.add_column(kind, justify="right")
+        table.add_column("features", justify="right")
+    best = best_by_depth(sweep.to_pylist(), metric)
+    for depth in sorted({depth for _, depth in best}):
+        cells = []
+        for kind in kinds:
+            entry = best.get((kind, depth))
+            cells += [f"{entry['val_score']:.4f}", str(entry["num_features"])] if entry else ["", ""]
+        chosen = depth == task["chosen"]["depth"]
+        table.add_row(f"0..{depth}" + (" (chosen)" if chosen else ""), *cells)
+    return table
+
+
+def best_by_depth(rows: Sequence[JSON], metric: str) -> dict[tuple[str, int], JSON]:
+    """(kind, depth) -> the sweep's best row there."""
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    best: dict[tuple[str, int], JSON] = {}
+    for row in rows:
+        key = (row["kind"], row["depth"])
+        if key not in best or sign * row["val_score"] > sign * best[key]["val_score"]:
+            best[key] = row
+    return best
+
+
+def plot_task(name: str, task: JSON, sweep: pa.Table, path: Path) -> None:
+    """Score by layer and by aggregated depth, one PNG.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        raise ConfigError("plots need the extra: pip install 'salient[report]'") from None
+    metric = task["metric"]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    layers = [entry["source"] for entry in task["layers"]]
+    left.plot(layers, [entry["val"] for entry in task["layers"]], "o--", color="0.6", label="validation")
+    left.plot(layers, [entry["test"][metric] for entry in task["layers"]], "o-", label="test")
+    left.set_title("one probe per layer")
+    left.set_xlabel("layer")
+    left.set_ylabel(metric.replace("_", " "))
+    best = best_by_depth(sweep.to_pylist(), metric)
+    for kind in sorted({kind for kind, _ in best}):
+        depths = sorted(depth for found, depth in best if found == kind)
+        scores = [best[kind, depth]["val_score"] for depth in depths]
+        right.plot(depths, scores, "o--", label=f"{kind} head, validation")
+    chosen = task["chosen"]
+    right.plot(
+        [chosen["depth"]],
+        [chosen["test"][metric]],
+        "*",
+        markersize=16,
+        color="black",
+        label=f"chosen ({chosen['kind']}, {chosen['num_features']} features), test",
+    )
+    right.set_title("heads over layers 0..depth")
+    right.set_xlabel("depth")
+    for axis in (left, right):
+        axis.axhline(
+            task["hidden"]["test"][metric], color="firebrick", lw=1, label="final hidden state, test"
+        )
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.suptitle(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

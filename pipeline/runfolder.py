@@ -1,0 +1,120 @@
+"""The run folder: where a run's probes, tables, heads and figures lie, and which of them are done.
+
+::
+
+    run.json                        configuration, fingerprints, versions, seeds, snapshot
+    probes/TASK/layer_003.*         Phase-1 probe: .safetensors, and .json when it is complete
+    probes/TASK/hidden.*            the conventional head on the final hidden state
+    importance/TASK.parquet         importance per (layer, pooling, neuron)
+    sweep/TASK.parquet              every Phase-2 head tried, with its validation score
+    heads/TASK/                     the chosen head; heads/TASK.frozen/ and .sparse/ the best of each
+    metrics.json                    validation and test metrics
+    figures/                        plots
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.errors import ProbeError
+from store.tables import read_json, write_json
+
+FORMAT_VERSION = 1
+VERSIONED = ("salient", "torch", "transformers", "zarr", "numpy", "scipy", "scikit-learn", "pyarrow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run's folder."""
+
+    path: Path
+
+    @property
+    def card(self) -> Path:
+        """Provenance of the run."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics of all tasks."""
+        return self.path / "metrics.json"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of plots."""
+        return self.path / "figures"
+
+    def probe(self, task: str, source: int | str) -> Path:
+        """Stem of a probe's files; ``source`` is a layer, or ``"hidden"``."""
+        name = source if isinstance(source, str) else f"layer_{source:03d}"
+        return self.path / "probes" / task / name
+
+    def importance(self, task: str) -> Path:
+        """Importance table of a task."""
+        return self.path / "importance" / f"{task}.parquet"
+
+    def sweep(self, task: str) -> Path:
+        """Sweep table of a task."""
+        return self.path / "sweep" / f"{task}.parquet"
+
+    def head(self, task: str, kind: str | None = None) -> Path:
+        """Folder of the chosen head of a task, or of the best one of a kind."""
+        return self.path / "heads" / (task if kind is None else f"{task}.{kind}")
+
+
+def write_card(folder: RunFolder, config: RunConfig, **facts: Any) -> dict[str, Any]:
+    """Write ``run.json``: what this run depends on.
+
+    Args:
+        folder: the run's folder.
+        config: the configuration.
+        **facts: what else belongs to the record (snapshot, fingerprints, corpus counts).
+    """
+    card = {
+        "format_version": FORMAT_VERSION,
+        "name": config.name,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config.model_dump(mode="json"),
+        "config_fingerprint": config.fingerprint,
+        "seed": config.seed,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in VERSIONED},
+        "byte_order": sys.byteorder,
+        **facts,
+    }
+    write_json(folder.card, card)
+    return card
+
+
+def read_card(folder: RunFolder) -> dict[str, Any]:
+    """Read ``run.json``.
+
+    Raises:
+        ProbeError: not a run folder, or one of another format.
+    """
+    if not folder.card.is_file():
+        raise ProbeError(
+            f"{folder.path}: no run here (no run.json); name a folder written by `salient probe` or"
+            " `salient run`"
+        )
+    card = read_json(folder.card)
+    if card.get("format_version") != FORMAT_VERSION:
+        raise ProbeError(
+            f"{folder.path}: run format {card.get('format_version')!r}, this version reads"
+            f" {FORMAT_VERSION}; run again or install the matching version"
+        )
+    return card
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

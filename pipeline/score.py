@@ -1,0 +1,366 @@
+"""Batch scoring: texts or tweet dumps in, partitioned Parquet out, one forward pass for all tasks.
+
+The backbone is loaded up to the deepest block that any head needs. Before the first row is scored, a
+few stored samples are computed again and compared with the store, so that another model revision,
+tokenizer or precision cannot go unnoticed.
+
+Every tweet id gets exactly one row: rows are published by renaming finished files, and ids that the
+output already holds are left out, so that a rerun after a kill adds only what is missing. One run
+writes to an output folder at a time; a second one waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from pipeline.backbone import Backbone
+from pipeline.errors import ScoreError
+from pipeline.extract import Extractor
+from pipeline.heads import Head
+from pipeline.metrics import predictions, probabilities
+from store import ActivationStore
+from store.tables import read_json, write_json
+
+Array = NDArray[Any]
+CARD = "_salient.json"
+PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
+"""Largest accepted difference to stored float16 activations, relative to a layer's largest value."""
+
+
+@dataclass
+class ScoreReport:
+    """What became of every input row: read = scored + already_scored + repeated_ids + quarantined."""
+
+    read: int = 0
+    scored: int = 0
+    already_scored: int = 0
+    repeated_ids: int = 0
+    """Rows whose id came earlier in the same input; the first one counts."""
+    empty: int = 0
+    """Rows without text: scored with null predictions."""
+    truncated: int = 0
+    """Texts cut to the backbone's context."""
+    quarantined: int = 0
+    other: dict[str, int] = field(default_factory=dict)
+    """Records that are no tweets (deletion notices …), by kind."""
+    files: int = 0
+    """Parquet files written."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return dict(vars(self))
+
+    def summary(self) -> str:
+        """One line."""
+        parts = [f"{self.read} rows read", f"{self.scored} scored in {self.files} files"]
+        for count, what in (
+            (self.already_scored, "scored before"),
+            (self.repeated_ids, "repeating an earlier id"),
+            (self.empty, "without text (null predictions)"),
+            (self.truncated, "cut to the context"),
+            (self.quarantined, "unreadable, see quarantine/"),
+            *((count, kind) for kind, count in self.other.items()),
+        ):
+            if count:
+                parts.append(f"{count} {what}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class InputBlock:
+    """Rows to score: ``rows`` has id, text, text_hash, created_at, source_file; ``bad`` what was unreadable."""
+
+    rows: pa.Table
+    bad: pa.Table | None = None
+    other: Mapping[str, int] = field(default_factory=dict)
+
+
+class Scorer:
+    """Heads over one truncated backbone.
+
+    Args:
+        heads: of any tasks, trained on the same kind of extraction.
+        model: the backbone's location, if it is not where the heads were trained.
+        device: torch device.
+
+    Raises:
+        ScoreError: heads of different extractions, or a model that is not the one they know.
+    """
+
+    def __init__(
+        self, heads: Sequence[Head], *, model: str | None = None, device: str = "auto"
+    ) -> None:
+        if not heads:
+            raise ScoreError("no heads to score with; run `salient consolidate` first")
+        fingerprints = {head.card.extraction_fingerprint for head in heads}
+        if len(fingerprints) > 1:
+            raise ScoreError(
+                "these heads were trained on activations of different extractions; score them in"
+                f" separate runs: {', '.join(f'{h.card.task} {h.card.extraction_fingerprint[:8]}' for h in heads)}"
+            )
+        names = [head.card.task for head in heads]
+        if len(set(names)) != len(names):
+            raise ScoreError(f"two heads for one task among {names}; give one head per task")
+        self.heads = tuple(heads)
+        card = heads[0].card
+        settings = card.extraction["backbone"]
+        self.normalise: dict[str, bool] = card.extraction["normalise"]
+        self.depth = max(head.card.depth for head in heads)
+        self.layers = sorted({edges.layer for head in heads for edges in head.layers})
+        self.dtype: str = settings["dtype"]
+        self.stored = np.dtype(card.stored_dtype)
+        backbone = Backbone.load(
+            model or settings["model"],
+            revision=settings["revision"] if model is None else None,
+            dtype=settings["dtype"],
+            device=device,
+            ffn_site=settings["ffn_site"],
+            max_length=settings["max_length"],
+            last_layer=self.depth,
+            trust_remote_code=settings["trust_remote_code"],
+        )
+        self.extractor = Extractor(
+            backbone,
+            poolings=card.poolings,
+            special_tokens=settings["special_tokens"],
+            layers=self.layers,
+            hidden="none",
+        )
+        found = self.extractor.fingerprint(normalisation=self.normalise)
+        if found != card.extraction_fingerprint:
+            raise ScoreError(
+                f"{backbone.source}: not the backbone these heads were trained on (extraction"
+                f" fingerprint {found[:12]}, expected {card.extraction_fingerprint[:12]}); give the"
+                " same model files and revision, or train the heads again"
+            )
+        digest = hashlib.sha256()
+        for head in sorted(heads, key=lambda head: head.card.task):
+            digest.update(head.card.extraction_fingerprint.encode())
+            digest.update(json.dumps([head.card.task, head.card.classes]).encode())
+            for edges in head.layers:
+                digest.update(edges.features.tobytes() + edges.weights.tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    def activations(self, texts: Sequence[str]) -> tuple[dict[int, Array], Array, Array]:
+        """Layer -> ``(n, poolings * neurons)`` float32, rounded as the store rounds; tokens; truncated."""
+        found = self.extractor(texts)
+        layers = {
+            layer: found.ffn[i].reshape(-1, len(texts)).T.astype(self.stored).astype(np.float32)
+            for i, layer in enumerate(self.extractor.layers)
+        }
+        return layers, found.n_tokens, found.truncated
+
+    def outputs(self, texts: Sequence[str]) -> tuple[dict[str, Array], Array, Array]:
+        """Task -> outputs ``(n, outputs)``; tokens ``(n,)``; truncated ``(n,)``."""
+        layers, n_tokens, truncated = self.activations(texts)
+        return (
+            {head.card.task: head.outputs_full(layers) for head in self.heads},
+            n_tokens,
+            truncated,
+        )
+
+    def check_parity(self, store: ActivationStore, num_samples: int) -> float:
+        """Compute some stored samples again.
+
+        Returns:
+            The largest difference, relative to the largest stored value of the layer.
+
+        Raises:
+            ScoreError: the difference is beyond rounding.
+        """
+        samples = store.samples()
+        if not num_samples or not len(samples) or samples["text"].null_count:
+            return 0.0
+        picks = np.unique(np.linspace(0, len(samples) - 1, num_samples).astype(np.int64))
+        chosen = samples.take(pa.array(picks))
+        layers, _, _ = self.activations(chosen["text"].to_pylist())
+        worst = 0.0
+        for layer, values in layers.items():
+            stored = store.read_matrix("ffn", layer=layer, samples=chosen["position"].to_numpy())
+            scale = max(float(np.abs(stored).max()), 1e-6)
+            worst = max(worst, float(np.abs(values - stored).max()) / scale)
+        if not worst <= PARITY_TOLERANCE[self.dtype]:
+            raise ScoreError(
+                f"recomputed activations differ from the stored ones by {worst:.1e} of their range:"
+                " the model, tokenizer, precision or library versions have changed since extraction;"
+                " use those of the run, or extract and train again"
+            )
+        return worst
+
+
+def result_table(scorer: Scorer, rows: pa.Table) -> pa.Table:
+    """Predictions for rows.
+
+    Args:
+        scorer: the heads.
+        rows: id, text (normalised), text_hash, created_at (int64 seconds or null), source_file.
+
+    Returns:
+        ``id``, ``created_at`` (UTC), ``source_file``, ``text_hash``, ``n_tokens``, ``truncated``, then
+        per task its prediction ``TASK`` (class name or float64) and, for classes, a probability
+        ``TASK_p_CLASS`` float32 each. Null predictions where the text is empty.
+    """
+    texts = [text or "" for text in rows["text"].to_pylist()]
+    outputs, n_tokens, truncated = scorer.outputs(texts)
+    blank = np.array([not text.strip() for text in texts])
+    columns: dict[str, Any] = {
+        "id": rows["id"],
+        "created_at": rows["created_at"].cast(pa.timestamp("s", tz="UTC")),
+        "source_file": rows["source_file"],
+        "text_hash": rows["text_hash"],
+        "n_tokens": pa.array(n_tokens, pa.int32()),
+        "truncated": pa.array(truncated),
+    }
+    for head in scorer.heads:
+        card, values = head.card, outputs[head.card.task]
+        if card.type == "regression":
+            columns[card.task] = pa.array(predictions(values, regression=True), mask=blank)
+            continue
+        index = pa.array(predictions(values, regression=False), mask=blank)
+        columns[card.task] = pa.array(card.classes, pa.string()).take(index)
+        for name, column in zip(card.classes, probabilities(values).T, strict=True):
+            columns[f"{card.task}_p_{name}"] = pa.array(column.astype(np.float32), mask=blank)
+    return pa.table(columns)
+
+
+def score_blocks(
+    blocks: Iterable[InputBlock],
+    scorer: Scorer,
+    output: Path,
+    *,
+    max_errors: float = 0.05,
+    on_block: Callable[[ScoreReport], None] = lambda _: None,
+) -> ScoreReport:
+    """Score blocks into ``output/date=YYYY-MM-DD/*.parquet``.
+
+    Args:
+        blocks: the input, in order.
+        scorer: the heads.
+        output: folder of this set of heads' scores.
+        max_errors: share of unreadable rows above which the run fails, after writing what it could.
+        on_block: called after each block.
+
+    Raises:
+        ScoreError: the folder holds scores of other heads, or too many rows could not be read.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with FileLock(output / ".lock"):
+        _claim(output, scorer)
+        known = _known_ids(output)
+        seen: set[str] = set()
+        report = ScoreReport()
+        for block in blocks:
+            report.read += len(block.rows)
+            for kind, count in block.other.items():
+                report.other[kind] = report.other.get(kind, 0) + count
+            if block.bad is not None and len(block.bad):
+                report.read += len(block.bad)
+                report.quarantined += len(block.bad)
+                _write_part(output / "quarantine", block.bad)
+            rows = _fresh(block.rows, known, seen, report)
+            if len(rows):
+                table = result_table(scorer, rows)
+                report.empty += sum(not (text or "").strip() for text in rows["text"].to_pylist())
+                report.truncated += int(pc.sum(table["truncated"]).as_py() or 0)
+                report.files += sum(1 for _ in _write_partitions(output, table))
+                report.scored += len(rows)
+            on_block(report)
+    if report.quarantined > max_errors * max(report.read, 1):
+        raise ScoreError(
+            f"{report.quarantined} of {report.read} rows could not be read, more than the allowed"
+            f" share {max_errors:g} (score.max_errors); see {output / 'quarantine'}; the"
+            f" {report.scored} readable ones were scored"
+        )
+    return report
+
+
+def _claim(output: Path, scorer: Scorer) -> None:
+    """Say whose scores the folder holds, or check it."""
+    card = output / CARD
+    if card.is_file():
+        found = read_json(card).get("fingerprint")
+        if found != scorer.fingerprint:
+            raise ScoreError(
+                f"{output}: holds scores of other heads (fingerprint {found}, these are"
+                f" {scorer.fingerprint}); write to another folder"
+            )
+        return
+    write_json(
+        card,
+        {
+            "format_version": 1,
+            "fingerprint": scorer.fingerprint,
+            "extraction_fingerprint": scorer.heads[0].card.extraction_fingerprint,
+            "tasks": {
+                head.card.task: {
+                    "kind": head.card.kind,
+                    "depth": head.card.depth,
+                    "num_features": head.card.num_features,
+                    "classes": head.card.classes,
+                }
+                for head in scorer.heads
+            },
+        },
+    )
+
+
+def _known_ids(output: Path) -> set[str]:
+    """Ids that finished files hold."""
+    known: set[str] = set()
+    for path in output.glob("date=*/*.parquet"):
+        known.update(pq.read_table(path, columns=["id"], partitioning=None)["id"].to_pylist())
+    return known
+
+
+def _fresh(rows: pa.Table, known: set[str], seen: set[str], report: ScoreReport) -> pa.Table:
+    """The rows whose id is new, counting the others."""
+    keep = []
+    for identifier in rows["id"].to_pylist():
+        if identifier in seen:
+            report.repeated_ids += 1
+            keep.append(False)
+            continue
+        seen.add(identifier)
+        report.already_scored += identifier in known
+        keep.append(identifier not in known)
+    return rows.filter(pa.array(keep, pa.bool_()))
+
+
+def _write_partitions(output: Path, table: pa.Table) -> Iterator[Path]:
+    """One file per date; yields its path once it is published."""
+    dates = pc.fill_null(pc.strftime(table["created_at"], format="%Y-%m-%d"), "unknown")
+    for date in sorted(pc.unique(dates).to_pylist()):
+        part = table.filter(pc.equal(dates, date))
+        yield _write_part(output / f"date={date}", part)
+
+
+def _write_part(folder: Path, table: pa.Table) -> Path:
+    """Write a Parquet file named by its content; the same rows give the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    digest = hashlib.sha256(sink.getvalue())
+    path = folder / f"part-{digest.hexdigest()[:20]}.parquet"
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

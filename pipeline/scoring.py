@@ -1,0 +1,137 @@
+"""`salient score`: find the heads of a run, open the input files, score them.
+
+``INPUTS`` says how files become rows; dumps of tweets and plain files of texts meet in one schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.config import NormaliseConfig, RunConfig
+from pipeline.errors import ConfigError
+from pipeline.heads import Head, describe_heads
+from pipeline.jobs import Say, silent
+from pipeline.runfolder import RunFolder, read_card
+from pipeline.score import InputBlock, ScoreReport, Scorer, score_blocks
+from pipeline.textfiles import has_column, read_texts
+from pipeline.tweets import holds_tweets, read_dump
+from store import ActivationStore
+
+FORMATS = ("auto", "tweets", "csv", "tsv", "jsonl", "parquet", "text")
+
+
+def score_files(
+    inputs: Sequence[Path],
+    run_path: Path,
+    output: Path | None,
+    *,
+    tasks: Sequence[str] = (),
+    format: str = "auto",
+    text: str = "text",
+    id: str | None = None,
+    model: str | None = None,
+    device: str = "auto",
+    say: Say = silent,
+) -> tuple[ScoreReport, Path]:
+    """Score files with the chosen heads of a run.
+
+    Args:
+        inputs: tweet dumps or files of texts.
+        run_path: a run folder, or the TOML file of a finished run.
+        output: where the Parquet goes; default ``score.output`` of the configuration.
+        tasks: score these only; default all of the run.
+        format: one of ``FORMATS``.
+        text, id: columns of files of texts.
+        model: the backbone's location, if it moved.
+        device: torch device.
+        say: called with progress lines.
+
+    Returns:
+        The counts and the output folder.
+
+    Raises:
+        SalientError: see :mod:`pipeline.score`; also a missing input or an unknown task or format.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"--format {format!r}: choose one of {', '.join(FORMATS)}")
+    for path in inputs:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such input file")
+    config = _configuration(run_path)
+    if unknown := sorted(set(tasks) - {task.name for task in config.tasks}):
+        raise ConfigError(f"--task {unknown[0]!r}: the run has {[t.name for t in config.tasks]}")
+    target = output or (Path(config.score.output) if config.score.output else None)
+    if target is None:
+        raise ConfigError("no output folder: give --out FOLDER, or `output` under [score]")
+    folder = RunFolder(Path(config.run_dir))
+    heads = [Head.load(folder.head(task.name)) for task in config.tasks if not tasks or task.name in tasks]
+    say(f"heads: {describe_heads(heads)}")
+    scorer = Scorer(heads, model=model, device=device)
+    backbone = scorer.extractor.backbone
+    say(f"backbone: {backbone.model_type}, blocks 0..{scorer.depth} of {heads[0].card.num_layers}")
+    if ActivationStore.exists(config.store.path):
+        worst = scorer.check_parity(
+            ActivationStore.open(config.store.path), config.score.parity_samples
+        )
+        say(f"parity with the stored activations: largest difference {worst:.1e} of their range")
+    else:
+        say(f"{config.store.path}: no store here, so parity with it is not checked")
+
+    def blocks() -> Iterator[InputBlock]:
+        for path in inputs:
+            yield from read_input(
+                path,
+                format=format,
+                text=text,
+                id=id,
+                normalise=NormaliseConfig(**scorer.normalise),
+                block_rows=config.score.block_rows,
+            )
+
+    def on_block(report: ScoreReport) -> None:
+        say(f"{report.read} rows read, {report.scored} scored")
+
+    report = score_blocks(
+        blocks(), scorer, target, max_errors=config.score.max_errors, on_block=on_block
+    )
+    return report, target
+
+
+def _configuration(run_path: Path) -> RunConfig:
+    """The configuration of a run, from its folder or its TOML file."""
+    if run_path.is_dir():
+        card = read_card(RunFolder(run_path))
+        config = RunConfig.from_dict(card["config"], origin=run_path / "run.json")
+        return config.model_copy(update={"run_dir": str(run_path.resolve())})
+    return RunConfig.load(run_path)
+
+
+def read_input(
+    path: Path,
+    *,
+    format: str,
+    text: str,
+    id: str | None,
+    normalise: NormaliseConfig,
+    block_rows: int,
+) -> Iterator[InputBlock]:
+    """One input file as blocks of rows.
+
+    Raises:
+        SalientError: the file cannot be read as its format.
+    """
+    if format == "tweets" or (format == "auto" and holds_tweets(path)):
+        for block in read_dump(path, normalise=normalise, block_rows=block_rows):
+            yield InputBlock(block.table, block.quarantine, block.notices)
+        return
+    kind = "auto" if format == "auto" else format
+    if id is None and has_column(path, "id", format=kind):
+        id = "id"
+    time = "created_at" if has_column(path, "created_at", format=kind) else None
+    for table in read_texts(
+        path, text=text, id=id, time=time, format=kind, normalise=normalise, block_rows=block_rows
+    ):
+        yield InputBlock(table)
+
+

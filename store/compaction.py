@@ -1,0 +1,261 @@
+"""Removing the bytes of deleted samples.
+
+`compact` keeps every position where it is, so open readers, snapshots and label tables stay true:
+deleted samples' values become NaN, their ids and texts disappear from all tables, and slots without
+any living sample lose their shard files. `copy_living` writes the rest to a new store without gaps.
+
+It can die anywhere and be run again. While a shard is being replaced, its manifests accept the old
+and the new checksums.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store import durable
+from store.activations import ActivationStore
+from store.commit import commit_finished, successor
+from store.deletion import hide_in_coordinates
+from store.errors import StoreError
+from store.location import LocalLocation
+from store.locks import locked, process_lock
+from store.manifests import LayerKey, LayerSummary, Manifest, encode_manifest
+from store.plans import active_plan_id, new_plan_id
+from store.reading import ActivationReader
+from store.samples import DELETED_SCHEMA, SampleIndex, encode_parquet, read_parquet
+from store.shards import write_shard
+from store.snapshots import (
+    APPEND_LOCK,
+    COMMIT_LOCK,
+    PLANS,
+    Snapshot,
+    publish,
+    snapshot_path,
+)
+from store.writing import summarise
+from store.zarr_metadata import encode_document
+
+AnyArray = npt.NDArray[np.generic]
+Mask = npt.NDArray[np.bool_]
+KINDS = ("rows", "aliases", "deleted")
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a compaction did."""
+
+    num_samples: int
+    num_slots: int
+    emptied_slots: tuple[int, ...]
+    freed_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_samples:,} deleted samples removed from {self.num_slots} slots; "
+            f"{len(self.emptied_slots)} empty slots freed {self.freed_bytes / 1e6:.3f} MB"
+        )
+
+
+def compact(store: ActivationStore, *, timeout_s: float | None = None) -> CompactReport:
+    """Really remove what was deleted; every snapshot that is kept loses it too.
+
+    Args:
+        store: the store, opened without a snapshot.
+        timeout_s: how long to wait for an append under way.
+
+    Raises:
+        StoreError: an unfinished append; finish it first.
+    """
+    root = store._writable_root()
+    lease = process_lock(root / APPEND_LOCK)
+    lease.acquire(timeout_s=timeout_s)
+    try:
+        with locked(root / COMMIT_LOCK):
+            snapshot = commit_finished(root)
+            if active_plan_id(root) is not None:
+                raise StoreError(
+                    f"{root}: an append is not finished; run it again to finish it, then compact"
+                )
+            report = _compact(root, store, snapshot)
+    finally:
+        lease.release()
+    store.refresh()
+    return report
+
+
+def _compact(root: Path, store: ActivationStore, snapshot: Snapshot) -> CompactReport:
+    location = LocalLocation(root)
+    index = SampleIndex(location, snapshot)
+    kept_hash = pc.is_valid(index.rows(["text_hash"])["text_hash"]).to_numpy()
+    todo = index.dead & kept_hash  # a row without hash was removed by an earlier compaction
+    size = snapshot.schema.samples_per_shard
+    slots = np.unique(np.flatnonzero(todo) // size).tolist()
+    emptied = tuple(slot for slot in slots if index.dead[slot * size : (slot + 1) * size].all())
+    history = store.snapshots()
+    for slot in slots:
+        dead = index.dead[slot * size : (slot + 1) * size]
+        if slot not in emptied:
+            _scrub_slot(root, snapshot, history, slot, dead)
+    hide_in_coordinates(root, snapshot, index, pa.table({"position": np.flatnonzero(todo)}))
+    _scrub_tables(root, history, index)
+    following = successor(_without_slots(snapshot, emptied), "compact")
+    if snapshot.has_dead:
+        for old in history:
+            content = encode_document(_without_slots(old, emptied).to_json())
+            durable.write_file(root / snapshot_path(old.id), [content])
+        publish(root, following)
+    return CompactReport(
+        int(todo.sum()), len(slots), emptied, _remove_shards(root, snapshot, emptied)
+    )
+
+
+def _without_slots(snapshot: Snapshot, emptied: Iterable[int]) -> Snapshot:
+    slots = list(snapshot.slots)
+    for slot in emptied:
+        if slot < len(slots):
+            slots[slot] = replace(slots[slot], emptied=True)
+    return replace(snapshot, slots=tuple(slots), has_dead=True)
+
+
+def _scrub_slot(
+    root: Path, snapshot: Snapshot, history: list[Snapshot], slot: int, dead: Mask
+) -> None:
+    """Replace one slot's shards, keeping all its manifests true at every moment."""
+    location = LocalLocation(root)
+    nobody = np.zeros(snapshot.num_samples, bool)
+    reader = ActivationReader(location, snapshot, nobody, check="always")
+    staging = root / PLANS / f"compact-{new_plan_id()}"
+    paths = {
+        path: None
+        for old in [*history, snapshot]
+        if slot < len(old.slots)
+        for path in old.slots[slot].manifests
+    }
+    manifests = [Manifest.load(location, path) for path in paths]
+    after: dict[str, dict[LayerKey, LayerSummary]] = {path: {} for path in paths}
+    moves = []
+    for layout in snapshot.schema.arrays.values():
+        for layer in layout.layers:
+            shard = np.full(
+                (layout.rows, snapshot.schema.samples_per_shard), np.nan, snapshot.schema.dtype
+            )
+            values = reader.read_committed(layout.name, layer, slot)
+            count = values.shape[1]
+            shard[:, :count] = values
+            shard[:, :count][:, dead[:count]] = np.nan
+            relative = layout.shard_path(layer, slot)
+            durable.make_directories((staging / relative).parent)
+            write_shard(staging / relative, shard)
+            moves.append((staging / relative, root / relative))
+            for manifest in manifests:
+                if (layout.name, layer) in manifest.layers:
+                    after[manifest.path][layout.name, layer] = summarise(
+                        shard[:, : manifest.count]
+                    )
+    for manifest in manifests:
+        both = {
+            key: replace(new, crcs=np.concatenate([manifest.summary(*key).crcs, new.crcs]))
+            for key, new in after[manifest.path].items()
+        }
+        _write_manifest(root, manifest, both)
+    for source, target in moves:
+        durable.replace_file(source, target)
+        durable.sync_directory(target.parent)
+    for manifest in manifests:
+        _write_manifest(root, manifest, after[manifest.path])
+    shutil.rmtree(staging)
+
+
+def _write_manifest(root: Path, manifest: Manifest, layers: dict[LayerKey, LayerSummary]) -> None:
+    content = encode_manifest(manifest.count, layers, manifest.sample_results())
+    durable.write_file(root / manifest.path, [content])
+
+
+def _scrub_tables(root: Path, history: list[Snapshot], index: SampleIndex) -> None:
+    """Take deleted ids and texts out of every table of every kept snapshot, in place."""
+    location = LocalLocation(root)
+    for path in {record.path for old in history for record in old.labels.values()}:
+        table = read_parquet(location, path)
+        gone = index.was_deleted(table["id"])
+        if gone.any():
+            durable.write_file(root / path, [encode_parquet(table.filter(pa.array(~gone)))])
+    parts = {part.path: part for old in history for part in old.index}
+    # Tombstones go last: until then they say what else must go.
+    for part in sorted(parts.values(), key=lambda part: KINDS.index(part.kind)):
+        table = read_parquet(location, part.path)
+        if part.kind == "rows":
+            scrubbed = index.visible_rows(part.start, part.stop)
+        elif part.kind == "aliases":
+            scrubbed = _living_aliases(table, index)
+        else:
+            scrubbed = DELETED_SCHEMA.empty_table()
+        if not scrubbed.equals(table):
+            durable.write_file(root / part.path, [encode_parquet(scrubbed)])
+
+
+def _living_aliases(table: pa.Table, index: SampleIndex) -> pa.Table:
+    """Aliases still alive, less those that have become their row's own id."""
+    position = index.positions(table["id"])
+    own = index.owner_ids().take(pa.array(np.maximum(position, 0)))
+    is_owner = pc.equal(own, table["id"].combine_chunks()).fill_null(False)
+    keep = (position == table["position"].to_numpy()) & ~np.asarray(is_owner)
+    return table.filter(pa.array(keep))
+
+
+def _remove_shards(root: Path, snapshot: Snapshot, emptied: Iterable[int]) -> int:
+    freed = 0
+    for slot in emptied:
+        for layout in snapshot.schema.arrays.values():
+            for layer in layout.layers:
+                path = root / layout.shard_path(layer, slot)
+                if path.exists():
+                    freed += path.stat().st_size
+                    path.unlink()
+    return freed
+
+
+def copy_living(store: ActivationStore, path: str | Path) -> ActivationStore:
+    """Write the living samples and their labels to a new store at `path`, without gaps.
+
+    Positions change; ids, texts, labels and values do not.
+    """
+    target = ActivationStore.create(path, store.schema)
+    records = store.index.records
+    texts = store.index.rows(["text", "text_hash"]).take(records["position"])
+    for name in texts.column_names:
+        records = records.append_column(name, texts[name])
+    plan = target.plan_append(records)
+    rows = store.index.rows(["n_tokens", "truncated"])
+    for block in plan.blocks:
+        positions = store.positions(plan.samples(block)["id"])
+        block_rows = rows.take(pa.array(positions))
+        target.write_block(
+            plan,
+            block,
+            {name: _gather(store, name, positions) for name in store.schema.arrays},
+            n_tokens=block_rows["n_tokens"].to_numpy(),
+            truncated=block_rows["truncated"].to_numpy(),
+        )
+        target.commit()
+    target.commit()
+    for task in store.tasks():
+        target.put_labels(task, store.labels(task), spec=store.label_spec(task))
+    return target
+
+
+def _gather(store: ActivationStore, name: str, positions: npt.NDArray[np.int64]) -> AnyArray:
+    layout = store.schema.array(name)
+    out = np.empty((len(layout.layers), layout.rows, len(positions)), store.schema.dtype)
+    for index, layer in enumerate(layout.layers):
+        out[index] = store.read_matrix(
+            name, layer=layer, samples=positions, dtype=store.schema.dtype
+        ).T
+    return out.reshape(len(layout.layers), layout.num_poolings, layout.width, len(positions))

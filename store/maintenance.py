@@ -1,0 +1,279 @@
+"""Looking after a store: what is in it, whether it is sound, and removing what nobody needs.
+
+    print(info(store)); print(verify(store)); print(gc(store, keep=10))
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from store.activations import ActivationStore
+from store.coordinates import check_sample_chunk
+from store.durable import TEMPORARY_SUFFIX
+from store.errors import DamagedShardError, StoreError
+from store.labels import read_labels
+from store.locks import locked
+from store.plans import active_plan_id
+from store.reading import ActivationReader
+from store.shards import shard_index
+from store.snapshots import (
+    COMMIT_LOCK,
+    INDEX,
+    LABELS,
+    MANIFESTS,
+    PLANS,
+    Snapshot,
+    root_copy_path,
+    snapshot_path,
+)
+from store.zarr_metadata import sample_coordinates
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store holds."""
+
+    address: str
+    snapshot: str
+    num_samples: int
+    num_living: int
+    num_ids: int
+    arrays: dict[str, str]
+    dtype: str
+    samples_per_shard: int
+    num_slots: int
+    payload_bytes: int
+    tasks: tuple[str, ...]
+    fingerprint: str
+    plan_under_way: str | None
+
+    def __str__(self) -> str:
+        deleted = self.num_samples - self.num_living
+        lines = [
+            f"{self.address}, snapshot {self.snapshot}",
+            f"  samples      {self.num_living:,} under {self.num_ids:,} ids"
+            + (f" ({deleted:,} deleted)" if deleted else ""),
+            *(f"  {name:<12} {shape}" for name, shape in self.arrays.items()),
+            f"  stored as    {self.dtype}, {self.num_slots:,} slots of "
+            f"{self.samples_per_shard:,} samples, {self.payload_bytes / 1e9:.3f} GB",
+            f"  labels       {', '.join(self.tasks) or 'none'}",
+            f"  fingerprint  {self.fingerprint or 'none'}",
+        ]
+        if self.plan_under_way:
+            lines.append(f"  under way    append {self.plan_under_way}")
+        return "\n".join(lines)
+
+
+def info(store: ActivationStore) -> StoreInfo:
+    """Describe a store at its snapshot."""
+    schema = store.schema
+    root = getattr(store.location, "root", None)
+    return StoreInfo(
+        address=store.location.address,
+        snapshot=store.snapshot_id,
+        num_samples=store.num_samples,
+        num_living=store.num_living,
+        num_ids=len(store.index.records),
+        arrays={
+            name: f"{len(a.layers)} layers x {', '.join(schema.poolings)} x {a.width} units"
+            for name, a in schema.arrays.items()
+        },
+        dtype=schema.dtype,
+        samples_per_shard=schema.samples_per_shard,
+        num_slots=len(store.snapshot.slots),
+        payload_bytes=store.num_samples * schema.bytes_per_sample,
+        tasks=store.tasks(),
+        fingerprint=schema.fingerprint,
+        plan_under_way=active_plan_id(root) if root is not None else None,
+    )
+
+
+def describe_snapshots(store: ActivationStore) -> str:
+    """One line per kept snapshot."""
+    lines = []
+    for snapshot in store.snapshots():
+        when = datetime.datetime.fromtimestamp(snapshot.created_at, datetime.UTC)
+        lines.append(
+            f"{snapshot.id}  {when:%Y-%m-%d %H:%M:%S}Z  {snapshot.kind:<8}  "
+            f"{snapshot.num_samples:,} samples"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong, with the slot it belongs to (None: the whole store)."""
+
+    slot: int | None
+    message: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The result of reading every byte."""
+
+    num_shards: int
+    num_bytes: int
+    damage: tuple[Damage, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damage
+
+    @property
+    def damaged_slots(self) -> tuple[int, ...]:
+        """Numbers of the slots with damage."""
+        return tuple(sorted({d.slot for d in self.damage if d.slot is not None}))
+
+    def __str__(self) -> str:
+        head = f"{self.num_shards:,} shards, {self.num_bytes / 1e9:.3f} GB read: "
+        if self.sound:
+            return head + "all sound"
+        slots = ", ".join(map(str, self.damaged_slots)) or "none"
+        lines = [head + f"{len(self.damage)} problems; damaged slots: {slots}"]
+        return "\n".join([*lines, *(f"  {damage.message}" for damage in self.damage)])
+
+
+def verify(store: ActivationStore) -> VerifyReport:
+    """Read every shard, manifest, coordinate and table of the snapshot and check all checksums."""
+    reader = ActivationReader(
+        store.location, store.snapshot, np.zeros(store.num_samples, bool), check="always"
+    )
+    damage: list[Damage] = []
+    num_shards = 0
+    for slot, record in enumerate(store.snapshot.slots):
+        if record.emptied:
+            continue
+        for layout in store.schema.arrays.values():
+            for layer in layout.layers:
+                num_shards += 1
+                try:
+                    reader.read_committed(layout.name, layer, slot)
+                    _check_index(store, layout.shard_path(layer, slot), layout.rows)
+                except StoreError as error:
+                    damage.append(Damage(slot, str(error)))
+    damage += _check_tables(store)
+    return VerifyReport(num_shards, reader.shards.bytes_read, tuple(damage))
+
+
+def _check_index(store: ActivationStore, path: str, rows: int) -> None:
+    usual = shard_index(rows, store.schema.samples_per_shard * store.schema.itemsize)
+    tail = np.empty(len(usual), np.uint8)
+    store.location.read_ranges(path, [store.location.size(path) - len(usual)], [tail])
+    if tail.tobytes() != usual:
+        raise DamagedShardError(
+            f"{store.location.address}/{path}: the shard's index is damaged; restore it from a "
+            "backup or extract again"
+        )
+
+
+def _check_tables(store: ActivationStore) -> Iterator[Damage]:
+    try:
+        rows = store.index.visible_rows(0, store.num_samples)
+    except (StoreError, OSError, ValueError) as error:
+        yield Damage(None, f"the sample index cannot be read: {error}")
+        return
+    for task in store.tasks():
+        try:
+            read_labels(store.location, store.snapshot, task)
+        except (StoreError, OSError, ValueError) as error:
+            yield Damage(None, f"labels of task {task!r} cannot be read: {error}")
+    size = store.schema.samples_per_shard
+    for slot, record in enumerate(store.snapshot.slots):
+        own = rows.slice(slot * size, record.count)
+        for name in sample_coordinates(store.schema):
+            path = f"{name}/c/{slot}"
+            try:
+                content = store.location.read(path)
+            except OSError as error:
+                yield Damage(slot, f"{path}: {error.strerror or error}")
+                continue
+            if not check_sample_chunk(content, name, own, size):
+                yield Damage(slot, f"{path}: the coordinate differs from the sample index")
+
+
+@dataclass(frozen=True)
+class GcReport:
+    """What `gc` removed, or would remove."""
+
+    snapshots: tuple[str, ...]
+    files: tuple[str, ...] = field(repr=False)
+    num_bytes: int
+    dry_run: bool
+
+    def __str__(self) -> str:
+        verb = "would remove" if self.dry_run else "removed"
+        return (
+            f"{verb} {len(self.snapshots)} snapshots and {len(self.files)} files, "
+            f"{self.num_bytes / 1e6:.3f} MB"
+        )
+
+
+def gc(store: ActivationStore, *, keep: int = 10, dry_run: bool = False) -> GcReport:
+    """Remove old snapshots' records, files that no snapshot needs, and leftovers of dead plans.
+
+    Activations are never removed. Readers that opened a snapshot that goes away must reopen.
+
+    Args:
+        store: the store.
+        keep: how many of the newest snapshots stay.
+        dry_run: only say what would go.
+    """
+    if keep < 1:
+        raise StoreError(f"gc: keep is {keep}; at least the current snapshot must stay (1)")
+    root = store._writable_root()
+    with locked(root / COMMIT_LOCK):
+        kept = store.snapshots()
+        old, kept = kept[:-keep], kept[-keep:]
+        doomed = [*_records(old), *_unneeded(root, kept), *_leftovers(root)]
+        num_bytes = sum(_size(root / path) for path in doomed)
+        if not dry_run:
+            for path in doomed:
+                if (root / path).is_dir():
+                    shutil.rmtree(root / path)
+                else:
+                    (root / path).unlink(missing_ok=True)
+    names = tuple(snapshot.id for snapshot in old)
+    return GcReport(names, tuple(doomed), num_bytes, dry_run)
+
+
+def _records(snapshots: list[Snapshot]) -> Iterator[str]:
+    for snapshot in snapshots:
+        yield snapshot_path(snapshot.id)
+        yield root_copy_path(snapshot.id)
+
+
+def _unneeded(root: Path, kept: list[Snapshot]) -> Iterator[str]:
+    """Private files that no kept snapshot and no plan under way needs."""
+    needed = set().union(*(snapshot.files() for snapshot in kept))
+    active = active_plan_id(root)
+    for folder in (MANIFESTS, INDEX, LABELS):
+        for entry in os.scandir(root / folder):
+            path = f"{folder}/{entry.name}"
+            # An interrupted commit has moved files of its plan and will want them again.
+            if path not in needed and not (active and active in entry.name):
+                yield path
+
+
+def _leftovers(root: Path) -> Iterator[str]:
+    active = active_plan_id(root)
+    for entry in os.scandir(root / PLANS):
+        if entry.name != active:
+            yield f"{PLANS}/{entry.name}"
+    for path in root.rglob(f"*{TEMPORARY_SUFFIX}"):
+        if root / PLANS not in path.parents:
+            yield str(path.relative_to(root))
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+    return path.stat().st_size

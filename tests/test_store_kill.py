@@ -1,0 +1,204 @@
+"""Processes that are really killed: no torn read, no lost commit, the same bytes in the end."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from store import ActivationStore
+from store.manifests import Manifest
+from tests.store_processes import (
+    SCHEMA,
+    append_all,
+    append_forever_until,
+    die_at_step,
+    drive,
+    make_samples,
+    values_of,
+    work,
+)
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.store_processes"])
+
+
+def start(target, *args):  # type: ignore[no-untyped-def]
+    process = CONTEXT.Process(target=target, args=args, daemon=True)
+    process.start()
+    return process
+
+
+def check_reader(root: Path, acknowledged: Path, rng: random.Random) -> int:
+    """Read some of the store and compare; returns its number of samples."""
+    promised = [line.split() for line in acknowledged.read_text().splitlines(keepends=True)]
+    store = ActivationStore.open(root, check="always")
+    if promised:
+        assert int(store.snapshot_id) >= int(promised[-1][0])
+        assert store.num_samples >= int(promised[-1][1])
+    if store.num_samples == 0:
+        return 0
+    ids = store.samples()["id"].to_pylist()
+    assert len(ids) == store.num_samples
+    layer = rng.randrange(2)
+    first = rng.randrange(store.num_samples)
+    got = store.read_matrix(layer=layer, samples=slice(first, None))
+    want = values_of(SCHEMA, ids[first:])["ffn"][layer].reshape(-1, len(ids) - first)
+    np.testing.assert_array_equal(got, want.T)
+    got = store.read_features("hidden", layer=2, features=[1, 4])
+    want = values_of(SCHEMA, ids)["hidden"][0].reshape(-1, len(ids))[[1, 4]]
+    np.testing.assert_array_equal(got, want.T)
+    return store.num_samples
+
+
+def fingerprint(root: Path) -> dict[str, object]:
+    """Everything that must be the same however often a run was interrupted."""
+    content: dict[str, object] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.is_file() and not name.startswith(".salient"):
+            content[name] = path.read_bytes()
+    document = json.loads(content.pop("zarr.json"))  # type: ignore[arg-type]
+    document["attributes"]["salient"].pop("snapshot")
+    store = ActivationStore.open(root)
+    content["root"] = document
+    content["samples"] = store.samples().to_pylist()
+    content["records"] = sorted(store.index.records.select(["id", "position"]).to_pylist(), key=str)
+    for slot, record in enumerate(store.snapshot.slots):
+        for path in record.manifests:
+            manifest = Manifest.load(store.location, path)
+            content[f"manifest {slot}"] = [
+                (key, manifest.summary(*key).crcs.tolist(), manifest.moments(*key).m2.tolist())
+                for key in manifest.layers
+            ]
+    return content
+
+
+BATCHES = [
+    make_samples(range(0, 21), repeats=3),
+    make_samples(range(18, 60)),
+    make_samples(range(60, 64), repeats=2),
+    make_samples(range(64, 150)),
+]
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> dict[str, object]:
+    root = tmp_path / "undisturbed"
+    ActivationStore.create(root, SCHEMA)
+    append_all(root, BATCHES)
+    return fingerprint(root)
+
+
+def run_with_kills(tmp_path: Path, *, kills: int, seed: int) -> tuple[int, int]:
+    """Two writers and a driver, killed again and again; returns kills and reads."""
+    rng = random.Random(seed)
+    root, acknowledged = tmp_path / f"store{seed}", tmp_path / f"acknowledged{seed}"
+    ActivationStore.create(root, SCHEMA)
+    acknowledged.touch()
+    make = [
+        lambda: start(drive, root, BATCHES, acknowledged),
+        lambda: start(work, root, 0, 2, rng.randrange(10**6)),
+        lambda: start(work, root, 1, 2, rng.randrange(10**6)),
+    ]
+    processes = [begin() for begin in make]
+    killed = reads = 0
+    deadline = time.monotonic() + 300
+    while processes[0].exitcode != 0:
+        assert time.monotonic() < deadline, "no progress"
+        until = time.monotonic() + rng.choice((0.02, 0.05, 0.1)) * rng.random()
+        while time.monotonic() < until:
+            check_reader(root, acknowledged, rng)
+            reads += 1
+        victim = rng.randrange(3)
+        if killed < kills and processes[victim].exitcode is None:
+            processes[victim].kill()
+            processes[victim].join()
+            killed += processes[victim].exitcode == -signal.SIGKILL
+        for index, process in enumerate(processes):
+            if process.exitcode not in (None, 0):
+                assert process.exitcode == -signal.SIGKILL
+                processes[index] = make[index]()
+    for process in processes[1:]:
+        process.kill()
+        process.join()
+    check_reader(root, acknowledged, rng)
+    return killed, reads
+
+
+def check_kills(tmp_path: Path, undisturbed: dict[str, object], *, kills: int) -> None:
+    killed = reads = round_ = 0
+    while killed < kills:
+        done, read = run_with_kills(tmp_path, kills=kills - killed, seed=round_)
+        assert fingerprint(tmp_path / f"store{round_}") == undisturbed
+        killed, reads, round_ = killed + done, reads + read, round_ + 1
+    print(f"{killed} kills, {round_} stores, {reads} reads while writing: all equal")
+    assert reads >= kills / 2
+
+
+def test_killed_processes(tmp_path: Path, undisturbed: dict[str, object]) -> None:
+    check_kills(tmp_path, undisturbed, kills=12)
+
+
+@pytest.mark.slow
+def test_killed_processes_a_hundred_times(
+    tmp_path: Path, undisturbed: dict[str, object]
+) -> None:
+    check_kills(tmp_path, undisturbed, kills=120)
+
+
+def die_at_every(tmp_path: Path, *, stride: int) -> None:
+    batches = [make_samples(range(0, 18), repeats=2), make_samples(range(18, 35))]
+    ActivationStore.create(tmp_path / "undisturbed", SCHEMA)
+    append_all(tmp_path / "undisturbed", batches)
+    undisturbed = fingerprint(tmp_path / "undisturbed")
+    step = 0
+    while True:
+        root, acknowledged = tmp_path / "s", tmp_path / "acknowledged"
+        ActivationStore.create(root, SCHEMA)
+        acknowledged.write_text("")
+        process = start(die_at_step, root, batches, acknowledged, step)
+        process.join(60)
+        if process.exitcode == 0:
+            break  # past the last step
+        assert process.exitcode == -signal.SIGKILL
+        check_reader(root, acknowledged, random.Random(step))
+        append_all(root, batches)
+        assert fingerprint(root) == undisturbed, f"died at step {step}"
+        shutil.rmtree(root)
+        step += stride
+    assert step > 100
+    print(f"died at {step // stride} of {step} fsyncs and renames")
+
+
+def test_fail_points(tmp_path: Path) -> None:
+    die_at_every(tmp_path, stride=37)
+
+
+@pytest.mark.slow
+def test_every_fail_point(tmp_path: Path) -> None:
+    die_at_every(tmp_path, stride=1)
+
+
+def test_two_processes_append_at_once(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    ActivationStore.create(root, SCHEMA)
+    barrier = tmp_path / "go"
+    ranges = [range(0, 60), range(40, 100)]
+    processes = [start(append_forever_until, root, numbers, barrier) for numbers in ranges]
+    barrier.touch()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    store = ActivationStore.open(root, check="always")
+    ids = store.samples()["id"].to_pylist()
+    assert sorted(ids, key=lambda name: int(name[2:])) == [f"id{i}" for i in range(100)]
+    want = values_of(SCHEMA, ids)["ffn"][1].reshape(-1, 100)
+    np.testing.assert_array_equal(store.read_matrix(layer=1), want.T)
