@@ -1,7 +1,7 @@
 """The command ``salient``: parse, load the configuration, call one function, print.
 
-Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage
-or configuration, 130 interrupted.
+Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
+usage or configuration.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ out = Console(soft_wrap=True, highlight=False)
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="The run's TOML file; `salient init` writes one.")
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object instead of tables.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 
 
@@ -106,7 +104,7 @@ def probe(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> 
 
 @app.command()
 def consolidate(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Phase 2: train cross-layer heads on the salient slices, choose the depth, report the test split."""
+    """Phase 2: train cross-layer heads on salient slices, choose the depth, report the test."""
     from pipeline import jobs
 
     settings = RunConfig.load(config)
@@ -138,7 +136,9 @@ def score(
     model: Annotated[
         str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")
+    ] = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

@@ -31,16 +31,17 @@ class BackboneConfig(_Section):
     """The frozen transformer whose activations are read."""
 
     model: str
-    """A Hugging Face model directory, a hub name, or ``package:NAME`` (an installed model package)."""
+    """A Hugging Face model directory, a hub name, or ``package:NAME`` of an installed package."""
     revision: str | None = None
     """The 40-digit commit of a hub model; required for hub names."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_length: int | None = Field(default=None, ge=2)
-    """Tokens per text, special tokens included; longer texts are cut and flagged. Default: the model's context."""
+    """Tokens per text, special tokens included; longer texts are cut and flagged.
+    Default: the model's context."""
     special_tokens: bool = True
     """Pool over [CLS], [SEP], <s> … too, as in the paper."""
     ffn_site: str | None = None
-    """Path of the FFN's down projection, ``{i}`` for the block, for architectures not in FFN_SITES."""
+    """Path of the FFN's down projection, ``{i}`` for the block, for families not in FFN_SITES."""
     trust_remote_code: bool = False
 
 
@@ -86,13 +87,19 @@ class CorpusSource(_Section):
 
     @model_validator(mode="after")
     def _one_place(self) -> CorpusSource:
-        places = [self.path is not None, self.hub is not None, any((self.train, self.val, self.test))]
+        places = [
+            self.path is not None,
+            self.hub is not None,
+            any((self.train, self.val, self.test)),
+        ]
         if sum(places) != 1:
             raise ValueError("give exactly one of: path, hub, or train/val/test files")
         if places[2] and self.train is None:
             raise ValueError("train is missing; val and test alone cannot train a probe")
         if places[2] and self.split is not None:
-            raise ValueError("split names a column, but train/val/test files already give the splits")
+            raise ValueError(
+                "split names a column, but train/val/test files already give the splits"
+            )
         return self
 
 
@@ -103,13 +110,19 @@ class TaskConfig(_Section):
     type: Literal["classification", "regression"]
     labels: tuple[str, ...] | None = None
     """The classes, in order; default: those found in the training split, sorted."""
-    metric: Literal["accuracy", "macro_f1", "macro_recall", "f1", "auc", "pearson", "spearman", "mae", "r2"] | None = None
+    metric: (
+        Literal[
+            "accuracy", "macro_f1", "macro_recall", "f1", "auc", "pearson", "spearman", "mae", "r2"
+        ]
+        | None
+    ) = None
     """What model selection maximises (minimises for mae); default macro_f1 or pearson."""
     positive: str | None = None
     """The class that the metrics f1 and auc are about; default the last one."""
 
     @property
     def selection_metric(self) -> str:
+        """The metric that model selection goes by."""
         return self.metric or ("macro_f1" if self.type == "classification" else "pearson")
 
     @model_validator(mode="after")
@@ -119,9 +132,15 @@ class TaskConfig(_Section):
             raise ValueError(f"metric {self.metric!r} does not fit a {self.type} task")
         if self.type == "regression" and (self.labels or self.positive):
             raise ValueError("labels and positive are for classification tasks")
-        if self.labels is not None and (len(set(self.labels)) != len(self.labels) or len(self.labels) < 2):
+        if self.labels is not None and (
+            len(set(self.labels)) != len(self.labels) or len(self.labels) < 2
+        ):
             raise ValueError("labels needs at least two different classes")
-        if self.positive is not None and self.labels is not None and self.positive not in self.labels:
+        if (
+            self.positive is not None
+            and self.labels is not None
+            and self.positive not in self.labels
+        ):
             raise ValueError(f"positive {self.positive!r} is not one of labels {list(self.labels)}")
         return self
 
@@ -155,7 +174,7 @@ class ProbeConfig(_Section):
     """Ridge penalties tried on validation for regression."""
     class_weight: Literal["balanced"] | None = None
     tol: float = Field(default=1e-4, gt=0)
-    """Largest gradient entry, relative to the number of rows, at which a fit counts as converged."""
+    """Largest gradient entry of the mean loss at which a fit counts as converged."""
 
     @model_validator(mode="after")
     def _grids(self) -> ProbeConfig:
@@ -174,7 +193,8 @@ class HeadConfig(_Section):
     max_features: int = Field(default=8192, ge=1)
     """Largest number of salient features of a sparse head; larger candidates are left out."""
     training: Literal["seen", "cross_fit"] = "cross_fit"
-    """What the frozen head's network is trained on: Phase 1's outputs on its own training rows, or out-of-fold ones."""
+    """What the frozen head's network is trained on: Phase 1's outputs on its own training rows, or
+    out-of-fold ones."""
     folds: int = Field(default=5, ge=2)
     hidden_width: int = Field(default=16, ge=0)
     """Width of the frozen head's dense network; 0 for a single linear layer."""
@@ -242,9 +262,13 @@ class RunConfig(_Section):
             raise ValueError(f"tasks: names must differ, found {names}")
         used = {task for source in self.corpus for task in source.labels}
         if unknown := sorted(used - set(names)):
-            raise ValueError(f"corpus labels name tasks without a [[tasks]] entry: {unknown}; known: {names}")
+            raise ValueError(
+                f"corpus labels name tasks without a [[tasks]] entry: {unknown}; known: {names}"
+            )
         if unused := sorted(set(names) - used):
-            raise ValueError(f"tasks {unused} have no labels: name a column in a [[corpus]] entry's labels")
+            raise ValueError(
+                f"tasks {unused} have no labels: name a column in a [[corpus]] entry's labels"
+            )
         return self
 
     @classmethod
@@ -273,7 +297,7 @@ class RunConfig(_Section):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, origin: Path) -> RunConfig:
-        """Validate a parsed configuration; ``origin`` is named in errors and anchors relative paths."""
+        """Validate a parsed configuration; ``origin`` is named in errors and anchors paths."""
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
@@ -295,7 +319,10 @@ class RunConfig(_Section):
                 "score": self.score.model_copy(update={"output": at(self.score.output)}),
                 "corpus": tuple(
                     source.model_copy(
-                        update={key: at(getattr(source, key)) for key in ("path", "train", "val", "test")}
+                        update={
+                            key: at(getattr(source, key))
+                            for key in ("path", "train", "val", "test")
+                        }
                     )
                     for source in self.corpus
                 ),

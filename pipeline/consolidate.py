@@ -1,8 +1,8 @@
 """Phase 2: cross-layer heads over salient slices, for every depth, and the choice among them.
 
 ``sweep`` trains, for each depth ``d`` and share ``eta``, a head on the salient features of layers
-``0..d`` and scores it on validation; ``choose_depth`` picks the smallest depth whose score is within
-a tolerance of the best. Only salient slices are ever read.
+``0..d`` and scores it on validation; ``choose_depth`` picks the smallest depth whose score is
+within a tolerance of the best. Only salient slices are ever read.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def _sparse_heads(
 ) -> Iterator[Candidate]:
     """One regularised linear model on the concatenated salient activations, for each depth."""
     train = np.concatenate(
-        [_standardised(layer, keep, layer.train) for layer, keep in zip(layers, kept, strict=True)], 1
+        [_standardised(layer, keep, layer.train) for layer, keep in zip(layers, kept, strict=True)],
+        1,
     )
     val = np.concatenate(
         [_standardised(layer, keep, layer.val) for layer, keep in zip(layers, kept, strict=True)], 1
@@ -205,7 +206,7 @@ def _frozen_heads(
                 z[rows] = x_train[rows] @ weights[:, columns].T + bias
         else:
             z = full
-        # Centred and scaled as the network will see them when scoring, by the whole model's outputs.
+        # Centred and scaled by the whole model's outputs, which the network sees when scoring.
         mean, scale = full.mean(axis=0), np.maximum(full.std(axis=0), 1e-6)
         weights = layer.probe.weights[:, columns] / scale[:, None]
         edge = _edges(layer, keep, weights, (layer.probe.bias - mean) / scale)
@@ -279,9 +280,7 @@ def _minimise_dense(
         loss, residual = _mean_loss(out, goal, classes)
         grad_w2, grad_b2 = residual.T @ hidden, residual.sum(0)
         back = (residual @ w2) * (1 - np.square(hidden)) if width else residual[:, :0]
-        gradient = np.concatenate(
-            [(back.T @ z).ravel(), back.sum(0), grad_w2.ravel(), grad_b2]
-        )
+        gradient = np.concatenate([(back.T @ z).ravel(), back.sum(0), grad_w2.ravel(), grad_b2])
         regular = penalised * theta
         return loss + 0.5 * decay * float(theta @ regular), gradient + decay * regular
 

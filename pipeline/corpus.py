@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
 from pipeline.errors import CorpusError
-from pipeline.hub import hub_splits
 from pipeline.labels import (
     BadLabel,
     canonical,
@@ -34,15 +32,9 @@ from pipeline.labels import (
     sorted_classes,
 )
 from pipeline.normalise import normaliser
+from pipeline.sources import SPLIT_NAMES, SourceFile, source_files
 from pipeline.splits import SPLITS, Row, assign_splits, later_split_only
-from pipeline.textfiles import (
-    RowBlock,
-    detect_format,
-    exact_ids,
-    file_stem,
-    read_rows,
-    unreadable_time,
-)
+from pipeline.textfiles import exact_ids, unreadable_time
 from pipeline.timestamps import parse_time
 from store import text_hash
 
@@ -54,18 +46,6 @@ SAMPLES_SCHEMA = pa.schema(
         ("created_at", pa.int64()),
     ]
 )
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "development": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""How splits are called in columns and on the hub -> our names."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +91,10 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class _File:
-    """One file (or hub split) of a source; ``where`` names it in messages, ``name`` in made ids."""
-
-    source: CorpusSource
-    where: str
-    name: str
-    split: str | None
-    read: Callable[[Sequence[str]], Iterator[RowBlock]]
-
-
-@dataclass(frozen=True)
 class _Row:
     """One row to keep."""
 
-    file: _File
+    file: SourceFile
     line: int
     id: str
     text: str
@@ -155,7 +124,7 @@ def load_corpus(
     counts: Counter[str] = Counter()
     missing = {task.name: 0 for task in tasks}
     rows: list[_Row] = []
-    for file in _files(sources):
+    for file in source_files(sources):
         rows += _read_file(file, tasks, normalise, seed, counts, missing)
     _check_ids(rows)
     counts["unlabelled"] = sum(not row.labels for row in rows)
@@ -190,68 +159,8 @@ def load_corpus(
     return Corpus(samples, labels, classes, report)
 
 
-def _files(sources: Sequence[CorpusSource]) -> list[_File]:
-    files: list[_File] = []
-    paths = [(source, *place) for source in sources for place in _paths(source)]
-    names = short_names([path for _, path, _ in paths])
-    for source, path, split in paths:
-        format: str = source.format
-        if format == "auto":
-            format = detect_format(path)
-
-        def read(
-            columns: Sequence[str], path: Path = path, format: str = format
-        ) -> Iterator[RowBlock]:
-            return read_rows(path, columns, format=format)
-
-        files.append(_File(source, str(path), names[path], split, read))
-    for source in sources:
-        if source.hub is not None:
-            for name, read_split in hub_splits(
-                source.hub, config=source.hub_config, revision=source.revision
-            ):
-                if (split := SPLIT_NAMES.get(name)) is not None:
-                    where = f"{source.hub} [{name}]"
-                    files.append(_File(source, where, f"{source.hub}/{name}", split, read_split))
-    return files
-
-
-def _paths(source: CorpusSource) -> list[tuple[Path, str | None]]:
-    """The files of a source with the splits that they give."""
-    if source.path is None:
-        given = [(source.train, "train"), (source.val, "val"), (source.test, "test")]
-        return [(Path(path), split) for path, split in given if path is not None]
-    path = Path(source.path)
-    if not path.is_dir():
-        return [(path, None)]
-    layout = [(path / f"{split}_text.txt", split) for split in SPLITS]
-    if not layout[0][0].exists():
-        raise CorpusError(
-            f"{path}: a folder needs the TweetEval layout, but has no train_text.txt; "
-            "name a file, or one file each as train, val and test"
-        )
-    return [(file, split) for file, split in layout if file.exists()]
-
-
-def short_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """The shortest names ``folder/stem`` (with as many folders as needed, at least one) that tell
-    ``paths`` apart."""
-    distinct = list(dict.fromkeys(paths))
-    parts = {path: [*path.absolute().parts[1:-1], file_stem(path)] for path in distinct}
-    depth = {path: 2 for path in distinct}
-    while True:
-        names = {path: "/".join(parts[path][-depth[path] :]) for path in distinct}
-        counts = Counter(names.values())
-        clashing = [path for path in distinct if counts[names[path]] > 1]
-        deeper = [path for path in clashing if depth[path] < len(parts[path])]
-        if not deeper:
-            return {path: names[path] if path not in clashing else path.name for path in distinct}
-        for path in deeper:
-            depth[path] += 1
-
-
 def _read_file(
-    file: _File,
+    file: SourceFile,
     tasks: Sequence[TaskConfig],
     normalise: NormaliseConfig,
     seed: int,
@@ -317,7 +226,7 @@ def _read_file(
 
 
 def _labels(
-    file: _File, task: TaskConfig, values: list[str | None], lines: list[int]
+    file: SourceFile, task: TaskConfig, values: list[str | None], lines: list[int]
 ) -> Sequence[str | float | None]:
     try:
         if task.type == "regression":
@@ -328,7 +237,7 @@ def _labels(
         raise CorpusError(f"{file.where}: line {lines[error.row]}: {column} {error}") from None
 
 
-def _time(file: _File, value: str | None, line: int) -> int | None:
+def _time(file: SourceFile, value: str | None, line: int) -> int | None:
     if value is None or not value.strip():
         return None
     seconds = parse_time(value)
@@ -337,7 +246,7 @@ def _time(file: _File, value: str | None, line: int) -> int | None:
     return seconds
 
 
-def _given_split(file: _File, value: str | None, line: int) -> str:
+def _given_split(file: SourceFile, value: str | None, line: int) -> str:
     split = SPLIT_NAMES.get((value or "").strip().lower())
     if split is None:
         raise CorpusError(

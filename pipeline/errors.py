@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend: one line each, naming the thing, the value and the remedy."""
+"""Errors that a user can cause and mend; one line each: the thing, the value, the remedy."""
 
 from store.errors import SalientError
 

@@ -145,7 +145,8 @@ class Head:
         """
         if not (folder / "head.json").is_file():
             raise HeadError(
-                f"{folder}: no head here (no head.json); name a folder written by `salient consolidate`"
+                f"{folder}: no head here (no head.json); name a folder written by"
+                " `salient consolidate`"
             )
         data = read_json(folder / "head.json")
         if data.get("format_version") != FORMAT_VERSION:
@@ -179,7 +180,9 @@ class Head:
         if [edges.layer for edges in layers] != sorted(edges.layer for edges in layers) or (
             layers and layers[-1].layer != card.depth
         ):
-            raise HeadError(f"{folder}: tensors and card disagree on the depth; copy the head again")
+            raise HeadError(
+                f"{folder}: tensors and card disagree on the depth; copy the head again"
+            )
         return cls(card, layers, dense)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import CorpusError
-from pipeline.textfiles import RowBlock, as_texts, missing_column
+from pipeline.rowformats import RowBlock, as_texts, missing_column
 
 
 def hub_splits(

@@ -16,11 +16,11 @@ from pipeline.config import RunConfig
 from pipeline.corpus import Corpus, load_corpus
 from pipeline.errors import ExtractError, ProbeError
 from pipeline.extract import extract_corpus
-from pipeline.throughput import ExtractReport
 from pipeline.phase1 import HIDDEN, ProbeResult, fit_one, write_importance
 from pipeline.phase2 import HeadResult, consolidate_task, deepest_layer, evaluate_task
 from pipeline.runfolder import RunFolder, read_card, write_card
 from pipeline.targets import load_target
+from pipeline.throughput import ExtractReport
 from store import ActivationStore
 from store.tables import read_json, write_json
 
@@ -127,11 +127,13 @@ def _snapshot(config: RunConfig) -> tuple[str, ActivationStore]:
     card = read_card(RunFolder(Path(config.run_dir)))
     snapshot = card.get("snapshot")
     if not ActivationStore.exists(config.store.path) or snapshot is None:
-        raise ExtractError(f"{config.store.path}: no activation store here; run `salient extract` first")
+        raise ExtractError(
+            f"{config.store.path}: no activation store here; run `salient extract` first"
+        )
     if card["config_fingerprint"] != config.fingerprint:
         raise ProbeError(
-            f"{config.run_dir}: was extracted with another configuration; run `salient extract` with"
-            " this one (what is stored is not computed again), or use another run_dir"
+            f"{config.run_dir}: was extracted with another configuration; run `salient extract`"
+            " with this one (what is stored is not computed again), or use another run_dir"
         )
     return snapshot, ActivationStore.open(config.store.path, snapshot=snapshot)
 
@@ -194,8 +196,8 @@ def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
         card = result.chosen.card
         say(
             f"head {result.task}: {card.kind}, layers 0..{card.depth}, {card.num_features} salient"
-            f" features, validation {card.metric} {card.val_score:.4f} (of {result.num_tried} tried;"
-            f" {result.bytes_read / 1e6:.1f} MB read)"
+            f" features, validation {card.metric} {card.val_score:.4f} (of {result.num_tried}"
+            f" tried; {result.bytes_read / 1e6:.1f} MB read)"
         )
 
     arguments = [(config, snapshot, task) for task in config.tasks]

@@ -1,10 +1,10 @@
 """JSON values one after another from a stream of bytes, whatever the layout, in bounded memory.
 
-``json_values(chunks)`` takes JSON lines (a value per line) as well as values over many lines: pretty
-printed ones, and arrays of any length, whose elements come out one by one. The layout is told from the
-beginning of the stream. What cannot be read comes out as ``Unreadable``, in its place, and reading goes
-on behind it: at the next line of JSON lines, or in a printed array at the next element that starts a
-line. Numbers keep all their digits.
+``json_values(chunks)`` takes JSON lines (a value per line) as well as values over many lines:
+pretty printed ones, and arrays of any length, whose elements come out one by one. The layout is
+told from the beginning of the stream. What cannot be read comes out as ``Unreadable``, in its
+place, and reading goes on behind it: at the next line of JSON lines, or in a printed array at the
+next element that starts a line. Numbers keep all their digits.
 
 Memory holds one value at a time (one element of an array) and at most ``MAX_VALUE_BYTES`` of it; a
 longer one is unreadable. An object is one value, however many tweets it lists.
@@ -90,7 +90,7 @@ def loads(data: bytes) -> Any:
     except orjson.JSONDecodeError:
         pass
     try:
-        # The slower parser also takes NaN, and escapes of half a surrogate pair, which streams hold.
+        # The slower parser also takes NaN, and escapes of half a surrogate pair.
         return json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: byte 0x{data[error.start]:02x}") from None

@@ -9,10 +9,10 @@ warm-started from the strongest. The objectives are scikit-learn's::
 with an unpenalised intercept ``b``, sample weights ``s`` and one row of ``W`` per class (a single
 one for two classes and for regression).
 
-The logistic solver is L-BFGS in the coordinates of a Cholesky factor of ``c * C * X^T X + I``, which
-bounds the Hessian from above (c = 1/4 for two classes, 1/2 for more; Boehning 1992): however badly
-scaled the features are, some ten to thirty passes over the data reach the optimum. The gradients are
-exact, so the optimum is that of the plain problem.
+The logistic solver is L-BFGS in the coordinates of a Cholesky factor of ``c * C * X^T X + I``,
+which bounds the Hessian from above (c = 1/4 for two classes, 1/2 for more; Boehning 1992): however
+badly scaled the features are, some ten to thirty passes over the data reach the optimum. The
+gradients are exact, so the optimum is that of the plain problem.
 """
 
 from __future__ import annotations
@@ -156,13 +156,19 @@ def _logistic_path(
         factor = _upper_factor(gram, curvature * penalty * float(weight.max()))
         bias_scale = np.sqrt(curvature * penalty * total)
         w, b, converged, iterations = _lbfgs(
-            _logistic_loss(x, y, num_outputs, weight), w, b, penalty, factor, bias_scale, tol * total
+            _logistic_loss(x, y, num_outputs, weight),
+            w,
+            b,
+            penalty,
+            factor,
+            bias_scale,
+            tol * total,
         )
         yield Linear(w.astype(np.float32), b.astype(np.float32), penalty, converged, iterations)
 
 
 def _upper_factor(gram: Array, factor: float) -> Array:
-    """Upper Cholesky factor of ``factor * gram + I``; a bound for preconditioning, so jitter is harmless."""
+    """Upper Cholesky factor of ``factor * gram + I``; it only preconditions: jitter is harmless."""
     jitter = 1.0
     while True:
         matrix = gram * np.float32(factor)
@@ -206,7 +212,7 @@ def _lbfgs(
     bias_scale: float,
     tol: float,
 ) -> tuple[Array, Array, bool, int]:
-    """Minimise ``1/2 ||W||^2 + penalty * loss`` in the coordinates ``V = W factor^T``, ``v = b bias_scale``."""
+    """Minimise ``1/2 ||W||^2 + penalty * loss`` in coordinates ``W factor^T``, ``b bias_scale``."""
     shape = w.shape
     gradient_size = np.inf
 
@@ -232,7 +238,7 @@ def _lbfgs(
             raise StopIteration
 
     start = np.concatenate([(w @ factor.T.astype(np.float64)).ravel(), b * bias_scale])
-    result = optimize.minimize(
+    result = optimize.minimize(  # type: ignore[call-overload, unused-ignore]
         objective,
         start,
         jac=True,
@@ -242,13 +248,11 @@ def _lbfgs(
     )
     weights, bias = unpack(result.x)
     objective(result.x)
-    # Beyond float32's resolution the line search stalls; a few times the tolerance is still exact enough.
+    # Near float32's resolution the line search stalls; ten times the tolerance is close enough.
     return weights, bias, bool(gradient_size <= 10 * tol), int(result.nit)
 
 
-def _ridge_path(
-    x: Array, y: Array, penalties: Sequence[float], weight: Array
-) -> Iterator[Linear]:
+def _ridge_path(x: Array, y: Array, penalties: Sequence[float], weight: Array) -> Iterator[Linear]:
     """Closed form; in the features or, when there are fewer rows, in the rows."""
     keep = weight > 0
     rows, target, root = x[keep], y[keep].astype(np.float64), np.sqrt(weight[keep])

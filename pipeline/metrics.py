@@ -1,7 +1,8 @@
 """Metrics by name, for classes and for numbers.
 
 ``score("macro_f1", targets, outputs)`` takes what a linear model or head puts out: for
-classification the logits ``(n, classes)`` or ``(n, 1)`` of a binary task, for regression ``(n, 1)``.
+classification the logits ``(n, classes)``, or ``(n, 1)`` of a binary task, for regression
+``(n, 1)``.
 ``METRICS`` is the table; adding a metric is one row.
 """
 

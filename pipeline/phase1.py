@@ -47,7 +47,7 @@ def problem_of(target: Target) -> Problem:
 
 
 def read_rows(store: ActivationStore, source: int | str, rows: Rows) -> Array:
-    """Raw activations ``(n, features)`` float32, C order: a layer's, or the final hidden state's."""
+    """Raw activations ``(n, features)`` float32 of a layer, or of the final hidden state."""
     if source == HIDDEN:
         matrix = store.read_matrix("hidden", layer=final_hidden(store), samples=rows.positions)
     else:
@@ -73,9 +73,7 @@ def phase1_fingerprint(config: RunConfig, task: TaskConfig, snapshot: str, extra
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fit_one(
-    config: RunConfig, snapshot: str, task: TaskConfig, source: int | str
-) -> ProbeResult:
+def fit_one(config: RunConfig, snapshot: str, task: TaskConfig, source: int | str) -> ProbeResult:
     """Fit and write the probe of one task on one layer (or on the final hidden state)."""
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     stem = RunFolder(Path(config.run_dir)).probe(task.name, source)

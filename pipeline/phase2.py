@@ -1,4 +1,4 @@
-"""Phase 2 over a store: heads from salient slices, the choice of depth, the one look at the test split."""
+"""Phase 2 over a store: heads from salient slices, the depth, the one look at the test split."""
 
 from __future__ import annotations
 
@@ -62,8 +62,12 @@ def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> Head
     for layer in range(max_layer + 1):
         probe = load_probe(folder, task.name, layer)
         features = layer_salient(probe, max(config.head.eta))
-        slices = np.ascontiguousarray(store.read_features(layer=layer, features=features, samples=rows))
-        layers.append(SalientLayer(layer, probe, features, slices[: len(train)], slices[len(train) :]))
+        slices = np.ascontiguousarray(
+            store.read_features(layer=layer, features=features, samples=rows)
+        )
+        layers.append(
+            SalientLayer(layer, probe, features, slices[: len(train)], slices[len(train) :])
+        )
     problem = problem_of(target)
     candidates = list(
         sweep(

@@ -43,8 +43,8 @@ class Probe:
         weights: ``(outputs, features)`` float32, on standardised features.
         bias: ``(outputs,)`` float32.
         standardiser: of the training rows.
-        fold_weights, fold_bias: the same model fitted without each fold, ``(folds, outputs, features)``
-            and ``(folds, outputs)`` float32; no folds when they were not asked for.
+        fold_weights, fold_bias: the same model fitted without each fold, float32
+            ``(folds, outputs, features)`` and ``(folds, outputs)``; no folds if not asked for.
     """
 
     weights: Array
@@ -115,8 +115,8 @@ def fit_probe(
         x_val, y_val: the validation rows; ``x_val`` is standardised in place too.
         problem: classes and metric.
         config: solver and penalties.
-        folds: ``(n,)`` fold index per training row; with it the chosen model is fitted again without
-            each fold, for out-of-fold outputs.
+        folds: ``(n,)`` fold index per training row; with it the chosen model is fitted again
+            without each fold, for out-of-fold outputs.
     """
     standardiser = Standardiser.fit(x_train)
     standardiser.apply(x_train, in_place=True)
@@ -165,7 +165,7 @@ def fit_probe(
 
 
 def feature_importance(weights: Array) -> Array:
-    """L2 norm over the outputs of each feature's weights: ``(outputs, features)`` -> ``(features,)`` float64."""
+    """L2 norm of each feature's weights: ``(outputs, features)`` -> ``(features,)`` float64."""
     return np.asarray(np.sqrt(np.square(weights.astype(np.float64)).sum(axis=0)))
 
 
@@ -181,8 +181,8 @@ def importance_table(
         classes: class names, or nothing for regression.
 
     Returns:
-        A row per (pooling, neuron): ``layer``, ``pooling``, ``neuron``, ``importance`` (L2 norm over
-        the outputs), ``neuron_importance`` (over both poolings: the root of the sum of squares),
+        A row per (pooling, neuron): ``layer``, ``pooling``, ``neuron``, ``importance`` (L2 norm
+        over the outputs), ``neuron_importance`` (over the poolings: root of the sum of squares),
         ``rank`` (0 is the layer's most important feature), ``share`` of the layer's squared
         importance and, for more than one output, a column ``importance_CLASS`` each.
     """
@@ -208,7 +208,7 @@ def importance_table(
 
 
 def salient_features(importance: Array, eta: float) -> Array:
-    """The smallest set whose squared importance reaches the share ``eta`` of the layer's (SPIN's rule).
+    """The smallest set with a share ``eta`` of the layer's squared importance (SPIN's rule).
 
     Args:
         importance: ``(features,)``.

@@ -44,7 +44,9 @@ def task_table(name: str, task: JSON) -> Table:
     for kind in ("frozen", "sparse"):
         if kind in task:
             entry = task[kind]
-            row(f"{kind}, best on validation", entry["depth"] + 1, str(entry["num_features"]), entry)
+            row(
+                f"{kind}, best on validation", entry["depth"] + 1, str(entry["num_features"]), entry
+            )
     chosen = task["chosen"]
     label = f"chosen: {chosen['kind']}, depth {chosen['depth']}"
     row(label, chosen["depth"] + 1, str(chosen["num_features"]), chosen, bold=True)
@@ -65,7 +67,9 @@ def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
         cells = []
         for kind in kinds:
             entry = best.get((kind, depth))
-            cells += [f"{entry['val_score']:.4f}", str(entry["num_features"])] if entry else ["", ""]
+            cells += (
+                [f"{entry['val_score']:.4f}", str(entry["num_features"])] if entry else ["", ""]
+            )
         chosen = depth == task["chosen"]["depth"]
         table.add_row(f"0..{depth}" + (" (chosen)" if chosen else ""), *cells)
     return table
@@ -99,7 +103,9 @@ def plot_task(name: str, task: JSON, sweep: pa.Table, path: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     layers = [entry["source"] for entry in task["layers"]]
-    left.plot(layers, [entry["val"] for entry in task["layers"]], "o--", color="0.6", label="validation")
+    left.plot(
+        layers, [entry["val"] for entry in task["layers"]], "o--", color="0.6", label="validation"
+    )
     left.plot(layers, [entry["test"][metric] for entry in task["layers"]], "o-", label="test")
     left.set_title("one probe per layer")
     left.set_xlabel("layer")
@@ -122,7 +128,10 @@ def plot_task(name: str, task: JSON, sweep: pa.Table, path: Path) -> None:
     right.set_xlabel("depth")
     for axis in (left, right):
         axis.axhline(
-            task["hidden"]["test"][metric], color="firebrick", lw=1, label="final hidden state, test"
+            task["hidden"]["test"][metric],
+            color="firebrick",
+            lw=1,
+            label="final hidden state, test",
         )
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)

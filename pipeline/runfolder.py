@@ -7,7 +7,7 @@
     probes/TASK/hidden.*            the conventional head on the final hidden state
     importance/TASK.parquet         importance per (layer, pooling, neuron)
     sweep/TASK.parquet              every Phase-2 head tried, with its validation score
-    heads/TASK/                     the chosen head; heads/TASK.frozen/ and .sparse/ the best of each
+    heads/TASK/                     the chosen head; TASK.frozen/ and TASK.sparse/ the best of each
     metrics.json                    validation and test metrics
     figures/                        plots
 """
@@ -27,7 +27,16 @@ from pipeline.errors import ProbeError
 from store.tables import read_json, write_json
 
 FORMAT_VERSION = 1
-VERSIONED = ("salient", "torch", "transformers", "zarr", "numpy", "scipy", "scikit-learn", "pyarrow")
+VERSIONED = (
+    "salient",
+    "torch",
+    "transformers",
+    "zarr",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pyarrow",
+)
 
 
 @dataclass(frozen=True)

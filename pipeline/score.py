@@ -1,8 +1,8 @@
 """Batch scoring: texts or tweet dumps in, partitioned Parquet out, one forward pass for all tasks.
 
-The backbone is loaded up to the deepest block that any head needs. Before the first row is scored, a
-few stored samples are computed again and compared with the store, so that another model revision,
-tokenizer or precision cannot go unnoticed.
+The backbone is loaded up to the deepest block that any head needs. Before the first row is scored,
+a few stored samples are computed again and compared with the store, so that another model
+revision, tokenizer or precision cannot go unnoticed.
 
 Every tweet id gets exactly one row: rows are published by renaming finished files, and ids that the
 output already holds are left out, so that a rerun after a kill adds only what is missing. One run
@@ -37,12 +37,12 @@ from store.tables import read_json, write_json
 Array = NDArray[Any]
 CARD = "_salient.json"
 PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
-"""Largest accepted difference to stored float16 activations, relative to a layer's largest value."""
+"""Largest accepted difference to stored activations, relative to a layer's largest value."""
 
 
 @dataclass
 class ScoreReport:
-    """What became of every input row: read = scored + already_scored + repeated_ids + quarantined."""
+    """What became of the rows: read = scored + already_scored + repeated_ids + quarantined."""
 
     read: int = 0
     scored: int = 0
@@ -81,7 +81,7 @@ class ScoreReport:
 
 @dataclass(frozen=True)
 class InputBlock:
-    """Rows to score: ``rows`` has id, text, text_hash, created_at, source_file; ``bad`` what was unreadable."""
+    """Rows to score (id, text, text_hash, created_at, source_file), and what was unreadable."""
 
     rows: pa.Table
     bad: pa.Table | None = None
@@ -109,7 +109,7 @@ class Scorer:
         if len(fingerprints) > 1:
             raise ScoreError(
                 "these heads were trained on activations of different extractions; score them in"
-                f" separate runs: {', '.join(f'{h.card.task} {h.card.extraction_fingerprint[:8]}' for h in heads)}"
+                f" separate runs: {', '.join(head.card.task for head in heads)}"
             )
         names = [head.card.task for head in heads]
         if len(set(names)) != len(names):
@@ -155,7 +155,7 @@ class Scorer:
         self.fingerprint = digest.hexdigest()[:16]
 
     def activations(self, texts: Sequence[str]) -> tuple[dict[int, Array], Array, Array]:
-        """Layer -> ``(n, poolings * neurons)`` float32, rounded as the store rounds; tokens; truncated."""
+        """Layer -> ``(n, features)`` float32, rounded as in the store; tokens; truncated."""
         found = self.extractor(texts)
         layers = {
             layer: found.ffn[i].reshape(-1, len(texts)).T.astype(self.stored).astype(np.float32)
@@ -195,8 +195,8 @@ class Scorer:
         if not worst <= PARITY_TOLERANCE[self.dtype]:
             raise ScoreError(
                 f"recomputed activations differ from the stored ones by {worst:.1e} of their range:"
-                " the model, tokenizer, precision or library versions have changed since extraction;"
-                " use those of the run, or extract and train again"
+                " the model, tokenizer, precision or library versions have changed since"
+                " extraction; use those of the run, or extract and train again"
             )
         return worst
 
@@ -209,9 +209,9 @@ def result_table(scorer: Scorer, rows: pa.Table) -> pa.Table:
         rows: id, text (normalised), text_hash, created_at (int64 seconds or null), source_file.
 
     Returns:
-        ``id``, ``created_at`` (UTC), ``source_file``, ``text_hash``, ``n_tokens``, ``truncated``, then
-        per task its prediction ``TASK`` (class name or float64) and, for classes, a probability
-        ``TASK_p_CLASS`` float32 each. Null predictions where the text is empty.
+        ``id``, ``created_at`` (UTC), ``source_file``, ``text_hash``, ``n_tokens``, ``truncated``,
+        then per task its prediction ``TASK`` (class name or float64) and, for classes, a
+        probability ``TASK_p_CLASS`` float32 each. Null predictions where the text is empty.
     """
     texts = [text or "" for text in rows["text"].to_pylist()]
     outputs, n_tokens, truncated = scorer.outputs(texts)

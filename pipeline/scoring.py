@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.config import NormaliseConfig, RunConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, CorpusError, DumpError
 from pipeline.heads import Head, describe_heads
 from pipeline.jobs import Say, silent
 from pipeline.runfolder import RunFolder, read_card
-from pipeline.score import InputBlock, ScoreReport, Scorer, score_blocks
-from pipeline.textfiles import has_column, read_texts
-from pipeline.tweets import holds_tweets, read_dump
+from pipeline.score import InputBlock, Scorer, ScoreReport, score_blocks
+from pipeline.textfiles import read_rows, read_texts
+from pipeline.tweets import read_dump
 from store import ActivationStore
 
 FORMATS = ("auto", "tweets", "csv", "tsv", "jsonl", "parquet", "text")
@@ -65,7 +65,11 @@ def score_files(
     if target is None:
         raise ConfigError("no output folder: give --out FOLDER, or `output` under [score]")
     folder = RunFolder(Path(config.run_dir))
-    heads = [Head.load(folder.head(task.name)) for task in config.tasks if not tasks or task.name in tasks]
+    heads = [
+        Head.load(folder.head(task.name))
+        for task in config.tasks
+        if not tasks or task.name in tasks
+    ]
     say(f"heads: {describe_heads(heads)}")
     scorer = Scorer(heads, model=model, device=device)
     backbone = scorer.extractor.backbone
@@ -121,17 +125,34 @@ def read_input(
     Raises:
         SalientError: the file cannot be read as its format.
     """
-    if format == "tweets" or (format == "auto" and holds_tweets(path)):
+    if format == "tweets" or (format == "auto" and _holds_tweets(path)):
         for block in read_dump(path, normalise=normalise, block_rows=block_rows):
             yield InputBlock(block.table, block.quarantine, block.notices)
         return
     kind = "auto" if format == "auto" else format
-    if id is None and has_column(path, "id", format=kind):
+    if id is None and _has_column(path, "id", format=kind):
         id = "id"
-    time = "created_at" if has_column(path, "created_at", format=kind) else None
+    time = "created_at" if _has_column(path, "created_at", format=kind) else None
     for table in read_texts(
         path, text=text, id=id, time=time, format=kind, normalise=normalise, block_rows=block_rows
     ):
         yield InputBlock(table)
 
 
+def _holds_tweets(path: Path) -> bool:
+    """Whether the first records of a file are mostly tweets (or notices about tweets)."""
+    try:
+        first = next(iter(read_dump(path, block_rows=50)), None)
+    except DumpError:
+        return False
+    if first is None:
+        return False
+    return len(first.table) + sum(first.notices.values()) > len(first.quarantine)
+
+
+def _has_column(path: Path, name: str, *, format: str) -> bool:
+    try:
+        next(iter(read_rows(path, [name], format=format, block_rows=1)), None)
+    except CorpusError:
+        return False
+    return True

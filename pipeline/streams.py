@@ -9,6 +9,7 @@ name. ``lines(chunks)`` cuts a stream into lines. A packed file that breaks off 
 from __future__ import annotations
 
 import bz2
+import io
 import re
 import tarfile
 import zlib
@@ -22,8 +23,10 @@ import zstandard
 CHUNK_BYTES = 1 << 16
 """Bytes read at a time; small, because a packed chunk may be a thousand times larger unpacked."""
 MAX_LINE_BYTES = 1 << 27
+_STEP_BYTES = 1 << 10  # what is lost before a damaged place
 _TAR_MAGIC = b"ustar"
 _TAR_MAGIC_AT = 257
+_TAR_BLOCK_BYTES = 512
 _ZSTD_MAX_WINDOW = 1 << 31  # archives packed with `zstd --long=31`
 
 
@@ -68,7 +71,7 @@ def members(path: str | Path) -> Iterator[Member]:
 
     Raises:
         OSError: ``path`` cannot be opened.
-        StreamBreak: a tar is damaged; a damaged file inside it raises from its own chunks.
+        StreamBreak: a tar is damaged between its files; inside one, that file's chunks raise it.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -87,18 +90,23 @@ def _tar_members(name: str, chunks: Iterator[bytes]) -> Iterator[Member]:
             for entry in archive:
                 file = archive.extractfile(entry) if entry.isfile() else None
                 if file is not None:
-                    yield Member(f"{name}:{entry.name}", unpacked(_tar_chunks(file)))
+                    yield Member(f"{name}:{entry.name}", unpacked(_tar_chunks(file, source)))
     except tarfile.TarError as error:
-        raise StreamBreak(f"damaged tar: {error}") from None
-    if source.broken is not None:
+        if not source.break_reported:
+            raise source.broken or StreamBreak(f"damaged tar: {error}") from None
+    if source.broken is not None and not source.break_reported:
         raise source.broken
+    if source.num_bytes % _TAR_BLOCK_BYTES and not source.break_reported:
+        raise StreamBreak("damaged tar: it breaks off within a header")
 
 
-def _tar_chunks(file: IO[bytes]) -> Iterator[bytes]:
+def _tar_chunks(file: IO[bytes], source: _ChunkReader) -> Iterator[bytes]:
     try:
-        yield from _chunks(file)
+        while chunk := cast(io.BufferedReader, file).read1(_STEP_BYTES):
+            yield chunk
     except tarfile.TarError as error:
-        raise StreamBreak(f"damaged tar: {error}") from None
+        source.break_reported = True
+        raise source.broken or StreamBreak(f"damaged tar: {error}") from None
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -125,20 +133,20 @@ def _decompressed(chunks: Iterator[bytes], name: str, make: Callable[[], Any]) -
     decompressor = make()
     started = False
     for chunk in chunks:
-        data = chunk
-        while data:
-            if not started and not data.strip(b"\0"):
-                break  # padding after a packed stream is common and harmless
-            started = True
-            try:
-                out = decompressor.decompress(data)
-            except (zlib.error, OSError, EOFError, zstandard.ZstdError) as error:
-                raise StreamBreak(f"damaged {name}: {error}") from None
-            if out:
-                yield out
-            data = b""
-            if decompressor.eof:
-                data, decompressor, started = decompressor.unused_data, make(), False
+        out: list[bytes] = []
+        try:
+            for at in range(0, len(chunk), _STEP_BYTES):
+                data = chunk[at : at + _STEP_BYTES]
+                while data and (started or data.strip(b"\0")):  # zero bytes between streams pad
+                    started = True
+                    out.append(decompressor.decompress(data))
+                    data = b""
+                    if decompressor.eof:
+                        data, decompressor, started = decompressor.unused_data, make(), False
+        except (zlib.error, OSError, EOFError, zstandard.ZstdError) as error:
+            yield b"".join(out)
+            raise StreamBreak(f"damaged {name}: {error}") from None
+        yield b"".join(out)
     if started:
         raise StreamBreak(f"{name} breaks off before its end")
 
@@ -211,6 +219,8 @@ class _ChunkReader:
         self._chunks = chunks
         self._left = b""
         self.broken: StreamBreak | None = None
+        self.break_reported = False
+        self.num_bytes = 0
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes; fewer at the end only."""
@@ -227,4 +237,5 @@ class _ChunkReader:
             parts.append(self._left[:missing])
             self._left = self._left[missing:]
             missing -= len(parts[-1])
+            self.num_bytes += len(parts[-1])
         return b"".join(parts)

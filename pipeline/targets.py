@@ -1,7 +1,7 @@
 """A task's labels as arrays: positions in the store and targets, split by split.
 
-``load_target(store, task)`` looks at the training and validation splits only; the test split is read
-by :func:`Target.rows` when its caller asks for it, which is once, at the end of a run.
+``load_target(store, task)`` looks at the training and validation splits only; the test split is
+read by :func:`Target.rows` when its caller asks for it, which is once, at the end of a run.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Target:
         positions = self._store.positions(table["id"].to_pylist())
         if (missing := int((positions < 0).sum())) > 0:
             raise ProbeError(
-                f"task {self.task.name!r}: {missing} of {len(positions)} {split} samples are not in the"
-                " store; run `salient extract` first"
+                f"task {self.task.name!r}: {missing} of {len(positions)} {split} samples are not in"
+                " the store; run `salient extract` first"
             )
         if not self.classes:
             return Rows(positions, table["label"].to_numpy().astype(np.float64))
@@ -83,8 +83,8 @@ class Target:
         if codes.null_count:
             value = table["label"].filter(pc.is_null(codes))[0].as_py()
             raise ProbeError(
-                f"task {self.task.name!r}: label {value!r} of the {split} split is not among the classes"
-                f" {list(self.classes)}; list it under `labels` or remove the row"
+                f"task {self.task.name!r}: label {value!r} of the {split} split is not among the"
+                f" classes {list(self.classes)}; list it under `labels` or remove the row"
             )
         return Rows(positions, codes.to_numpy().astype(np.int64))
 
@@ -114,7 +114,9 @@ def load_target(store: ActivationStore, task: TaskConfig) -> Target:
     target = Target(task, classes, table, store)
     for split in ("train", "val"):
         if not len(target.rows(split)):
-            raise ProbeError(f"task {task.name!r}: the {split} split is empty; check `split` or [splits]")
+            raise ProbeError(
+                f"task {task.name!r}: the {split} split is empty; check `split` or [splits]"
+            )
     return target
 
 

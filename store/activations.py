@@ -71,9 +71,7 @@ AnyArray = npt.NDArray[np.generic]
 class ActivationStore:
     """One store, seen at one snapshot; make one with `create` or `open`."""
 
-    def __init__(
-        self, location: Location, snapshot: Snapshot, *, check: str, pinned: bool
-    ) -> None:
+    def __init__(self, location: Location, snapshot: Snapshot, *, check: str, pinned: bool) -> None:
         self.location = location
         self._check = check
         self._pinned = pinned

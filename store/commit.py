@@ -89,7 +89,7 @@ def _appended(
         following = replace(following, has_dead=True)
     if blocks:
         _install_shards(root, plan, blocks, snapshot.schema)
-        manifests = [Manifest.load(LocalLocation(root), plan.manifest_path(b)) for b in blocks]
+        manifests = [Manifest(LocalLocation(root), plan.manifest_path(b)) for b in blocks]
         rows = pa.concat_tables(
             _block_rows(plan, block, manifest)
             for block, manifest in zip(blocks, manifests, strict=True)

@@ -98,7 +98,12 @@ def _compact(root: Path, store: ActivationStore, snapshot: Snapshot) -> CompactR
     todo = index.dead & kept_hash  # a row without hash was removed by an earlier compaction
     size = snapshot.schema.samples_per_shard
     slots = np.unique(np.flatnonzero(todo) // size).tolist()
-    emptied = tuple(slot for slot in slots if index.dead[slot * size : (slot + 1) * size].all())
+    # Among all slots, not just today's: an interrupted run may have left shard files behind.
+    emptied = tuple(
+        slot
+        for slot in range(len(snapshot.slots))
+        if index.dead[slot * size : (slot + 1) * size].all()
+    )
     history = store.snapshots()
     for slot in slots:
         dead = index.dead[slot * size : (slot + 1) * size]
@@ -139,7 +144,8 @@ def _scrub_slot(
         if slot < len(old.slots)
         for path in old.slots[slot].manifests
     }
-    manifests = [Manifest.load(location, path) for path in paths]
+    manifests = [Manifest(location, path) for path in paths]
+    results = {manifest.path: manifest.sample_results() for manifest in manifests}
     after: dict[str, dict[LayerKey, LayerSummary]] = {path: {} for path in paths}
     moves = []
     for layout in snapshot.schema.arrays.values():
@@ -156,27 +162,22 @@ def _scrub_slot(
             write_shard(staging / relative, shard)
             moves.append((staging / relative, root / relative))
             for manifest in manifests:
-                if (layout.name, layer) in manifest.layers:
-                    after[manifest.path][layout.name, layer] = summarise(
-                        shard[:, : manifest.count]
-                    )
+                if manifest.covers(layout.name, layer):
+                    after[manifest.path][layout.name, layer] = summarise(shard[:, : manifest.count])
     for manifest in manifests:
         both = {
             key: replace(new, crcs=np.concatenate([manifest.summary(*key).crcs, new.crcs]))
             for key, new in after[manifest.path].items()
         }
-        _write_manifest(root, manifest, both)
+        content = encode_manifest(manifest.count, both, results[manifest.path])
+        durable.write_file(root / manifest.path, [content])
     for source, target in moves:
         durable.replace_file(source, target)
         durable.sync_directory(target.parent)
     for manifest in manifests:
-        _write_manifest(root, manifest, after[manifest.path])
+        content = encode_manifest(manifest.count, after[manifest.path], results[manifest.path])
+        durable.write_file(root / manifest.path, [content])
     shutil.rmtree(staging)
-
-
-def _write_manifest(root: Path, manifest: Manifest, layers: dict[LayerKey, LayerSummary]) -> None:
-    content = encode_manifest(manifest.count, layers, manifest.sample_results())
-    durable.write_file(root / manifest.path, [content])
 
 
 def _scrub_tables(root: Path, history: list[Snapshot], index: SampleIndex) -> None:

@@ -38,7 +38,9 @@ def add_tombstones(root: Path, snapshot: Snapshot, doomed: pa.Table) -> Snapshot
     return replace(snapshot, index=index, has_dead=True)
 
 
-def hide_in_coordinates(root: Path, snapshot: Snapshot, index: SampleIndex, doomed: pa.Table) -> None:
+def hide_in_coordinates(
+    root: Path, snapshot: Snapshot, index: SampleIndex, doomed: pa.Table
+) -> None:
     """Blank deleted ids and texts in the Zarr coordinates, which any reader may open."""
     size = snapshot.schema.samples_per_shard
     for slot in np.unique(doomed["position"].to_numpy() // size).tolist():

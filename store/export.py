@@ -54,7 +54,9 @@ def export_archive(
     schema = store.schema
     largest = 10 if schema.dtype == "float16" else 23
     if not 1 <= keepbits <= largest:
-        raise StoreError(f"export: keepbits is {keepbits}; valid for {schema.dtype}: 1 to {largest}")
+        raise StoreError(
+            f"export: keepbits is {keepbits}; valid for {schema.dtype}: 1 to {largest}"
+        )
     rounding = numcodecs.BitRound(keepbits=keepbits)
     blosc = numcodecs.Blosc(cname="lz4", clevel=level, shuffle=numcodecs.Blosc.BITSHUFFLE)
     num_bytes = 0

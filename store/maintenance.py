@@ -1,6 +1,6 @@
 """Looking after a store: what is in it, whether it is sound, and removing what nobody needs.
 
-    print(info(store)); print(verify(store)); print(gc(store, keep=10))
+print(info(store)); print(verify(store)); print(gc(store, keep=10))
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from store.durable import TEMPORARY_SUFFIX
 from store.errors import DamagedShardError, StoreError
 from store.labels import read_labels
 from store.locks import locked
+from store.manifests import Manifest
 from store.plans import active_plan_id
 from store.reading import ActivationReader
 from store.shards import shard_index
@@ -152,6 +153,7 @@ def verify(store: ActivationStore) -> VerifyReport:
     for slot, record in enumerate(store.snapshot.slots):
         if record.emptied:
             continue
+        damage += _check_manifests(store, slot)
         for layout in store.schema.arrays.values():
             for layer in layout.layers:
                 num_shards += 1
@@ -162,6 +164,14 @@ def verify(store: ActivationStore) -> VerifyReport:
                     damage.append(Damage(slot, str(error)))
     damage += _check_tables(store)
     return VerifyReport(num_shards, reader.shards.bytes_read, tuple(damage))
+
+
+def _check_manifests(store: ActivationStore, slot: int) -> Iterator[Damage]:
+    for path in store.snapshot.slots[slot].manifests:
+        try:
+            Manifest(store.location, path).check()
+        except StoreError as error:
+            yield Damage(slot, str(error))
 
 
 def _check_index(store: ActivationStore, path: str, rows: int) -> None:

@@ -1,26 +1,36 @@
 """The manifest of one slot: checksum and moments of every row of its shards.
 
-Inner chunks of the shards carry no checksums of their own, so a `.npz` beside them does, written
+Inner chunks of the shards carry no checksums of their own, so a file beside them does, written
 once a slot's shards are durable. Checksums cover the first `count` samples of a row: a shard that
 later appends complete keeps every earlier manifest true.
+
+The format is safetensors, whose plain layout lets a reader fetch the checksums of a few rows only.
+Its metadata hold a crc32c of every member.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
+import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
+import safetensors.numpy
 
 from store.errors import StoreError
 from store.location import Location
 from store.moments import Moments
 from store.shards import Crcs
 
+AnyArray = npt.NDArray[np.generic]
 LayerKey = tuple[str, int]  # (array name, layer)
+DTYPES = {"U32": "<u4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
+PREFIX_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -40,72 +50,120 @@ class LayerSummary:
 def encode_manifest(
     count: int,
     layers: Mapping[LayerKey, LayerSummary],
-    extra: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    sample_results: Mapping[str, AnyArray] | None = None,
 ) -> bytes:
-    """The bytes of a manifest file; `extra` arrays (per-sample results) travel along."""
-    members: dict[str, npt.NDArray[np.generic]] = {"count": np.array(count)}
+    """The bytes of a manifest file; per-sample results (tokens, truncated) travel along."""
+    members: dict[str, AnyArray] = {"count": np.array(count, np.int64)}
     for (name, layer), summary in layers.items():
         members[f"{name}/{layer}/crc32c"] = summary.crcs
-        members[f"{name}/{layer}/moment_count"] = np.array(summary.moments.count)
+        members[f"{name}/{layer}/count"] = np.array(summary.moments.count, np.int64)
         members[f"{name}/{layer}/mean"] = summary.moments.mean
         members[f"{name}/{layer}/m2"] = summary.moments.m2
-    members.update(extra or {})
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **members)
-    return buffer.getvalue()
+    members.update(sample_results or {})
+    members = {name: np.array(array, order="C") for name, array in members.items()}
+    checksums = {name: str(google_crc32c.value(a.tobytes())) for name, a in members.items()}
+    return safetensors.numpy.save(members, metadata=checksums)
 
 
 class Manifest:
-    """A manifest read back; members are decoded when asked for."""
+    """A manifest on disk; members are read when asked for.
 
-    def __init__(self, content: bytes, path: str) -> None:
+    Args:
+        location: where the store is.
+        path: of the manifest.
+
+    Raises:
+        StoreError: missing or damaged.
+    """
+
+    def __init__(self, location: Location, path: str) -> None:
         self.path = path
+        self._location = location
+        length = struct.unpack("<Q", self._read(0, PREFIX_BYTES))[0]
+        if length > MAX_HEADER_BYTES:
+            raise self._damaged()
         try:
-            self._members = np.load(io.BytesIO(content), allow_pickle=False)
-            self.count = int(self._members["count"])
-        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise _damaged(path) from error
-
-    @classmethod
-    def load(cls, location: Location, path: str) -> Manifest:
-        """Read a manifest file."""
-        try:
-            return cls(location.read(path), path)
-        except FileNotFoundError:
-            raise StoreError(
-                f"{location.address}/{path}: the manifest is missing; restore it from a backup, or "
-                "restore the store"
-            ) from None
+            header: dict[str, Any] = json.loads(self._read(PREFIX_BYTES, length))
+            self._checksums: dict[str, str] = header.pop("__metadata__")
+        except (ValueError, KeyError) as error:
+            raise self._damaged() from error
+        self._members = header
+        self._data = PREFIX_BYTES + length
+        self.count = int(self["count"])
 
     @property
     def layers(self) -> list[LayerKey]:
         """The (array, layer) pairs this manifest covers."""
-        keys = [name.split("/") for name in self._members.files if name.endswith("/crc32c")]
-        return [(key[0], int(key[1])) for key in keys]
+        keys = [name.split("/") for name in self._members if name.endswith("/crc32c")]
+        return sorted((key[0], int(key[1])) for key in keys)
+
+    def covers(self, name: str, layer: int) -> bool:
+        """Whether this manifest has the shards of one layer."""
+        return f"{name}/{layer}/crc32c" in self._members
 
     def summary(self, name: str, layer: int) -> LayerSummary:
         """Checksums and moments of one shard."""
-        prefix = f"{name}/{layer}"
-        return LayerSummary(self[f"{prefix}/crc32c"], self.moments(name, layer))
+        crcs = self[f"{name}/{layer}/crc32c"].astype(np.uint32, copy=False)
+        return LayerSummary(crcs, self.moments(name, layer))
 
     def moments(self, name: str, layer: int) -> Moments:
         """Moments of one shard's rows."""
-        prefix = f"{name}/{layer}"
-        return Moments(
-            int(self[f"{prefix}/moment_count"]), self[f"{prefix}/mean"], self[f"{prefix}/m2"]
-        )
+        mean, m2 = self[f"{name}/{layer}/mean"], self[f"{name}/{layer}/m2"]
+        count = int(self[f"{name}/{layer}/count"])
+        return Moments(count, mean.astype(np.float64), m2.astype(np.float64))
 
-    def sample_results(self) -> dict[str, npt.NDArray[np.generic]]:
+    def row_crcs(self, name: str, layer: int, rows: npt.NDArray[np.int64]) -> Crcs:
+        """`(alternatives, len(rows))` checksums of some rows; reads only those bytes."""
+        member = f"{name}/{layer}/crc32c"
+        alternatives, total = self._members[member]["shape"]
+        if 4 * len(rows) > total:
+            return self[member].astype(np.uint32, copy=False)[:, rows]
+        start = self._data + self._members[member]["data_offsets"][0]
+        out = np.empty((alternatives, len(rows)), "<u4")
+        flat = out.reshape(-1)
+        entries = (np.arange(alternatives)[:, None] * total + rows).ravel()
+        self._location.read_ranges(
+            self.path,
+            (start + 4 * entries).tolist(),
+            [flat[i : i + 1].view(np.uint8) for i in range(len(flat))],
+        )
+        return out
+
+    def sample_results(self) -> dict[str, AnyArray]:
         """The per-sample arrays that travelled along."""
-        names = (name for name in self._members.files if "/" not in name and name != "count")
+        names = (name for name in self._members if "/" not in name and name != "count")
         return {name: self[name] for name in names}
 
-    def __getitem__(self, member: str) -> npt.NDArray[np.generic]:
+    def check(self) -> None:
+        """Read every member; StoreError if one differs from its checksum."""
+        for name in self._members:
+            self[name]
+
+    def __getitem__(self, member: str) -> AnyArray:
+        entry = self._members.get(member)
+        if entry is None:
+            raise self._damaged()
+        start, stop = entry["data_offsets"]
+        content = self._read(self._data + start, stop - start)
+        if str(google_crc32c.value(content)) != self._checksums.get(member):
+            raise self._damaged()
+        return np.frombuffer(content, DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+    def _read(self, offset: int, length: int) -> bytes:
+        buffer = np.zeros(length, np.uint8)
         try:
-            return self._members[member]  # type: ignore[no-any-return]
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise _damaged(self.path) from error
+            size = self._location.read_ranges(self.path, [offset], [buffer])
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self._location.address}/{self.path}: the manifest is missing; restore it from "
+                "a backup (if gc has removed an old snapshot, open the store again)"
+            ) from None
+        if size < offset + length:
+            raise self._damaged()
+        return buffer.tobytes()
 
-
-def _damaged(path: str) -> StoreError:
-    return StoreError(f"{path}: the manifest is damaged; restore it from a backup")
+    def _damaged(self) -> StoreError:
+        return StoreError(
+            f"{self._location.address}/{self.path}: the manifest is damaged; restore it from a "
+            "backup"
+        )

@@ -110,18 +110,17 @@ class AppendPlan:
 
     def staged_manifest(self, block: Block) -> Path:
         """The manifest whose existence says that the block is finished."""
-        return self.directory / f"block-{block.slot:08d}.npz"
+        return self.directory / f"block-{block.slot:08d}.safetensors"
 
     def manifest_path(self, block: Block) -> str:
         """Where the block's manifest lives once committed."""
         count = block.stop - block.slot * self._samples_per_shard
-        return f"{MANIFESTS}/{block.slot:08d}-{count:06d}-{self.id}.npz"
+        return f"{MANIFESTS}/{block.slot:08d}-{count:06d}-{self.id}.safetensors"
 
     def is_finished(self, block: Block) -> bool:
         """Whether the block is written (staged or already moved to its place)."""
         return (
-            self.staged_manifest(block).exists()
-            or (self.root / self.manifest_path(block)).exists()
+            self.staged_manifest(block).exists() or (self.root / self.manifest_path(block)).exists()
         )
 
     def is_active(self) -> bool:
@@ -261,9 +260,7 @@ def new_plan_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def plan_append(
-    root: Path, snapshot: Snapshot, selection: Selection, *, digest: str
-) -> AppendPlan:
+def plan_append(root: Path, snapshot: Snapshot, selection: Selection, *, digest: str) -> AppendPlan:
     """Turn a selection into a saved, active plan (or an empty one that is not saved)."""
     schema = snapshot.schema
     record = PlanRecord(

@@ -20,13 +20,13 @@ from store.manifests import Manifest
 from store.moments import Moments, merge_moments, row_moments, widen
 from store.samples import Positions
 from store.schema import ArrayLayout
-from store.shards import Crcs, ShardReader, row_crcs
+from store.shards import ShardReader, row_crcs
 from store.snapshots import Snapshot
 
 AnyArray = npt.NDArray[np.generic]
 Samples = slice | Sequence[int] | Positions | None
 CHECKS = ("first", "always", "never")
-MAX_CACHED_CRCS = 1024
+MAX_OPEN_MANIFESTS = 1024
 
 
 class ActivationReader:
@@ -55,7 +55,7 @@ class ActivationReader:
             dtype=self.schema.dtype,
             damaged=self._damaged,
         )
-        self._crcs: OrderedDict[tuple[str, int, int], Crcs] = OrderedDict()
+        self._manifests: OrderedDict[str, Manifest] = OrderedDict()
         self._sound: dict[tuple[str, int, int], npt.NDArray[np.bool_]] = {}
 
     # -- whole matrices ---------------------------------------------------------------------
@@ -147,7 +147,7 @@ class ActivationReader:
             hidden = self.dead[slot * size : slot * size + record.count]
             if record.emptied or hidden.all():
                 continue
-            part = self._manifest(slot, array, layer).moments(array, layer)
+            part = self._stored_moments(slot, array, layer)
             if part.count != record.count - int(hidden.sum()):  # deleted, not yet compacted
                 values = self.read_committed(array, layer, slot)
                 part = row_moments(np.ascontiguousarray(values[:, ~hidden]))
@@ -192,12 +192,13 @@ class ActivationReader:
         if self.check == "first" and sound[rows].all():
             return
         actual = row_crcs(values)
-        for fresh in (False, True):  # a compaction may have replaced shard and manifest meanwhile
-            known = self._row_checksums(key, fresh=fresh)
-            good = (known[:, rows] == actual).any(axis=0)
+        for _ in range(2):
+            known = self._manifest(slot, layout.name, layer).row_crcs(layout.name, layer, rows)
+            good = (known == actual).any(axis=0)
             if good.all():
                 sound[rows] = True
                 return
+            self._manifests.clear()  # a compaction may have replaced shard and manifest meanwhile
         bad = rows[~good]
         pooling, unit = divmod(int(bad[0]), layout.width)
         raise self._damaged(
@@ -206,23 +207,26 @@ class ActivationReader:
             f"pooling {self.schema.poolings[pooling]!r}, unit {unit}",
         )
 
-    def _row_checksums(self, key: tuple[str, int, int], *, fresh: bool) -> Crcs:
-        if fresh or key not in self._crcs:
-            name, layer, slot = key
-            self._crcs[key] = self._manifest(slot, name, layer).summary(name, layer).crcs
-            if len(self._crcs) > MAX_CACHED_CRCS:
-                self._crcs.popitem(last=False)
-        return self._crcs[key]
-
     def _manifest(self, slot: int, name: str, layer: int) -> Manifest:
         for path in self.snapshot.slots[slot].manifests:
-            manifest = Manifest.load(self.location, path)
-            if (name, layer) in manifest.layers:
+            manifest = self._manifests.get(path)
+            if manifest is None:
+                manifest = self._manifests[path] = Manifest(self.location, path)
+                if len(self._manifests) > MAX_OPEN_MANIFESTS:
+                    self._manifests.popitem(last=False)
+            if manifest.covers(name, layer):
                 return manifest
         raise StoreError(
             f"{self.location.address}: no manifest of slot {slot} covers array {name!r}, layer "
             f"{layer}; restore the store from a backup"
         )
+
+    def _stored_moments(self, slot: int, array: str, layer: int) -> Moments:
+        try:
+            return self._manifest(slot, array, layer).moments(array, layer)
+        except StoreError:  # a compaction may have replaced the manifest since it was opened
+            self._manifests.clear()
+            return self._manifest(slot, array, layer).moments(array, layer)
 
     def _damaged(self, path: str, what: str) -> DamagedShardError:
         slot = path.rsplit("/", 1)[-1]

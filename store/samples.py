@@ -211,9 +211,7 @@ class SampleIndex:
         ]
         if not gone:
             return np.zeros(len(ids), bool)
-        deleted: npt.NDArray[np.bool_] = pc.is_in(
-            ids, value_set=pa.concat_arrays(gone)
-        ).to_numpy()
+        deleted: npt.NDArray[np.bool_] = pc.is_in(ids, value_set=pa.concat_arrays(gone)).to_numpy()
         return deleted & (self.positions(ids) < 0)
 
     def in_period(self, since: int | None, until: int | None) -> npt.NDArray[np.bool_]:
@@ -269,9 +267,7 @@ def _empty(schema: pa.Schema) -> pa.Table:
     return schema.empty_table()
 
 
-def read_parquet(
-    location: Location, path: str, columns: Sequence[str] | None = None
-) -> pa.Table:
+def read_parquet(location: Location, path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one of the store's own tables; StoreError if it is missing or damaged."""
     try:
         return pq.read_table(pa.BufferReader(location.read(path)), columns=columns)

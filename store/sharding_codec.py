@@ -165,9 +165,7 @@ def _ranges(
         return ranges, np.ones(len(rows), bool)
     offsets = index[rows, 0]
     present = offsets != MISSING
-    ranges = [
-        (int(i) * row_bytes, int(offsets[i]), row_bytes) for i in np.flatnonzero(present)
-    ]
+    ranges = [(int(i) * row_bytes, int(offsets[i]), row_bytes) for i in np.flatnonzero(present)]
     return ranges, present
 
 

@@ -103,9 +103,7 @@ def _assemble(
     return shard
 
 
-def _to_stored(
-    schema: StoreSchema, layout: ArrayLayout, layer: int, values: AnyArray
-) -> AnyArray:
+def _to_stored(schema: StoreSchema, layout: ArrayLayout, layer: int, values: AnyArray) -> AnyArray:
     with np.errstate(over="ignore", invalid="ignore"):
         stored = values.astype(schema.dtype, copy=False)
     bad = values.size - int(np.count_nonzero(_is_finite(stored)))

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from store import ActivationStore, AppendPlan, StoreError, StoreSchema, durable
+from store.compaction import compact
 from store.plans import active_plan_id
 
 SCHEMA = StoreSchema(
@@ -101,6 +102,25 @@ def acknowledge(path: Path | None, snapshot_id: str, num_samples: int) -> None:
 
 def die_at_step(root: Path, batches: list[pa.Table], acknowledged: Path, step: int) -> None:
     """Append, and die by SIGKILL at the `step`-th fsync or rename."""
+    arm(step)
+    append_all(root, batches, acknowledged)
+
+
+def delete_and_compact(root: Path) -> None:
+    """Remove some samples: single ones, and all of slot 1."""
+    store = ActivationStore.open(root)
+    store.delete(["id2", "id21", *(f"id{i}" for i in range(16, 32))])
+    compact(store)
+
+
+def die_while_compacting(root: Path, step: int) -> None:
+    """Delete and compact, and die by SIGKILL at the `step`-th fsync or rename."""
+    arm(step)
+    delete_and_compact(root)
+
+
+def arm(step: int) -> None:
+    """Let this process kill itself at the `step`-th fsync or rename from now on."""
     seen = 0
 
     def watch(name: str) -> None:
@@ -110,7 +130,6 @@ def die_at_step(root: Path, batches: list[pa.Table], acknowledged: Path, step: i
         seen += 1
 
     durable.watch_steps(watch)
-    append_all(root, batches, acknowledged)
 
 
 def append_forever_until(root: Path, numbers: range, barrier: Path) -> None:

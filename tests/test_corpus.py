@@ -18,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
-from pipeline.corpus import Corpus, load_corpus, short_names
+from pipeline.corpus import Corpus, load_corpus
 from pipeline.errors import CorpusError
+from pipeline.rowformats import FORMATS
+from pipeline.sources import short_names
 from pipeline.splits import SPLITS, Row, assign_splits, deal
-from pipeline.textfiles import FORMATS, detect_format, read_rows, read_texts
+from pipeline.textfiles import detect_format, read_rows, read_texts
 from store import text_hash
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -515,9 +517,9 @@ def test_messages_for_files(tmp_path: Path) -> None:
             "no column 'text'; did you mean 'txt'?; the columns are 'txt', 'mood'",
         ),
         (b"text,moods\na,1\n", "no column 'mood'; did you mean 'moods'?"),
-        (b"text,mood\na,b,1\n", "line 2 has 3 fields, the header has 2"),
-        (b'text,mood\na,0\n"a\nb,1\n', "the row that starts on line 3 cannot be read"),
-        (b"text,mood\na,0\nb\xff,1\n", "line 3 is not UTF-8: byte 0xff at position 2"),
+        (b"text,mood\na,b,1\n", "line 2: 3 fields, the header has 2"),
+        (b'text,mood\na,0\n"a\nb,1\n', "line 3: the row that starts here cannot be read"),
+        (b"text,mood\na,0\nb\xff,1\n", "line 3: not UTF-8: byte 0xff at position 2"),
         (b"\xff\xfet\x00e\x00", "is UTF-16; save it as UTF-8"),
     ):
         path.write_bytes(data)
@@ -525,8 +527,8 @@ def test_messages_for_files(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     for data, expected in (
         (b"\n", "is empty"),
-        (b'{"text": "a", "mood": 1}\n{"text": \n', "line 2 is not JSON"),
-        (b'{"text": "a", "mood": 1}\n[1]\n', "line 2 is not a JSON object"),
+        (b'{"text": "a", "mood": 1}\n{"text": \n', "line 2: not JSON"),
+        (b'{"text": "a", "mood": 1}\n[1]\n', "line 2: not a JSON object"),
         (b'{"tweet": "a", "mood": 1}\n', "no column 'text'"),
     ):
         path.write_bytes(data)
@@ -584,10 +586,29 @@ def test_read_texts_keeps_every_row(tmp_path: Path) -> None:
     assert block.column("text_hash")[1].as_py() == text_hash("")
 
 
+def test_rows_that_cannot_be_read_can_be_left_out(tmp_path: Path) -> None:
+    data = {
+        "a.csv": b'text,mood\na,1\nb\xff,1\nc,1,2\nd,0\ne,"x"y\n"f\ng",0\n',
+        "a.tsv": b'text\tmood\na\t1\nb\xff\t1\nc\t1\t2\nd\t0\ne\n"f g\t0\n',
+        "a.jsonl": b'{"text": "a"}\n{"text": "\xff"}\n[1]\n{"text": "d"}\n{"te\n{"text": "f\\ng"}\n',
+    }
+    for name, content_ in data.items():
+        (tmp_path / name).write_bytes(content_)
+        told: list[int] = []
+        blocks = list(read_texts(tmp_path / name, on_bad=lambda line, *_: told.append(line)))
+        texts = [text for block in blocks for text in block.column("text").to_pylist()]
+        assert [text[0] for text in texts[:2]] == ["a", "d"], name
+        assert len(texts) == 3, name
+        first = 2 if name == "a.jsonl" else 3
+        assert told == [first, first + 1, first + 3], name
+        with pytest.raises(CorpusError, match=f"line {first}: not UTF-8"):
+            list(read_texts(tmp_path / name))
+
+
 def test_every_format_can_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no format 'xml'; the formats are csv, tsv"):
         list(read_rows(tmp_path / "a.jsonl", ["text"], format="xml"))
-    assert set(FORMATS) <= {"csv", "tsv", "jsonl", "parquet", "txt", "tweeteval"}
+    assert set(FORMATS) <= {"csv", "tsv", "jsonl", "parquet", "text", "tweeteval"}
 
 
 # --- real sets ----------------------------------------------------------------------------------

@@ -284,4 +284,6 @@ def test_float32_store(tmp_path: Path) -> None:
     append(store, make_samples(0, 6))
     want = expected(store, "ffn", [f"id{i}" for i in range(6)])
     np.testing.assert_array_equal(store.read_matrix(layer=0), want[0].T)
-    np.testing.assert_array_equal(zarr.open_group(tmp_path / "s", mode="r")["ffn"][0, 1, 2], want[0, 5])
+    np.testing.assert_array_equal(
+        zarr.open_group(tmp_path / "s", mode="r")["ffn"][0, 1, 2], want[0, 5]
+    )

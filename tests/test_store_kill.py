@@ -19,7 +19,9 @@ from tests.store_processes import (
     SCHEMA,
     append_all,
     append_forever_until,
+    delete_and_compact,
     die_at_step,
+    die_while_compacting,
     drive,
     make_samples,
     values_of,
@@ -73,7 +75,7 @@ def fingerprint(root: Path) -> dict[str, object]:
     content["records"] = sorted(store.index.records.select(["id", "position"]).to_pylist(), key=str)
     for slot, record in enumerate(store.snapshot.slots):
         for path in record.manifests:
-            manifest = Manifest.load(store.location, path)
+            manifest = Manifest(store.location, path)
             content[f"manifest {slot}"] = [
                 (key, manifest.summary(*key).crcs.tolist(), manifest.moments(*key).m2.tolist())
                 for key in manifest.layers
@@ -148,9 +150,7 @@ def test_killed_processes(tmp_path: Path, undisturbed: dict[str, object]) -> Non
 
 
 @pytest.mark.slow
-def test_killed_processes_a_hundred_times(
-    tmp_path: Path, undisturbed: dict[str, object]
-) -> None:
+def test_killed_processes_a_hundred_times(tmp_path: Path, undisturbed: dict[str, object]) -> None:
     check_kills(tmp_path, undisturbed, kills=120)
 
 
@@ -185,6 +185,44 @@ def test_fail_points(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_fail_point(tmp_path: Path) -> None:
     die_at_every(tmp_path, stride=1)
+
+
+def die_while_compacting_at(tmp_path: Path, *, stride: int) -> None:
+    origin = tmp_path / "origin"
+    ActivationStore.create(origin, SCHEMA)
+    append_all(origin, [make_samples(range(0, 20)), make_samples(range(20, 40))])
+    shutil.copytree(origin, tmp_path / "undisturbed")
+    delete_and_compact(tmp_path / "undisturbed")
+    undisturbed = fingerprint(tmp_path / "undisturbed")
+    step = 0
+    while True:
+        root = tmp_path / "s"
+        shutil.copytree(origin, root)
+        earlier = ActivationStore.open(root, check="always")
+        process = start(die_while_compacting, root, step)
+        process.join(60)
+        for store in (earlier, ActivationStore.open(root, check="always")):
+            alive = np.array([0, 1, 3, 15, 32, 39])  # a reader from before sees no damage either
+            want = values_of(SCHEMA, [f"id{i}" for i in alive])["ffn"][1].reshape(-1, len(alive))
+            np.testing.assert_array_equal(store.read_matrix(layer=1, samples=alive), want.T)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        delete_and_compact(root)
+        assert fingerprint(root) == undisturbed, f"died at step {step}"
+        shutil.rmtree(root)
+        step += stride
+    assert step > 50
+    print(f"died at {step // stride} of {step} fsyncs and renames of a compaction")
+
+
+def test_fail_points_of_compaction(tmp_path: Path) -> None:
+    die_while_compacting_at(tmp_path, stride=43)
+
+
+@pytest.mark.slow
+def test_every_fail_point_of_compaction(tmp_path: Path) -> None:
+    die_while_compacting_at(tmp_path, stride=1)
 
 
 def test_two_processes_append_at_once(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def occurrences(root: Path, needle: bytes) -> list[str]:
 def test_delete_then_compact(store: ActivationStore) -> None:
     root = store.location.root
     first = ActivationStore.open(root, snapshot="000002")
-    store.put_labels("t", pa.table({"id": ["id3", "id4"], "split": ["a", "a"], "label": ["x", "y"]}))
+    store.put_labels(
+        "t", pa.table({"id": ["id3", "id4"], "split": ["a", "a"], "label": ["x", "y"]})
+    )
     assert store.delete(["id3", "id17", "nobody"]) == 2
     assert store.delete(author_ids=["author1"]) == 13
     dead = {3, 17} | set(range(1, 40, 3))
@@ -94,6 +96,7 @@ def test_delete_then_compact(store: ActivationStore) -> None:
             assert all(f"id{number}" not in column for column in rows.values())
             assert all(f"text {number}" not in column for column in rows.values())
     assert compact(store).num_samples == 0
+    assert compact(store).emptied_slots == ()
 
     # A deleted text that comes again is new; the tail with holes is completed.
     append_all(root, [make_samples(range(3, 4)), make_samples(range(40, 60))])
@@ -135,8 +138,9 @@ def test_a_shared_text_survives_under_its_other_id(store: ActivationStore) -> No
             assert plain.sample_id.values[5] == "copy"
         compact(store)
     assert verify(store).sound
-    assert not any("id5" in pq.read_table(path)["id"].to_pylist()
-                   for path in root.rglob("rows-*.parquet"))
+    assert not any(
+        "id5" in pq.read_table(path)["id"].to_pylist() for path in root.rglob("rows-*.parquet")
+    )
 
 
 def test_copy_living(store: ActivationStore, tmp_path: Path) -> None:

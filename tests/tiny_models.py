@@ -33,8 +33,9 @@ TEXTS = (
     "Ünïcode 🙂 text, with punctuation!",
     "the cat sat on the log",
     "angry " * 30,
+    "sad dog " * 40,
 )
-"""Short, empty, equally long and nearly as long as the context."""
+"""Short, empty, equally long, nearly as long as the context and longer."""
 
 _HEADS = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
 _ENCODER: dict[str, Any] = {
@@ -132,21 +133,26 @@ EXPERTS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**_HEAD_SIZE, "num_experts": 4, "moe_intermediate_size": 16},
 }
 
-_TEMPLATES = {"bert": ("[CLS]", "[SEP]"), "roberta": ("<s>", "</s>"), "gpt": ("", "")}
+UNLISTED: dict[str, dict[str, Any]] = {"megatron-bert": _ENCODER}
+"""Architectures without a row in the table."""
+
+_CONFIGS = {**FAMILIES, **EXPERTS, **UNLISTED}
 
 
-def make_tiny_model(family: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+def make_tiny_model(
+    family: str, folder: Path, *, seed: int = 0, spread: bool = True, **changes: Any
+) -> Path:
     """Write a tiny random model of a family, with its tokenizer, into ``folder / family``."""
     path = folder / family
     config = tiny_config(family, **changes)
-    save_random_model(config, path, seed=seed)
+    save_random_model(config, path, seed=seed, spread=spread)
     make_tokenizer(path, style=_style(family))
     return path
 
 
 def tiny_config(family: str, **changes: Any) -> Any:
     """The Hugging Face config of a tiny model."""
-    options = {"vocab_size": VOCABULARY, **{**FAMILIES, **EXPERTS}[family], **changes}
+    options = {"vocab_size": VOCABULARY, **_CONFIGS[family], **changes}
     defaults = CONFIG_MAPPING[family]()
     for name in ("bos", "eos", "cls", "sep", "mask", "pad"):
         key = f"{name}_token_id"

@@ -1,0 +1,106 @@
+"""Where a corpus entry's rows come from: its files, or its splits on the hub."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import CorpusSource
+from pipeline.errors import CorpusError
+from pipeline.hub import hub_splits
+from pipeline.rowformats import RowBlock
+from pipeline.splits import SPLITS
+from pipeline.textfiles import detect_format, file_stem, read_rows
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "development": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""How splits are called in columns and on the hub -> our names."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file (or hub split) of a source; ``where`` names it in messages, ``name`` in made ids."""
+
+    source: CorpusSource
+    where: str
+    name: str
+    split: str | None
+    read: Callable[[Sequence[str]], Iterator[RowBlock]]
+
+
+def source_files(sources: Sequence[CorpusSource]) -> list[SourceFile]:
+    """The files of all entries, and the hub splits whose names are in ``SPLIT_NAMES``.
+
+    Raises:
+        CorpusError: a file is missing or its format cannot be told.
+    """
+    files: list[SourceFile] = []
+    paths = [(source, *place) for source in sources for place in _paths(source)]
+    names = short_names([path for _, path, _ in paths])
+    for source, path, split in paths:
+        format: str = source.format
+        if format == "auto":
+            format = detect_format(path)
+
+        def read(
+            columns: Sequence[str], path: Path = path, format: str = format
+        ) -> Iterator[RowBlock]:
+            return read_rows(path, columns, format=format)
+
+        files.append(SourceFile(source, str(path), names[path], split, read))
+    for source in sources:
+        if source.hub is not None:
+            for name, read_split in hub_splits(
+                source.hub, config=source.hub_config, revision=source.revision
+            ):
+                if (split := SPLIT_NAMES.get(name)) is not None:
+                    where = f"{source.hub} [{name}]"
+                    files.append(
+                        SourceFile(source, where, f"{source.hub}/{name}", split, read_split)
+                    )
+    return files
+
+
+def _paths(source: CorpusSource) -> list[tuple[Path, str | None]]:
+    """The files of a source with the splits that they give."""
+    if source.path is None:
+        given = [(source.train, "train"), (source.val, "val"), (source.test, "test")]
+        return [(Path(path), split) for path, split in given if path is not None]
+    path = Path(source.path)
+    if not path.is_dir():
+        return [(path, None)]
+    layout = [(path / f"{split}_text.txt", split) for split in SPLITS]
+    if not layout[0][0].exists():
+        raise CorpusError(
+            f"{path}: a folder needs the TweetEval layout, but has no train_text.txt; "
+            "name a file, or one file each as train, val and test"
+        )
+    return [(file, split) for file, split in layout if file.exists()]
+
+
+def short_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """The shortest names ``folder/stem`` (with as many folders as needed, at least one) that tell
+    ``paths`` apart."""
+    distinct = list(dict.fromkeys(paths))
+    parts = {path: [*path.absolute().parts[1:-1], file_stem(path)] for path in distinct}
+    depth = {path: 2 for path in distinct}
+    while True:
+        names = {path: "/".join(parts[path][-depth[path] :]) for path in distinct}
+        counts = Counter(names.values())
+        clashing = [path for path in distinct if counts[names[path]] > 1]
+        deeper = [path for path in clashing if depth[path] < len(parts[path])]
+        if not deeper:
+            return {path: names[path] if path not in clashing else path.name for path in distinct}
+        for path in deeper:
+            depth[path] += 1

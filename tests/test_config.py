@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from tests.conftest import RUN_TOML
+
+VALID = RUN_TOML.format(model="some/model")
+
+
+def load(folder: Path, text: str) -> RunConfig:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return RunConfig.load(path)
+
+
+def test_relative_paths_are_resolved_against_the_file(tmp_path: Path) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    config = load(tmp_path, VALID.replace("some/model", "models/mine"))
+    assert config.run_dir == str(tmp_path / "run")
+    assert config.corpus[0].path == str(tmp_path / "tweets.csv")
+    assert config.backbone.model == str(tmp_path / "models" / "mine")
+    assert load(tmp_path, VALID).backbone.model == "some/model"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("[probe]", "[prob]"), ["prob", "unknown key", "did you mean 'probe'"]),
+        (("folds = 3", "fold = 3"), ["head.fold", "did you mean 'folds'"]),
+        (("folds = 3", "folds = 1"), ["head.folds", "greater than or equal to 2", "not 1"]),
+        (('type = "regression"', 'type = "regresion"'), ["tasks[2].type", "'regresion'"]),
+        (('name = "level"', 'name = "mood"'), ["names must differ"]),
+        (('level = "level"', 'leven = "level"'), ["leven", "mood", "level"]),
+        (('path = "tweets.csv"', ""), ["corpus[1]", "exactly one of"]),
+        (('name = "mood"\nrun_dir', 'name = "a/b"\nrun_dir'), ["name", "'a/b'"]),
+        (("C = [1e-2, 1e-1]", "C = []"), ["probe", "C needs at least one value"]),
+        (('run_dir = "run"', ""), ["run_dir", "is required"]),
+        (("[store]", "[store"), ["not valid TOML", "line"]),
+    ],
+)
+def test_mistakes_are_named_in_one_line(
+    tmp_path: Path, change: tuple[str, str], expected: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, VALID.replace(*change, 1))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "run.toml" in message
+    for part in expected:
+        assert part in message
+
+
+def test_missing_file_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="salient init"):
+        RunConfig.load(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="is a folder"):
+        RunConfig.load(tmp_path)
+
+
+def test_fingerprint_covers_results_only(tmp_path: Path) -> None:
+    base = load(tmp_path, VALID).fingerprint
+    assert load(tmp_path, VALID.replace('"run"', '"elsewhere"')).fingerprint == base
+    assert load(tmp_path, VALID + '\n[cluster]\nkind = "processes"\n').fingerprint == base
+    assert load(tmp_path, "seed = 1\n" + VALID).fingerprint != base
+    assert load(tmp_path, VALID.replace("folds = 3", "folds = 4")).fingerprint != base
+
+
+def test_metric_must_fit_the_task(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not fit a regression task"):
+        load(
+            tmp_path, VALID.replace('type = "regression"', 'type = "regression"\nmetric = "auc"')
+        )

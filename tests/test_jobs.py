@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import xarray as xr
+
+from pipeline import jobs
+from pipeline.config import RunConfig
+from pipeline.errors import ExtractError, ProbeError
+from pipeline.heads import Head
+from pipeline.phase1 import load_probe
+from pipeline.runfolder import RunFolder
+from pipeline.targets import load_target
+from store import ActivationStore
+from store.tables import read_table
+from tests.conftest import write_mood_run
+
+
+def test_a_run_leaves_everything_it_should(finished_run: Path) -> None:
+    config = RunConfig.load(finished_run)
+    folder = RunFolder(Path(config.run_dir))
+    metrics = jobs.read_metrics(config)
+    card = json.loads(folder.card.read_text())
+    assert card["config_fingerprint"] == config.fingerprint
+    assert card["corpus"]["rows_read"] == 160
+    assert card["versions"]["torch"]
+    for task in config.tasks:
+        entry = metrics["tasks"][task.name]
+        assert [layer["source"] for layer in entry["layers"]] == [0, 1, 2]
+        assert entry["chosen"]["val"] >= entry["hidden"]["val"] - 0.2
+        assert entry["chosen"]["test"][entry["metric"]] > 0.5
+        table = read_table(folder.importance(task.name))
+        store = ActivationStore.open(config.store.path)
+        assert len(table) == 3 * 2 * store.schema.neuron_size
+        head = Head.load(folder.head(task.name))
+        assert head.card.depth == entry["chosen"]["depth"]
+        sweep = read_table(folder.sweep(task.name))
+        assert pc.max(sweep["val_score"]).as_py() >= head.card.val_score
+
+
+def test_reported_test_metrics_are_those_of_the_saved_probes(finished_run: Path) -> None:
+    config = RunConfig.load(finished_run)
+    store = ActivationStore.open(config.store.path)
+    target = load_target(store, config.task("mood"))
+    test = target.rows("test")
+    probe = load_probe(RunFolder(Path(config.run_dir)), "mood", 1)
+    x = xr.open_zarr(config.store.path).ffn.sel(layer=1).values.reshape(-1, store.num_samples).T
+    guess = probe.outputs(x[test.positions].astype(np.float32))[:, 0] > 0
+    reported = jobs.read_metrics(config)["tasks"]["mood"]["layers"][1]["test"]["accuracy"]
+    assert reported == pytest.approx(np.mean(guess == test.targets))
+
+
+def test_running_again_computes_nothing_and_changes_nothing(finished_run: Path) -> None:
+    config = RunConfig.load(finished_run)
+    folder = Path(config.run_dir)
+    before = {p: p.read_bytes() for p in folder.rglob("*.safetensors")}
+    snapshot = ActivationStore.open(config.store.path).snapshot_id
+    metrics = jobs.read_metrics(config)
+    report = jobs.extract(config)
+    assert report.num_new == 0
+    assert not any(result.computed for result in jobs.probe(config))
+    assert jobs.consolidate(config) == metrics
+    assert ActivationStore.open(config.store.path).snapshot_id == snapshot
+    assert {p: p.read_bytes() for p in folder.rglob("*.safetensors")} == before
+
+
+def test_processes_give_the_results_of_threads(finished_run: Path, tmp_path: Path) -> None:
+    config = RunConfig.load(finished_run)
+    expected = jobs.read_metrics(config)
+    data = config.model_dump(mode="json")
+    data["run_dir"] = str(tmp_path / "run")
+    data["cluster"] = {"kind": "processes", "workers": 2}
+    other = RunConfig.from_dict(data, origin=finished_run)
+    found = jobs.run(other)
+    assert found["tasks"] == expected["tasks"]
+
+
+def test_stages_out_of_order_say_what_to_run(tmp_path: Path, tiny_bert: Path) -> None:
+    config = RunConfig.load(write_mood_run(tmp_path, tiny_bert))
+    with pytest.raises(ProbeError, match="no run here"):
+        jobs.probe(config)
+    jobs.extract(config)
+    with pytest.raises(ProbeError, match="salient probe"):
+        jobs.consolidate(config)
+    text = (tmp_path / "run.toml").read_text().replace("folds = 3", "folds = 2")
+    (tmp_path / "run.toml").write_text(text)
+    with pytest.raises(ProbeError, match="another configuration"):
+        jobs.probe(RunConfig.load(tmp_path / "run.toml"))
+    shutil.rmtree(tmp_path / "activations")
+    with pytest.raises(ExtractError, match="no activation store"):
+        jobs.probe(config)
+
+
+def test_more_texts_are_appended_and_the_old_snapshot_stays(
+    tmp_path: Path, tiny_bert: Path
+) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=100)
+    config = RunConfig.load(path)
+    first = jobs.extract(config)
+    old = ActivationStore.open(config.store.path)
+    write_mood_run(tmp_path, tiny_bert, num_rows=160)
+    second = jobs.extract(config)
+    assert (first.num_new, second.num_new) == (100, 60)
+    new = ActivationStore.open(config.store.path)
+    assert new.num_samples == 160
+    again = ActivationStore.open(config.store.path, snapshot=old.snapshot_id)
+    np.testing.assert_array_equal(again.read_matrix(layer=2), new.read_matrix(layer=2)[:100])
+
+
+def test_a_store_of_another_model_is_refused(tmp_path: Path, tiny_bert: Path) -> None:
+    from tests.tiny_models import make_tiny_model
+
+    config = RunConfig.load(write_mood_run(tmp_path, tiny_bert))
+    jobs.extract(config)
+    other = make_tiny_model("distilbert", tmp_path / "other")
+    changed = RunConfig.load(write_mood_run(tmp_path, other))
+    with pytest.raises(ExtractError, match="made with other settings"):
+        jobs.extract(changed)

@@ -1,0 +1,54 @@
+"""Batch plans and layouts."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.packing import pack, pad, plan_batches
+
+LENGTHS = st.lists(st.integers(0, 40), max_size=60)
+
+
+@given(LENGTHS, st.integers(1, 100), st.booleans())
+def test_every_text_with_tokens_runs_once_within_the_budget(lengths, budget, packed):
+    batches = list(plan_batches(lengths, max_tokens=budget, packed=packed))
+    planned = [int(i) for batch in batches for i in batch]
+    assert sorted(planned) == [i for i, length in enumerate(lengths) if length]
+    for batch in batches:
+        sizes = [lengths[i] for i in batch]
+        slots = sum(sizes) if packed else max(sizes) * len(sizes)
+        assert slots <= budget or len(batch) == 1
+
+
+@given(LENGTHS, st.integers(1, 100), st.booleans())
+def test_batches_are_sorted_and_full(lengths, budget, packed):
+    batches = list(plan_batches(lengths, max_tokens=budget, packed=packed))
+    sizes = [[lengths[i] for i in batch] for batch in batches]
+    flat = [size for batch in sizes for size in batch]
+    assert flat == sorted(flat, reverse=True)
+    for batch, following in zip(sizes, sizes[1:], strict=False):
+        grown = [*batch, following[0]]
+        slots = sum(grown) if packed else max(grown) * len(grown)
+        assert slots > budget
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=8), st.sampled_from(["left", "right", "no"])
+)
+def test_a_batch_says_where_each_token_lies(lengths, side):
+    ids = [np.arange(100 * i, 100 * i + n) for i, n in enumerate(lengths)]
+    order = np.arange(len(ids))
+    options = {"positions": lambda text: np.arange(len(text))}
+    if side == "no":
+        batch = pack(ids, order, **options)
+    else:
+        batch = pad(ids, order, pad_id=7, side=side, **options)
+    flat, positions = batch.input_ids.flatten(), batch.position_ids.flatten()
+    for text, start, length in zip(ids, batch.starts, batch.lengths, strict=True):
+        assert flat[start : start + length].tolist() == text.tolist()
+        assert positions[start : start + length].tolist() == list(range(length))
+    assert int(batch.attention_mask.sum()) == batch.num_tokens == sum(lengths)
+    assert batch.num_slots == (sum(lengths) if side == "no" else max(lengths) * len(lengths))
+    if side != "no":
+        assert torch.all(batch.input_ids[batch.attention_mask == 0] == 7)
