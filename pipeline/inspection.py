@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.heads import Head
-from pipeline.runfolder import RunFolder, read_card
-from pipeline.score import CARD
+from pipeline.runfolder import SCORE_CARD, RunFolder, read_card
 from store import ActivationStore
 from store.tables import read_json
 
@@ -87,7 +86,7 @@ def _scores(path: Path) -> Facts:
         dates[date] = dates.get(date, 0) + pq.read_metadata(file).num_rows
     return {
         "kind": "scores",
-        **read_json(path / CARD),
+        **read_json(path / SCORE_CARD),
         "files": len(files),
         "rows": sum(dates.values()),
         "rows_by_date": dates,
@@ -124,7 +123,7 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Facts]], ...] = (
     (lambda path: ActivationStore.exists(path), _store),
     (lambda path: (path / "run.json").is_file(), _run),
     (lambda path: (path / "head.json").is_file(), _head),
-    (lambda path: (path / CARD).is_file(), _scores),
+    (lambda path: (path / SCORE_CARD).is_file(), _scores),
     (lambda path: path.is_file() and path.suffix in (".parquet", ".pq"), _parquet),
     (lambda path: path.is_file() and path.suffix == ".toml", _config),
 )

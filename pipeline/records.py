@@ -1,8 +1,8 @@
 """One JSON value of a tweet dump -> the tweets and notices in it, by the table ``READERS``.
 
-``read_record(value)`` tries the kinds of records in the table's order. Ids keep all their digits, and
-texts are the full ones wherever the record holds them: beside a cut text, in the tweet that a retweet
-repeats, or among a page's included tweets.
+``read_record(value)`` tries the kinds of records in the table's order. Ids keep all their digits,
+and texts are the full ones wherever the record holds them: beside a cut text, in the tweet that a
+retweet repeats, or among a page's included tweets.
 """
 
 from __future__ import annotations

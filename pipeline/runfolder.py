@@ -27,6 +27,8 @@ from pipeline.errors import ProbeError
 from store.tables import read_json, write_json
 
 FORMAT_VERSION = 1
+SCORE_CARD = "_salient.json"
+"""In a folder of scores: whose they are."""
 VERSIONED = (
     "salient",
     "torch",

@@ -31,11 +31,11 @@ from pipeline.errors import ScoreError
 from pipeline.extract import Extractor
 from pipeline.heads import Head
 from pipeline.metrics import predictions, probabilities
+from pipeline.runfolder import SCORE_CARD
 from store import ActivationStore
 from store.tables import read_json, write_json
 
 Array = NDArray[Any]
-CARD = "_salient.json"
 PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
 """Largest accepted difference to stored activations, relative to a layer's largest value."""
 
@@ -289,7 +289,7 @@ def score_blocks(
 
 def _claim(output: Path, scorer: Scorer) -> None:
     """Say whose scores the folder holds, or check it."""
-    card = output / CARD
+    card = output / SCORE_CARD
     if card.is_file():
         found = read_json(card).get("fingerprint")
         if found != scorer.fingerprint:

@@ -2,7 +2,7 @@
 
 ``read_dump`` takes any of the formats that Twitter's interfaces and archives have produced, as JSON
 lines, arrays or printed JSON, plain or packed or in a tar (``pipeline.streams``), and tells them
-apart record by record, by the table ``pipeline.records.READERS``. Every record is accounted for: in the sum over all
+apart record by record (``pipeline.records``). Every record is accounted for: in the sum over all
 blocks, ``read = tweets + notices + quarantined``.
 
     for block in read_dump("2021-01-01.json.bz2"):

@@ -16,11 +16,7 @@ import pyarrow as pa
 
 from store import durable
 from store.blocks import Block
-from store.coordinates import (
-    sync_sample_chunks,
-    write_axis_coordinates,
-    write_sample_chunks,
-)
+from store.coordinates import write_axis_coordinates, write_sample_chunks
 from store.errors import StoreError
 from store.location import LocalLocation
 from store.manifests import Manifest
@@ -132,14 +128,15 @@ def _write_coordinates(
     root: Path, snapshot: Snapshot, rows: pa.Table, blocks: Sequence[Block]
 ) -> None:
     size = snapshot.schema.samples_per_shard
+    slots = {}
     for block in blocks:
         own = rows.slice(block.start - blocks[0].start, len(block))
         before = block.slot * size
         if block.start > before:
             index = SampleIndex(LocalLocation(root), snapshot)
             own = pa.concat_tables([index.visible_rows(before, block.start), own])
-        write_sample_chunks(root, snapshot.schema, block.slot, own)
-    sync_sample_chunks(root, snapshot.schema)
+        slots[block.slot] = own
+    write_sample_chunks(root, snapshot.schema, slots)
 
 
 def _install_shards(
@@ -153,8 +150,7 @@ def _install_shards(
                 relative = schema.arrays[name].shard_path(layer, block.slot)
                 directories.add((root / relative).parent)
                 _move(plan.staged_shard(relative), root / relative)
-    for directory in sorted(directories):
-        durable.sync_directory(directory)
+    durable.sync_directories(directories)
     for block in blocks:
         target = root / plan.manifest_path(block)
         durable.make_directories(target.parent)

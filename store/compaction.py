@@ -113,9 +113,14 @@ def _compact(root: Path, store: ActivationStore, snapshot: Snapshot) -> CompactR
     _scrub_tables(root, history, index)
     following = successor(_without_slots(snapshot, emptied), "compact")
     if snapshot.has_dead:
-        for old in history:
-            content = encode_document(_without_slots(old, emptied).to_json())
-            durable.write_file(root / snapshot_path(old.id), [content])
+        durable.write_files(
+            {
+                root / snapshot_path(old.id): [
+                    encode_document(_without_slots(old, emptied).to_json())
+                ]
+                for old in history
+            }
+        )
         publish(root, following)
     return CompactReport(
         int(todo.sum()), len(slots), emptied, _remove_shards(root, snapshot, emptied)
@@ -173,7 +178,7 @@ def _scrub_slot(
         durable.write_file(root / manifest.path, [content])
     for source, target in moves:
         durable.replace_file(source, target)
-        durable.sync_directory(target.parent)
+    durable.sync_directories({target.parent for _, target in moves})
     for manifest in manifests:
         content = encode_manifest(manifest.count, after[manifest.path], results[manifest.path])
         durable.write_file(root / manifest.path, [content])

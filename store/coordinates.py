@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ _FILLS = {"n_tokens": 0, "truncated": False, "created_at": NO_TIME}
 
 def write_axis_coordinates(root: Path, schema: StoreSchema) -> None:
     """Write layer, pooling and unit coordinates, one chunk each."""
+    files = {}
     for name, (values, chunk) in axis_coordinates(schema).items():
         if name == "pooling":
             content = encode_strings([str(value) for value in values], chunk)
@@ -29,22 +31,22 @@ def write_axis_coordinates(root: Path, schema: StoreSchema) -> None:
             padded = np.zeros(chunk, "<i8")
             padded[: len(values)] = np.asarray(values, dtype=np.int64)
             content = padded.tobytes()
-        path = root / name / "c" / "0"
-        durable.make_directories(path.parent)
-        durable.write_file(path, [content])
+        files[root / name / "c" / "0"] = [content]
+    durable.write_files(files)
 
 
-def write_sample_chunks(root: Path, schema: StoreSchema, slot: int, rows: pa.Table) -> None:
-    """Write the chunk `slot` of every per-sample coordinate from all rows of that slot.
+def write_sample_chunks(root: Path, schema: StoreSchema, slots: Mapping[int, pa.Table]) -> None:
+    """Write the chunks of every per-sample coordinate for some slots, given all rows of each.
 
     A chunk that replaces a shorter one begins with the same rows, so readers are not disturbed.
-    The caller syncs the directories, once for all slots: `sync_sample_chunks`.
     """
-    for name in sample_coordinates(schema):
-        path = root / name / "c" / str(slot)
-        durable.make_directories(path.parent)
-        content = _encode_chunk(name, rows, schema.samples_per_shard)
-        durable.write_file(path, [content], sync_name=False)
+    durable.write_files(
+        {
+            root / name / "c" / str(slot): [_encode_chunk(name, rows, schema.samples_per_shard)]
+            for name in sample_coordinates(schema)
+            for slot, rows in slots.items()
+        }
+    )
 
 
 def check_sample_chunk(content: bytes, name: str, rows: pa.Table, size: int) -> bool:
@@ -62,9 +64,3 @@ def _encode_chunk(name: str, rows: pa.Table, size: int) -> bytes:
     if name in _FILLS:
         return encode_numbers(column.fill_null(_FILLS[name]).to_numpy(), size, name)
     return encode_strings(column.to_pylist(), size)
-
-
-def sync_sample_chunks(root: Path, schema: StoreSchema) -> None:
-    """Make the names of written sample chunks durable."""
-    for name in sample_coordinates(schema):
-        durable.sync_directory(root / name / "c")

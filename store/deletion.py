@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import durable
-from store.coordinates import sync_sample_chunks, write_sample_chunks
+from store.coordinates import write_sample_chunks
 from store.samples import DELETED_SCHEMA, SampleIndex, encode_parquet
 from store.snapshots import INDEX, IndexPart, Snapshot
 
@@ -43,8 +43,8 @@ def hide_in_coordinates(
 ) -> None:
     """Blank deleted ids and texts in the Zarr coordinates, which any reader may open."""
     size = snapshot.schema.samples_per_shard
+    slots = {}
     for slot in np.unique(doomed["position"].to_numpy() // size).tolist():
         start = slot * size
-        rows = index.visible_rows(start, start + snapshot.slots[slot].count)
-        write_sample_chunks(root, snapshot.schema, slot, rows)
-    sync_sample_chunks(root, snapshot.schema)
+        slots[slot] = index.visible_rows(start, start + snapshot.slots[slot].count)
+    write_sample_chunks(root, snapshot.schema, slots)

@@ -10,7 +10,8 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,34 @@ def write_file(
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise explain(error, path) from error
+
+
+def write_files(contents: Mapping[Path, Iterable[Buffer]]) -> None:
+    """Write several small files, each like `write_file`, waiting for the disk only once or twice.
+
+    The fsyncs run side by side, which a journalling file system answers together. The order in
+    which the files appear is not defined.
+    """
+    with ThreadPoolExecutor(8, thread_name_prefix="durable") as pool:
+        for path in {path.parent for path in contents}:
+            make_directories(path)
+        jobs = [
+            pool.submit(write_file, path, parts, sync_name=False)
+            for path, parts in contents.items()
+        ]
+        for job in jobs:
+            job.result()
+        sync_directories({path.parent for path in contents}, pool)
+
+
+def sync_directories(paths: Iterable[Path], pool: ThreadPoolExecutor | None = None) -> None:
+    """Make the names in several directories durable."""
+    if pool is None:
+        with ThreadPoolExecutor(8, thread_name_prefix="durable") as own:
+            sync_directories(paths, own)
+        return
+    for job in [pool.submit(sync_directory, path) for path in sorted(paths)]:
+        job.result()
 
 
 def _write_temporary(path: Path, parts: Iterable[Buffer]) -> None:

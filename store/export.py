@@ -74,9 +74,11 @@ def export_archive(
                 durable.write_file(target, [content], sync_name=False)
                 num_bytes += len(content)
     rows = store.index.visible_rows(0, store.num_samples)
-    for slot in range(len(store.snapshot.slots)):
-        own = rows.slice(slot * size, store.snapshot.slots[slot].count)
-        write_sample_chunks(root, schema, slot, own)
+    slots = {
+        slot: rows.slice(slot * size, record.count)
+        for slot, record in enumerate(store.snapshot.slots)
+    }
+    write_sample_chunks(root, schema, slots)
     write_axis_coordinates(root, schema)
     _write_documents(root, store, level)
     return ExportReport(str(root), num_bytes, store.num_samples * schema.bytes_per_sample)
@@ -101,9 +103,9 @@ def _write_documents(root: Path, store: ActivationStore, level: int) -> None:
                 },
             },
         ]
-    for name, array in arrays.items():
-        durable.make_directories(root / name)
-        durable.write_file(root / name / ROOT_DOCUMENT, [encode_document(array)])
+    durable.write_files(
+        {root / name / ROOT_DOCUMENT: [encode_document(array)] for name, array in arrays.items()}
+    )
     durable.write_file(root / ROOT_DOCUMENT, [encode_document(document)])
 
 

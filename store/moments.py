@@ -66,6 +66,22 @@ def _widen_block(
     np.multiply(work.view(np.float32), _REBIAS, out=target)
 
 
+def all_finite(values: AnyArray) -> bool:
+    """Whether a 2-D float16 or float32 array has neither NaN nor infinity."""
+    rows = max(1, BLOCK_BYTES // (4 * max(1, values.shape[1])))
+    unsigned, magnitude = (
+        (np.uint16, np.uint16(0x7FFF))
+        if values.dtype == np.float16
+        else (np.uint32, np.uint32(0x7FFFFFFF))
+    )
+    infinity = np.array(np.inf, values.dtype).view(unsigned)
+    bits = values.view(unsigned)
+    return all(
+        np.bitwise_and(bits[start : start + rows], magnitude).max(initial=0) < infinity
+        for start in range(0, len(values), rows)
+    )
+
+
 def row_moments(values: AnyArray) -> Moments:
     """Moments of each row of a 2-D array `(feature, sample)` of finite values."""
     num_rows, count = values.shape

@@ -189,8 +189,9 @@ def publish(root: Path, snapshot: Snapshot) -> None:
     """
     document = encode_document(root_document(snapshot.schema, snapshot.num_samples, snapshot.id))
     record = encode_document(snapshot.to_json())
-    durable.write_file(root / snapshot_path(snapshot.id), [record], sync_name=False)
-    durable.write_file(root / root_copy_path(snapshot.id), [document])
+    durable.write_files(
+        {root / snapshot_path(snapshot.id): [record], root / root_copy_path(snapshot.id): [document]}
+    )
     durable.write_file(root / ROOT_DOCUMENT, [document])
     write_array_documents(root, snapshot)
 
@@ -201,9 +202,10 @@ def write_array_documents(root: Path, snapshot: Snapshot) -> None:
     They come after the root, so they never promise more than is committed; a commit that died here
     is made good before the next append.
     """
+    changed = {}
     for name, document in array_documents(snapshot.schema, snapshot.num_samples).items():
         path = root / name / ROOT_DOCUMENT
         content = encode_document(document)
         if not path.exists() or path.read_bytes() != content:
-            durable.make_directories(path.parent)
-            durable.write_file(path, [content])
+            changed[path] = [content]
+    durable.write_files(changed)

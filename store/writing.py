@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +15,13 @@ from store import durable
 from store.blocks import Block
 from store.errors import StoreError
 from store.manifests import LayerKey, LayerSummary, encode_manifest
-from store.moments import row_moments
+from store.moments import all_finite, row_moments
 from store.plans import AppendPlan
 from store.schema import ArrayLayout, StoreSchema
 from store.shards import row_crcs, shard_bytes, write_shard
 
 AnyArray = npt.NDArray[np.generic]
+NUM_WRITERS = 2
 # (array name, layer, slot) -> the samples (rows, count) already committed in that slot
 ReadPrefix = Callable[[str, int, int], AnyArray]
 
@@ -34,7 +38,7 @@ def write_block(
 ) -> None:
     """Stage one block durably; see `ActivationStore.write_block`.
 
-    Writing goes on in a second thread while the next shard is prepared.
+    Two threads write while the next shard is prepared.
     """
     layers = plan.record.layers
     _check_block(plan, block)
@@ -43,26 +47,29 @@ def write_block(
     _check_space(plan, schema, layers)
     summaries: dict[LayerKey, LayerSummary] = {}
     directories = set()
-    with ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool:
-        writes: list[Future[None]] = []
+    count = block.stop - block.slot * schema.samples_per_shard
+    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="shard-writer") as pool:
+        writes: deque[Future[AnyArray]] = deque()
         for layout, index, layer in _shards(schema, layers):
+            # Bounds the memory: the shard written longest ago lends its buffer to the next one.
+            spare = writes.popleft().result() if len(writes) > NUM_WRITERS else None
             values = activations[layout.name][index]
-            shard = _assemble(schema, layout, layer, block, values, read_prefix)
+            shard = _assemble(schema, layout, layer, block, values, read_prefix, spare)
             path = plan.staged_shard(layout.shard_path(layer, block.slot))
             durable.make_directories(path.parent)
             directories.add(path.parent)
-            if len(writes) >= 2:  # bounds the memory held by finished but unwritten shards
-                writes.pop(0).result()
-            writes.append(pool.submit(write_shard, path, shard))
-            count = block.stop - block.slot * schema.samples_per_shard
+            writes.append(pool.submit(_write, path, shard))
             summaries[layout.name, layer] = summarise(shard[:, :count])
         for write in writes:
             write.result()
-    for directory in sorted(directories):
-        durable.sync_directory(directory)
-    count = block.stop - block.slot * schema.samples_per_shard
+    durable.sync_directories(directories)
     content = encode_manifest(count, summaries, extra)
     durable.write_file(plan.staged_manifest(block), [content], shared=True)
+
+
+def _write(path: Path, shard: AnyArray) -> AnyArray:
+    write_shard(path, shard)
+    return shard
 
 
 def summarise(committed: AnyArray) -> LayerSummary:
@@ -87,45 +94,45 @@ def _assemble(
     block: Block,
     values: AnyArray,
     read_prefix: ReadPrefix,
+    spare: AnyArray | None,
 ) -> AnyArray:
     """The whole shard `(rows, S)`: committed prefix, new samples, NaN padding."""
     size = schema.samples_per_shard
-    rows = values.reshape(layout.rows, len(block))
-    stored = _to_stored(schema, layout, layer, rows)
-    if len(block) == size:
-        return np.ascontiguousarray(stored)
+    new = values.reshape(layout.rows, len(block))
+    if len(block) == size and new.dtype == schema.dtype and new.flags.c_contiguous:
+        _refuse_unstorable(layout, layer, new, new)
+        return new
+    shape = (layout.rows, size)
+    usable = spare is not None and spare.shape == shape and spare.base is None
+    shard = spare if spare is not None and usable else np.empty(shape, schema.dtype)
     first = block.start - block.slot * size
-    shard = np.empty((layout.rows, size), schema.dtype)
+    last = first + len(block)
+    with np.errstate(over="ignore", invalid="ignore"):
+        shard[:, first:last] = new
+    _refuse_unstorable(layout, layer, shard[:, first:last], new)
     if first:
         shard[:, :first] = read_prefix(layout.name, layer, block.slot)
-    shard[:, first : first + len(block)] = stored
-    shard[:, first + len(block) :] = np.nan
+    shard[:, last:] = np.nan
     return shard
 
 
-def _to_stored(schema: StoreSchema, layout: ArrayLayout, layer: int, values: AnyArray) -> AnyArray:
-    with np.errstate(over="ignore", invalid="ignore"):
-        stored = values.astype(schema.dtype, copy=False)
-    bad = values.size - int(np.count_nonzero(_is_finite(stored)))
-    if bad:
-        given = int(np.count_nonzero(~np.isfinite(values)))
-        where = f"array {layout.name!r}, layer {layer}"
-        if given:
-            raise StoreError(
-                f"{where}: {given} values are NaN or infinite; NaN marks missing samples in the "
-                "store, so look for the cause in the extraction"
-            )
+def _refuse_unstorable(
+    layout: ArrayLayout, layer: int, stored: AnyArray, given: AnyArray
+) -> None:
+    if all_finite(stored):
+        return
+    where = f"array {layout.name!r}, layer {layer}"
+    wrong = int(np.count_nonzero(~np.isfinite(given)))
+    if wrong:
         raise StoreError(
-            f"{where}: {bad} values exceed float16's largest, 65504; create the store with "
-            'dtype="float32"'
+            f"{where}: {wrong} values are NaN or infinite; NaN marks missing samples in the "
+            "store, so look for the cause in the extraction"
         )
-    return stored
-
-
-def _is_finite(values: AnyArray) -> npt.NDArray[np.bool_]:
-    if values.dtype == np.float16:  # integer test: an exponent of all ones is inf or NaN
-        return (values.view(np.uint16) & np.uint16(0x7C00)) != np.uint16(0x7C00)
-    return np.isfinite(values)
+    beyond = int(np.count_nonzero(~np.isfinite(stored)))
+    raise StoreError(
+        f"{where}: {beyond} values exceed float16's largest, 65504; create the store with "
+        'dtype="float32"'
+    )
 
 
 def _check_block(plan: AppendPlan, block: Block) -> None:
@@ -180,8 +187,6 @@ def _check_space(
     plan: AppendPlan, schema: StoreSchema, layers: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Refuse before the first byte where the block cannot fit."""
-    import shutil
-
     row_bytes = schema.samples_per_shard * schema.itemsize
     needed = sum(
         len(wanted) * shard_bytes(schema.arrays[name].rows, row_bytes)

@@ -1,0 +1,78 @@
+"""The files around the code agree with it and with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA_NAMES = {"dask-core": "dask", "matplotlib-base": "matplotlib", "pytorch": "torch"}
+
+
+def requirements(*extras: str) -> dict[str, Requirement]:
+    lines = list(PROJECT["dependencies"])
+    for extra in extras:
+        lines += PROJECT["optional-dependencies"][extra]
+    parsed = [Requirement(line) for line in lines]
+    return {canonicalize_name(r.name): r for r in parsed}
+
+
+def test_conda_environment_has_the_same_dependencies() -> None:
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = {}
+    for line in listed:
+        if isinstance(line, str) and line != "pip":
+            found = Requirement(line)
+            conda[CONDA_NAMES.get(found.name, found.name)] = str(found.specifier)
+    assert conda.pop("python") == PROJECT["requires-python"]
+    expected = {name: str(r.specifier) for name, r in requirements("cluster", "report").items()}
+    assert conda == expected
+
+
+def test_lock_pins_every_dependency_in_range() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert pins["torch"] == "2.13.0"
+    locked = {canonicalize_name(name): version for name, version in pins.items()}
+    for name, needed in requirements("demo", "hub", "cluster", "report", "dev").items():
+        assert needed.specifier.contains(locked[name]), f"{name} {locked[name]} is out of range"
+
+
+def test_only_the_agreed_top_level_folders_exist() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.splitlines()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    folders = {line.split("/")[0] for line in tracked if "/" in line}
+    assert folders <= {"pipeline", "store", "tests", "notebooks", ".ci"}
+
+
+def test_no_pickle_anywhere() -> None:
+    for path in (*ROOT.glob("pipeline/*.py"), *ROOT.glob("store/*.py")):
+        assert not re.search(r"\b(pickle|joblib|torch\.load|torch\.save)\b", path.read_text()), path
+
+
+def test_readme_names_every_command() -> None:
+    from typer.main import get_command
+
+    from pipeline.cli import app
+
+    text = (ROOT / "README.md").read_text()
+    for name in get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"salient {name}" in text, name
+
+
+def test_readme_make_targets_exist() -> None:
+    targets = re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.M)
+    known = {name for line in targets for name in line.split()}
+    for name in re.findall(r"`?make ([a-z-]+)`?", (ROOT / "README.md").read_text()):
+        assert name in known, name
