@@ -187,7 +187,7 @@ class Backbone:
         short.truncated = True
         short.network = cut_blocks(self.network, self.site, short.num_layers)
         if last_layer < self.num_layers - 1:
-            short.last_neurons = None
+            short.last_neurons, short._select_late = None, False
         if neurons is not None:
             chosen = np.asarray(neurons, np.int64)
             if short.last_neurons is not None:
@@ -361,11 +361,11 @@ class Backbone:
         Attention's two products count all slots of a row of a padded batch, and each text alone
         in a packed one; the rest (norms, activations) does not count.
         """
-        last = max((*layers, *(state - 1 for state in hidden)), default=-1)
-        if any(state > last for state in hidden):
-            linear, blocks = self.linear_flops[-1], last + 1
+        if not self.truncated and self.num_layers in hidden:
+            linear, blocks = self.linear_flops[-1], self.num_layers
         else:
-            linear, blocks = self.linear_flops[last], last + 1
+            last = max((*layers, *(state - 1 for state in hidden)), default=-1)
+            linear, blocks = (self.linear_flops[last] if last >= 0 else 0.0), last + 1
         pairs = (
             float((batch.lengths**2).sum())
             if batch.packed

@@ -261,13 +261,16 @@ def _samples_last(layers: list[Tensor], name: str) -> NDArray[Any]:
         return np.zeros((0, 0, 0, 0), np.float32)
     first = layers[0]
     out = torch.empty(len(layers), *first.shape[1:], first.shape[0], dtype=first.dtype)
+    if not first.shape[0]:
+        return out.numpy()
     # From the last to the first, so that each layer's memory is free before the next is turned.
     for layer in reversed(range(len(layers))):
         values = layers.pop()
-        if values.dtype == torch.float16 and (bad := int(values.isinf().sum())):
+        if values.dtype == torch.float16 and any(bound.isinf() for bound in values.aminmax()):
             raise ExtractError(
-                f"{bad} {name} activations of layer {layer} exceed 65504, float16's largest; "
-                'store them with dtype = "float32"'
+                f"{int(values.isinf().sum())} {name} activations of layer {layer} exceed "
+                '65504, the largest of float16; store them with dtype = "float32"'
             )
-        out[layer] = values.movedim(0, -1)
+        # As two-dimensional matrices: torch turns those ten times faster.
+        out[layer].flatten(0, -2).copy_(values.flatten(1).t())
     return out.numpy()

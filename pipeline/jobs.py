@@ -6,6 +6,7 @@ texts, does only what is missing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,16 @@ def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
                     " `salient probe` first"
                 )
 
+    digest = hashlib.sha256(f"{config.fingerprint} {store.schema.fingerprint}".encode())
+    for task in config.tasks:
+        digest.update(load_target(store, task).digest.encode())
+    fingerprint = digest.hexdigest()[:16]
+    if folder.metrics.is_file():
+        done = read_json(folder.metrics)
+        if done.get("fingerprint") == fingerprint:
+            say("heads: done before")
+            return done
+
     def announce(result: HeadResult) -> None:
         card = result.chosen.card
         say(
@@ -205,7 +216,7 @@ def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
     reports = map_tasks(evaluate_task, arguments, config.cluster)
     metrics = {
         "format_version": 1,
-        "config_fingerprint": config.fingerprint,
+        "fingerprint": fingerprint,
         "snapshot": snapshot,
         "tasks": {task.name: report for task, report in zip(config.tasks, reports, strict=True)},
     }

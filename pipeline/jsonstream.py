@@ -274,8 +274,8 @@ class _Scanner:
                 self._indent = self._indent or 0
                 break
             self._advance(max(start, len(self._text) - 1000))
-            start = self._at
             if not self._fill():
                 self._advance(len(self._text))
                 break
+            start = 0
         return Unreadable(line, reason, beginning)

@@ -49,17 +49,17 @@ def read_classes(
     """
     if classes is None:
         return [canonical(value) for value in values]
-    spelled: dict[str | None, str] = {canonical(name): name for name in classes}
+    spelled = {key: name for name in classes if (key := canonical(name)) is not None}
     spelled.update({name: name for name in classes})
-    if all(_INTEGER.fullmatch(name) is None for name in spelled if name is not None):
+    if all(_INTEGER.fullmatch(name) is None for name in spelled):
         numbers = {str(place): name for place, name in enumerate(classes)}
         found = {canonical(value) for value in values} - {None}
         if found and found <= numbers.keys():
             spelled.update(numbers)
     out: list[str | None] = []
     for row, value in enumerate(values):
-        stripped = None if value is None else value.strip()
-        name = spelled.get(stripped) or spelled.get(key := canonical(value))
+        stripped, key = (value or "").strip(), canonical(value)
+        name = spelled.get(stripped) or spelled.get(key or "")
         if name is None and key is not None:
             raise BadLabel(row, key, not_a_class(key, classes))
         out.append(name)

@@ -60,14 +60,14 @@ def final_hidden(store: ActivationStore) -> int:
     return max(store.schema.hidden_layers)
 
 
-def phase1_fingerprint(config: RunConfig, task: TaskConfig, snapshot: str, extraction: str) -> str:
-    """Digest of all that a task's probes depend on."""
+def phase1_fingerprint(config: RunConfig, target: Target, extraction: str) -> str:
+    """Digest of all that a task's probes depend on; texts of other tasks are not part of it."""
     parts = {
         "probe": config.probe.model_dump(mode="json"),
         "folds": config.head.folds if config.head.training == "cross_fit" else 0,
-        "task": task.model_dump(mode="json"),
+        "task": target.task.model_dump(mode="json"),
         "seed": config.seed,
-        "snapshot": snapshot,
+        "labels": target.digest,
         "extraction": extraction,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -77,12 +77,12 @@ def fit_one(config: RunConfig, snapshot: str, task: TaskConfig, source: int | st
     """Fit and write the probe of one task on one layer (or on the final hidden state)."""
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     stem = RunFolder(Path(config.run_dir)).probe(task.name, source)
-    fingerprint = phase1_fingerprint(config, task, snapshot, store.schema.fingerprint)
+    target = load_target(store, task)
+    fingerprint = phase1_fingerprint(config, target, store.schema.fingerprint)
     if (done := _complete(stem, fingerprint)) is not None:
         return ProbeResult(
             task.name, source, done["val_score"], done["penalty"], done["converged"], computed=False
         )
-    target = load_target(store, task)
     train, val = target.rows("train"), target.rows("val")
     folds = None
     if config.head.training == "cross_fit" and source != HIDDEN:

@@ -12,7 +12,7 @@ Another pooling is another row of ``POOLINGS``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pipeline.errors import ExtractError
+
+_CACHED_VALUES = 2**18
+"""Float32 values that stay in a core's cache between two poolings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +64,40 @@ class Segments:
             runs.append(Run(i, 1, int(start[i]), int(length[i]), int(length[i])))
         return cls(len(start), tuple(runs))
 
-    def views(self, tokens: Tensor) -> list[tuple[slice, Tensor]]:
-        """The runs of a token matrix as views ``(count, length, feature)``, empty ones left out."""
+    def views(self, tokens: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The runs of a token matrix, cut into pieces that fit a cache; empty texts left out.
+
+        Args:
+            tokens: (tokens, feature).
+
+        Yields:
+            Which texts, and their tokens as a view (texts, length, feature).
+        """
         tokens = tokens.contiguous()
         width = tokens.shape[1]
-        return [
-            (
-                slice(run.first, run.first + run.count),
-                tokens.as_strided(
-                    (run.count, run.length, width),
+        for run in self.runs:
+            if not run.length:
+                continue
+            step = max(1, _CACHED_VALUES // (run.length * width))
+            for first in range(0, run.count, step):
+                count = min(step, run.count - first)
+                view = tokens.as_strided(
+                    (count, run.length, width),
                     (run.stride * width, width, 1),
-                    tokens.storage_offset() + run.start * width,
-                ),
-            )
-            for run in self.runs
-            if run.length
-        ]
+                    tokens.storage_offset() + (run.start + first * run.stride) * width,
+                )
+                yield slice(run.first + first, run.first + first + count), view
 
 
 Reduction = Callable[[Tensor], Tensor]
 
 POOLINGS: dict[str, Reduction] = {
-    "mean": lambda run: run.mean(1, dtype=torch.float32),
+    "mean": lambda run: run.mean(1),
     "max": lambda run: run.amax(1),
     "first": lambda run: run[:, 0],
     "last": lambda run: run[:, -1],
 }
-"""Pooling name -> reduction of ``(texts, tokens, feature)`` over the tokens."""
+"""Pooling name -> reduction of ``(texts, tokens, feature)``, float32, over the tokens."""
 
 
 def check_poolings(poolings: Sequence[str]) -> tuple[str, ...]:
@@ -122,10 +132,11 @@ def pool(tokens: Tensor, segments: Segments, poolings: Sequence[str]) -> Tensor:
         dtype=torch.float32,
         device=tokens.device,
     )
-    # All poolings of a run before the next run: its tokens are still in the cache.
+    # All poolings of a piece before the next piece: its tokens are still in the cache.
     for texts, view in segments.views(tokens):
+        values = view.float()
         for p, name in enumerate(poolings):
-            out[texts, p] = POOLINGS[name](view)
+            out[texts, p] = POOLINGS[name](values)
     return out
 
 

@@ -101,7 +101,11 @@ def _excerpt(value: Any) -> str:
     try:
         return excerpt(orjson.dumps(value))
     except (orjson.JSONEncodeError, TypeError):  # half a surrogate pair, or a number beyond 64 bits
+        pass
+    try:
         return excerpt(repr(value))
+    except RecursionError:
+        return ""
 
 
 def _is_notice(value: Record) -> bool:

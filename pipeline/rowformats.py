@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import CorpusError
 from pipeline.jsonstream import Unreadable, excerpt, json_values
 from pipeline.normalise import join_surrogates
-from pipeline.streams import lines, members
+from pipeline.streams import Line, StreamBreak, lines, members
 
 OnBad = Callable[[int, str, str], None]
 """Told of a row that cannot be read: line, reason, the beginning of the row."""
@@ -90,28 +90,42 @@ def strict(path: str | Path) -> OnBad:
 
 
 def _text_lines(path: Path, on_bad: OnBad) -> Iterator[str]:
-    """The lines of an unpacked file as text, line feeds kept, without byte order mark."""
+    """The lines of an unpacked file as text, line feeds kept, without byte order mark.
+
+    A line that cannot be read is empty, which keeps the count.
+    """
     for member in members(path):
-        for line in lines(member.chunks):
-            data = line.data
-            if line.number == 1:
-                if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise CorpusError(f"{path}: is UTF-16; save it as UTF-8")
-                data = data.removeprefix(b"\xef\xbb\xbf")
-            if line.cut:
-                on_bad(line.number, f"longer than {len(data)} bytes", excerpt(data))
-                yield "\n"
-                continue
-            try:
-                text = data.decode("utf-8")
-            except UnicodeDecodeError as error:
-                reason = (
-                    f"not UTF-8: byte 0x{data[error.start]:02x} at position {error.start + 1}; "
-                    "convert the file to UTF-8 (for example with iconv -f latin1 -t utf-8)"
-                )
-                on_bad(line.number, reason, excerpt(data))
-                text = ""  # an empty line keeps the count
-            yield text + ("\n" if line.ended else "")
+        last = Line(1, b"")
+        try:
+            for line in lines(member.chunks):
+                last = line
+                if line.ended:
+                    yield _line_text(path, line, on_bad) + "\n"
+        except StreamBreak as error:
+            on_bad(last.number, f"{error}; get the whole file again", excerpt(last.data))
+            return
+        if not last.ended:
+            yield _line_text(path, last, on_bad)
+
+
+def _line_text(path: Path, line: Line, on_bad: OnBad) -> str:
+    data = line.data
+    if line.number == 1:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise CorpusError(f"{path}: is UTF-16; save it as UTF-8")
+        data = data.removeprefix(b"\xef\xbb\xbf")
+    if line.cut:
+        on_bad(line.number, f"longer than {len(data)} bytes", excerpt(data))
+        return ""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        reason = (
+            f"not UTF-8: byte 0x{data[error.start]:02x} at position {error.start + 1}; "
+            "convert the file to UTF-8 (for example with iconv -f latin1 -t utf-8)"
+        )
+        on_bad(line.number, reason, excerpt(data))
+        return ""
 
 
 def _read_delimited(

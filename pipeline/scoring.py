@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from pipeline.config import NormaliseConfig, RunConfig
 from pipeline.errors import ConfigError, CorpusError, DumpError
@@ -14,8 +17,8 @@ from pipeline.heads import Head, describe_heads
 from pipeline.jobs import Say, silent
 from pipeline.runfolder import RunFolder, read_card
 from pipeline.score import InputBlock, Scorer, ScoreReport, score_blocks
-from pipeline.textfiles import read_rows, read_texts
-from pipeline.tweets import read_dump
+from pipeline.textfiles import TEXTS_SCHEMA, read_rows, read_texts
+from pipeline.tweets import QUARANTINE_SCHEMA, read_dump
 from store import ActivationStore
 
 FORMATS = ("auto", "tweets", "csv", "tsv", "jsonl", "parquet", "text")
@@ -133,10 +136,31 @@ def read_input(
     if id is None and _has_column(path, "id", format=kind):
         id = "id"
     time = "created_at" if _has_column(path, "created_at", format=kind) else None
+    bad: list[dict[str, Any]] = []
+
+    def on_bad(line: int, reason: str, excerpt: str) -> None:
+        bad.append({"source_file": path.name, "line": line, "reason": reason, "excerpt": excerpt})
+
     for table in read_texts(
-        path, text=text, id=id, time=time, format=kind, normalise=normalise, block_rows=block_rows
+        path,
+        text=text,
+        id=id,
+        time=time,
+        format=kind,
+        normalise=normalise,
+        block_rows=block_rows,
+        on_bad=on_bad,
     ):
-        yield InputBlock(table)
+        yield InputBlock(table, _taken(bad))
+    if bad:
+        yield InputBlock(TEXTS_SCHEMA.empty_table(), _taken(bad))
+
+
+def _taken(bad: list[dict[str, Any]]) -> pa.Table:
+    """The unreadable rows so far, as a table; empties the list."""
+    table = pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA)
+    bad.clear()
+    return table
 
 
 def _holds_tweets(path: Path) -> bool:

@@ -6,6 +6,7 @@ read by :func:`Target.rows` when its caller asks for it, which is once, at the e
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,6 +64,16 @@ class Target:
         """Index of the class that ``f1`` and ``auc`` are about; -1 for the last."""
         name = self.task.positive
         return self.classes.index(name) if name is not None else -1
+
+    @property
+    def digest(self) -> str:
+        """Digest of the label table and the classes: what a fit on this target depends on."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self._table.schema) as writer:
+            writer.write_table(self._table.combine_chunks())
+        digest = hashlib.sha256(sink.getvalue())
+        digest.update("\0".join(self.classes).encode())
+        return digest.hexdigest()
 
     def rows(self, split: Split) -> Rows:
         """Positions and targets of a split.

@@ -125,9 +125,15 @@ def read_rows(
         raise CorpusError(f"{path}: no format {format!r}; the formats are {', '.join(FORMATS)}")
     if path.is_dir():
         raise CorpusError(f"{path}: is a folder; name a file in it")
-    wanted, num_rows = tuple(dict.fromkeys(columns)), 0
+    wanted, num_rows, raise_or_note = tuple(dict.fromkeys(columns)), 0, on_bad or strict(path)
+
+    def counted(line: int, reason: str, excerpt: str) -> None:
+        nonlocal num_rows
+        raise_or_note(line, reason, excerpt)
+        num_rows += 1
+
     try:
-        for block in FORMATS[format](path, wanted, block_rows, on_bad or strict(path)):
+        for block in FORMATS[format](path, wanted, block_rows, counted):
             num_rows += len(block.lines)
             yield block
     except StreamBreak as error:

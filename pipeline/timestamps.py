@@ -40,11 +40,11 @@ def parse_time(value: str) -> int | None:
         return int(seconds // 1) if abs(seconds) <= _MAX_SECONDS else None
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return calendar.timegm(moment.utctimetuple())
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return calendar.timegm(moment.utctimetuple())
 
 
 def _twitter_seconds(match: re.Match[str]) -> int | None:

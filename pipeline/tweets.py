@@ -6,9 +6,9 @@ apart record by record (``pipeline.records``). Every record is accounted for: in
 blocks, ``read = tweets + notices + quarantined``.
 
     for block in read_dump("2021-01-01.json.bz2"):
-        block.table        # id, text, text_hash, created_at, lang, author_id, is_retweet,
-        source_file, line block.quarantine   # source_file, line, reason, excerpt block.counts
-        # read, tweets, notices, quarantined, retweets, recovered, long, cut
+        block.table       # id, text, text_hash, created_at, lang, author_id, is_retweet, ...
+        block.quarantine  # source_file, line, reason, excerpt
+        block.counts      # read, tweets, notices, quarantined, retweets, recovered, long, cut
 
 Memory is bounded by ``block_rows`` tweets and one JSON value: a line, or one element of an array of
 any length.

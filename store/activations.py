@@ -56,11 +56,9 @@ from store.snapshots import (
     Snapshot,
     load_snapshot,
     publish,
-    snapshot_path,
     write_array_documents,
 )
 from store.writing import write_block
-from store.zarr_metadata import ROOT_DOCUMENT
 
 if TYPE_CHECKING:
     import xarray
@@ -532,7 +530,8 @@ class ActivationStore:
 
     def moments(self, array: str = "ffn", *, layer: int) -> tuple[int, AnyArray, AnyArray]:
         """Count, mean and M2 (float64 `(feature,)`) over all living samples, without a scan."""
-        return tuple(self._reader.moments(array, layer))  # type: ignore[return-value]
+        moments = self._reader.moments(array, layer)
+        return moments.count, moments.mean, moments.m2
 
     @property
     def bytes_read(self) -> int:

@@ -33,6 +33,17 @@ class Location(Protocol):
         """
 
 
+def read_into(descriptor: int, buffer: Bytes, offset: int) -> int:
+    """Fill `buffer` from a file; returns how much there was (a single read stops at 2 GiB)."""
+    done = os.preadv(descriptor, [buffer.data], offset)
+    while 0 < done < len(buffer):
+        more = os.preadv(descriptor, [buffer[done:].data], offset + done)
+        if more == 0:
+            break
+        done += more
+    return done
+
+
 class LocalLocation:
     """A directory of this machine or of a mounted file system."""
 
@@ -53,12 +64,7 @@ class LocalLocation:
         descriptor = os.open(f"{self.address}/{path}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             for offset, buffer in zip(offsets, buffers, strict=True):
-                done = os.preadv(descriptor, [buffer], offset)
-                while 0 < done < len(buffer):  # a single read stops at 2 GiB
-                    more = os.preadv(descriptor, [buffer[done:]], offset + done)
-                    if more == 0:
-                        break
-                    done += more
+                read_into(descriptor, buffer, offset)
             return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)

@@ -6,19 +6,20 @@ runs at about 1 GB/s, three integer operations and one multiplication in cache a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-BLOCK_BYTES = 256 * 1024  # float32 working set that stays in a core's own cache
+BLOCK_BYTES = 512 * 1024  # float32 working set that stays in a core's own cache
 _SIGN_AND_MAGNITUDE = np.int32(-0x70002000)  # 0x8fffe000: the sign bit and 15 bits below bit 28
 _REBIAS = np.float32(2.0**112)  # float32's exponent bias less float16's
 
 AnyArray = npt.NDArray[np.generic]
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True)
+class Moments:
     """Count of samples, mean and M2 per feature (float64)."""
 
     count: int
@@ -40,7 +41,7 @@ def merge_moments(first: Moments, second: Moments) -> Moments:
     return Moments(count, mean, m2)
 
 
-def widen(source: AnyArray, target: npt.NDArray[np.float32]) -> None:
+def widen(source: AnyArray, target: AnyArray) -> None:
     """Copy a 2-D float16 or float32 array into a float32 one of the same shape, exactly.
 
     Stored values are finite or NaN padding; float16 infinities (never stored) become 65536.
@@ -54,9 +55,7 @@ def widen(source: AnyArray, target: npt.NDArray[np.float32]) -> None:
         _widen_block(source[start : start + rows], bits, target[start : start + rows])
 
 
-def _widen_block(
-    source: AnyArray, bits: npt.NDArray[np.int32], target: npt.NDArray[np.float32]
-) -> None:
+def _widen_block(source: AnyArray, bits: npt.NDArray[np.int32], target: AnyArray) -> None:
     work = bits[: len(source)]
     # Sign-extend, move the mantissa and exponent into place, then correct the exponent's bias.
     # The multiplication also turns float16's subnormals into normal numbers.

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ import pyarrow.compute as pc
 from store import durable
 from store.blocks import Block, plan_blocks
 from store.errors import ChangedTextError, StoreError
-from store.samples import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, SampleIndex
+from store.samples import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, Positions, SampleIndex
 from store.snapshots import ACTIVE_PLAN, MANIFESTS, PLANS, Snapshot
 
 
@@ -238,13 +237,13 @@ def _column(table: pa.Table, name: str) -> pa.Array:
     return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
 
 
-def _first_occurrence(values: pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _first_occurrence(values: pa.Array) -> Positions:
     """For each value, the index at which it first occurs."""
     codes = values.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     if len(codes) == 0:
         return np.zeros(0, np.int64)
     _, first = np.unique(codes, return_index=True)
-    return first[codes].astype(np.int64)
+    return np.asarray(first[codes], np.int64)
 
 
 def samples_digest(samples: pa.Table, *options: str) -> str:

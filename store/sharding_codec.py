@@ -13,6 +13,7 @@ without any import.
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 from math import prod
 from pathlib import Path
@@ -30,6 +31,7 @@ from zarr.storage import LocalStore, StorePath
 
 from store.blocks import merge_runs
 from store.errors import DamagedShardError
+from store.location import read_into
 from store.shards import CRC_BYTES, INDEX_ENTRY_BYTES, shard_index
 
 if TYPE_CHECKING:
@@ -180,14 +182,20 @@ def _read_local(
         index_bytes = _index_bytes(num_rows)
         end = os.fstat(descriptor).st_size - index_bytes
         content = np.empty(index_bytes, np.uint8)
-        if end < 0 or os.preadv(descriptor, [content], end) != index_bytes:
+        if end < 0 or read_into(descriptor, content, end) != index_bytes:
             raise DamagedShardError(f"{path}: the shard is cut short; restore it from a backup")
         index = _parse_index(content, num_rows, row_bytes, str(path))
+        if index is None and len(rows) == num_rows:
+            # All of the shard: zarr copies from the page cache to its result, so reading it into
+            # memory of our own first would double the work.
+            mapped = mmap.mmap(descriptor, end, prot=mmap.PROT_READ)
+            whole = np.frombuffer(mapped, np.uint8).reshape(num_rows, row_bytes)
+            return whole, np.ones(num_rows, bool)
         out = np.empty((len(rows), row_bytes), np.uint8)
         flat = out.reshape(-1)
         ranges, present = _ranges(index, rows, row_bytes)
         for target, offset, length in ranges:
-            if os.preadv(descriptor, [flat[target : target + length]], offset) != length:
+            if read_into(descriptor, flat[target : target + length], offset) != length:
                 raise DamagedShardError(f"{path}: the shard is cut short; restore it from a backup")
         return out, present
     finally:

@@ -33,7 +33,8 @@ def shard_index(rows: int, row_bytes: int) -> bytes:
     entries[:, 0] = np.arange(rows, dtype=np.uint64) * np.uint64(row_bytes)
     entries[:, 1] = row_bytes
     payload = entries.tobytes()
-    return payload + google_crc32c.value(payload).to_bytes(CRC_BYTES, "little")
+    checksum: int = google_crc32c.value(payload)
+    return payload + checksum.to_bytes(CRC_BYTES, "little")
 
 
 def shard_bytes(rows: int, row_bytes: int) -> int:

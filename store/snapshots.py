@@ -176,8 +176,8 @@ def load_snapshot(location: Location, snapshot_id: str | None = None) -> Snapsho
 
 def _no_such_snapshot(location: Location, snapshot_id: str) -> StoreError:
     return StoreError(
-        f"{location.address}: no snapshot {snapshot_id!r}; list them with `salient store snapshots` "
-        "(gc removes old ones)"
+        f"{location.address}: no snapshot {snapshot_id!r}; list them with `salient store "
+        "snapshots` (gc removes old ones)"
     )
 
 
@@ -190,7 +190,10 @@ def publish(root: Path, snapshot: Snapshot) -> None:
     document = encode_document(root_document(snapshot.schema, snapshot.num_samples, snapshot.id))
     record = encode_document(snapshot.to_json())
     durable.write_files(
-        {root / snapshot_path(snapshot.id): [record], root / root_copy_path(snapshot.id): [document]}
+        {
+            root / snapshot_path(snapshot.id): [record],
+            root / root_copy_path(snapshot.id): [document],
+        }
     )
     durable.write_file(root / ROOT_DOCUMENT, [document])
     write_array_documents(root, snapshot)

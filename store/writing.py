@@ -116,9 +116,7 @@ def _assemble(
     return shard
 
 
-def _refuse_unstorable(
-    layout: ArrayLayout, layer: int, stored: AnyArray, given: AnyArray
-) -> None:
+def _refuse_unstorable(layout: ArrayLayout, layer: int, stored: AnyArray, given: AnyArray) -> None:
     if all_finite(stored):
         return
     where = f"array {layout.name!r}, layer {layer}"

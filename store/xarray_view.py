@@ -108,7 +108,7 @@ def _objects(values: Sequence[Any]) -> AnyArray:
     return np.array(list(values), dtype=object)
 
 
-class _LazyActivations(BackendArray):  # type: ignore[misc]
+class _LazyActivations(BackendArray):
     """One array of a store behind xarray's lazy indexing (orthogonal keys)."""
 
     def __init__(self, store: ActivationStore, layout: ArrayLayout) -> None:
@@ -133,11 +133,11 @@ class _LazyActivations(BackendArray):  # type: ignore[misc]
         )
         rows = (np.atleast_1d(poolings)[:, None] * self.layout.width + np.atleast_1d(units)).ravel()
         wanted = key[3] if isinstance(key[3], slice) else np.atleast_1d(samples)
-        result = np.stack(
-            [self._layer(layer, rows, wanted) for layer in np.atleast_1d(layers)]
-        ).reshape(np.size(layers), np.size(poolings), np.size(units), -1)
         shape = [np.size(part) for part in (layers, poolings, units, samples) if np.ndim(part)]
-        return result.reshape(shape)
+        if 0 in shape:
+            return np.empty(shape, self.dtype)
+        parts = [self._layer(layer, rows, wanted) for layer in np.atleast_1d(layers)]
+        return (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(shape)
 
     def _layer(self, index: int, rows: AnyArray, samples: Any) -> AnyArray:
         layer = self.layout.layers[index]

@@ -51,7 +51,9 @@ def write_mood_csv(path: Path, *, num_rows: int = 160, seed: int = 0) -> None:
             draw.shuffle(words)
             mood = "" if i % 29 == 7 else "glad" if glad >= 3 else "sad"
             time = f"2024-05-{1 + i % 3:02d}T12:00:00Z"
-            writer.writerow([str(10**18 + i), f"it was {' '.join(words)} {i}", time, mood, glad / 5])
+            writer.writerow(
+                [str(10**18 + i), f"it was {' '.join(words)} {i}", time, mood, glad / 5]
+            )
 
 
 RUN_TOML = """

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference import Reference, relative_error
-from tiny_models import CONTEXT, FAMILIES, LAYERS, TEXTS, make_tiny_model, make_tokenizer
 
 from pipeline import sites
 from pipeline.backbone import Backbone
@@ -16,6 +14,8 @@ from pipeline.engine import OneDnnLinear
 from pipeline.errors import BackboneError
 from pipeline.extractor import Extractor
 from pipeline.pooling import Segments, pool
+from tests.reference import Reference, relative_error
+from tests.tiny_models import CONTEXT, FAMILIES, LAYERS, TEXTS, make_tiny_model, make_tokenizer
 
 STORIES = Path(__file__).parents[2] / "shared/data/models/stories260k"
 EXACT = 1e-5

@@ -71,6 +71,4 @@ def test_fingerprint_covers_results_only(tmp_path: Path) -> None:
 
 def test_metric_must_fit_the_task(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not fit a regression task"):
-        load(
-            tmp_path, VALID.replace('type = "regression"', 'type = "regression"\nmetric = "auc"')
-        )
+        load(tmp_path, VALID.replace('type = "regression"', 'type = "regression"\nmetric = "auc"'))

@@ -245,6 +245,14 @@ def test_whole_number_classes_are_in_numerical_order(tmp_path: Path) -> None:
     assert corpus.classes["mood"] == tuple(map(str, range(12)))
 
 
+def test_a_class_may_be_called_like_a_missing_value(tmp_path: Path) -> None:
+    rows = [row | {"mood": ["nan", "none", None][i % 3]} for i, row in enumerate(made_rows())]
+    named = TaskConfig(name="mood", type="classification", labels=("nan", "none"))
+    source = {"path": write_jsonl(tmp_path / "a.jsonl", rows), "labels": {"mood": "mood"}}
+    corpus = load(source, tasks=[named])
+    assert Counter(corpus.labels["mood"].column("label").to_pylist()) == {"nan": 20, "none": 20}
+
+
 def test_numbers_are_places_in_the_named_classes(tmp_path: Path) -> None:
     named = TaskConfig(name="mood", type="classification", labels=("sad", "flat", "glad"))
     source = {"path": write_jsonl(tmp_path / "a.jsonl", made_rows()), "labels": {"mood": "mood"}}
@@ -605,6 +613,26 @@ def test_rows_that_cannot_be_read_can_be_left_out(tmp_path: Path) -> None:
             list(read_texts(tmp_path / name))
 
 
+def test_rows_before_a_break_are_kept(tmp_path: Path) -> None:
+    rows = made_rows(3000)
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    write_csv(tmp_path / "a.csv", rows)
+    for name in ("a.jsonl", "a.csv"):
+        packed = gzip.compress((tmp_path / name).read_bytes())
+        (tmp_path / "broken.gz").write_bytes(packed[: len(packed) // 2])
+        format = name.removeprefix("a.")
+        told: list[tuple[int, str, str]] = []
+        blocks = list(
+            read_texts(
+                tmp_path / "broken.gz", format=format, on_bad=lambda *bad, to=told: to.append(bad)
+            )
+        )
+        texts = [text for block in blocks for text in block.column("text").to_pylist()]
+        assert 100 < len(texts) < 2900
+        assert texts == [row["text"] for row in rows[: len(texts)]]
+        assert len(told) == 1 and "gz breaks off" in told[0][1]
+
+
 def test_every_format_can_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no format 'xml'; the formats are csv, tsv"):
         list(read_rows(tmp_path / "a.jsonl", ["text"], format="xml"))
@@ -664,6 +692,7 @@ def test_real_mixed_formats_in_one_source() -> None:
     assert corpus.report.splits["mood"] == {"train": 45590, "val": 2000, "test": 12284}
 
 
+@pytest.mark.slow
 @needs_shared
 def test_real_reviews_in_both_splits_stay_in_the_test_split() -> None:
     files = {split: str(SHARED / "imdb" / f"{split}.jsonl.gz") for split in ("train", "test")}

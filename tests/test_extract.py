@@ -5,14 +5,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Reference, relative_error
-from tiny_models import CONTEXT, TEXTS, WORDS, make_tiny_model, make_tokenizer, random_texts
 
 from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
 from pipeline.extract import Extractor, extract_block, extract_corpus, open_store
 from pipeline.pooling import POOLINGS
 from store import ActivationStore
+from tests.reference import Reference, relative_error
+from tests.tiny_models import CONTEXT, TEXTS, WORDS, make_tiny_model, make_tokenizer, random_texts
 
 EXACT = 1e-5
 STORED = 1e-3
@@ -306,8 +306,9 @@ def test_the_report_adds_up(loaded, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["roberta", "distilbert", "gpt2"])
 def test_full_size_models_equal_hugging_face(name, tmp_path):
-    from tiny_models import save_random_model
     from transformers import DistilBertConfig, GPT2Config, RobertaConfig
+
+    from tests.tiny_models import save_random_model
 
     config = {
         "roberta": RobertaConfig(max_position_embeddings=514, type_vocab_size=1),

@@ -16,7 +16,9 @@ from pipeline.linear import Standardiser, fit_path
 Array = NDArray[Any]
 
 
-def make(n: int, features: int, classes: int, seed: int, *, spread: float = 0.0) -> tuple[Array, Array]:
+def make(
+    n: int, features: int, classes: int, seed: int, *, spread: float = 0.0
+) -> tuple[Array, Array]:
     """Correlated features over ``10 ** spread`` orders of size, and labels that depend on them."""
     draw = np.random.default_rng(seed)
     mix = draw.normal(size=(features, features)) * 10 ** draw.uniform(-spread, 0, (features, 1))
@@ -79,9 +81,7 @@ def test_ridge_is_scikit_learns(n: int, features: int) -> None:
     x = Standardiser.fit(raw := draw.normal(size=(n, features)).astype(np.float32)).apply(raw)
     y = x @ draw.normal(size=features) + draw.normal(size=n)
     weight = draw.integers(0, 3, n).astype(float)
-    for model in fit_path(
-        x, y, num_classes=None, penalties=(1.0, 100.0), sample_weight=weight
-    ):
+    for model in fit_path(x, y, num_classes=None, penalties=(1.0, 100.0), sample_weight=weight):
         reference = Ridge(alpha=model.penalty).fit(x, y, sample_weight=weight)
         np.testing.assert_allclose(model.weights[0], reference.coef_, atol=2e-4)
         np.testing.assert_allclose(model.bias[0], reference.intercept_, atol=2e-4)

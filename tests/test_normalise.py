@@ -77,7 +77,14 @@ def test_times(value: str, seconds: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "soon", "Fri Foo 01 07:29:00 +0000 2021", "Fri Jan 45 07:29:00 +0000 2021", "9" * 40],
+    [
+        "",
+        "soon",
+        "Fri Foo 01 07:29:00 +0000 2021",
+        "Fri Jan 45 07:29:00 +0000 2021",
+        "9" * 40,
+        "0001-01-01T00:00:00+05:00",
+    ],
 )
 def test_no_times(value: str) -> None:
     assert parse_time(value) is None

@@ -1,5 +1,7 @@
 """Batch plans and layouts."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -27,7 +29,7 @@ def test_batches_are_sorted_and_full(lengths, budget, packed):
     sizes = [[lengths[i] for i in batch] for batch in batches]
     flat = [size for batch in sizes for size in batch]
     assert flat == sorted(flat, reverse=True)
-    for batch, following in zip(sizes, sizes[1:], strict=False):
+    for batch, following in pairwise(sizes):
         grown = [*batch, following[0]]
         slots = sum(grown) if packed else max(grown) * len(grown)
         assert slots > budget

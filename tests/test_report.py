@@ -34,7 +34,8 @@ def test_tables_and_plot_show_every_model(finished_run: Path, tmp_path: Path) ->
 
 def test_best_by_depth_minds_the_metrics_direction() -> None:
     rows = [
-        {"kind": "sparse", "depth": 0, "val_score": value, "num_features": 1} for value in (0.2, 0.4)
+        {"kind": "sparse", "depth": 0, "val_score": value, "num_features": 1}
+        for value in (0.2, 0.4)
     ]
     assert best_by_depth(rows, "accuracy")["sparse", 0]["val_score"] == 0.4
     assert best_by_depth(rows, "mae")["sparse", 0]["val_score"] == 0.2

@@ -52,9 +52,7 @@ def test_scoring_a_stored_text_gives_what_the_stored_activations_give(
     head = next(head for head in scorer.heads if head.card.task == "mood")
     target = load_target(store, config.task("mood"))
     positions = store.positions(table["id"].to_pylist())
-    stored = {
-        e.layer: store.read_matrix(layer=e.layer, samples=positions) for e in head.layers
-    }
+    stored = {e.layer: store.read_matrix(layer=e.layer, samples=positions) for e in head.layers}
     expected = predictions(head.outputs_full(stored), regression=False)
     found = [target.classes.index(name) for name in table["mood"].to_pylist()]
     assert np.mean(found == expected) == 1.0
@@ -85,9 +83,7 @@ def test_a_rerun_adds_nothing_and_a_grown_file_only_what_is_new(
     assert len(ids) == len(set(ids)) == 80
 
 
-def test_empty_texts_and_repeated_ids_are_counted(
-    scorer: Scorer, tmp_path: Path
-) -> None:
+def test_empty_texts_and_repeated_ids_are_counted(scorer: Scorer, tmp_path: Path) -> None:
     with (tmp_path / "in.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [["id", "text"], ["1", "a happy cat"], ["2", "  "], ["1", "again"], ["3", "dog"]]
@@ -129,6 +125,18 @@ def test_tweets_are_scored_and_notices_counted(finished_run: Path, tmp_path: Pat
     assert pq.read_table(bad)["line"].to_pylist() == [5]
 
 
+def test_unreadable_rows_of_a_text_file_are_quarantined(scorer: Scorer, tmp_path: Path) -> None:
+    lines = [json.dumps({"id": str(i), "text": f"happy cat {i}"}) for i in range(30)]
+    lines[12] = '{"id": "12", "text": '
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    options = {"text": "text", "id": "id", "normalise": NormaliseConfig(), "block_rows": 8}
+    blocks = read_input(tmp_path / "in.jsonl", format="jsonl", **options)
+    report = score_blocks(blocks, scorer, tmp_path / "out")
+    assert (report.read, report.scored, report.quarantined) == (30, 29, 1)
+    (bad,) = (tmp_path / "out" / "quarantine").glob("*.parquet")
+    assert pq.read_table(bad)["line"].to_pylist() == [13]
+
+
 def test_another_backbone_or_other_heads_are_refused(
     scorer: Scorer, finished_run: Path, tmp_path: Path
 ) -> None:
@@ -168,14 +176,18 @@ def test_killed_runs_lose_and_double_nothing(finished_run: Path, tmp_path: Path)
         "from pathlib import Path\n"
         "from pipeline import scoring\n"
         "from pipeline.config import RunConfig\n"
-        f"config = RunConfig.from_dict(json.loads({json.dumps(json.dumps(data))}), origin=Path('x'))\n"
+        f"data = json.loads({json.dumps(json.dumps(data))})\n"
+        "config = RunConfig.from_dict(data, origin=Path('x'))\n"
         "scoring._configuration = lambda _: config\n"
         "print('ready', flush=True)\n"
         "scoring.score_files([Path('in.csv')], Path('x'), Path('out'),\n"
         "                    say=lambda line: print(line, flush=True))\n"
         "print('finished', flush=True)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+    }
     draw = np.random.default_rng(0)
     for attempt in range(6):
         process = subprocess.Popen(

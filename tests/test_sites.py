@@ -1,13 +1,13 @@
 """The table of capture sites: every row against a real (tiny) model of the family."""
 
 import pytest
-from tiny_models import EXPERTS, FAMILIES, FFN_WIDTH, LAYERS, make_tiny_model, tiny_config
 
 from pipeline.backbone import Backbone
 from pipeline.checkpoint import skeleton
 from pipeline.engine import FUSED_ACTIVATIONS, OneDnnLinear
 from pipeline.errors import BackboneError
 from pipeline.sites import FFN_SITES, choose_site, input_width
+from tests.tiny_models import EXPERTS, FAMILIES, FFN_WIDTH, LAYERS, make_tiny_model, tiny_config
 
 
 def test_every_row_is_tried():

@@ -72,7 +72,9 @@ def test_vectorised_and_coordinate_selections(root: Path) -> None:
     ours = open_with(root / "ffn", OURS)
     full = open_with(root / "ffn", ZARRS_OWN)[:]
     np.testing.assert_array_equal(ours.oindex[1, :, [4, 0, 2]], full[1][:, [4, 0, 2]])
-    np.testing.assert_array_equal(ours.oindex[[1, 0], 1, 3, [59, 0]], full[[1, 0], 1, 3][:, [59, 0]])
+    np.testing.assert_array_equal(
+        ours.oindex[[1, 0], 1, 3, [59, 0]], full[[1, 0], 1, 3][:, [59, 0]]
+    )
     points = ([0, 1, 1], [1, 0, 0], [5, 2, 0], [59, 3, 16])
     np.testing.assert_array_equal(ours.vindex[points], full[points])
     mask = np.zeros(full.shape, bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def expected(store: ActivationStore, array: str, ids: list[str]) -> np.ndarray:
 
 def test_round_trip_over_several_commits(store: ActivationStore) -> None:
     counts = [0, 3, 8, 9, 30]
-    for start, stop in zip(counts, counts[1:], strict=False):
+    for start, stop in pairwise(counts):
         append(store, make_samples(start, stop))
         assert store.num_samples == stop
     ids = [f"id{i}" for i in range(30)]

@@ -264,7 +264,7 @@ def test_damaged_lines_are_quarantined_in_place(tmp_path: Path) -> None:
         b"[" * 100_000,
         b'{"id": ' + b"9" * 5000 + b"}",
         good[4],
-        b'{"unknown": 1}',
+        b'{"unknown": ' + b"[" * 1000 + b"]" * 1000 + b"}",
         good[5],
     ]
     blocks = dump(tmp_path / "a", b"\n".join(parts))
@@ -303,6 +303,22 @@ def test_damage_in_an_array_costs_one_element(tmp_path: Path, layout: str, damag
     assert row["line"] == data[:at].count(b"\n", 0, data.rindex(b"created_at", 0, at)) + (
         0 if layout == "printed array" else 1
     )
+
+
+def test_a_damaged_element_longer_than_what_is_read_at_a_time() -> None:
+    order = random.Random(0)
+    words = order.choices(["tea", "rain", "bus"], k=900_000)
+    tweets = [v1(0), v1(1, text=" ".join(words)), *[v1(i) for i in range(2, 40)]]
+    data = json.dumps(tweets, indent=2).encode()
+    at = data.rindex(b'"', 0, data.index(" ".join(words[:20]).encode()))
+    damaged = data[:at] + b"}" + data[at:]
+    for step in (1 << 16, 999):
+        chunks = iter([damaged[i : i + step] for i in range(0, len(damaged), step)])
+        items = list(json_values(chunks))
+        assert [type(item) for item in items] == [Value, Unreadable, *[Value] * 38]
+        before = damaged[: damaged.index(b"rain 2 @anna")]
+        assert items[2].line == before.count(b"\n") - 3
+        assert isinstance(items[2], Value) and items[2].value == tweets[2]
 
 
 def test_a_value_beyond_the_limit_is_not_kept_in_memory() -> None:
@@ -690,6 +706,7 @@ def check_mutant(value: Any, tmp_path: Path) -> None:
         assert printed["read"] == len(items)
 
 
+# More examples for a longer search: SALIENT_FUZZ_EXAMPLES=3000 pytest tests/test_tweets.py
 fuzz = settings(
     max_examples=int(os.environ.get("SALIENT_FUZZ_EXAMPLES", "150")),
     deadline=None,

@@ -49,14 +49,12 @@ from transformers import logging as transformers_logging
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "tests"))
-
-from tiny_models import make_tokenizer, save_random_model  # noqa: E402
 
 from pipeline.backbone import Backbone  # noqa: E402
 from pipeline.extract import Extractor, extract_corpus  # noqa: E402
 from pipeline.packing import plan_batches  # noqa: E402
 from pipeline.throughput import gemm_peak  # noqa: E402
+from tests.tiny_models import WORDS, make_tokenizer, save_random_model  # noqa: E402
 
 DATA = ROOT.parent / "shared/data"
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -84,7 +82,7 @@ def load_texts(corpus: str, count: int) -> list[str]:
     texts = list(dict.fromkeys(texts))[:count]
     if len(texts) < count:  # word counts as in tweets: log-normal around 19
         generator = np.random.default_rng(0)
-        words = np.array("the cat sat on a mat and then it was very happy today".split())
+        words = WORDS.split()
         sizes = np.exp(generator.normal(np.log(19), 0.55, count)).astype(int) + 1
         texts = [" ".join([str(i), *generator.choice(words, n)]) for i, n in enumerate(sizes)]
     return texts
@@ -208,9 +206,8 @@ def measure(name: str, texts: Sequence[str], folder: Path, options: Any) -> dict
         for dtype, model in (("float32", exact), ("bfloat16", fast))
     }
     tokens, flops = _work(exact, texts)
-    print(
-        f"\n{name}: {len(texts)} texts, {tokens:,} tokens, {device}, {exact.describe()['attention']}"
-    )
+    layout = "packed" if exact.packs else "padded"
+    print(f"\n{name}: {len(texts)} texts, {tokens:,} tokens, {device}, {layout}")
     for side, value in seconds.items():
         rate = f"{len(texts) / value:8.1f} texts/s {tokens / value:10,.0f} tokens/s"
         ratio = f"{seconds['usual'] / value:6.2f} x usual"
@@ -283,7 +280,7 @@ def main() -> None:
     options = parser.parse_args()
     models = options.models or (["quick"] if options.quick else ["roberta-base", "distilbert"])
     options.rounds = options.rounds or (3 if options.quick else 5)
-    texts = load_texts(options.corpus, options.texts or (192 if options.quick else 512))
+    texts = load_texts(options.corpus, options.texts or (128 if options.quick else 512))
     transformers_logging.disable_progress_bar()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -125,7 +125,9 @@ def bench_write(root: Path, schema: StoreSchema, num_slots: int) -> tuple[Activa
     for block in plan.blocks:
         values = block_values(schema, block.slot)
         wide = values.astype(np.float32)
-        raw_s = timed(lambda block=block, values=values: raw_write(raw_directory, values, block.slot))
+        raw_s = timed(
+            lambda block=block, values=values: raw_write(raw_directory, values, block.slot)
+        )
 
         def ours(given: np.ndarray, block=block) -> None:
             store.write_block(plan, block, {"ffn": given})
@@ -404,7 +406,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller sizes, under 45 s")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
-    parser.add_argument("--dir", type=Path, default=None, help="where to write (default: temporary)")
+    parser.add_argument(
+        "--dir", type=Path, default=None, help="where to write (default: temporary)"
+    )
     options = parser.parse_args()
     assert zarr.config.get("codecs.sharding_indexed").endswith(RowShardingCodec.__name__)
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="bench-store-") as directory:
