@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from store.errors import StoreError
 
 
-def _publish(path: Path, write: Callable[[Path], None]) -> None:
+def _publish(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, make it durable and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -42,7 +42,7 @@ def _publish(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON object, indented, keys in the order given."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _publish(path, lambda file: file.write_text(text, encoding="utf-8") and None)
+    _publish(path, lambda file: file.write_bytes(text.encode()))
 
 
 def read_json(path: Path) -> dict[str, Any]:

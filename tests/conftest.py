@@ -39,7 +39,7 @@ SAD = ("sad", "angry", "dog", "log")
 
 
 def write_mood_csv(path: Path, *, num_rows: int = 160, seed: int = 0) -> None:
-    """A small labelled set that even a random encoder can learn: glad or sad words, and how many."""
+    """A small labelled set that even a random encoder can learn: glad or sad words."""
     draw = random.Random(seed)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
