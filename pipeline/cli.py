@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline import storecli
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from store.errors import SalientError
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(storecli.app, name="store")
 out = Console(soft_wrap=True, highlight=False)
 
 ConfigFile = Annotated[

@@ -18,6 +18,7 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
+CONNECT_TIMEOUT_S = 30
 
 
 def num_cores() -> int:
@@ -77,7 +78,7 @@ def _client(cluster: ClusterConfig, workers: int) -> Iterator[Any]:
         ) from None
     if cluster.kind == "scheduler":
         try:
-            with Client(cluster.address, timeout=30) as client:
+            with Client(cluster.address, timeout=CONNECT_TIMEOUT_S) as client:
                 yield client
         except (OSError, TimeoutError) as error:
             raise ConfigError(
