@@ -165,8 +165,23 @@ class Backbone:
         selfcheck.measure_sizes(backbone)
         if attention != "padded":
             selfcheck.try_packing(backbone, required=attention == "packed")
-        if place.type == "cpu":
-            selfcheck.change_kernels(backbone, engine)
+        if place.type == "cpu" and engine != "torch":
+            try:
+                selfcheck.change_kernels(backbone, engine)
+            except BackboneError:
+                if engine == "onednn":
+                    raise
+                return cls.load(
+                    path,
+                    dtype=dtype,
+                    device=device,
+                    ffn_site=ffn_site,
+                    max_length=max_length,
+                    last_layer=last_layer,
+                    trust_remote_code=trust_remote_code,
+                    attention=attention,
+                    engine="torch",
+                )
         return backbone
 
     def truncate(self, last_layer: int, *, neurons: Sequence[int] | None = None) -> Backbone:

@@ -96,21 +96,22 @@ def speed_up(
     Returns:
         The engine in use: "torch" or "onednn".
     """
-    layers = [
-        (name, layer)
+    sizes = {
+        name: layer.weight.numel()
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear | Conv1D)
-    ]
-    if engine == "torch" or not layers or not _available(dtype):
+    }
+    if engine == "torch" or not sizes or not _available(dtype):
         return "torch"
-    if engine == "auto":
-        largest = max((layer for _, layer in layers), key=lambda layer: layer.weight.numel())
-        if not _wins_race(largest):
-            return "torch"
+    if engine == "auto" and not _wins_race(
+        network.get_submodule(max(sizes, key=lambda name: sizes[name]))
+    ):
+        return "torch"
     followers = _followers(network, site, num_layers)
     swapped = False
-    for name, layer in layers:
-        fast = _pack(layer, network.get_submodule(followers[name]) if name in followers else None)
+    for name in sizes:  # by name, so that each layer's old weights are freed at once
+        follower = network.get_submodule(followers[name]) if name in followers else None
+        fast = _pack(network.get_submodule(name), follower)
         if fast is None:
             continue
         network.set_submodule(name, fast)

@@ -113,13 +113,14 @@ def open_store(
     }
     before = schema.provenance.get("extraction", {})
     if fingerprint != schema.fingerprint:
-        skipped = {"engine", "device", "attention"}
+        skipped = {"source", "engine", "device", "attention"}
         asked |= {key: value for key, value in description.items() if key not in skipped}
         held |= {key: before.get(key) for key in description if key not in skipped}
     if different := [key for key in asked if asked[key] != held[key]]:
         key = different[0]
+        name = "model (its fingerprint)" if key == "fingerprint" else key
         raise ExtractError(
-            f"{path}: made with other settings: its {key} is {held[key]!r}, this run's "
+            f"{path}: made with other settings: its {name} is {held[key]!r}, this run's "
             f"{asked[key]!r}; use the same settings, or another store path"
         )
     return store
@@ -158,6 +159,10 @@ def extract_corpus(
         ExtractError: the store does not fit these settings, or the disk is too small.
     """
     begin = time.perf_counter()
+    if missing := [name for name in ("id", "text") if name not in texts.column_names]:
+        raise ExtractError(
+            f"texts: no column {missing[0]!r}; found {texts.column_names}, needed are id and text"
+        )
     extractor = Extractor(
         backbone,
         poolings=poolings,
@@ -179,22 +184,11 @@ def extract_corpus(
     todo = sum(len(block) for block in plan.blocks)
     _check_disk(store_path, todo * store.schema.bytes_per_sample)
     find_texts = _text_finder(plan, texts if not store.schema.store_text else None)
-    done = 0
-    with ThreadPoolExecutor(1, "tokenise") as reader, ThreadPoolExecutor(1, "write") as writer:
-        writing: Future[None] | None = None
-        for block, encoded in _ahead(
-            plan.blocks, lambda block: extractor.encode(find_texts(block)), reader
-        ):
-            pooled = extractor.compute(encoded, dtype=STORED[dtype])
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(_write, store, plan, block, pooled, extractor.meter)
-            done += len(block)
-            if progress is not None:
-                progress(done, todo)
-        if writing is not None:
-            writing.result()
-    snapshot = store.commit()
+    try:
+        _extract_blocks(extractor, store, plan, find_texts, progress)
+        snapshot = store.commit()
+    finally:
+        store.release()  # whatever happened: others may append, and a rerun resumes
     meter = extractor.meter
     elapsed = time.perf_counter() - begin
     peak = None
@@ -212,6 +206,31 @@ def extract_corpus(
         peak_flops_per_s=peak,
         snapshot_id=snapshot,
     )
+
+
+def _extract_blocks(
+    extractor: Extractor,
+    store: ActivationStore,
+    plan: Any,
+    find_texts: Callable[[Block], list[str]],
+    progress: Progress | None,
+) -> None:
+    todo, done = sum(len(block) for block in plan.blocks), 0
+    dtype = STORED[store.schema.dtype]
+    with ThreadPoolExecutor(1, "tokenise") as reader, ThreadPoolExecutor(1, "write") as writer:
+        writing: Future[None] | None = None
+        for block, encoded in _ahead(
+            plan.blocks, lambda block: extractor.encode(find_texts(block)), reader
+        ):
+            pooled = extractor.compute(encoded, dtype=dtype)
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(_write, store, plan, block, pooled, extractor.meter)
+            done += len(block)
+            if progress is not None:
+                progress(done, todo)
+        if writing is not None:
+            writing.result()
 
 
 def extract_block(

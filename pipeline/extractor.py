@@ -1,8 +1,11 @@
 """Texts in, pooled activations out, in the texts' order.
 
-extractor = Extractor(Backbone.load("models/roberta-base"))
-activations = extractor(["first text", "second text"])
-activations.ffn                                   # (layer, pooling, neuron, sample) float32
+    extractor = Extractor(Backbone.load("models/roberta-base"))
+    activations = extractor(["first text", "second text"])
+    activations.ffn                                   # (layer, pooling, neuron, sample) float32
+
+Texts are tokenised, sorted by length, run in batches under a token budget and pooled where they
+are captured; only one vector a text, layer and pooling leaves the device.
 """
 
 from __future__ import annotations

@@ -68,14 +68,15 @@ def plan_batches(
     length = np.asarray(lengths, np.int64)
     order = np.argsort(-length, kind="stable")
     order = order[: int(np.count_nonzero(length))]
+    descending = length[order]
     first = 0
     while first < len(order):
-        rest = length[order[first:]]
+        candidates = descending[first : first + max_tokens]
         if packed:
-            count = int(np.searchsorted(np.cumsum(rest[: max_tokens + 1]), max_tokens, "right"))
+            count = int(np.searchsorted(np.cumsum(candidates), max_tokens, "right"))
         else:
-            count = max_tokens // int(rest[0])
-        count = min(max(count, 1), len(rest))
+            count = max_tokens // int(candidates[0])
+        count = min(max(count, 1), len(candidates))
         yield order[first : first + count]
         first += count
 

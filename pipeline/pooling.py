@@ -75,10 +75,11 @@ class Segments:
         """
         tokens = tokens.contiguous()
         width = tokens.shape[1]
+        piece = _CACHED_VALUES if tokens.device.type == "cpu" else tokens.numel()
         for run in self.runs:
             if not run.length:
                 continue
-            step = max(1, _CACHED_VALUES // (run.length * width))
+            step = max(1, piece // (run.length * width))
             for first in range(0, run.count, step):
                 count = min(step, run.count - first)
                 view = tokens.as_strided(

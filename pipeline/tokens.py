@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,13 @@ class Encoded:
 
     def ids(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Token ids of some texts."""
-        ends = np.cumsum(self.lengths)
+        ends = self._ends
         return [self.flat[ends[i] - self.lengths[i] : ends[i]] for i in indices]
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        ends: NDArray[np.int64] = np.cumsum(self.lengths)
+        return ends
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> Encoded:

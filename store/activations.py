@@ -14,10 +14,9 @@ committed or died. Readers need no lock.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +29,8 @@ from store.commit import backfilled_schema, commit_finished, successor
 from store.coordinates import write_axis_coordinates
 from store.deletion import add_tombstones, doomed_records, hide_in_coordinates
 from store.errors import StoreError
-from store.labels import matching, read_labels, write_labels
-from store.location import LocalLocation, Location, locate
+from store.labels import write_labels
+from store.location import LocalLocation
 from store.locks import check_writable_file_system, locked, process_lock
 from store.plans import (
     AppendPlan,
@@ -41,8 +40,7 @@ from store.plans import (
     samples_digest,
     select_new,
 )
-from store.reading import ActivationReader, Samples
-from store.samples import Positions, SampleIndex, as_samples
+from store.samples import SampleIndex, as_samples
 from store.schema import StoreSchema
 from store.snapshots import (
     APPEND_LOCK,
@@ -58,52 +56,17 @@ from store.snapshots import (
     publish,
     write_array_documents,
 )
+from store.view import StoreView
 from store.writing import write_block
-
-if TYPE_CHECKING:
-    import xarray
 
 AnyArray = npt.NDArray[np.generic]
 
 
-class ActivationStore:
+class ActivationStore(StoreView):
     """One store, seen at one snapshot; make one with `create` or `open`."""
 
-    def __init__(self, location: Location, snapshot: Snapshot, *, check: str, pinned: bool) -> None:
-        self.location = location
-        self._check = check
-        self._pinned = pinned
-        self._bytes_read = 0
-        self._show(snapshot)
-
-    def _show(self, snapshot: Snapshot) -> None:
-        self._retire_reader()
-        self.snapshot = snapshot
-        self.__dict__.pop("index", None)
-        self.__dict__.pop("_reader", None)
-
-    @cached_property
-    def index(self) -> SampleIndex:
-        """The sample index of this snapshot."""
-        return SampleIndex(self.location, self.snapshot)
-
-    @cached_property
-    def _reader(self) -> ActivationReader:
-        dead = np.zeros(self.num_samples, bool)
-        if self.snapshot.has_dead:
-            dead = self.index.dead
-        return ActivationReader(self.location, self.snapshot, dead, check=self._check)
-
-    def __repr__(self) -> str:
-        return (
-            f"<ActivationStore {self.location.address}: {self.num_samples:,} samples, "
-            f"{', '.join(self.schema.arrays)}, snapshot {self.snapshot_id}>"
-        )
-
-    # -- opening ----------------------------------------------------------------------------
-
     @classmethod
-    def create(cls, path: str | Path, schema: StoreSchema) -> ActivationStore:
+    def create(cls, path: str | Path, schema: StoreSchema) -> Self:
         """Make an empty store in a new or empty directory.
 
         Raises:
@@ -129,76 +92,6 @@ class ActivationStore:
         )
         publish(root, empty)
         return cls.open(root)
-
-    @classmethod
-    def open(
-        cls, path: str | Path, snapshot: str | None = None, *, check: str = "first"
-    ) -> ActivationStore:
-        """Open the last commit, or an older one for reading.
-
-        Args:
-            path: a directory, or an fsspec address ("s3://...") for reading.
-            snapshot: id of an older commit.
-            check: compare checksums on the "first" read of a row, "always" or "never".
-
-        Raises:
-            StoreError: no store, no such snapshot.
-        """
-        location = locate(path)
-        return cls(
-            location, load_snapshot(location, snapshot), check=check, pinned=snapshot is not None
-        )
-
-    @staticmethod
-    def exists(path: str | Path) -> bool:
-        """Whether a store has been created at `path`."""
-        try:
-            load_snapshot(locate(path))
-        except StoreError:
-            return False
-        return True
-
-    def refresh(self) -> None:
-        """Look at the last commit (an opened snapshot stays as it is)."""
-        if not self._pinned:
-            current = load_snapshot(self.location)
-            if current.id != self.snapshot.id:
-                self._show(current)
-
-    # -- facts ------------------------------------------------------------------------------
-
-    @property
-    def schema(self) -> StoreSchema:
-        """Axes, element type and origin."""
-        return self.snapshot.schema
-
-    @property
-    def num_samples(self) -> int:
-        """Committed positions, deleted ones included."""
-        return self.snapshot.num_samples
-
-    @property
-    def num_living(self) -> int:
-        """Committed samples less the deleted ones."""
-        return self.num_samples - int(self._reader.dead.sum())
-
-    @property
-    def snapshot_id(self) -> str:
-        """Id of the commit that this object shows; `open(path, snapshot=id)` returns to it."""
-        return self.snapshot.id
-
-    def snapshots(self) -> list[Snapshot]:
-        """The snapshots that are still kept, oldest first."""
-        last = int(load_snapshot(self.location).id)
-        found = []
-        for number in range(last + 1):
-            try:
-                found.append(load_snapshot(self.location, f"{number:06d}"))
-            except StoreError:
-                continue  # removed by gc
-        return found
-
-    # -- appending --------------------------------------------------------------------------
 
     def plan_append(
         self, samples: pa.Table, *, changed: str = "error", timeout_s: float | None = None
@@ -265,7 +158,7 @@ class ActivationStore:
     def _plan(
         self, digest: str, make: Callable[[Path], AppendPlan], timeout_s: float | None
     ) -> AppendPlan:
-        root = self._writable_root()
+        root = self.writable_root()
         lease = process_lock(root / APPEND_LOCK)
         lease.acquire(timeout_s=timeout_s)
         try:
@@ -289,7 +182,7 @@ class ActivationStore:
 
     def open_plan(self, plan_id: str) -> AppendPlan:
         """Open a plan made by another process; its `blocks` are those still to be written."""
-        root = self._writable_root()
+        root = self.writable_root()
         return AppendPlan.load(root, plan_id, samples_per_shard=self.schema.samples_per_shard)
 
     def write_block(
@@ -323,7 +216,7 @@ class ActivationStore:
 
         def read_prefix(array: str, layer: int, slot: int) -> AnyArray:
             first = block.start - slot * schema.samples_per_shard
-            return self._reader.read_committed(array, layer, slot)[:, :first]
+            return self.reader.read_committed(array, layer, slot)[:, :first]
 
         write_block(
             plan,
@@ -340,7 +233,7 @@ class ActivationStore:
 
         Durable when it returns. With nothing new to publish it returns the last commit's id.
         """
-        root = self._writable_root()
+        root = self.writable_root()
         with locked(root / COMMIT_LOCK):
             self._show(commit_finished(root))
             if active_plan_id(root) is None:
@@ -349,49 +242,7 @@ class ActivationStore:
 
     def release(self) -> None:
         """Let other processes append although this one's plan is not finished."""
-        process_lock(self._writable_root() / APPEND_LOCK).release()
-
-    def _writable_root(self) -> Path:
-        if not isinstance(self.location, LocalLocation):
-            raise StoreError(
-                f"{self.location.address}: only local and mounted POSIX directories can be "
-                "written; write there and copy the finished store"
-            )
-        if self._pinned:
-            raise StoreError(
-                f"{self.location.address}: opened at snapshot {self.snapshot_id}, which is "
-                "read-only; open the store without a snapshot to write"
-            )
-        check_writable_file_system(self.location.root)
-        return self.location.root
-
-    def _amend(self, change: Callable[[Path, Snapshot], Snapshot], kind: str) -> str:
-        root = self._writable_root()
-        with locked(root / COMMIT_LOCK):
-            current = load_snapshot(self.location)
-            changed = change(root, current)
-            if changed is not current:
-                current = successor(changed, kind)
-                publish(root, current)
-            self._show(current)
-        return self.snapshot_id
-
-    # -- samples and labels -----------------------------------------------------------------
-
-    def positions(self, ids: Sequence[str] | pa.Array) -> Positions:
-        """int64 position of each id, through aliases; -1 where unknown or deleted."""
-        return self.index.positions(ids)
-
-    def positions_by_hash(self, hashes: Sequence[str] | pa.Array) -> Positions:
-        """int64 position of each content hash (`text_hash`); -1 where unknown or deleted."""
-        return self.index.positions_by_hash(hashes)
-
-    def samples(self) -> pa.Table:
-        """Living samples in position order.
-
-        Columns: id, text, text_hash, created_at, author_id, n_tokens, truncated, position.
-        """
-        return self.index.living()
+        process_lock(self.writable_root() / APPEND_LOCK).release()
 
     def put_labels(
         self, task: str, table: pa.Table, *, spec: Mapping[str, Any] | None = None
@@ -407,51 +258,6 @@ class ActivationStore:
         return self._amend(
             lambda root, current: write_labels(root, current, task, table, spec or {}), "labels"
         )
-
-    def labels(self, task: str) -> pa.Table:
-        """A task's label rows: id, split, label; rows of deleted samples are left out."""
-        table = read_labels(self.location, self.snapshot, task)
-        if not self.snapshot.deletions:
-            return table
-        return table.filter(pa.array(~self.index.was_deleted(table["id"])))
-
-    def label_spec(self, task: str) -> Mapping[str, Any]:
-        """What `put_labels` was told about a task."""
-        read_labels(self.location, self.snapshot, task)
-        return self.snapshot.labels[task].spec
-
-    def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks that have labels."""
-        return tuple(self.snapshot.labels)
-
-    def select(
-        self,
-        *,
-        since: int | None = None,
-        until: int | None = None,
-        task: str | None = None,
-        split: str | None = None,
-        label: str | float | None = None,
-    ) -> Positions:
-        """Sorted positions of living samples that meet every condition.
-
-        Args:
-            since: earliest `created_at` (seconds since 1970), inclusive.
-            until: latest `created_at`, exclusive.
-            task: samples with a label of this task.
-            split: ... in this split.
-            label: ... with this label.
-        """
-        keep = self.index.in_period(since, until)
-        if task is not None:
-            table = self.labels(task)
-            found = self.positions(table["id"])[matching(table, split=split, label=label)]
-            chosen = np.zeros(self.num_samples, bool)
-            chosen[found[found >= 0]] = True
-            keep &= chosen
-        elif split is not None or label is not None:
-            raise StoreError("select by split or label needs task=...")
-        return np.flatnonzero(keep).astype(np.int64)
 
     def delete(
         self, ids: Sequence[str] | None = None, *, author_ids: Sequence[str] | None = None
@@ -478,80 +284,28 @@ class ActivationStore:
         self._amend(change, "delete")
         return removed
 
-    # -- activations ------------------------------------------------------------------------
+    def writable_root(self) -> Path:
+        """The store's directory; StoreError where writing is impossible or would not be safe."""
+        if not isinstance(self.location, LocalLocation):
+            raise StoreError(
+                f"{self.location.address}: only local and mounted POSIX directories can be "
+                "written; write there and copy the finished store"
+            )
+        if self._pinned:
+            raise StoreError(
+                f"{self.location.address}: opened at snapshot {self.snapshot_id}, which is "
+                "read-only; open the store without a snapshot to write"
+            )
+        check_writable_file_system(self.location.root)
+        return self.location.root
 
-    def read_matrix(
-        self,
-        array: str = "ffn",
-        *,
-        layer: int,
-        samples: Samples = None,
-        dtype: npt.DTypeLike = "float32",
-    ) -> AnyArray:
-        """One layer as `(sample, pooling * width)`, feature `p * width + j` (a transposed view).
-
-        Args:
-            array: "ffn" or "hidden".
-            layer: which layer.
-            samples: positions (slice or integers, any order); default all. Deleted samples are
-                NaN rows in slices and an error among integers.
-            dtype: element type of the result.
-
-        Raises:
-            DamagedShardError: a shard is missing, cut short or differs from its checksums.
-            StoreError: no such array, layer or position.
-        """
-        return self._reader.read_matrix(array, layer, samples, dtype)
-
-    def read_features(
-        self,
-        array: str = "ffn",
-        *,
-        layer: int,
-        features: Sequence[int] | AnyArray,
-        samples: Samples = None,
-        dtype: npt.DTypeLike = "float32",
-    ) -> AnyArray:
-        """Some features `p * width + j` of one layer as `(sample, feature)`.
-
-        Reads only those rows from disk. Arguments and errors as for `read_matrix`.
-        """
-        return self._reader.read_features(array, layer, features, samples, dtype)
-
-    def iter_blocks(
-        self, array: str = "ffn", *, layer: int, out: AnyArray | None = None
-    ) -> Iterator[tuple[int, AnyArray]]:
-        """Stream one layer: `(first position, (sample, feature) view)` shard by shard.
-
-        The view is of one buffer (`out` or an own one), valid until the next step: the fastest
-        way through a layer, one read per shard and no copy.
-        """
-        return self._reader.iter_blocks(array, layer, out)
-
-    def moments(self, array: str = "ffn", *, layer: int) -> tuple[int, AnyArray, AnyArray]:
-        """Count, mean and M2 (float64 `(feature,)`) over all living samples, without a scan."""
-        moments = self._reader.moments(array, layer)
-        return moments.count, moments.mean, moments.m2
-
-    @property
-    def bytes_read(self) -> int:
-        """Payload bytes read from shards through this object."""
-        reader = self.__dict__.get("_reader")
-        return self._bytes_read + (reader.shards.bytes_read if reader else 0)
-
-    def reset_bytes_read(self) -> None:
-        """Set `bytes_read` to zero."""
-        self._retire_reader()
-        self._bytes_read = 0
-
-    def _retire_reader(self) -> None:
-        reader = self.__dict__.get("_reader")
-        if reader:
-            self._bytes_read += reader.shards.bytes_read
-            reader.shards.bytes_read = 0
-
-    def to_xarray(self, **options: Any) -> xarray.Dataset:
-        """The store as a lazy `xarray.Dataset`; see `store.xarray_view.to_xarray`."""
-        from store.xarray_view import to_xarray
-
-        return to_xarray(self, **options)
+    def _amend(self, change: Callable[[Path, Snapshot], Snapshot], kind: str) -> str:
+        root = self.writable_root()
+        with locked(root / COMMIT_LOCK):
+            current = load_snapshot(self.location)
+            changed = change(root, current)
+            if changed is not current:
+                current = successor(changed, kind)
+                publish(root, current)
+            self._show(current)
+        return self.snapshot_id

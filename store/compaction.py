@@ -74,7 +74,7 @@ def compact(store: ActivationStore, *, timeout_s: float | None = None) -> Compac
     Raises:
         StoreError: an unfinished append; finish it first.
     """
-    root = store._writable_root()
+    root = store.writable_root()
     lease = process_lock(root / APPEND_LOCK)
     lease.acquire(timeout_s=timeout_s)
     try:

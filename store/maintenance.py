@@ -239,7 +239,7 @@ def gc(store: ActivationStore, *, keep: int = 10, dry_run: bool = False) -> GcRe
     """
     if keep < 1:
         raise StoreError(f"gc: keep is {keep}; at least the current snapshot must stay (1)")
-    root = store._writable_root()
+    root = store.writable_root()
     with locked(root / COMMIT_LOCK):
         kept = store.snapshots()
         old, kept = kept[:-keep], kept[-keep:]

@@ -107,21 +107,21 @@ class _Selection:
         parts = parts + (slice(None),) * (len(shape) - len(parts))
         self.num_rows = prod(shape[:-1])
         numbers = np.arange(self.num_rows, dtype=np.int64).reshape(shape[:-1])
-        picked = numbers[parts[:-1]]
+        picked = np.asarray(numbers[parts[:-1]])
         self._last = parts[-1]
         self._fancy = any(isinstance(part, np.ndarray) for part in parts)
-        if picked.shape == numbers.shape and not self._fancy:  # slices over everything
-            self.rows: Rows = numbers.ravel()
-            self._lookup: AnyArray | None = None
-            self._shape = picked.shape
-        else:
+        self._shape = picked.shape
+        self._lookup: AnyArray | None = None
+        self.rows: Rows = picked.ravel()
+        ordered = bool((np.diff(self.rows) > 0).all())
+        if self._fancy or not ordered:
             self.rows, inverse = np.unique(picked, return_inverse=True)
-            self._lookup = inverse.reshape(np.shape(picked))
+            self._lookup = inverse.reshape(picked.shape)
 
     def apply(self, block: AnyArray) -> AnyArray:
         """The selected values, from a block whose rows are `self.rows`."""
         if self._lookup is None:
-            values: AnyArray = block.reshape(*self._shape, -1)[..., self._last]
+            values: AnyArray = block.reshape(*self._shape, block.shape[-1])[..., self._last]
         elif self._fancy:
             values = block[self._lookup, self._last]
         else:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +19,7 @@ from store.schema import ArrayLayout, StoreSchema
 from store.shards import row_crcs, shard_bytes, write_shard
 
 AnyArray = npt.NDArray[np.generic]
-NUM_WRITERS = 2
+NUM_WRITERS = 3  # while one waits for the disk, others convert and checksum
 # (array name, layer, slot) -> the samples (rows, count) already committed in that slot
 ReadPrefix = Callable[[str, int, int], AnyArray]
 
@@ -38,38 +36,44 @@ def write_block(
 ) -> None:
     """Stage one block durably; see `ActivationStore.write_block`.
 
-    Two threads write while the next shard is prepared.
+    A few threads convert, checksum and write one shard each.
     """
     layers = plan.record.layers
     _check_block(plan, block)
     _check_arrays(schema, layers, activations, block)
     extra = _sample_results(plan, block, n_tokens, truncated)
     _check_space(plan, schema, layers)
-    summaries: dict[LayerKey, LayerSummary] = {}
-    directories = set()
+    paths = {
+        (layout.name, layer): plan.staged_shard(layout.shard_path(layer, block.slot))
+        for layout, _, layer in _shards(schema, layers)
+    }
+    directories = {path.parent for path in paths.values()}
+    for directory in directories:
+        durable.make_directories(directory)
     count = block.stop - block.slot * schema.samples_per_shard
-    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="shard-writer") as pool:
-        writes: deque[Future[AnyArray]] = deque()
-        for layout, index, layer in _shards(schema, layers):
-            # Bounds the memory: the shard written longest ago lends its buffer to the next one.
-            spare = writes.popleft().result() if len(writes) > NUM_WRITERS else None
-            values = activations[layout.name][index]
+    buffers: list[AnyArray] = []  # shard-sized memory that a finished shard lends to a later one
+
+    def stage(shard_of: tuple[ArrayLayout, int, int]) -> tuple[LayerKey, LayerSummary]:
+        layout, index, layer = shard_of
+        values = activations[layout.name][index].reshape(layout.rows, len(block))
+        borrowed = len(block) == schema.samples_per_shard and _is_stored_form(values, schema)
+        if borrowed:
+            shard = values
+            _refuse_unstorable(layout, layer, shard, values)
+        else:
+            spare = buffers.pop() if buffers else None
             shard = _assemble(schema, layout, layer, block, values, read_prefix, spare)
-            path = plan.staged_shard(layout.shard_path(layer, block.slot))
-            durable.make_directories(path.parent)
-            directories.add(path.parent)
-            writes.append(pool.submit(_write, path, shard))
-            summaries[layout.name, layer] = summarise(shard[:, :count])
-        for write in writes:
-            write.result()
+        write_shard(paths[layout.name, layer], shard)
+        summary = summarise(shard[:, :count])
+        if not borrowed:
+            buffers.append(shard)
+        return (layout.name, layer), summary
+
+    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="shard-writer") as pool:
+        summaries = dict(pool.map(stage, _shards(schema, layers)))
     durable.sync_directories(directories)
     content = encode_manifest(count, summaries, extra)
     durable.write_file(plan.staged_manifest(block), [content], shared=True)
-
-
-def _write(path: Path, shard: AnyArray) -> AnyArray:
-    write_shard(path, shard)
-    return shard
 
 
 def summarise(committed: AnyArray) -> LayerSummary:
@@ -97,23 +101,21 @@ def _assemble(
     spare: AnyArray | None,
 ) -> AnyArray:
     """The whole shard `(rows, S)`: committed prefix, new samples, NaN padding."""
-    size = schema.samples_per_shard
-    new = values.reshape(layout.rows, len(block))
-    if len(block) == size and new.dtype == schema.dtype and new.flags.c_contiguous:
-        _refuse_unstorable(layout, layer, new, new)
-        return new
-    shape = (layout.rows, size)
-    usable = spare is not None and spare.shape == shape and spare.base is None
-    shard = spare if spare is not None and usable else np.empty(shape, schema.dtype)
-    first = block.start - block.slot * size
+    shape = (layout.rows, schema.samples_per_shard)
+    shard = spare if spare is not None and spare.shape == shape else np.empty(shape, schema.dtype)
+    first = block.start - block.slot * schema.samples_per_shard
     last = first + len(block)
     with np.errstate(over="ignore", invalid="ignore"):
-        shard[:, first:last] = new
-    _refuse_unstorable(layout, layer, shard[:, first:last], new)
+        shard[:, first:last] = values
+    _refuse_unstorable(layout, layer, shard[:, first:last], values)
     if first:
         shard[:, :first] = read_prefix(layout.name, layer, block.slot)
     shard[:, last:] = np.nan
     return shard
+
+
+def _is_stored_form(values: AnyArray, schema: StoreSchema) -> bool:
+    return values.dtype == schema.dtype and values.flags.c_contiguous
 
 
 def _refuse_unstorable(layout: ArrayLayout, layer: int, stored: AnyArray, given: AnyArray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,15 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from store.schema import ArrayLayout
+from store.view import StoreView
 from store.zarr_metadata import NO_TIME, axis_coordinates
 
-if TYPE_CHECKING:
-    from store.activations import ActivationStore
 
 AnyArray = npt.NDArray[np.generic]
 
 
 def to_xarray(
-    store: ActivationStore,
+    store: StoreView,
     *,
     chunks: str | None = "shards",
     labels: Sequence[str] | None = None,
@@ -46,7 +45,7 @@ def to_xarray(
         axis is indexed by id.
     """
     # A view of its own: the store object may move on to later commits.
-    frozen = type(store)(store.location, store.snapshot, check=store._check, pinned=True)
+    frozen = StoreView(store.location, store.snapshot, check=store.check, pinned=True)
     coords = _coordinates(frozen, store.tasks() if labels is None else tuple(labels), text=text)
     variables = {}
     for name, layout in store.schema.arrays.items():
@@ -57,13 +56,13 @@ def to_xarray(
             variable = variable.chunk(dict(zip(layout.dims, sizes, strict=True)))
         variables[name] = variable
     dataset = xr.Dataset(variables, coords, attrs={"snapshot": store.snapshot_id})
-    dead = frozen._reader.dead
+    dead = frozen.reader.dead
     if dead.any():
         dataset = dataset.isel(sample=np.flatnonzero(~dead))
     return dataset
 
 
-def _coordinates(store: ActivationStore, tasks: Sequence[str], *, text: bool) -> dict[str, Any]:
+def _coordinates(store: StoreView, tasks: Sequence[str], *, text: bool) -> dict[str, Any]:
     rows = store.index.visible_rows(0, store.num_samples)
     coords: dict[str, Any] = {
         name: (name, _objects(values) if name == "pooling" else np.asarray(values))
@@ -84,7 +83,7 @@ def _coordinates(store: ActivationStore, tasks: Sequence[str], *, text: bool) ->
     return coords
 
 
-def _label_column(store: ActivationStore, task: str, name: str) -> AnyArray:
+def _label_column(store: StoreView, task: str, name: str) -> AnyArray:
     """A label column by position; the first row of a sample counts, others are missing."""
     table = store.labels(task)
     positions = store.positions(table["id"])
@@ -111,7 +110,7 @@ def _objects(values: Sequence[Any]) -> AnyArray:
 class _LazyActivations(BackendArray):
     """One array of a store behind xarray's lazy indexing (orthogonal keys)."""
 
-    def __init__(self, store: ActivationStore, layout: ArrayLayout) -> None:
+    def __init__(self, store: StoreView, layout: ArrayLayout) -> None:
         self.store = store
         self.layout = layout
         self.dtype = np.dtype(store.schema.dtype)

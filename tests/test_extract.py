@@ -276,6 +276,11 @@ def test_another_model_is_refused(loaded, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_table_without_texts_is_refused(loaded, tmp_path):
+    with pytest.raises(ExtractError, match="no column 'text'"):
+        extract_corpus(pa.table({"id": ["a"]}), loaded["gpt2"][0], tmp_path / "s")
+
+
 def test_activations_too_large_for_float16_are_refused_with_the_remedy(tmp_path):
     path = make_tiny_model("gpt2", tmp_path)
     from safetensors.torch import load_file, save_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,8 @@ def test_to_xarray(store: ActivationStore, chunks: str | None) -> None:
     store.put_labels("mood", labels, spec={"kind": "class"})
     dataset = store.to_xarray(chunks=chunks)
     want = expected(store, "ffn", [f"id{i}" for i in range(13)]).reshape(3, 2, 5, 13)
+    again = pickle.loads(pickle.dumps(dataset))  # noqa: S301  as dask's workers receive it
+    np.testing.assert_array_equal(again.ffn.values, want)
     if chunks:
         assert dataset.ffn.chunks == ((1, 1, 1), (2,), (5,), (8, 5))
     np.testing.assert_array_equal(dataset.ffn.values, want)
