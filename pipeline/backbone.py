@@ -124,8 +124,9 @@ class Backbone:
         Raises:
             BackboneError: one line that names the folder, the trouble and the remedy.
         """
-        if dtype not in DTYPES:
-            raise BackboneError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        _check_choice("dtype", dtype, DTYPES)
+        _check_choice("attention", attention, ("auto", "packed", "padded"))
+        _check_choice("engine", engine, ("auto", "torch", "onednn"))
         path = checkpoint.locate(model, revision=revision)
         config = checkpoint.load_config(path, trust_remote_code=trust_remote_code)
         files = checkpoint.weight_files(path)
@@ -246,6 +247,7 @@ class Backbone:
         Raises:
             BackboneError: the final state of a truncated backbone.
         """
+        _check_choice("hidden", which, ("final", "all", "none"))
         if which == "none":
             return ()
         if which == "all":
@@ -410,6 +412,11 @@ class Backbone:
         real = ids != padding
         counted: NDArray[np.int64] = np.cumsum(real) * real + padding
         return counted
+
+
+def _check_choice(option: str, value: str, valid: Collection[str]) -> None:
+    if value not in valid:
+        raise BackboneError(f"{option} {value!r} is not one of {', '.join(valid)}")
 
 
 def _choose_device(device: str | torch.device) -> torch.device:

@@ -253,6 +253,8 @@ def load_model(
             )
     except Exception as error:
         reason = str(error).strip().splitlines()
+        if "ignore_mismatched_sizes" in str(error):
+            reason = ["its tensors have other shapes than config.json says"]
         raise BackboneError(
             f"{path}: the weights cannot be loaded as {config.model_type!r} "
             f"({type(error).__name__}: {reason[0] if reason else 'no message'})"

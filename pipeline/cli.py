@@ -1,7 +1,7 @@
 """The command ``salient``: parse, load the configuration, call one function, print.
 
 Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
-usage or configuration.
+usage or configuration, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(storecli.app, name="store")
+INTERRUPTED = 130
 out = Console(soft_wrap=True, highlight=False)
 
 ConfigFile = Annotated[
@@ -131,7 +132,9 @@ def score(
     format: Annotated[
         str, typer.Option(help="auto, tweets, csv, tsv, jsonl, parquet or text.")
     ] = "auto",
-    text: Annotated[str, typer.Option(help="Column of the text, for files of texts.")] = "text",
+    text: Annotated[
+        str | None, typer.Option(help="Column of the text, in files of texts; default `text`.")
+    ] = None,
     id: Annotated[
         str | None, typer.Option(help="Column of the id; default `id` if there is one.")
     ] = None,
@@ -194,10 +197,12 @@ def demo(
     from pipeline import jobs
     from pipeline.demo import write_demo_tweets
 
+    text, config = _packaged("demo_run.toml"), folder / "run.toml"
+    if config.exists() and config.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{config}: is not the demo's own; give `salient demo` another folder")
     folder.mkdir(parents=True, exist_ok=True)
+    config.write_text(text, encoding="utf-8")
     write_demo_tweets(folder / "tweets.csv")
-    config = folder / "run.toml"
-    config.write_text(_packaged("demo_run.toml"), encoding="utf-8")
     settings = RunConfig.load(config)
     metrics = jobs.run(settings, say=_say(quiet))
     _show_metrics(Path(settings.run_dir), metrics, as_json=False)
@@ -218,8 +223,8 @@ def _show_metrics(
             try:
                 report.plot_task(name, task, sweep, folder.figures / f"{name}.png")
                 figures.append(folder.figures / f"{name}.png")
-            except ConfigError as error:
-                print(f"no plot: {error}", file=sys.stderr)
+            except (ConfigError, OSError) as error:
+                print(f"salient: no plot: {error}", file=sys.stderr)
         if not as_json:
             out.print(report.task_table(name, task), "")
             out.print(report.depth_table(name, task, sweep), "")
@@ -244,6 +249,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="salient")
     except SystemExit as end:
+        if end.code == INTERRUPTED:
+            return _interrupted()
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except ConfigError as error:
         print(f"salient: {error}", file=sys.stderr)
@@ -253,7 +260,19 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        return _interrupted()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"salient: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _interrupted() -> int:
+    print("salient: interrupted; run the same command again to go on", file=sys.stderr)
+    return INTERRUPTED
 
 
 def main() -> NoReturn:

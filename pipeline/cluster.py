@@ -78,13 +78,14 @@ def _client(cluster: ClusterConfig, workers: int) -> Iterator[Any]:
         ) from None
     if cluster.kind == "scheduler":
         try:
-            with Client(cluster.address, timeout=CONNECT_TIMEOUT_S) as client:
-                yield client
+            connected = Client(cluster.address, timeout=CONNECT_TIMEOUT_S)
         except (OSError, TimeoutError) as error:
             raise ConfigError(
                 f"cluster.address {cluster.address!r}: no Dask scheduler answers ({error});"
                 " start one with `dask scheduler` or use kind = 'local'"
             ) from None
+        with connected as client:
+            yield client
         return
     threads = max(1, num_cores() // workers)
     environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

@@ -20,11 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import ConfigError
 
+SCORE_COLUMNS = frozenset(
+    ("id", "created_at", "source_file", "text_hash", "n_tokens", "truncated", "date")
+)
+"""Columns of scored Parquet files beside those of the tasks."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BackboneConfig(_Section):
@@ -241,7 +245,7 @@ class RunConfig(_Section):
 
     format_version: Literal[1] = 1
     name: str = Field(pattern=NAME_PATTERN)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     run_dir: str
     """Folder for probes, tables, heads and figures of this run."""
     backbone: BackboneConfig
@@ -260,6 +264,12 @@ class RunConfig(_Section):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"tasks: names must differ, found {names}")
+        if reserved := sorted(set(names) & SCORE_COLUMNS):
+            raise ValueError(
+                f"tasks: the name {reserved[0]!r} is a column of the scores; choose another"
+            )
+        if Path(self.run_dir).resolve() == Path(self.store.path).resolve():
+            raise ValueError("run_dir and store.path are one folder; they need one each")
         used = {task for source in self.corpus for task in source.labels}
         if unknown := sorted(used - set(names)):
             raise ValueError(
@@ -331,9 +341,17 @@ class RunConfig(_Section):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that affects results (not the cluster, not where things are written)."""
+        """Digest of all that affects results (not the cluster, not where things lie).
+
+        Of paths only the last part counts: what the files hold is fingerprinted elsewhere.
+        """
         data = self.model_dump(mode="json", exclude={"cluster", "run_dir", "score", "name"})
         data["store"].pop("path")
+        if is_model_path(self.backbone.model):
+            data["backbone"]["model"] = Path(self.backbone.model).name
+        for source in data["corpus"]:
+            for key in ("path", "train", "val", "test"):
+                source[key] = source[key] and Path(source[key]).name
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
     def task(self, name: str) -> TaskConfig:

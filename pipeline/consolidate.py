@@ -19,7 +19,7 @@ from pipeline.config import HeadConfig, ProbeConfig
 from pipeline.heads import Dense, LayerEdges
 from pipeline.linear import Linear, iterate_path
 from pipeline.metrics import probabilities, utility
-from pipeline.probe import Probe, Problem, feature_importance, row_weights, salient_features
+from pipeline.probe import Probe, Problem, feature_importance, salient_features
 
 Array = NDArray[Any]
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -59,11 +59,20 @@ class Candidate:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Targets of the training and validation rows, and the fold of each training row."""
+    """Targets of the training and validation rows.
+
+    Attributes:
+        y_train, y_val: class indices or values.
+        folds: fold of each training row; None without cross-fitting.
+        weight: weight of each training row; None for all alike.
+        seed: of the frozen head's start.
+    """
 
     y_train: Array
     y_val: Array
     folds: Array | None
+    weight: Array | None = None
+    seed: int = 0
 
 
 def layer_salient(probe: Probe, eta: float) -> Array:
@@ -131,7 +140,6 @@ def _sparse_heads(
     ends = np.cumsum([int(keep.sum()) for keep in kept])
     regression = problem.num_classes is None
     gram = None if regression or probe_config.solver != "lbfgs" else train.T @ train
-    weight = row_weights(data.y_train, problem, probe_config)
     for depth, end in enumerate(ends):
         if end > config.max_features:
             break
@@ -143,7 +151,7 @@ def _sparse_heads(
                 num_classes=problem.num_classes,
                 penalties=probe_config.alpha if regression else probe_config.C,
                 solver=probe_config.solver,
-                sample_weight=weight,
+                sample_weight=data.weight,
                 tol=probe_config.tol,
                 gram=None if gram is None else gram[:end, :end],
             ),
@@ -196,8 +204,8 @@ def _frozen_heads(
         x_train = _standardised(layer, keep, layer.train)
         full = x_train @ layer.probe.weights[:, columns].T + layer.probe.bias
         if config.training == "cross_fit":
-            if data.folds is None:
-                raise ValueError("cross_fit needs folds")
+            if data.folds is None or data.folds.max() + 1 != len(layer.probe.fold_weights):
+                raise ValueError("cross_fit needs the folds that the probes were fitted on")
             z = np.empty_like(full)
             for k, (weights, bias) in enumerate(
                 zip(layer.probe.fold_weights, layer.probe.fold_bias, strict=True)
@@ -217,11 +225,10 @@ def _frozen_heads(
     for depth in range(len(layers)):
         dense, score = _fit_dense(
             np.concatenate(z_train[: depth + 1], 1),
-            data.y_train,
             np.concatenate(z_val[: depth + 1], 1),
-            data.y_val,
+            data,
             problem,
-            config,
+            config.hidden_width,
         )
         yield Candidate(
             "frozen",
@@ -235,21 +242,14 @@ def _frozen_heads(
 
 
 def _fit_dense(
-    z_train: Array,
-    y_train: Array,
-    z_val: Array,
-    y_val: Array,
-    problem: Problem,
-    config: HeadConfig,
+    z_train: Array, z_val: Array, data: TrainingData, problem: Problem, width: int
 ) -> tuple[Dense, float]:
     """The dense network by full-batch L-BFGS, its weight decay chosen on validation."""
     best: tuple[Dense, float] | None = None
     start: Array | None = None
     for decay in DECAYS:
-        dense, start = _minimise_dense(
-            z_train, y_train, problem, config.hidden_width, decay, start=start
-        )
-        score = problem.score(y_val, dense.outputs(z_val.astype(np.float32)))
+        dense, start = _minimise_dense(z_train, data, problem, width, decay, start=start)
+        score = problem.score(data.y_val, dense.outputs(z_val.astype(np.float32)))
         if best is None or utility(problem.metric, score) > utility(problem.metric, best[1]):
             best = dense, score
     assert best is not None
@@ -257,13 +257,22 @@ def _fit_dense(
 
 
 def _minimise_dense(
-    z: Array, y: Array, problem: Problem, width: int, decay: float, *, start: Array | None
+    z: Array,
+    data: TrainingData,
+    problem: Problem,
+    width: int,
+    decay: float,
+    *,
+    start: Array | None,
 ) -> tuple[Dense, Array]:
     """Minimise the mean loss plus ``decay / 2 * ||W||^2``; from a seeded start, or a given one.
 
     Returns:
         The network, and its parameters as a start for the next decay.
     """
+    y = data.y_train
+    share = np.ones(len(y)) if data.weight is None else data.weight
+    share = share / share.sum()
     z = z.astype(np.float64)
     classes = problem.num_classes
     num_outputs = classes if classes is not None and classes > 2 else 1
@@ -284,7 +293,7 @@ def _minimise_dense(
         w1, b1, w2, b2 = unpack(theta)
         hidden = np.tanh(z @ w1.T + b1) if width else z
         out = hidden @ w2.T + b2
-        loss, residual = _mean_loss(out, goal, classes)
+        loss, residual = _mean_loss(out, goal, share, classes)
         grad_w2, grad_b2 = residual.T @ hidden, residual.sum(0)
         back = (residual @ w2) * (1 - np.square(hidden)) if width else residual[:, :0]
         gradient = np.concatenate([(back.T @ z).ravel(), back.sum(0), grad_w2.ravel(), grad_b2])
@@ -292,7 +301,7 @@ def _minimise_dense(
         return loss + 0.5 * decay * float(theta @ regular), gradient + decay * regular
 
     if start is None:
-        start = np.random.default_rng(0).normal(size=penalised.size) * penalised
+        start = np.random.default_rng(data.seed).normal(size=penalised.size) * penalised
         start[: sizes[0]] /= np.sqrt(z.shape[1])
         start[sizes[1] : sizes[2]] /= np.sqrt(inner)
     result = optimize.minimize(
@@ -303,17 +312,16 @@ def _minimise_dense(
     return Dense(w1, b1, w2 * scale, b2 * scale + np.float32(center)), result.x
 
 
-def _mean_loss(out: Array, y: Array, num_classes: int | None) -> tuple[float, Array]:
-    """Mean loss and its gradient with respect to the outputs ``(n, outputs)``."""
-    n = len(out)
+def _mean_loss(out: Array, y: Array, share: Array, num_classes: int | None) -> tuple[float, Array]:
+    """Weighted mean loss and its gradient with respect to the outputs ``(n, outputs)``."""
     if num_classes is None:
         error = out[:, 0] - y
-        return 0.5 * float(np.mean(np.square(error))), error[:, None] / n
+        return 0.5 * float(share @ np.square(error)), (share * error)[:, None]
     probability = probabilities(out)
-    rows, labels = np.arange(n), y.astype(np.int64)
-    loss = -float(np.mean(np.log(np.maximum(probability[rows, labels], 1e-300))))
+    rows, labels = np.arange(len(out)), y.astype(np.int64)
+    loss = -float(share @ np.log(np.maximum(probability[rows, labels], 1e-300)))
     probability[rows, labels] -= 1.0
-    return loss, (probability if num_classes > 2 else probability[:, 1:]) / n
+    return loss, (probability if num_classes > 2 else probability[:, 1:]) * share[:, None]
 
 
 def choose_depth(

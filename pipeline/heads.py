@@ -13,6 +13,8 @@ are what a head is compared with.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -122,8 +124,24 @@ class Head:
         """As :meth:`outputs`, from whole layers ``(n, poolings * neurons)``."""
         return self.outputs({e.layer: activations[e.layer][:, e.features] for e in self.layers})
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what determines predictions: all tensors, the classes and the extraction."""
+        card = self.card
+        facts = [card.task, card.type, card.kind, card.classes, card.depth, card.poolings]
+        facts += [card.stored_dtype, card.extraction_fingerprint]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        for name, array in sorted(self._arrays().items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.asarray(array, order="C").tobytes())
+        return digest.hexdigest()
+
     def save(self, folder: Path) -> None:
         """Write ``head.safetensors`` and then ``head.json``, which makes the head complete."""
+        write_arrays(folder / "head.safetensors", self._arrays())
+        write_json(folder / "head.json", {**asdict(self.card), "fingerprint": self.fingerprint})
+
+    def _arrays(self) -> dict[str, Array]:
         arrays: dict[str, Array] = {}
         for edges in self.layers:
             stem = f"layer_{edges.layer:03d}"
@@ -133,15 +151,14 @@ class Head:
                 arrays[f"{stem}.{name}"] = np.asarray(value, dtype=np.float32)
         if self.dense is not None:
             arrays |= {f"dense.{name}": value for name, value in vars(self.dense).items()}
-        write_arrays(folder / "head.safetensors", arrays)
-        write_json(folder / "head.json", asdict(self.card))
+        return arrays
 
     @classmethod
     def load(cls, folder: Path) -> Head:
         """Read and check a head folder.
 
         Raises:
-            HeadError: no head there, another format version, or tensors that do not fit the card.
+            HeadError: no head there, another format version, or tensors of another head.
         """
         if not (folder / "head.json").is_file():
             raise HeadError(
@@ -154,36 +171,48 @@ class Head:
                 f"{folder}: head format {data.get('format_version')!r}, this version reads"
                 f" {FORMAT_VERSION}; consolidate again or install the matching version"
             )
-        for name in ("classes", "poolings"):
-            data[name] = tuple(data.get(name, ()))
+        fingerprint = data.pop("fingerprint", None)
         try:
+            for name in ("classes", "poolings"):
+                data[name] = tuple(data[name])
             card = HeadCard(**data)
-        except TypeError as error:
+        except (TypeError, KeyError) as error:
             raise HeadError(f"{folder}/head.json: not a head card ({error})") from None
         arrays = read_arrays(folder / "head.safetensors")
-        names = sorted({name.split(".")[0] for name in arrays if name.startswith("layer_")})
-        layers = tuple(
-            LayerEdges(
-                int(name.removeprefix("layer_")),
-                arrays[f"{name}.features"],
-                Standardiser(
-                    arrays[f"{name}.mean"], arrays[f"{name}.scale"], float(arrays[f"{name}.bound"])
-                ),
-                arrays[f"{name}.weights"],
-                arrays[f"{name}.bias"],
-            )
-            for name in names
-        )
-        dense = None
-        if any(name.startswith("dense.") for name in arrays):
-            dense = Dense(*(arrays[f"dense.{name}"] for name in Dense.__dataclass_fields__))
-        if [edges.layer for edges in layers] != sorted(edges.layer for edges in layers) or (
-            layers and layers[-1].layer != card.depth
-        ):
+        try:
+            head = cls(card, _layers(arrays), _dense(arrays))
+        except KeyError as error:
             raise HeadError(
-                f"{folder}: tensors and card disagree on the depth; copy the head again"
+                f"{folder}/head.safetensors: tensor {error} is missing; copy the head again"
+            ) from None
+        if head.fingerprint != fingerprint:
+            raise HeadError(
+                f"{folder}: head.safetensors and head.json do not belong together; copy the head"
+                " again or consolidate again"
             )
-        return cls(card, layers, dense)
+        return head
+
+
+def _layers(arrays: Mapping[str, Array]) -> tuple[LayerEdges, ...]:
+    names = sorted({name.split(".")[0] for name in arrays if name.startswith("layer_")})
+    return tuple(
+        LayerEdges(
+            int(name.removeprefix("layer_")),
+            arrays[f"{name}.features"],
+            Standardiser(
+                arrays[f"{name}.mean"], arrays[f"{name}.scale"], float(arrays[f"{name}.bound"])
+            ),
+            arrays[f"{name}.weights"],
+            arrays[f"{name}.bias"],
+        )
+        for name in names
+    )
+
+
+def _dense(arrays: Mapping[str, Array]) -> Dense | None:
+    if not any(name.startswith("dense.") for name in arrays):
+        return None
+    return Dense(*(arrays[f"dense.{name}"] for name in Dense.__dataclass_fields__))
 
 
 def describe_heads(heads: Sequence[Head]) -> str:

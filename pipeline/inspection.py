@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.heads import Head
-from pipeline.runfolder import SCORE_CARD, RunFolder, read_card
+from pipeline.runfolder import SCORE_CARD, RunFolder, read_card, read_metrics
 from store import ActivationStore
 from store.tables import read_json
 
@@ -70,7 +71,7 @@ def _label_counts(store: ActivationStore, task: str) -> Facts:
 
 def _run(path: Path) -> Facts:
     folder = RunFolder(path)
-    metrics = read_json(folder.metrics) if folder.metrics.is_file() else None
+    metrics = read_metrics(folder) if folder.metrics.is_file() else None
     return {"kind": "run", **read_card(folder), "metrics": metrics}
 
 
@@ -83,7 +84,7 @@ def _scores(path: Path) -> Facts:
     dates: dict[str, int] = {}
     for file in files:
         date = file.parent.name.removeprefix("date=")
-        dates[date] = dates.get(date, 0) + pq.read_metadata(file).num_rows
+        dates[date] = dates.get(date, 0) + _num_rows(file)
     return {
         "kind": "scores",
         **read_json(path / SCORE_CARD),
@@ -91,6 +92,15 @@ def _scores(path: Path) -> Facts:
         "rows": sum(dates.values()),
         "rows_by_date": dates,
     }
+
+
+def _num_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); move it away and score again: its rows come back"
+        ) from None
 
 
 def _parquet(path: Path) -> Facts:
@@ -147,4 +157,6 @@ def describe(facts: Mapping[str, Any], *, indent: int = 0) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)

@@ -7,23 +7,27 @@ texts, does only what is missing.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.backbone import Backbone
 from pipeline.cluster import map_tasks
 from pipeline.config import RunConfig
 from pipeline.corpus import Corpus, load_corpus
-from pipeline.errors import ExtractError, ProbeError
+from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
 from pipeline.extract import extract_corpus
-from pipeline.phase1 import HIDDEN, ProbeResult, fit_one, write_importance
-from pipeline.phase2 import HeadResult, consolidate_task, deepest_layer, evaluate_task
-from pipeline.runfolder import RunFolder, read_card, write_card
+from pipeline.phase1 import HIDDEN, ProbeResult, fit_one, is_complete, write_importance
+from pipeline.phase2 import HeadResult, consolidate_task, evaluate_task
+from pipeline.runfolder import RunFolder, read_card, read_metrics, write_card
 from pipeline.targets import load_target
 from pipeline.throughput import ExtractReport
 from store import ActivationStore
-from store.tables import read_json, write_json
+from store.tables import write_json
 
 Say = Callable[[str], None]
 
@@ -46,6 +50,8 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
         split_fractions=config.splits,
     )
     say(describe_corpus(corpus))
+    folder = RunFolder(Path(config.run_dir))
+    _check_early(config, corpus, folder)
     settings = config.backbone
     backbone = Backbone.load(
         settings.model,
@@ -84,16 +90,56 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
             or not store.labels(task.name).equals(table)
         ):
             store.put_labels(task.name, table, spec=spec)
-    folder = RunFolder(Path(config.run_dir))
     write_card(
         folder,
         config,
         snapshot=store.snapshot_id,
+        content=_content(store),
         extraction_fingerprint=store.schema.fingerprint,
         corpus=corpus.report.to_dict(),
         extraction=report.to_dict(),
     )
     return report
+
+
+def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
+    """Find before the long work what would stop the run after it."""
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.path):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir {folder.path}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+    needed = config.head.folds if config.head.training == "cross_fit" else 2
+    for task in config.tasks:
+        classes = corpus.classes.get(task.name, ())
+        if task.positive is not None and task.positive not in classes:
+            raise ConfigError(
+                f"task {task.name!r}: positive {task.positive!r} is not one of {list(classes)}"
+            )
+        if odd := [name for name in classes if not name.isprintable()]:
+            raise CorpusError(
+                f"task {task.name!r}: class name {odd[0]!r} has control characters; class names"
+                " become column names: clean the label column"
+            )
+        table = corpus.labels[task.name]
+        train = table.filter(pc.equal(table["split"], "train"))
+        if (found := pc.count_distinct(train["id"]).as_py()) < needed:
+            raise CorpusError(
+                f"task {task.name!r}: {found} different training texts, but at least {needed} are"
+                " needed (head.folds); add rows or lower head.folds"
+            )
+
+
+def _content(store: ActivationStore) -> str:
+    """Digest of the samples that a snapshot shows; a store put in its place has another."""
+    sink = pa.BufferOutputStream()
+    table = store.samples().select(["id", "text_hash"]).combine_chunks()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
 
 
 def describe_corpus(corpus: Corpus) -> str:
@@ -136,7 +182,13 @@ def _snapshot(config: RunConfig) -> tuple[str, ActivationStore]:
             f"{config.run_dir}: was extracted with another configuration; run `salient extract`"
             " with this one (what is stored is not computed again), or use another run_dir"
         )
-    return snapshot, ActivationStore.open(config.store.path, snapshot=snapshot)
+    store = ActivationStore.open(config.store.path, snapshot=snapshot)
+    if card.get("content") != _content(store):
+        raise ExtractError(
+            f"{config.store.path}: does not hold the samples that {config.run_dir} was made from"
+            " (another store, or samples deleted since); run `salient extract` again"
+        )
+    return snapshot, store
 
 
 def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
@@ -151,13 +203,12 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
     tasks = [(config, snapshot, task, source) for task in config.tasks for source in sources]
 
     def announce(result: ProbeResult) -> None:
-        name = "final hidden state" if result.source == HIDDEN else f"layer {result.source}"
         metric = config.task(result.task).selection_metric
         note = "" if result.converged else ", not converged"
         note += "" if result.computed else ", done before"
         say(
-            f"probe {result.task}, {name}: validation {metric} {result.val_score:.4f}"
-            f" at penalty {result.penalty:g}{note}"
+            f"probe {result.task}, {_source_name(result.source)}: validation {metric}"
+            f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
         )
 
     results = map_tasks(fit_one, tasks, config.cluster, on_done=announce)
@@ -184,22 +235,24 @@ def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
     """
     snapshot, store = _snapshot(config)
     folder = RunFolder(Path(config.run_dir))
-    deepest = deepest_layer(store.schema.num_layers, config.head.max_depth)
     for task in config.tasks:
-        for source in (HIDDEN, *range(deepest + 1)):
-            if not folder.probe(task.name, source).with_suffix(".json").is_file():
+        target = load_target(store, task)
+        for source in (HIDDEN, *range(store.schema.num_layers)):
+            if not is_complete(config, target, source, store.schema.fingerprint):
                 raise ProbeError(
-                    f"{config.run_dir}: no probe of task {task.name!r} for {source}; run"
-                    " `salient probe` first"
+                    f"{config.run_dir}: no probe of task {task.name!r} for"
+                    f" {_source_name(source)} with this configuration; run `salient probe` first"
                 )
-
     digest = hashlib.sha256(f"{config.fingerprint} {store.schema.fingerprint}".encode())
     for task in config.tasks:
         digest.update(load_target(store, task).digest.encode())
     fingerprint = digest.hexdigest()[:16]
     if folder.metrics.is_file():
-        done = read_json(folder.metrics)
-        if done.get("fingerprint") == fingerprint:
+        done = read_metrics(folder)
+        if done.get("fingerprint") == fingerprint and all(
+            folder.head(task.name).is_dir() and folder.sweep(task.name).is_file()
+            for task in config.tasks
+        ):
             say("heads: done before")
             return done
 
@@ -231,17 +284,5 @@ def run(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
     return consolidate(config, say=say)
 
 
-def read_metrics(config_or_folder: RunConfig | Path) -> dict[str, Any]:
-    """The metrics of a finished run.
-
-    Raises:
-        ProbeError, StoreError: no run there, or not finished.
-    """
-    path = (
-        Path(config_or_folder.run_dir)
-        if isinstance(config_or_folder, RunConfig)
-        else config_or_folder
-    )
-    folder = RunFolder(path)
-    read_card(folder)
-    return read_json(folder.metrics)
+def _source_name(source: int | str) -> str:
+    return "final hidden state" if source == HIDDEN else f"layer {source}"

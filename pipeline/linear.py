@@ -27,6 +27,8 @@ from scipy import linalg, optimize, special
 
 Array = NDArray[Any]
 MAX_ITERATIONS = 500
+ABSENT_LOGIT = 20.0
+"""Logit, negated, of a class that has no rows to fit on (scikit-learn has no row for it)."""
 
 
 @dataclass(frozen=True)
@@ -283,12 +285,28 @@ def _sklearn_path(
     from sklearn.linear_model import LogisticRegression, Ridge
 
     keep = weight > 0
+    present = np.unique(y[keep]) if num_classes is not None else np.empty(0)
     for penalty in penalties:
         if num_classes is None:
             model = Ridge(alpha=penalty).fit(x[keep], y[keep], sample_weight=weight[keep])
-        else:
+            yield Linear(_float32(model.coef_[None]), _float32([model.intercept_]), penalty)
+            continue
+        w = np.zeros((1 if num_classes == 2 else num_classes, x.shape[1]))
+        b = np.full(len(w), -ABSENT_LOGIT)
+        if len(present) > 1:
             model = LogisticRegression(C=penalty, tol=tol, max_iter=10 * MAX_ITERATIONS)
             model.fit(x[keep].astype(np.float64), y[keep], sample_weight=weight[keep])
-        w = np.atleast_2d(model.coef_).astype(np.float32)
-        b = np.atleast_1d(model.intercept_).astype(np.float32)
-        yield Linear(w, b, penalty)
+            if len(present) == 2 and num_classes > 2:
+                # One logit for two of the classes: half of it for each has the same difference.
+                w[present] = model.coef_ * np.array([[-0.5], [0.5]])
+                b[present] = model.intercept_ * np.array([-0.5, 0.5])
+            else:
+                rows = [0] if num_classes == 2 else present
+                w[rows], b[rows] = model.coef_, model.intercept_
+        elif num_classes > 2 or present[0] == 1:
+            b[present if num_classes > 2 else [0]] = ABSENT_LOGIT
+        yield Linear(_float32(w), _float32(b), penalty)
+
+
+def _float32(values: Any) -> Array:
+    return np.asarray(values, dtype=np.float32)

@@ -3,7 +3,8 @@
 ``score("macro_f1", targets, outputs)`` takes what a linear model or head puts out: for
 classification the logits ``(n, classes)``, or ``(n, 1)`` of a binary task, for regression
 ``(n, 1)``.
-``METRICS`` is the table; adding a metric is one row.
+``METRICS`` is the table; adding a metric is one row. Macro averages are over the classes that the
+targets have.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def _f1(y: Array, prediction: Array, _: Array, positive: int) -> float:
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(lambda y, p, _, __: float(np.mean(y == p)), regression=False),
     "macro_f1": Metric(
-        lambda y, p, _, __: float(sk.f1_score(y, p, average="macro", zero_division=0.0)),
+        lambda y, p, _, __: float(
+            sk.f1_score(y, p, average="macro", labels=np.unique(y), zero_division=0.0)
+        ),
         regression=False,
     ),
     "macro_recall": Metric(
@@ -112,7 +115,7 @@ def score(name: str, targets: Array, outputs: Array, *, positive: int = -1) -> f
         return metric.compute(y, prediction, prediction, positive)
     probability = probabilities(outputs)
     with warnings.catch_warnings():
-        # A class absent from a small evaluation set counts as 0; scikit-learn warns at each call.
+        # scikit-learn warns where a class is never predicted; such a class counts as 0.
         warnings.simplefilter("ignore", category=UserWarning)
         return metric.compute(y, prediction, probability, positive % probability.shape[1])
 

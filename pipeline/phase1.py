@@ -21,7 +21,7 @@ from pipeline.config import RunConfig, TaskConfig
 from pipeline.probe import Probe, Problem, fit_probe, importance_table
 from pipeline.runfolder import RunFolder
 from pipeline.targets import Rows, Target, assign_folds, load_target
-from store import ActivationStore
+from store import ActivationStore, StoreError
 from store.tables import read_arrays, read_json, write_arrays, write_json, write_table
 
 Array = NDArray[Any]
@@ -119,11 +119,19 @@ def fit_one(config: RunConfig, snapshot: str, task: TaskConfig, source: int | st
 
 
 def _complete(stem: Path, fingerprint: str) -> dict[str, Any] | None:
-    card = stem.with_suffix(".json")
-    if not card.is_file() or not stem.with_suffix(".safetensors").is_file():
+    if not stem.with_suffix(".safetensors").is_file():
         return None
-    data = read_json(card)
-    return data if data.get("fingerprint") == fingerprint else None
+    try:
+        card = read_json(stem.with_suffix(".json"))
+    except StoreError:
+        return None  # missing or damaged: fitted again
+    return card if card.get("fingerprint") == fingerprint else None
+
+
+def is_complete(config: RunConfig, target: Target, source: int | str, extraction: str) -> bool:
+    """Whether the probe of this very configuration and these labels has been written."""
+    stem = RunFolder(Path(config.run_dir)).probe(target.task.name, source)
+    return _complete(stem, phase1_fingerprint(config, target, extraction)) is not None
 
 
 def load_probe(folder: RunFolder, task: str, source: int | str) -> Probe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from pipeline.consolidate import (
     sweep,
     sweep_rows,
 )
+from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadCard
 from pipeline.metrics import metric_names, score, utility
 from pipeline.phase1 import HIDDEN, load_probe, problem_of, read_rows
+from pipeline.probe import row_weights
 from pipeline.runfolder import RunFolder
 from pipeline.targets import Target, assign_folds, load_target
 from store import ActivationStore
@@ -72,12 +75,25 @@ def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> Head
     candidates = list(
         sweep(
             layers,
-            TrainingData(train.targets, val.targets, folds),
+            TrainingData(
+                train.targets,
+                val.targets,
+                folds,
+                row_weights(train.targets, problem, config.probe),
+                config.seed,
+            ),
             problem=problem,
             probe_config=config.probe,
             config=config.head,
         )
     )
+    if not candidates:
+        fewest = min(len(layer_salient(layers[0].probe, eta)) for eta in config.head.eta)
+        raise HeadError(
+            f"task {task.name!r}: no head has at most head.max_features ="
+            f" {config.head.max_features} features; the smallest (depth 0, eta"
+            f" {min(config.head.eta)}) needs {fewest}"
+        )
     write_table(folder.sweep(task.name), pa.Table.from_pylist(sweep_rows(candidates)))
     metric = problem.metric
     best: dict[str, Candidate] = {
@@ -96,6 +112,7 @@ def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> Head
         "num_val": len(val),
     }
     heads = {kind: _head(c, target, store, facts) for kind, c in best.items()}
+    shutil.rmtree(folder.head(task.name).parent, ignore_errors=True)
     for kind, head in heads.items():
         head.save(folder.head(task.name, kind))
     head = _head(chosen, target, store, facts)
@@ -113,8 +130,8 @@ def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> Head
 
 
 def deepest_layer(num_layers: int, max_depth: float) -> int:
-    """Index of the deepest layer that a head may use."""
-    return max(0, round(num_layers * max_depth) - 1)
+    """Index of the deepest layer that a head may use: not beyond the share, but at least 0."""
+    return max(1, int(num_layers * max_depth + 1e-9)) - 1
 
 
 def _head(

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.config import ProbeConfig
+from pipeline.errors import ProbeError
 from pipeline.linear import Linear, Standardiser, fit_path
 from pipeline.metrics import score, utility
 
@@ -31,8 +32,18 @@ class Problem:
     positive: int = -1
 
     def score(self, targets: Array, outputs: Array) -> float:
-        """Value of the selection metric as usually reported."""
-        return score(self.metric, targets, outputs, positive=self.positive)
+        """Value of the selection metric as usually reported.
+
+        Raises:
+            ProbeError: it is not defined on these rows.
+        """
+        value = score(self.metric, targets, outputs, positive=self.positive)
+        if not np.isfinite(value):
+            raise ProbeError(
+                f"metric {self.metric!r} is not defined on these {len(targets)} validation rows"
+                " (too few rows, or a single class); use another metric or a larger split"
+            )
+        return value
 
 
 @dataclass(frozen=True)

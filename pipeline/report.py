@@ -106,7 +106,9 @@ def plot_task(name: str, task: JSON, sweep: pa.Table, path: Path) -> None:
     left.plot(
         layers, [entry["val"] for entry in task["layers"]], "o--", color="0.6", label="validation"
     )
-    left.plot(layers, [entry["test"][metric] for entry in task["layers"]], "o-", label="test")
+    tests = [entry["test"][metric] for entry in task["layers"]]
+    if None not in tests:
+        left.plot(layers, tests, "o-", label="test")
     left.set_title("one probe per layer")
     left.set_xlabel("layer")
     left.set_ylabel(metric.replace("_", " "))
@@ -116,23 +118,21 @@ def plot_task(name: str, task: JSON, sweep: pa.Table, path: Path) -> None:
         scores = [best[kind, depth]["val_score"] for depth in depths]
         right.plot(depths, scores, "o--", label=f"{kind} head, validation")
     chosen = task["chosen"]
-    right.plot(
-        [chosen["depth"]],
-        [chosen["test"][metric]],
-        "*",
-        markersize=16,
-        color="black",
-        label=f"chosen ({chosen['kind']}, {chosen['num_features']} features), test",
-    )
+    if chosen["test"][metric] is not None:
+        right.plot(
+            [chosen["depth"]],
+            [chosen["test"][metric]],
+            "*",
+            markersize=16,
+            color="black",
+            label=f"chosen ({chosen['kind']}, {chosen['num_features']} features), test",
+        )
     right.set_title("heads over layers 0..depth")
     right.set_xlabel("depth")
+    hidden = task["hidden"]["test"][metric]
     for axis in (left, right):
-        axis.axhline(
-            task["hidden"]["test"][metric],
-            color="firebrick",
-            lw=1,
-            label="final hidden state, test",
-        )
+        if hidden is not None:
+            axis.axhline(hidden, color="firebrick", lw=1, label="final hidden state, test")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

@@ -7,7 +7,7 @@
     probes/TASK/hidden.*            the conventional head on the final hidden state
     importance/TASK.parquet         importance per (layer, pooling, neuron)
     sweep/TASK.parquet              every Phase-2 head tried, with its validation score
-    heads/TASK/                     the chosen head; TASK.frozen/ and TASK.sparse/ the best of each
+    heads/TASK/chosen/              the chosen head; frozen/ and sparse/ beside it: the best of each
     metrics.json                    validation and test metrics
     figures/                        plots
 """
@@ -75,9 +75,9 @@ class RunFolder:
         """Sweep table of a task."""
         return self.path / "sweep" / f"{task}.parquet"
 
-    def head(self, task: str, kind: str | None = None) -> Path:
+    def head(self, task: str, name: str = "chosen") -> Path:
         """Folder of the chosen head of a task, or of the best one of a kind."""
-        return self.path / "heads" / (task if kind is None else f"{task}.{kind}")
+        return self.path / "heads" / task / name
 
 
 def write_card(folder: RunFolder, config: RunConfig, **facts: Any) -> dict[str, Any]:
@@ -121,7 +121,21 @@ def read_card(folder: RunFolder) -> dict[str, Any]:
             f"{folder.path}: run format {card.get('format_version')!r}, this version reads"
             f" {FORMAT_VERSION}; run again or install the matching version"
         )
+    if not isinstance(card.get("config"), dict):
+        raise ProbeError(f"{folder.card}: no configuration in it; run `salient extract` again")
     return card
+
+
+def read_metrics(folder: RunFolder) -> dict[str, Any]:
+    """Read ``metrics.json``.
+
+    Raises:
+        ProbeError, StoreError: no finished run there, or a damaged file.
+    """
+    metrics = read_json(folder.metrics)
+    if not isinstance(metrics.get("tasks"), dict):
+        raise ProbeError(f"{folder.metrics}: no tasks in it; delete it and consolidate again")
+    return metrics
 
 
 def _version(distribution: str) -> str | None:

@@ -12,7 +12,6 @@ writes to an output folder at a time; a second one waits.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from pipeline.backbone import Backbone
@@ -36,6 +35,7 @@ from store import ActivationStore
 from store.tables import read_json, write_json
 
 Array = NDArray[Any]
+SCORE_SCHEMA_NAMES = ("id", "created_at", "source_file", "text_hash", "n_tokens", "truncated")
 PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
 """Largest accepted difference to stored activations, relative to a layer's largest value."""
 
@@ -54,6 +54,7 @@ class ScoreReport:
     truncated: int = 0
     """Texts cut to the backbone's context."""
     quarantined: int = 0
+    """Unreadable rows, and rows whose id came before with another text."""
     other: dict[str, int] = field(default_factory=dict)
     """Records that are no tweets (deletion notices …), by kind."""
     files: int = 0
@@ -71,7 +72,7 @@ class ScoreReport:
             (self.repeated_ids, "repeating an earlier id"),
             (self.empty, "without text (null predictions)"),
             (self.truncated, "cut to the context"),
-            (self.quarantined, "unreadable, see quarantine/"),
+            (self.quarantined, "unusable, see quarantine/"),
             *((count, kind) for kind, count in self.other.items()),
         ):
             if count:
@@ -81,7 +82,7 @@ class ScoreReport:
 
 @dataclass(frozen=True)
 class InputBlock:
-    """Rows to score (id, text, text_hash, created_at, source_file), and what was unreadable."""
+    """Rows to score (id, text, text_hash, created_at, source_file, line), and unreadable ones."""
 
     rows: pa.Table
     bad: pa.Table | None = None
@@ -146,13 +147,15 @@ class Scorer:
                 f" fingerprint {found[:12]}, expected {card.extraction_fingerprint[:12]}); give the"
                 " same model files and revision, or train the heads again"
             )
-        digest = hashlib.sha256()
-        for head in sorted(heads, key=lambda head: head.card.task):
-            digest.update(head.card.extraction_fingerprint.encode())
-            digest.update(json.dumps([head.card.task, head.card.classes]).encode())
-            for edges in head.layers:
-                digest.update(edges.features.tobytes() + edges.weights.tobytes())
-        self.fingerprint = digest.hexdigest()[:16]
+        self.columns = list(SCORE_SCHEMA_NAMES)
+        for head in heads:
+            self.columns += [head.card.task, *head_columns(head).values()]
+        if twice := [name for name in self.columns if self.columns.count(name) > 1]:
+            raise ScoreError(
+                f"two columns of the scores would be called {twice[0]!r}; rename the task or class"
+            )
+        together = " ".join(sorted(head.fingerprint for head in heads))
+        self.fingerprint = hashlib.sha256(together.encode()).hexdigest()[:16]
 
     def activations(self, texts: Sequence[str]) -> tuple[dict[int, Array], Array, Array]:
         """Layer -> ``(n, features)`` float32, rounded as in the store; tokens; truncated."""
@@ -172,18 +175,20 @@ class Scorer:
             truncated,
         )
 
-    def check_parity(self, store: ActivationStore, num_samples: int) -> float:
+    def check_parity(self, store: ActivationStore, num_samples: int) -> float | None:
         """Compute some stored samples again.
 
         Returns:
-            The largest difference, relative to the largest stored value of the layer.
+            The largest difference, relative to the largest stored value of the layer; None if there
+            was nothing to compare: no samples, no texts kept, or another extraction's store.
 
         Raises:
             ScoreError: the difference is beyond rounding.
         """
         samples = store.samples()
-        if not num_samples or not len(samples) or samples["text"].null_count:
-            return 0.0
+        other = store.schema.fingerprint != self.heads[0].card.extraction_fingerprint
+        if other or not num_samples or not len(samples) or samples["text"].null_count:
+            return None
         picks = np.unique(np.linspace(0, len(samples) - 1, num_samples).astype(np.int64))
         chosen = samples.take(pa.array(picks))
         layers, _, _ = self.activations(chosen["text"].to_pylist())
@@ -199,6 +204,11 @@ class Scorer:
                 " extraction; use those of the run, or extract and train again"
             )
         return worst
+
+
+def head_columns(head: Head) -> dict[str, str]:
+    """Class name -> column of its probability."""
+    return {name: f"{head.card.task}_p_{name}" for name in head.card.classes}
 
 
 def result_table(scorer: Scorer, rows: pa.Table) -> pa.Table:
@@ -231,8 +241,9 @@ def result_table(scorer: Scorer, rows: pa.Table) -> pa.Table:
             continue
         index = pa.array(predictions(values, regression=False), mask=blank)
         columns[card.task] = pa.array(card.classes, pa.string()).take(index)
-        for name, column in zip(card.classes, probabilities(values).T, strict=True):
-            columns[f"{card.task}_p_{name}"] = pa.array(column.astype(np.float32), mask=blank)
+        names = head_columns(head).values()
+        for name, column in zip(names, probabilities(values).T, strict=True):
+            columns[name] = pa.array(column.astype(np.float32), mask=blank)
     return pa.table(columns)
 
 
@@ -242,7 +253,7 @@ def score_blocks(
     output: Path,
     *,
     max_errors: float = 0.05,
-    on_block: Callable[[ScoreReport], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> ScoreReport:
     """Score blocks into ``output/date=YYYY-MM-DD/*.parquet``.
 
@@ -251,16 +262,16 @@ def score_blocks(
         scorer: the heads.
         output: folder of this set of heads' scores.
         max_errors: share of unreadable rows above which the run fails, after writing what it could.
-        on_block: called after each block.
+        say: called with a line of progress after each block.
 
     Raises:
-        ScoreError: the folder holds scores of other heads, or too many rows could not be read.
+        ScoreError: the folder holds scores of other heads, or too many rows were quarantined.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / ".lock"):
+    lock = _lock(output, say)
+    try:
         _claim(output, scorer)
         known = _known_ids(output)
-        seen: set[str] = set()
+        seen: dict[str, str] = {}
         report = ScoreReport()
         for block in blocks:
             report.read += len(block.rows)
@@ -270,19 +281,23 @@ def score_blocks(
                 report.read += len(block.bad)
                 report.quarantined += len(block.bad)
                 _write_part(output / "quarantine", block.bad)
-            rows = _fresh(block.rows, known, seen, report)
+            rows, clashing = _fresh(block.rows, known, seen, report)
+            if len(clashing):
+                _write_part(output / "quarantine", clashing)
             if len(rows):
                 table = result_table(scorer, rows)
                 report.empty += sum(not (text or "").strip() for text in rows["text"].to_pylist())
                 report.truncated += int(pc.sum(table["truncated"]).as_py() or 0)
                 report.files += sum(1 for _ in _write_partitions(output, table))
                 report.scored += len(rows)
-            on_block(report)
+            say(f"{report.read} rows read, {report.scored} scored")
+    finally:
+        lock.release()
     if report.quarantined > max_errors * max(report.read, 1):
         raise ScoreError(
-            f"{report.quarantined} of {report.read} rows could not be read, more than the allowed"
-            f" share {max_errors:g} (score.max_errors); see {output / 'quarantine'}; the"
-            f" {report.scored} readable ones were scored"
+            f"{report.quarantined} of {report.read} rows could not be scored, more than the allowed"
+            f" share {max_errors:g} (score.max_errors); {output / 'quarantine'} says why; the"
+            f" {report.scored} others were scored"
         )
     return report
 
@@ -317,26 +332,68 @@ def _claim(output: Path, scorer: Scorer) -> None:
     )
 
 
-def _known_ids(output: Path) -> set[str]:
-    """Ids that finished files hold."""
-    known: set[str] = set()
+def _lock(output: Path, say: Callable[[str], None]) -> FileLock:
+    """The folder's lock, acquired; waits for a run that holds it."""
+    for name in ("zarr.json", "run.json", "head.json"):
+        if (output / name).exists():
+            raise ScoreError(f"{output}: holds {name}: no folder for scores; choose another")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"{output}: another run is scoring into it; waiting for it to end")
+            lock.acquire()
+    except OSError as error:
+        raise ScoreError(
+            f"{output}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+    return lock
+
+
+def _known_ids(output: Path) -> dict[str, str]:
+    """Id -> text hash of all rows in finished files."""
+    known: dict[str, str] = {}
     for path in output.glob("date=*/*.parquet"):
-        known.update(pq.read_table(path, columns=["id"], partitioning=None)["id"].to_pylist())
+        try:
+            table = pq.read_table(path, columns=["id", "text_hash"], partitioning=None)
+        except (pa.ArrowException, OSError) as error:
+            raise ScoreError(
+                f"{path}: damaged ({error}); move it away and score again: its rows come back"
+            ) from None
+        known.update(zip(table["id"].to_pylist(), table["text_hash"].to_pylist(), strict=True))
     return known
 
 
-def _fresh(rows: pa.Table, known: set[str], seen: set[str], report: ScoreReport) -> pa.Table:
-    """The rows whose id is new, counting the others."""
-    keep = []
-    for identifier in rows["id"].to_pylist():
-        if identifier in seen:
+def _fresh(
+    rows: pa.Table, known: Mapping[str, str], seen: dict[str, str], report: ScoreReport
+) -> tuple[pa.Table, pa.Table]:
+    """The rows whose id is new, and those whose id came before with another text; counts."""
+    keep, clash = [], []
+    for identifier, text in zip(rows["id"].to_pylist(), rows["text_hash"].to_pylist(), strict=True):
+        earlier = seen.get(identifier, known.get(identifier))
+        keep.append(earlier is None)
+        clash.append(earlier is not None and earlier != text)
+        if clash[-1]:
+            report.quarantined += 1
+        elif identifier in seen:
             report.repeated_ids += 1
-            keep.append(False)
-            continue
-        seen.add(identifier)
-        report.already_scored += identifier in known
-        keep.append(identifier not in known)
-    return rows.filter(pa.array(keep, pa.bool_()))
+        elif identifier in known:
+            report.already_scored += 1
+        seen.setdefault(identifier, earlier or text)
+    clashing = rows.filter(pa.array(clash, pa.bool_()))
+    bad = pa.table(
+        {
+            "source_file": clashing["source_file"],
+            "line": clashing["line"],
+            "reason": [
+                f"id {one!r}: scored before with another text" for one in clashing["id"].to_pylist()
+            ],
+            "excerpt": pc.utf8_slice_codeunits(clashing["text"], 0, 200),
+        }
+    )
+    return rows.filter(pa.array(keep, pa.bool_())), bad
 
 
 def _write_partitions(output: Path, table: pa.Table) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import NormaliseConfig, RunConfig
-from pipeline.errors import ConfigError, CorpusError, DumpError
+from pipeline.errors import ConfigError, CorpusError, DumpError, ScoreError
 from pipeline.heads import Head, describe_heads
 from pipeline.jobs import Say, silent
 from pipeline.runfolder import RunFolder, read_card
@@ -31,7 +31,7 @@ def score_files(
     *,
     tasks: Sequence[str] = (),
     format: str = "auto",
-    text: str = "text",
+    text: str | None = None,
     id: str | None = None,
     model: str | None = None,
     device: str = "auto",
@@ -45,7 +45,8 @@ def score_files(
         output: where the Parquet goes; default ``score.output`` of the configuration.
         tasks: score these only; default all of the run.
         format: one of ``FORMATS``.
-        text, id: columns of files of texts.
+        text, id: columns of files of texts; default ``text``, and ``id`` if there is one. Giving
+            either says that the files are no tweet dumps.
         model: the backbone's location, if it moved.
         device: torch device.
         say: called with progress lines.
@@ -81,27 +82,36 @@ def score_files(
         worst = scorer.check_parity(
             ActivationStore.open(config.store.path), config.score.parity_samples
         )
-        say(f"parity with the stored activations: largest difference {worst:.1e} of their range")
+        if worst is None:
+            say("parity with the stored activations: not checked, nothing to compare")
+        else:
+            say(f"parity with the stored activations: {worst:.1e} of their range apart at most")
     else:
         say(f"{config.store.path}: no store here, so parity with it is not checked")
+    if any(head.card.provenance.get("config_fingerprint") != config.fingerprint for head in heads):
+        say("the heads were trained with an earlier configuration of this run")
+    failed: list[str] = []
 
     def blocks() -> Iterator[InputBlock]:
         for path in inputs:
-            yield from read_input(
-                path,
-                format=format,
-                text=text,
-                id=id,
-                normalise=NormaliseConfig(**scorer.normalise),
-                block_rows=config.score.block_rows,
-            )
+            try:
+                yield from read_input(
+                    path,
+                    format=format,
+                    text=text,
+                    id=id,
+                    normalise=NormaliseConfig(**scorer.normalise),
+                    block_rows=config.score.block_rows,
+                )
+            except (CorpusError, DumpError) as error:
+                # The other files go on; this one is reported at the end.
+                failed.append(str(error))
+                say(f"skipped: {error}")
 
-    def on_block(report: ScoreReport) -> None:
-        say(f"{report.read} rows read, {report.scored} scored")
-
-    report = score_blocks(
-        blocks(), scorer, target, max_errors=config.score.max_errors, on_block=on_block
-    )
+    report = score_blocks(blocks(), scorer, target, max_errors=config.score.max_errors, say=say)
+    if failed:
+        more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
+        raise ScoreError(f"{failed[0]}{more}; all other rows: {report.summary()}")
     return report, target
 
 
@@ -118,8 +128,8 @@ def read_input(
     path: Path,
     *,
     format: str,
-    text: str,
-    id: str | None,
+    text: str | None = None,
+    id: str | None = None,
     normalise: NormaliseConfig,
     block_rows: int,
 ) -> Iterator[InputBlock]:
@@ -128,7 +138,8 @@ def read_input(
     Raises:
         SalientError: the file cannot be read as its format.
     """
-    if format == "tweets" or (format == "auto" and _holds_tweets(path)):
+    maybe_tweets = format == "auto" and text is None and id is None
+    if format == "tweets" or (maybe_tweets and _holds_tweets(path)):
         for block in read_dump(path, normalise=normalise, block_rows=block_rows):
             yield InputBlock(block.table, block.quarantine, block.notices)
         return
@@ -143,7 +154,7 @@ def read_input(
 
     for table in read_texts(
         path,
-        text=text,
+        text=text or "text",
         id=id,
         time=time,
         format=kind,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 app = typer.Typer(
     help="Look after an activation store: what it holds, whether it is sound, what can go.",
@@ -29,7 +32,7 @@ def _open(path: str, snapshot: str | None = None) -> Any:
     return ActivationStore.open(path, snapshot=snapshot)
 
 
-def _show(report: Any, *, as_json: bool) -> None:
+def _show(report: DataclassInstance, *, as_json: bool) -> None:
     if as_json:
         facts = asdict(report) if is_dataclass(report) else report
         print(json.dumps(facts, ensure_ascii=False, default=str))

@@ -171,8 +171,9 @@ class ActivationStore(StoreView):
                     plan = self.open_plan(active)
                     if plan.record.digest == digest:
                         return plan
-                    drop_plan(root, active)
                 plan = make(root)
+                if active is not None:  # superseded, once its successor is safe
+                    drop_plan(root, active)
         except BaseException:
             lease.release()
             raise
@@ -196,7 +197,8 @@ class ActivationStore(StoreView):
     ) -> None:
         """Stage one block durably; it becomes visible with a later `commit`.
 
-        Writing a block again is harmless. Float16 stores refuse values beyond 65504.
+        Writing a block again, even at the same time elsewhere, is harmless: the last to finish
+        counts. Float16 stores refuse values beyond 65504.
 
         Args:
             plan: from `plan_append`, `plan_backfill` or `open_plan`.

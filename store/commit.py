@@ -20,7 +20,7 @@ from store.coordinates import write_axis_coordinates, write_sample_chunks
 from store.errors import StoreError
 from store.location import LocalLocation
 from store.manifests import Manifest
-from store.plans import AppendPlan, active_plan_id, drop_plan
+from store.plans import AppendPlan, active_plan_id, drop_plan, shard_name
 from store.samples import ROW_SCHEMA, SampleIndex, encode_parquet
 from store.schema import StoreSchema
 from store.snapshots import INDEX, IndexPart, SlotRecord, Snapshot, load_snapshot, publish
@@ -145,11 +145,12 @@ def _install_shards(
     """Move staged shards, then manifests, to their places. Repeatable after a crash."""
     directories = set()
     for block in blocks:
+        staged = plan.attempt_directory(block, _attempt(root, plan, block))
         for name, layers in plan.record.layers.items():
             for layer in layers:
-                relative = schema.arrays[name].shard_path(layer, block.slot)
-                directories.add((root / relative).parent)
-                _move(plan.staged_shard(relative), root / relative)
+                target = root / schema.arrays[name].shard_path(layer, block.slot)
+                directories.add(target.parent)
+                _move(staged / shard_name(name, layer), target)
     durable.sync_directories(directories)
     for block in blocks:
         target = root / plan.manifest_path(block)
@@ -157,6 +158,13 @@ def _install_shards(
         _move(plan.staged_manifest(block), target)
     if blocks:
         durable.sync_directory((root / plan.manifest_path(blocks[0])).parent)
+
+
+def _attempt(root: Path, plan: AppendPlan, block: Block) -> str:
+    """The attempt whose shards make up the block."""
+    path = plan.staged_manifest(block)
+    relative = str(path.relative_to(root)) if path.exists() else plan.manifest_path(block)
+    return Manifest(LocalLocation(root), relative).attempt
 
 
 def _move(source: Path, target: Path) -> None:

@@ -30,6 +30,7 @@ AnyArray = npt.NDArray[np.generic]
 LayerKey = tuple[str, int]  # (array name, layer)
 DTYPES = {"U32": "<u4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
 PREFIX_BYTES = 8
+ATTEMPT = "attempt"
 MAX_HEADER_BYTES = 100_000_000
 
 
@@ -51,8 +52,17 @@ def encode_manifest(
     count: int,
     layers: Mapping[LayerKey, LayerSummary],
     sample_results: Mapping[str, AnyArray] | None = None,
+    *,
+    attempt: str = "",
 ) -> bytes:
-    """The bytes of a manifest file; per-sample results (tokens, truncated) travel along."""
+    """The bytes of a manifest file.
+
+    Args:
+        count: samples of the slot that it covers.
+        layers: what to record of each shard.
+        sample_results: per-sample arrays (tokens, truncated) that travel along to the commit.
+        attempt: names the staged shards that belong to it.
+    """
     members: dict[str, AnyArray] = {"count": np.array(count, np.int64)}
     for (name, layer), summary in layers.items():
         members[f"{name}/{layer}/crc32c"] = summary.crcs
@@ -62,7 +72,7 @@ def encode_manifest(
     members.update(sample_results or {})
     members = {name: np.array(array, order="C") for name, array in members.items()}
     checksums = {name: str(google_crc32c.value(a.tobytes())) for name, a in members.items()}
-    return safetensors.numpy.save(members, metadata=checksums)
+    return safetensors.numpy.save(members, metadata={ATTEMPT: attempt, **checksums})
 
 
 class Manifest:
@@ -88,6 +98,7 @@ class Manifest:
         except (ValueError, KeyError) as error:
             raise self._damaged() from error
         self._members = header
+        self.attempt: str = self._checksums.get(ATTEMPT, "")
         self._data = PREFIX_BYTES + length
         self.count = int(self["count"])
 

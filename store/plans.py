@@ -103,9 +103,13 @@ class AppendPlan:
         """Records (id, position) whose text this plan replaces."""
         return pa.ipc.open_file(self.directory / "replaced.arrow").read_all()
 
-    def staged_shard(self, relative: str) -> Path:
-        """Where a shard waits for its commit."""
-        return self.directory / relative
+    def attempt_directory(self, block: Block, attempt: str) -> Path:
+        """Where the shards of one attempt at a block wait for their commit.
+
+        Each attempt has its own, so two workers at the same block never mix their shards: the
+        block's manifest, which appears in one rename, names the attempt that counts.
+        """
+        return self.directory / f"{block.slot:08d}-{attempt}"
 
     def staged_manifest(self, block: Block) -> Path:
         """The manifest whose existence says that the block is finished."""
@@ -140,6 +144,11 @@ def drop_plan(root: Path, plan_id: str) -> None:
     if active_plan_id(root) == plan_id:
         (root / ACTIVE_PLAN).unlink()
     shutil.rmtree(root / PLANS / plan_id, ignore_errors=True)
+
+
+def shard_name(array: str, layer: int) -> str:
+    """File name of a staged shard in its attempt's directory."""
+    return f"{array}.{layer}"
 
 
 def save_plan(

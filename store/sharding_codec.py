@@ -181,10 +181,12 @@ def _read_local(
     try:
         index_bytes = _index_bytes(num_rows)
         end = os.fstat(descriptor).st_size - index_bytes
-        content = np.empty(index_bytes, np.uint8)
-        if end < 0 or read_into(descriptor, content, end) != index_bytes:
-            raise DamagedShardError(f"{path}: the shard is cut short; restore it from a backup")
-        index = _parse_index(content, num_rows, row_bytes, str(path))
+        index = None
+        if not _ends_as_usual(descriptor, end, num_rows, row_bytes):
+            content = np.empty(index_bytes, np.uint8)
+            if end < 0 or read_into(descriptor, content, end) != index_bytes:
+                raise DamagedShardError(f"{path}: the shard is cut short; restore it from a backup")
+            index = _parse_index(content, num_rows, row_bytes, str(path))
         if index is None and len(rows) == num_rows:
             # All of the shard: zarr copies from the page cache to its result, so reading it into
             # memory of our own first would double the work.
@@ -200,6 +202,15 @@ def _read_local(
         return out, present
     finally:
         os.close(descriptor)
+
+
+def _ends_as_usual(descriptor: int, end: int, num_rows: int, row_bytes: int) -> bool:
+    """Whether length and checksum are those of the usual index, which then need not be read."""
+    if end != num_rows * row_bytes:
+        return False
+    checksum = np.empty(CRC_BYTES, np.uint8)
+    read_into(descriptor, checksum, end + num_rows * INDEX_ENTRY_BYTES)
+    return checksum.tobytes() == shard_index(num_rows, row_bytes)[-CRC_BYTES:]
 
 
 async def _read_remote(

@@ -49,7 +49,7 @@ def write_shard(path: Path, block: AnyArray) -> None:
     """
     index = shard_index(block.shape[0], block.shape[1] * block.itemsize)
     parts = (block.reshape(-1).view(np.uint8), index)
-    durable.write_file(path, parts, sync_name=False, shared=True)
+    durable.write_file(path, parts, sync_name=False)
 
 
 def row_crcs(values: AnyArray) -> Crcs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ from store.blocks import Block
 from store.errors import StoreError
 from store.manifests import LayerKey, LayerSummary, encode_manifest
 from store.moments import all_finite, row_moments
-from store.plans import AppendPlan
+from store.plans import AppendPlan, shard_name
 from store.schema import ArrayLayout, StoreSchema
 from store.shards import row_crcs, shard_bytes, write_shard
 
@@ -43,13 +44,9 @@ def write_block(
     _check_arrays(schema, layers, activations, block)
     extra = _sample_results(plan, block, n_tokens, truncated)
     _check_space(plan, schema, layers)
-    paths = {
-        (layout.name, layer): plan.staged_shard(layout.shard_path(layer, block.slot))
-        for layout, _, layer in _shards(schema, layers)
-    }
-    directories = {path.parent for path in paths.values()}
-    for directory in directories:
-        durable.make_directories(directory)
+    attempt = uuid.uuid4().hex[:8]
+    directory = plan.attempt_directory(block, attempt)
+    durable.make_directories(directory)
     count = block.stop - block.slot * schema.samples_per_shard
     buffers: list[AnyArray] = []  # shard-sized memory that a finished shard lends to a later one
 
@@ -63,7 +60,7 @@ def write_block(
         else:
             spare = buffers.pop() if buffers else None
             shard = _assemble(schema, layout, layer, block, values, read_prefix, spare)
-        write_shard(paths[layout.name, layer], shard)
+        write_shard(directory / shard_name(layout.name, layer), shard)
         summary = summarise(shard[:, :count])
         if not borrowed:
             buffers.append(shard)
@@ -71,8 +68,8 @@ def write_block(
 
     with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="shard-writer") as pool:
         summaries = dict(pool.map(stage, _shards(schema, layers)))
-    durable.sync_directories(directories)
-    content = encode_manifest(count, summaries, extra)
+    durable.sync_directory(directory)
+    content = encode_manifest(count, summaries, extra, attempt=attempt)
     durable.write_file(plan.staged_manifest(block), [content], shared=True)
 
 

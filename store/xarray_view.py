@@ -17,7 +17,6 @@ from store.schema import ArrayLayout
 from store.view import StoreView
 from store.zarr_metadata import NO_TIME, axis_coordinates
 
-
 AnyArray = npt.NDArray[np.generic]
 
 

@@ -343,7 +343,7 @@ REFUSALS = {
     "pickled weights": (break_model(_pickle_only), "safe_serialization"),
     "damaged weights": (break_model(_cut_short), "damaged"),
     "tensors missing": (break_model(_lose_tensors), "encoder.layer.1."),
-    "other shapes": (_change_config(intermediate_size=40), "weights cannot be loaded"),
+    "other shapes": (_change_config(intermediate_size=40), "other shapes"),
     "config not JSON": (_write("config.json", "{"), "not a JSON object"),
     "unknown type": (_change_config(model_type="grapefruit"), "grapefruit"),
     "missing shard": (
@@ -392,6 +392,8 @@ def test_models_that_are_not_there_are_refused_in_one_line(model, options, messa
     [
         ({"dtype": "float16"}, "bfloat16"),
         ({"device": "gpu"}, "cuda"),
+        ({"attention": "flash"}, "padded"),
+        ({"engine": "mkl"}, "onednn"),
         ({"last_layer": 3}, "0..2"),
         ({"max_length": 1000}, "48"),
     ],

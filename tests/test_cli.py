@@ -83,7 +83,7 @@ def test_stages_one_by_one(
     for path, expected in (
         ("activations", "samples: 160"),
         ("run", "chosen:"),
-        ("run/heads/mood", "kind: head"),
+        ("run/heads/mood/chosen", "kind: head"),
         ("o", "rows: 2"),
         ("run/importance/mood.parquet", "neuron_importance"),
         ("run.toml", "finished: True"),

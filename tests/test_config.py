@@ -39,6 +39,9 @@ def test_relative_paths_are_resolved_against_the_file(tmp_path: Path) -> None:
         (('name = "mood"\nrun_dir', 'name = "a/b"\nrun_dir'), ["name", "'a/b'"]),
         (("C = [1e-2, 1e-1]", "C = []"), ["probe", "C needs at least one value"]),
         (('run_dir = "run"', ""), ["run_dir", "is required"]),
+        (('name = "level"', 'name = "id"'), ["'id' is a column of the scores"]),
+        (('name = "mood"', 'seed = -1\nname = "mood"'), ["seed", "-1"]),
+        (("C = [1e-2, 1e-1]", "C = [nan]"), ["probe.C", "finite"]),
         (("[store]", "[store"), ["not valid TOML", "line"]),
     ],
 )

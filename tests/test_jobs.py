@@ -11,10 +11,10 @@ import xarray as xr
 
 from pipeline import jobs
 from pipeline.config import RunConfig
-from pipeline.errors import ExtractError, ProbeError
+from pipeline.errors import ExtractError, HeadError, ProbeError, SalientError
 from pipeline.heads import Head
 from pipeline.phase1 import load_probe
-from pipeline.runfolder import RunFolder
+from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.targets import load_target
 from store import ActivationStore
 from store.tables import read_table
@@ -24,7 +24,7 @@ from tests.conftest import write_mood_run
 def test_a_run_leaves_everything_it_should(finished_run: Path) -> None:
     config = RunConfig.load(finished_run)
     folder = RunFolder(Path(config.run_dir))
-    metrics = jobs.read_metrics(config)
+    metrics = read_metrics(RunFolder(Path(config.run_dir)))
     card = json.loads(folder.card.read_text())
     assert card["config_fingerprint"] == config.fingerprint
     assert card["corpus"]["rows_read"] == 160
@@ -51,7 +51,9 @@ def test_reported_test_metrics_are_those_of_the_saved_probes(finished_run: Path)
     probe = load_probe(RunFolder(Path(config.run_dir)), "mood", 1)
     x = xr.open_zarr(config.store.path).ffn.sel(layer=1).values.reshape(-1, store.num_samples).T
     guess = probe.outputs(x[test.positions].astype(np.float32))[:, 0] > 0
-    reported = jobs.read_metrics(config)["tasks"]["mood"]["layers"][1]["test"]["accuracy"]
+    reported = read_metrics(RunFolder(Path(config.run_dir)))["tasks"]["mood"]["layers"][1]["test"][
+        "accuracy"
+    ]
     assert reported == pytest.approx(np.mean(guess == test.targets))
 
 
@@ -60,7 +62,7 @@ def test_running_again_computes_nothing_and_changes_nothing(finished_run: Path) 
     folder = Path(config.run_dir)
     before = {p: p.read_bytes() for p in folder.rglob("*.safetensors")}
     snapshot = ActivationStore.open(config.store.path).snapshot_id
-    metrics = jobs.read_metrics(config)
+    metrics = read_metrics(RunFolder(Path(config.run_dir)))
     report = jobs.extract(config)
     assert report.num_new == 0
     assert not any(result.computed for result in jobs.probe(config))
@@ -71,7 +73,7 @@ def test_running_again_computes_nothing_and_changes_nothing(finished_run: Path) 
 
 def test_processes_give_the_results_of_threads(finished_run: Path, tmp_path: Path) -> None:
     config = RunConfig.load(finished_run)
-    expected = jobs.read_metrics(config)
+    expected = read_metrics(RunFolder(Path(config.run_dir)))
     data = config.model_dump(mode="json")
     data["run_dir"] = str(tmp_path / "run")
     data["cluster"] = {"kind": "processes", "workers": 2}
@@ -121,3 +123,64 @@ def test_a_store_of_another_model_is_refused(tmp_path: Path, tiny_bert: Path) ->
     changed = RunConfig.load(write_mood_run(tmp_path, other))
     with pytest.raises(ExtractError, match="made with other settings"):
         jobs.extract(changed)
+
+
+def test_changed_settings_never_meet_old_probes_or_heads(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=100)
+    jobs.run(RunConfig.load(path))
+    path.write_text(path.read_text().replace("C = [1e-2, 1e-1]", "C = [1e-6]"))
+    config = RunConfig.load(path)
+    jobs.extract(config)
+    with pytest.raises(ProbeError, match="with this configuration"):
+        jobs.consolidate(config)
+    assert all(r.computed for r in jobs.probe(config) if r.task == "mood")
+    metrics = jobs.consolidate(config)
+    assert {layer["source"] for layer in metrics["tasks"]["mood"]["layers"]} == {0, 1, 2}
+    shutil.rmtree(tmp_path / "run" / "heads")
+    assert jobs.consolidate(config) == metrics
+    assert Head.load(tmp_path / "run" / "heads" / "mood" / "chosen").card.task == "mood"
+
+
+def test_a_run_can_be_moved_with_its_data(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path / "old", tiny_bert, num_rows=100)
+    jobs.extract(RunConfig.load(path))
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert len(jobs.probe(RunConfig.load(tmp_path / "new" / "run.toml"))) == 8
+
+
+def test_another_store_in_the_same_place_is_noticed(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=100)
+    config = RunConfig.load(path)
+    jobs.extract(config)
+    shutil.rmtree(tmp_path / "activations")
+    other = write_mood_run(tmp_path / "other", tiny_bert, num_rows=90)
+    jobs.extract(RunConfig.load(other))
+    (tmp_path / "other" / "activations").rename(tmp_path / "activations")
+    with pytest.raises(ExtractError, match="does not hold the samples"):
+        jobs.probe(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (('type = "classification"', 'type = "classification"\npositive = "gald"'), "'gald'"),
+        (("folds = 3", "folds = 90"), "90 are needed"),
+        (('run_dir = "run"', 'run_dir = "tweets.csv"'), "cannot be written"),
+    ],
+)
+def test_what_would_stop_a_run_late_stops_it_early(
+    tmp_path: Path, tiny_bert: Path, change: tuple[str, str], match: str
+) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=60)
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(SalientError, match=match):
+        jobs.extract(RunConfig.load(path))
+    assert not (tmp_path / "activations").exists()
+
+
+def test_too_small_a_feature_budget_is_named(finished_run: Path, tmp_path: Path) -> None:
+    data = RunConfig.load(finished_run).model_dump(mode="json")
+    data["run_dir"] = str(tmp_path / "run")
+    data["head"] |= {"kinds": ["sparse"], "max_features": 1, "eta": [0.9]}
+    with pytest.raises(HeadError, match="max_features = 1 features"):
+        jobs.run(RunConfig.from_dict(data, origin=finished_run))

@@ -122,3 +122,18 @@ def test_standardiser_is_scikit_learns_and_clips_what_no_training_row_can_be() -
     woken = x[:1].copy()
     woken[0, 4] = 2.0
     assert np.abs(fitted.apply(woken)).max() == fitted.bound == 20.0
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sklearn"])
+@pytest.mark.parametrize("present", [(0,), (1,), (0, 2), (0, 1, 3)])
+def test_classes_without_rows_are_never_predicted(solver: str, present: tuple[int, ...]) -> None:
+    draw = np.random.default_rng(0)
+    y = np.array(present)[np.arange(90) % len(present)]
+    x = (draw.normal(size=(90, 5)) + np.eye(5)[y] * 3).astype(np.float32)
+    x = Standardiser.fit(x).apply(x)
+    (model,) = fit_path(x, y, num_classes=4, penalties=[1.0], solver=solver, tol=1e-6)
+    assert model.weights.shape == (4, 5)
+    assert np.mean(model.outputs(x).argmax(1) == y) > 0.9
+    if len(present) == 1 and present[0] < 2:
+        (model,) = fit_path(x, y, num_classes=2, penalties=[1.0], solver=solver)
+        assert ((model.outputs(x)[:, 0] > 0) == present[0]).all()

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline import jobs
 from pipeline.config import RunConfig
 from pipeline.report import best_by_depth, depth_table, plot_task, task_table
-from pipeline.runfolder import RunFolder
+from pipeline.runfolder import RunFolder, read_metrics
 from store.tables import read_table
 
 
@@ -21,7 +20,7 @@ def rendered(table: object) -> str:
 
 def test_tables_and_plot_show_every_model(finished_run: Path, tmp_path: Path) -> None:
     config = RunConfig.load(finished_run)
-    for name, task in jobs.read_metrics(config)["tasks"].items():
+    for name, task in read_metrics(RunFolder(Path(config.run_dir)))["tasks"].items():
         sweep = read_table(RunFolder(Path(config.run_dir)).sweep(name))
         text = rendered(task_table(name, task))
         assert f"{task['chosen']['test'][task['metric']]:.4f}" in text

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.score import InputBlock, Scorer, score_blocks
 from pipeline.scoring import read_input, score_files
 from pipeline.targets import load_target
-from store import ActivationStore
+from store import ActivationStore, text_hash
 from tests.conftest import write_mood_csv
 
 
@@ -86,7 +87,7 @@ def test_a_rerun_adds_nothing_and_a_grown_file_only_what_is_new(
 def test_empty_texts_and_repeated_ids_are_counted(scorer: Scorer, tmp_path: Path) -> None:
     with (tmp_path / "in.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
-            [["id", "text"], ["1", "a happy cat"], ["2", "  "], ["1", "again"], ["3", "dog"]]
+            [["id", "text"], ["1", "a happy cat"], ["2", "  "], ["1", "a happy cat"], ["3", "dog"]]
         )
     blocks = read_input(
         tmp_path / "in.csv",
@@ -116,7 +117,7 @@ def test_tweets_are_scored_and_notices_counted(finished_run: Path, tmp_path: Pat
     (tmp_path / "dump.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "toml").mkdir()
     data = RunConfig.load(finished_run).model_dump(mode="json")
-    with pytest.raises(ScoreError, match="1 of 6 rows could not be read"):
+    with pytest.raises(ScoreError, match="1 of 6 rows could not be scored"):
         score_files([tmp_path / "dump.jsonl"], Path(data["run_dir"]), tmp_path / "out")
     table = scores(tmp_path / "out")
     assert table["id"].to_pylist() == [str(2**60 + i) for i in range(5)]
@@ -155,6 +156,56 @@ def test_another_backbone_or_other_heads_are_refused(
         score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out", tasks=["moood"])
     with pytest.raises(ConfigError, match="no such input"):
         score_files([tmp_path / "none.csv"], finished_run, tmp_path / "out")
+
+
+def test_an_id_with_another_text_is_set_aside(finished_run: Path, tmp_path: Path) -> None:
+    for day, text in (("day1", "a happy cat"), ("day2", "an angry dog")):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "texts.txt").write_text(text + "\n")
+    score_files([tmp_path / "day1" / "texts.txt"], finished_run, tmp_path / "out")
+    with pytest.raises(ScoreError, match="1 of 1 rows could not be scored"):
+        score_files([tmp_path / "day2" / "texts.txt"], finished_run, tmp_path / "out")
+    assert len(scores(tmp_path / "out")) == 1
+    (bad,) = (tmp_path / "out" / "quarantine").glob("*.parquet")
+    assert pq.read_table(bad)["reason"].to_pylist() == [
+        "id 'texts:1': scored before with another text"
+    ]
+
+
+def test_one_broken_file_does_not_stop_the_others(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    write_mood_csv(tmp_path / "in.csv", num_rows=5)
+    with pytest.raises(ScoreError, match=r"empty\.jsonl.*5 scored"):
+        score_files([tmp_path / "empty.jsonl", tmp_path / "in.csv"], finished_run, tmp_path / "out")
+    assert len(scores(tmp_path / "out")) == 5
+
+
+def test_a_named_text_column_is_taken_at_its_word(finished_run: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"id": str(i), "text": "dirty", "clean": "happy"}) for i in range(3)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    score_files([tmp_path / "in.jsonl"], finished_run, tmp_path / "out", text="clean")
+    assert scores(tmp_path / "out")["text_hash"].to_pylist() == [text_hash("happy")] * 3
+    with pytest.raises(ScoreError, match="'nosuch'"):
+        score_files([tmp_path / "in.jsonl"], finished_run, tmp_path / "o2", text="nosuch")
+
+
+def test_every_tensor_counts_for_the_fingerprint(scorer: Scorer) -> None:
+    head = scorer.heads[0]
+    last = head.layers[-1]
+    moved = replace(last, bias=last.bias + 1)
+    assert replace(head, layers=(*head.layers[:-1], moved)).fingerprint != head.fingerprint
+
+
+def test_folders_that_are_no_scores_are_refused(finished_run: Path, tmp_path: Path) -> None:
+    write_mood_csv(tmp_path / "in.csv", num_rows=3)
+    config = RunConfig.load(finished_run)
+    for folder in (config.store.path, config.run_dir):
+        with pytest.raises(ScoreError, match="no folder for scores"):
+            score_files([tmp_path / "in.csv"], finished_run, Path(folder))
+    score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
+    next((tmp_path / "out").glob("date=*/*.parquet")).write_bytes(b"broken")
+    with pytest.raises(ScoreError, match="damaged"):
+        score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
 
 
 def test_changed_activations_are_noticed(scorer: Scorer, finished_run: Path) -> None:

@@ -204,6 +204,22 @@ def test_resume_and_worker_processes_use_the_plan_on_disk(store: ActivationStore
     np.testing.assert_array_equal(again.read_matrix(layer=2), want[2].T)
 
 
+def test_two_attempts_at_a_block_never_mix(store: ActivationStore) -> None:
+    plan = store.plan_append(make_samples(0, 8))
+    block, rows = plan.blocks[0], plan.samples(plan.blocks[0])
+    good = values_of(SCHEMA, rows["id"].to_pylist())
+    other = {name: array + 1 for name, array in good.items()}
+    store.write_block(plan, block, good)
+    other["ffn"][2, 0, 0, 0] = np.nan  # the second attempt dies after some of its shards
+    with pytest.raises(StoreError, match="NaN"):
+        store.write_block(plan, block, other)
+    store.commit()
+    fresh = ActivationStore.open(store.location.root, check="always")
+    want = expected(store, "ffn", rows["id"].to_pylist())
+    for layer in range(3):
+        np.testing.assert_array_equal(fresh.read_matrix(layer=layer), want[layer].T)
+
+
 def test_another_append_keeps_what_a_dead_one_finished(store: ActivationStore) -> None:
     plan = store.plan_append(make_samples(0, 20))
     block = plan.blocks[0]

@@ -179,7 +179,7 @@ def die_at_every(tmp_path: Path, *, stride: int) -> None:
 
 
 def test_fail_points(tmp_path: Path) -> None:
-    die_at_every(tmp_path, stride=37)
+    die_at_every(tmp_path, stride=73)
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def die_while_compacting_at(tmp_path: Path, *, stride: int) -> None:
 
 
 def test_fail_points_of_compaction(tmp_path: Path) -> None:
-    die_while_compacting_at(tmp_path, stride=43)
+    die_while_compacting_at(tmp_path, stride=61)
 
 
 @pytest.mark.slow

@@ -115,14 +115,14 @@ def raw_write(directory: Path, values: np.ndarray, slot: int) -> None:
 
 
 def bench_write(root: Path, schema: StoreSchema, num_slots: int) -> tuple[ActivationStore, Result]:
-    """Write a store block by block, each committed, taking turns with raw files."""
+    """Write a store block by block, then commit, taking turns with raw files."""
     count = num_slots * schema.samples_per_shard
     store = ActivationStore.create(root / "store", schema)
     names = [str(i) for i in range(count)]
     plan = store.plan_append(pa.table({"id": names, "text": names}))
     raw_directory = root / "raw"
     raw_directory.mkdir()
-    spent: dict[str, list[float]] = {"raw": [], "ours": [], "wide": [], "commit": []}
+    spent: dict[str, list[float]] = {"raw": [], "ours": [], "wide": []}
     number = 0
     for block in plan.blocks:
         values = block_values(schema, block.slot)
@@ -138,15 +138,16 @@ def bench_write(root: Path, schema: StoreSchema, num_slots: int) -> tuple[Activa
                 given = values if what == "ours" else wide
                 call = partial(store.write_block, plan, block, {"ffn": given})
             spent[what].append(timed(call))
-        spent["commit"].append(timed(store.commit))
+    commit_s = timed(store.commit)
     mean = {what: statistics.mean(seconds) for what, seconds in spent.items()}
+    share = commit_s / num_slots
     size = sum(p.stat().st_size for p in (root / "store").rglob("*") if p.is_file())
     payload = count * schema.bytes_per_sample
     shutil.rmtree(raw_directory)
     return store, {
-        "durable_write": mean["raw"] / (mean["ours"] + mean["commit"]),
-        "durable_write_from_float32": mean["raw"] / (mean["wide"] + mean["commit"]),
-        "commit_ms": mean["commit"] * 1e3,
+        "durable_write": mean["raw"] / (mean["ours"] + share),
+        "durable_write_from_float32": mean["raw"] / (mean["wide"] + share),
+        "commit_ms": commit_s * 1e3,
         "raw_write_gb_s": payload / num_slots / mean["raw"] / 1e9,
         "size_ratio": size / payload,
     }
