@@ -1,7 +1,9 @@
 """Capture what goes into modules; hooks live only inside the context manager.
 
-with captured_inputs(modules, sink):
-    model(...)                          # sink(0, tokens), sink(1, tokens), …
+    with captured_inputs(modules, sink):
+        model(...)                          # sink(0, tokens), sink(1, tokens), …
+
+A sink that has seen enough raises ``Stop``, which the caller of the model catches.
 """
 
 from __future__ import annotations

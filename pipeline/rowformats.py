@@ -324,7 +324,7 @@ def _read_tweeteval(
     if not path.name.endswith(TEXTS_ENDING) or not labels_path.exists():
         raise CorpusError(
             f"{path}: not of the TweetEval layout, which is a file of texts named *{TEXTS_ENDING} "
-            f"with its labels beside it in *{LABELS_ENDING}"
+            f"with its labels beside it in *{LABELS_ENDING}; looked for {labels_path.name}"
         )
     names = _tweeteval_mapping(path.with_name("mapping.txt"))
     texts = [line.rstrip("\r\n") for line in _text_lines(path, strict(path))]

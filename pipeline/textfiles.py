@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.config import NormaliseConfig
 from pipeline.errors import CorpusError
 from pipeline.normalise import normaliser
-from pipeline.rowformats import FORMATS, TEXTS_ENDING, OnBad, RowBlock, labels_beside, strict
+from pipeline.rowformats import FORMATS, TEXTS_ENDING, OnBad, RowBlock, strict
 from pipeline.streams import StreamBreak, peek, unpacked
 from pipeline.timestamps import FORMATS as TIME_FORMATS
 from pipeline.timestamps import parse_time
@@ -166,7 +166,7 @@ def detect_format(path: str | Path, *, text: str | None = None) -> str:
     head = head.removeprefix(b"\xef\xbb\xbf")
     first = head.lstrip().partition(b"\n")[0].rstrip(b"\r")
     suffix = _suffix(path)
-    if text is None and path.name.endswith(TEXTS_ENDING) and labels_beside(path).exists():
+    if text is None and path.name.endswith(TEXTS_ENDING):
         return "tweeteval"
     if suffix == ".txt" and text is not None:
         names = [name.strip() for name in first.decode("utf-8", "replace").split("\t")]

@@ -18,6 +18,7 @@ _TWITTER = re.compile(
 _EPOCH = re.compile(r"[+-]?\d+(?:\.\d*)?")
 _FIRST_MILLISECONDS = 100_000_000_000
 _MAX_SECONDS = 253_402_300_799  # the end of the year 9999
+_MIN_SECONDS = -62_135_596_800  # the beginning of the year 1
 _SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
 _FIRST_SNOWFLAKE = 29_700_859_247
 
@@ -37,7 +38,7 @@ def parse_time(value: str) -> int | None:
         seconds = float(value)
         if abs(seconds) >= _FIRST_MILLISECONDS:
             seconds /= 1000
-        return int(seconds // 1) if abs(seconds) <= _MAX_SECONDS else None
+        return int(seconds // 1) if _MIN_SECONDS <= seconds <= _MAX_SECONDS else None
     try:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:

@@ -7,6 +7,7 @@ further than the root that `publish` swaps last.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -57,6 +58,8 @@ def commit_finished(root: Path) -> Snapshot:
     publish(root, following)
     if complete:
         drop_plan(root, plan_id)
+    else:
+        _remove_attempts(plan, blocks)
     return following
 
 
@@ -158,6 +161,14 @@ def _install_shards(
         _move(plan.staged_manifest(block), target)
     if blocks:
         durable.sync_directory((root / plan.manifest_path(blocks[0])).parent)
+
+
+def _remove_attempts(plan: AppendPlan, blocks: Sequence[Block]) -> None:
+    """Remove what killed or doubled workers staged for blocks that are committed now."""
+    slots = {f"{block.slot:08d}" for block in blocks}
+    for entry in plan.directory.iterdir():
+        if entry.is_dir() and entry.name.split("-")[0] in slots:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _attempt(root: Path, plan: AppendPlan, block: Block) -> str:

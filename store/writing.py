@@ -66,9 +66,13 @@ def write_block(
             buffers.append(shard)
         return (layout.name, layer), summary
 
-    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="shard-writer") as pool:
-        summaries = dict(pool.map(stage, _shards(schema, layers)))
-    durable.sync_directory(directory)
+    try:
+        with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="shard-writer") as pool:
+            summaries = dict(pool.map(stage, _shards(schema, layers)))
+        durable.sync_directory(directory)
+    except BaseException:  # leave no useless gigabytes, least of all on a full disk
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     content = encode_manifest(count, summaries, extra, attempt=attempt)
     durable.write_file(plan.staged_manifest(block), [content], shared=True)
 

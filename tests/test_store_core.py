@@ -213,6 +213,7 @@ def test_two_attempts_at_a_block_never_mix(store: ActivationStore) -> None:
     other["ffn"][2, 0, 0, 0] = np.nan  # the second attempt dies after some of its shards
     with pytest.raises(StoreError, match="NaN"):
         store.write_block(plan, block, other)
+    assert len([path for path in plan.directory.iterdir() if path.is_dir()]) == 1
     store.commit()
     fresh = ActivationStore.open(store.location.root, check="always")
     want = expected(store, "ffn", rows["id"].to_pylist())

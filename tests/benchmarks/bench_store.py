@@ -1,6 +1,6 @@
 """Measure the activation store against raw file I/O, zarr-python, tensorstore and h5py.
 
-    python tests/benchmarks/bench_store.py [--quick] [--json] [--dir DIR]
+    python tests/benchmarks/bench_store.py [--quick] [--json] [--dir DIR]   (Salient installed)
 
 Measurements of one thing are interleaved and medians taken, so that other load on the machine
 hits all engines alike; trust the ratios. With --json the last line is one JSON object with the keys
@@ -22,7 +22,6 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -421,5 +420,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     main()
