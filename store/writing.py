@@ -20,7 +20,7 @@ from store.schema import ArrayLayout, StoreSchema
 from store.shards import row_crcs, shard_bytes, write_shard
 
 AnyArray = npt.NDArray[np.generic]
-NUM_WRITERS = 3  # while one waits for the disk, others convert and checksum
+NUM_THREADS = 3  # shards in work at once: one waits for the disk, others are checksummed
 # (array name, layer, slot) -> the samples (rows, count) already committed in that slot
 ReadPrefix = Callable[[str, int, int], AnyArray]
 
@@ -60,14 +60,19 @@ def write_block(
         else:
             spare = buffers.pop() if buffers else None
             shard = _assemble(schema, layout, layer, block, values, read_prefix, spare)
-        write_shard(directory / shard_name(layout.name, layer), shard)
+        name = shard_name(layout.name, layer)
+        writing = writers.submit(write_shard, directory / name, shard)
         summary = summarise(shard[:, :count])
+        writing.result()
         if not borrowed:
             buffers.append(shard)
         return (layout.name, layer), summary
 
     try:
-        with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="shard-writer") as pool:
+        with (
+            ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="shard-writer") as writers,
+            ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="shard") as pool,
+        ):
             summaries = dict(pool.map(stage, _shards(schema, layers)))
         durable.sync_directory(directory)
     except BaseException:  # leave no useless gigabytes, least of all on a full disk
