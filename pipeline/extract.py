@@ -24,7 +24,7 @@ from pipeline.errors import ExtractError
 from pipeline.extractor import Activations, Extractor, Pooled
 from pipeline.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.tokens import Encoded
-from store import ActivationStore, Block, StoreSchema
+from store import ActivationStore, Block, StoreError, StoreSchema
 
 __all__ = [
     "Activations",
@@ -96,7 +96,11 @@ def open_store(
             fingerprint=fingerprint,
             provenance={**(provenance or {}), "extraction": description},
         )
-        return ActivationStore.create(path, schema)
+        try:
+            return ActivationStore.create(path, schema)
+        except StoreError:
+            if not ActivationStore.exists(path):  # else another process was quicker: append to its
+                raise
     store = ActivationStore.open(path)
     schema = store.schema
     asked = {

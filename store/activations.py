@@ -13,7 +13,11 @@ committed or died. Readers need no lock.
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -62,6 +66,13 @@ from store.writing import write_block
 AnyArray = npt.NDArray[np.generic]
 
 
+def _exists_already(path: str | Path) -> StoreError:
+    return StoreError(
+        f"{path}: exists already and is no empty folder; if it is a store, append to it, else"
+        " choose another path"
+    )
+
+
 class ActivationStore(StoreView):
     """One store, seen at one snapshot; make one with `create` or `open`."""
 
@@ -69,16 +80,34 @@ class ActivationStore(StoreView):
     def create(cls, path: str | Path, schema: StoreSchema) -> Self:
         """Make an empty store in a new or empty directory.
 
+        It is made beside `path` and renamed, so that of several processes one makes it, and one
+        that dies leaves nothing in the way.
+
         Raises:
             StoreError: something is there already, or writing there would not be safe.
         """
-        root = Path(path)
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise StoreError(
-                f"{root}: exists already; open it with ActivationStore.open, or choose another path"
-            )
+        target = Path(path).absolute()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise _exists_already(path)
+        durable.make_directories(target.parent)
+        check_writable_file_system(target.parent)
+        root = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{durable.TEMPORARY_SUFFIX}")
+        try:
+            cls._make(root, schema)
+            try:
+                os.rename(root, target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                raise _exists_already(path) from None
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+        durable.sync_directory(target.parent)
+        return cls.open(path)
+
+    @classmethod
+    def _make(cls, root: Path, schema: StoreSchema) -> None:
         durable.make_directories(root)
-        check_writable_file_system(root)
         for directory in (PRIVATE, SNAPSHOTS, MANIFESTS, INDEX, LABELS, PLANS):
             durable.make_directories(root / directory)
         write_axis_coordinates(root, schema)
@@ -91,7 +120,6 @@ class ActivationStore(StoreView):
             schema=schema,
         )
         publish(root, empty)
-        return cls.open(root)
 
     def plan_append(
         self, samples: pa.Table, *, changed: str = "error", timeout_s: float | None = None

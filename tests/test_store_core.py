@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -308,3 +309,20 @@ def test_float32_store(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         zarr.open_group(tmp_path / "s", mode="r")["ffn"][0, 1, 2], want[0, 5]
     )
+
+
+def test_of_many_creators_one_makes_the_store(tmp_path: Path) -> None:
+    schema = StoreSchema(num_layers=1, neuron_size=2, samples_per_shard=8)
+
+    def make(_: int) -> bool:
+        try:
+            ActivationStore.create(tmp_path / "s", schema)
+        except StoreError as error:
+            assert "exists already" in str(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(make, range(8))) == 1
+    assert ActivationStore.open(tmp_path / "s").schema == schema
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
