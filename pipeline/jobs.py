@@ -21,6 +21,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus import Corpus, load_corpus
 from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
 from pipeline.extract import extract_corpus
+from pipeline.locking import one_at_a_time
 from pipeline.phase1 import HIDDEN, ProbeResult, fit_one, is_complete, write_importance
 from pipeline.phase2 import HeadResult, consolidate_task, evaluate_task
 from pipeline.runfolder import RunFolder, read_card, read_metrics, write_card
@@ -211,16 +212,17 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
             f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
         )
 
-    results = map_tasks(fit_one, tasks, config.cluster, on_done=announce)
     folder = RunFolder(Path(config.run_dir))
-    for task in config.tasks:
-        write_importance(
-            folder,
-            task.name,
-            range(store.schema.num_layers),
-            poolings=store.schema.poolings,
-            classes=targets[task.name].classes,
-        )
+    with one_at_a_time(folder.path, say):
+        results = map_tasks(fit_one, tasks, config.cluster, on_done=announce)
+        for task in config.tasks:
+            write_importance(
+                folder,
+                task.name,
+                range(store.schema.num_layers),
+                poolings=store.schema.poolings,
+                classes=targets[task.name].classes,
+            )
     return results
 
 
@@ -233,6 +235,11 @@ def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
     Raises:
         ProbeError, StoreError: Phase 1 is not complete.
     """
+    with one_at_a_time(Path(config.run_dir), say):
+        return _consolidate(config, say)
+
+
+def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
     snapshot, store = _snapshot(config)
     folder = RunFolder(Path(config.run_dir))
     for task in config.tasks:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from pipeline.backbone import Backbone
 from pipeline.errors import ScoreError
 from pipeline.extract import Extractor
 from pipeline.heads import Head
+from pipeline.locking import one_at_a_time
 from pipeline.metrics import predictions, probabilities
 from pipeline.runfolder import SCORE_CARD
 from store import ActivationStore
@@ -267,8 +268,8 @@ def score_blocks(
     Raises:
         ScoreError: the folder holds scores of other heads, or too many rows were quarantined.
     """
-    lock = _lock(output, say)
-    try:
+    _check_folder(output)
+    with one_at_a_time(output, say):
         _claim(output, scorer)
         known = _known_ids(output)
         seen: dict[str, str] = {}
@@ -291,8 +292,6 @@ def score_blocks(
                 report.files += sum(1 for _ in _write_partitions(output, table))
                 report.scored += len(rows)
             say(f"{report.read} rows read, {report.scored} scored")
-    finally:
-        lock.release()
     if report.quarantined > max_errors * max(report.read, 1):
         raise ScoreError(
             f"{report.quarantined} of {report.read} rows could not be scored, more than the allowed"
@@ -332,24 +331,19 @@ def _claim(output: Path, scorer: Scorer) -> None:
     )
 
 
-def _lock(output: Path, say: Callable[[str], None]) -> FileLock:
-    """The folder's lock, acquired; waits for a run that holds it."""
+def _check_folder(output: Path) -> None:
+    """Refuse folders that are something else, or that cannot be written."""
     for name in ("zarr.json", "run.json", "head.json"):
         if (output / name).exists():
             raise ScoreError(f"{output}: holds {name}: no folder for scores; choose another")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"{output}: another run is scoring into it; waiting for it to end")
-            lock.acquire()
+        with tempfile.TemporaryFile(dir=output):
+            pass
     except OSError as error:
         raise ScoreError(
             f"{output}: cannot be written ({error.strerror}); choose another folder"
         ) from None
-    return lock
 
 
 def _known_ids(output: Path) -> dict[str, str]:

@@ -113,7 +113,7 @@ def test_identical_texts_are_computed_once(loaded):
 def test_lone_surrogates_are_replaced(loaded):
     extractor = Extractor(loaded["roberta"][0])
     result = extractor(["a \ud83d b", "a \ufffd b"])
-    np.testing.assert_array_equal(result.ffn[..., 0], result.ffn[..., 1])
+    assert relative_error(result.ffn[..., 0], result.ffn[..., 1]) <= EXACT
 
 
 def test_layers_and_hidden_states_can_be_chosen(loaded):

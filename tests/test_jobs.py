@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +186,15 @@ def test_too_small_a_feature_budget_is_named(finished_run: Path, tmp_path: Path)
     data["head"] |= {"kinds": ["sparse"], "max_features": 1, "eta": [0.9]}
     with pytest.raises(HeadError, match="max_features = 1 features"):
         jobs.run(RunConfig.from_dict(data, origin=finished_run))
+
+
+def test_two_runs_at_once_end_alike(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=80)
+    command = [sys.executable, "-m", "pipeline", "run", str(path), "--json", "--quiet"]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)
+    ]
+    ends = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0, 0], ends
+    first, second = (json.loads(out) for out, _ in ends)
+    assert first == second

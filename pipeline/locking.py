@@ -1,0 +1,29 @@
+"""One writer at a time in a folder: a lock that says what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def one_at_a_time(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold ``folder/.lock``; if another process holds it, say so and wait.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{folder}: another process is at work there; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
