@@ -36,8 +36,10 @@ __all__ = [
 ]
 
 STORED = {"float16": torch.float16, "float32": torch.float32}
-PEAK_FROM_SECONDS = 10.0
+PEAK_FROM_SECONDS = 60.0
 """Only runs this long are worth the half second that measuring the GEMM peak takes."""
+PROGRESS_SECONDS = 2.0
+"""Least time between two calls of ``progress``, but for those at the end of a block."""
 
 Progress = Callable[[int, int], None]
 """Called with (texts done, texts to do)."""
@@ -157,7 +159,7 @@ def extract_corpus(
         store_path: the store; made if it is not there.
         poolings, special_tokens, hidden, batch_tokens: as in ``Extractor``.
         dtype, samples_per_shard, store_text, normalisation, provenance: as in ``open_store``.
-        progress: called after every block.
+        progress: called after every block and, in long blocks, every few seconds.
 
     Raises:
         ExtractError: the store does not fit these settings, or the disk is too small.
@@ -220,13 +222,15 @@ def _extract_blocks(
     progress: Progress | None,
 ) -> None:
     todo, done = sum(len(block) for block in plan.blocks), 0
+    report = _every(PROGRESS_SECONDS, progress) if progress is not None else None
     dtype = STORED[store.schema.dtype]
     with ThreadPoolExecutor(1, "tokenise") as reader, ThreadPoolExecutor(1, "write") as writer:
         writing: Future[None] | None = None
         for block, encoded in _ahead(
             plan.blocks, lambda block: extractor.encode(find_texts(block)), reader
         ):
-            pooled = extractor.compute(encoded, dtype=dtype)
+            on_batch = None if report is None else partial(report, before=done, todo=todo)
+            pooled = extractor.compute(encoded, dtype=dtype, on_batch=on_batch)
             if writing is not None:
                 writing.result()
             writing = writer.submit(_write, store, plan, block, pooled, extractor.meter)

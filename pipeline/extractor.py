@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -114,12 +114,19 @@ class Extractor:
         self.meter.stage_s["tokenise"] += time.perf_counter() - start
         return encoded
 
-    def compute(self, encoded: Encoded, *, dtype: torch.dtype = torch.float32) -> Pooled:
+    def compute(
+        self,
+        encoded: Encoded,
+        *,
+        dtype: torch.dtype = torch.float32,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Pooled:
         """Run encoded texts.
 
         Args:
             encoded: from ``encode``.
             dtype: what to keep the results in; pooling itself is in float32.
+            on_batch: called after each batch with the number of texts run so far.
 
         Raises:
             ExtractError: out of memory twice.
@@ -127,6 +134,7 @@ class Extractor:
         start = time.perf_counter()
         pooled = self._empty(encoded, dtype)
         remaining = encoded.lengths.copy()
+        done = 0
         while remaining.any():
             try:
                 for indices in plan_batches(
@@ -135,6 +143,9 @@ class Extractor:
                     batch = self.backbone.batch(encoded.ids(indices), indices)
                     self._run(batch, encoded, pooled)
                     remaining[indices] = 0
+                    done += len(indices)
+                    if on_batch is not None:
+                        on_batch(done)
             except (MemoryError, RuntimeError) as error:
                 self._halve(error)
         self.meter.num_texts += len(encoded)

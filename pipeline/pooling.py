@@ -22,8 +22,9 @@ from torch import Tensor
 
 from pipeline.errors import ExtractError
 
-_CACHED_VALUES = 2**18
-"""Float32 values that stay in a core's cache between two poolings."""
+_PIECE_VALUES = 2**20
+"""Float32 values pooled at a time on the CPU: few enough to stay in a shared cache between two
+poolings, enough to be worth waking the other threads (a quarter of it takes 1.4 times as long)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Segments:
         """
         tokens = tokens.contiguous()
         width = tokens.shape[1]
-        piece = _CACHED_VALUES if tokens.device.type == "cpu" else tokens.numel()
+        piece = _PIECE_VALUES if tokens.device.type == "cpu" else tokens.numel()
         for run in self.runs:
             if not run.length:
                 continue

@@ -158,7 +158,9 @@ def detect_format(path: str | Path, *, text: str | None = None) -> str:
         with path.open("rb") as file:
             head, _ = peek(unpacked(iter(lambda: file.read(1 << 16), b"")), 1 << 16)
     except FileNotFoundError:
-        raise CorpusError(f"{path}: no such file") from None
+        raise CorpusError(
+            f"{path}: no such file; check the path (relative to the configuration)"
+        ) from None
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror}") from None
     if head[:4] == b"PAR1":
