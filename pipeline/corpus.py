@@ -48,6 +48,9 @@ SAMPLES_SCHEMA = pa.schema(
 )
 
 
+LABEL_REMEDY = "mend or blank the label, or change the task's type or labels"
+
+
 @dataclass(frozen=True)
 class CorpusReport:
     """What was read and what was left out; the per-task counts are keyed by task."""
@@ -234,7 +237,9 @@ def _labels(
         return read_classes(values, classes=task.labels)
     except BadLabel as error:
         column = file.source.labels[task.name]
-        raise CorpusError(f"{file.where}: line {lines[error.row]}: {column} {error}") from None
+        raise CorpusError(
+            f"{file.where}: line {lines[error.row]}: {column} {error}; {LABEL_REMEDY}"
+        ) from None
 
 
 def _time(file: SourceFile, value: str | None, line: int) -> int | None:
@@ -338,7 +343,7 @@ def _classes(task: TaskConfig, kept: Sequence[tuple[_Row, str]]) -> tuple[str, .
             column = row.file.source.labels[task.name]
             raise CorpusError(
                 f"{row.file.where}: line {row.line}: {column} {label!r} "
-                f"{not_a_class(label, classes)} of the training rows"
+                f"{not_a_class(label, classes)} of the training rows; {LABEL_REMEDY}"
             )
     return classes
 

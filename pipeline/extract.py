@@ -222,14 +222,13 @@ def _extract_blocks(
     progress: Progress | None,
 ) -> None:
     todo, done = sum(len(block) for block in plan.blocks), 0
-    report = _every(PROGRESS_SECONDS, progress) if progress is not None else None
     dtype = STORED[store.schema.dtype]
     with ThreadPoolExecutor(1, "tokenise") as reader, ThreadPoolExecutor(1, "write") as writer:
         writing: Future[None] | None = None
         for block, encoded in _ahead(
             plan.blocks, lambda block: extractor.encode(find_texts(block)), reader
         ):
-            on_batch = None if report is None else partial(report, before=done, todo=todo)
+            on_batch = None if progress is None else _now_and_then(progress, done, todo)
             pooled = extractor.compute(encoded, dtype=dtype, on_batch=on_batch)
             if writing is not None:
                 writing.result()
@@ -239,6 +238,19 @@ def _extract_blocks(
                 progress(done, todo)
         if writing is not None:
             writing.result()
+
+
+def _now_and_then(progress: Progress, before: int, todo: int) -> Callable[[int], None]:
+    """Report the texts of a block as they are done, but not after every batch of milliseconds."""
+    last = time.monotonic()
+
+    def on_batch(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS_SECONDS and before + done < todo:
+            last = time.monotonic()
+            progress(before + done, todo)
+
+    return on_batch
 
 
 def extract_block(

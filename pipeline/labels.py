@@ -70,8 +70,7 @@ def not_a_class(value: str, classes: Sequence[str]) -> str:
     """What to say about a label that is none of the classes."""
     close = get_close_matches(value.lower(), [name.lower() for name in classes], n=1)
     hint = next((f", did you mean {name!r}?" for name in classes if [name.lower()] == close), "")
-    known = ", ".join(map(repr, classes))
-    return f"is none of the classes {known}{hint}; mend the row, or add it to the task's labels"
+    return f"is none of the classes {', '.join(map(repr, classes))}{hint}"
 
 
 def read_numbers(values: Sequence[str | None]) -> list[float | None]:

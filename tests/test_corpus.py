@@ -292,6 +292,7 @@ def test_unknown_label_names_the_row_and_the_choices(tmp_path: Path) -> None:
     source = {"path": path, "labels": {"mood": "mood"}}
     assert message(source, tasks=[named]) == (
         f"{path}: line 12: mood 'gald' is none of the classes 'sad', 'glad', did you mean 'glad'?"
+        "; mend or blank the label, or change the task's type or labels"
     )
     force = message({"path": path, "labels": {"force": "mood"}}, tasks=[FORCE])
     assert "line 1: mood 'sad' is not a number" in force
@@ -514,7 +515,9 @@ def test_every_stratum_is_divided_in_the_same_ratio(sizes: list[int], seed: int)
 def test_messages_for_files(tmp_path: Path) -> None:
     labels = {"mood": "mood"}
     missing = str(tmp_path / "none.csv")
-    assert message({"path": missing, "labels": labels}) == f"{missing}: no such file"
+    assert message({"path": missing, "labels": labels}).startswith(
+        f"{missing}: no such file; check the path"
+    )
     assert "needs the TweetEval layout" in message({"path": str(tmp_path), "labels": labels})
     path = tmp_path / "a.csv"
     for data, expected in (

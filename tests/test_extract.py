@@ -1,5 +1,10 @@
 """Extraction: invariant to batch and order, equal to the naive way, resumable, honest."""
 
+import time
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -133,6 +138,15 @@ def test_peaks_name_the_tokens(loaded):
         np.testing.assert_allclose(at_peak, tokens.max(0), rtol=1e-4, atol=1e-5)
 
 
+def test_batches_are_told_as_they_are_done(loaded):
+    extractor = Extractor(loaded["roberta"][0], batch_tokens=64)
+    encoded = extractor.encode(random_texts(30))
+    told: list[int] = []
+    extractor.compute(encoded, on_batch=told.append)
+    assert told == sorted(set(told)) and len(told) > 2
+    assert told[-1] == np.count_nonzero(encoded.lengths)
+
+
 def test_running_out_of_memory_halves_the_batches_once(loaded, monkeypatch, caplog):
     backbone, _ = loaded["roberta"]
     texts = random_texts(20)
@@ -225,6 +239,46 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(loaded, tmp_path, monkeypa
         if shard.is_file():
             other = tmp_path / "cut" / shard.relative_to(tmp_path / "whole")
             assert other.read_bytes() == shard.read_bytes()
+
+
+def test_progress_is_told_inside_a_block_and_changes_nothing(loaded, tmp_path, monkeypatch):
+    backbone, _ = loaded["roberta"]
+    texts = table(["", *dict.fromkeys(random_texts(60))])
+    todo = len(set(texts["text"].to_pylist()))
+    options = {"samples_per_shard": 2048, "dtype": "float32", "batch_tokens": 64}
+    quiet: list[tuple[int, int]] = []
+    extract_corpus(
+        texts, backbone, tmp_path / "quiet", progress=lambda *x: quiet.append(x), **options
+    )
+    assert quiet == [(todo, todo)]  # done before there was anything to tell
+    monkeypatch.setattr("pipeline.extract.PROGRESS_SECONDS", 0.0)
+    told: list[tuple[int, int]] = []
+    extract_corpus(
+        texts, backbone, tmp_path / "told", progress=lambda *x: told.append(x), **options
+    )
+    assert len(told) > 5 and told[-1] == (todo, todo)
+    assert told == sorted(set(told)) and {of for _, of in told} == {todo}
+    for shard in (tmp_path / "quiet").glob("ffn/c/**/*"):
+        if shard.is_file():
+            other = tmp_path / "told" / shard.relative_to(tmp_path / "quiet")
+            assert other.read_bytes() == shard.read_bytes()
+
+
+def test_progress_comes_at_most_every_few_seconds(loaded, tmp_path, monkeypatch):
+    clock = SimpleNamespace(
+        monotonic=partial(next, count(0.0, 0.4)), perf_counter=time.perf_counter
+    )
+    monkeypatch.setattr("pipeline.extract.time", clock)
+    texts = [f"{i} dog" for i in range(100)]
+    told: list[int] = []
+    extract_corpus(
+        table(texts),
+        loaded["roberta"][0],
+        tmp_path / "s",
+        batch_tokens=10,
+        progress=lambda done, _: told.append(done),
+    )
+    assert 2 < len(told) < len(texts) / 4
 
 
 def test_workers_do_blocks_in_any_order(loaded, tmp_path):
