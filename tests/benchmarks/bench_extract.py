@@ -14,8 +14,8 @@ none.
   forward pass only, nothing kept.
 - *ours*: ``extract_corpus`` from texts to a durable commit: tokenising, capture of all layers,
   mean and max pooling, float16 conversion, fsynced shards.
-- *forward*: our own engine's forward pass alone, on token ids, nothing captured; *whole* is *ours* on the same texts (1,024 or more); *half* is the lower half of the
-  blocks.
+- *forward*: our own engine's forward pass alone, on token ids, nothing captured; *whole* is *ours*
+  on the same texts (1,024 or more); *half* is the lower half of the blocks.
 
 With ``--json`` the last line of stdout is one JSON object. ``vs_naive_hf`` and
 ``vs_naive_hf_float32`` are usual / ours for the best and the float32 mode; ``capture_overhead`` is
