@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-BLOCK_BYTES = 512 * 1024  # float32 working set that stays in a core's own cache
+BLOCK_BYTES = (
+    4 * 1024 * 1024
+)  # float32 working set: in cache, yet few enough calls to share the GIL
 _SIGN_AND_MAGNITUDE = np.int32(-0x70002000)  # 0x8fffe000: the sign bit and 15 bits below bit 28
 _REBIAS = np.float32(2.0**112)  # float32's exponent bias less float16's
 
@@ -91,6 +93,7 @@ def row_moments(values: AnyArray) -> Moments:
     rows = max(1, BLOCK_BYTES // (4 * count))
     bits = np.empty((rows, count), np.int32)
     work = np.empty((rows, count), np.float32)
+    ones = np.ones(count, np.float32)
     for start in range(0, num_rows, rows):
         source = values[start : start + rows]
         block = work[: len(source)]
@@ -99,11 +102,12 @@ def row_moments(values: AnyArray) -> Moments:
         else:
             block[...] = source
         # Deviations from a float32 estimate of the mean are small, so float32 sums of them are
-        # accurate; the second term removes what the estimate missed.
-        centre = block.mean(axis=1)
+        # accurate; the second term removes what the estimate missed. (`vecdot` is a BLAS dot for
+        # each row: 2-3 times as fast as `mean` and `einsum`.)
+        centre = np.vecdot(block, ones) / np.float32(count)
         np.subtract(block, centre[:, None], out=block)
-        rest = block.mean(axis=1).astype(np.float64)
-        squares = np.einsum("ij,ij->i", block, block).astype(np.float64)
+        rest = np.vecdot(block, ones).astype(np.float64) / count
+        squares = np.vecdot(block, block).astype(np.float64)
         mean[start : start + rows] = centre.astype(np.float64) + rest
         m2[start : start + rows] = np.maximum(squares - count * rest * rest, 0.0)
     return Moments(count, mean, m2)
