@@ -14,7 +14,7 @@ from store import durable
 from store.blocks import Block
 from store.errors import StoreError
 from store.manifests import LayerKey, LayerSummary, encode_manifest
-from store.moments import all_finite, row_moments
+from store.moments import all_finite, prove_finite, row_moments
 from store.plans import AppendPlan, shard_name
 from store.schema import ArrayLayout, StoreSchema
 from store.shards import row_crcs, shard_bytes, write_shard
@@ -56,13 +56,20 @@ def write_block(
         borrowed = len(block) == schema.samples_per_shard and _is_stored_form(values, schema)
         if borrowed:
             shard = values
-            _refuse_unstorable(layout, layer, shard, values)
         else:
             spare = buffers.pop() if buffers else None
             shard = _assemble(schema, layout, layer, block, values, read_prefix, spare)
         name = shard_name(layout.name, layer)
         writing = writers.submit(write_shard, directory / name, shard)
-        summary = summarise(shard[:, :count])
+        if borrowed:
+            # All samples are new; the moments nearly always prove them finite without a pass.
+            with np.errstate(over="ignore", invalid="ignore"):
+                moments = row_moments(shard)
+            if not prove_finite(moments):
+                _refuse_unstorable(layout, layer, shard, values)
+            summary = LayerSummary(row_crcs(shard)[None], moments)
+        else:
+            summary = summarise(shard[:, :count])
         writing.result()
         if not borrowed:
             buffers.append(shard)

@@ -326,3 +326,23 @@ def test_of_many_creators_one_makes_the_store(tmp_path: Path) -> None:
         assert sum(pool.map(make, range(8))) == 1
     assert ActivationStore.open(tmp_path / "s").schema == schema
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_whole_blocks_with_values_that_are_not_numbers_are_refused(
+    tmp_path: Path, dtype: str, bad: float
+) -> None:
+    schema = StoreSchema(num_layers=2, neuron_size=3, samples_per_shard=8, dtype=dtype)
+    store = ActivationStore.create(tmp_path / "s", schema)
+    plan = store.plan_append(make_samples(0, 8))
+    values = np.zeros((2, 2, 3, 8), dtype)
+    for place in ((0, 0, 0, 0), (1, 1, 2, 7)):
+        wrong = values.copy()
+        wrong[place] = bad
+        with pytest.raises(StoreError, match="NaN or infinite"):
+            store.write_block(plan, plan.blocks[0], {"ffn": wrong})
+    largest = np.full_like(values, 65504)
+    store.write_block(plan, plan.blocks[0], {"ffn": largest})
+    store.commit()
+    np.testing.assert_array_equal(store.read_matrix(layer=1), largest[1].reshape(6, 8).T)

@@ -123,38 +123,43 @@ def bench_write(root: Path, schema: StoreSchema, num_slots: int) -> tuple[Activa
     plan = store.plan_append(pa.table({"id": names, "text": names}))
     raw_directory = root / "raw"
     raw_directory.mkdir()
-    spent: dict[str, list[float]] = {"raw": [], "ours": [], "wide": []}
+    ratios: dict[str, list[float]] = {"ours": [], "wide": []}
+    raw_s, ours_s = [], []
     number = 0
     for block in plan.blocks:
         values = block_values(schema, block.slot)
-        wide = values.astype(np.float32)
-        # A first write, not counted, uses up what a rested disk grants as a burst; then each twice,
-        # in an order that is fair when the disk slows down or speeds up.
+        given = {"ours": values, "wide": values.astype(np.float32)}
+        # A first write, not counted, uses up what a rested disk grants as a burst. Then pairs: what
+        # is compared is written back to back, each first in turn, as the disk's speed drifts.
         raw_write(raw_directory, values, number := number + 1)
-        for what in ("ours", "raw", "wide", "wide", "raw", "ours"):
-            if what == "raw":
-                number += 1
-                call = partial(raw_write, raw_directory, values, number)
-            else:
-                given = values if what == "ours" else wide
-                call = partial(store.write_block, plan, block, {"ffn": given})
-            spent[what].append(timed(call))
+        for turn, what in enumerate(("ours", "ours", "wide", "wide")):
+            number += 1
+            calls = {
+                "raw": partial(raw_write, raw_directory, values, number),
+                what: partial(store.write_block, plan, block, {"ffn": given[what]}),
+            }
+            order = list(calls) if turn % 2 else list(calls)[::-1]
+            seconds = {name: timed(calls[name]) for name in order}
+            ratios[what].append(seconds["raw"] / seconds[what])
+            if what == "ours":
+                raw_s.append(seconds["raw"])
+                ours_s.append(seconds["ours"])
         # All attempts but the last are this benchmark's own doing; removing them is no commit.
         attempts = sorted(plan.directory.glob(f"{block.slot:08d}-*"), key=os.path.getmtime)
         for attempt in attempts[:-1]:
             shutil.rmtree(attempt)
     commit_s = timed(store.commit)
-    mean = {what: statistics.mean(seconds) for what, seconds in spent.items()}
     share = commit_s / num_slots
+    with_commit = [raw / (ours + share) for raw, ours in zip(raw_s, ours_s, strict=True)]
     size = sum(p.stat().st_size for p in (root / "store").rglob("*") if p.is_file())
     payload = count * schema.bytes_per_sample
     shutil.rmtree(raw_directory)
     return store, {
-        "durable_write": mean["raw"] / mean["ours"],
-        "durable_write_from_float32": mean["raw"] / mean["wide"],
-        "durable_write_with_commit": mean["raw"] / (mean["ours"] + share),
+        "durable_write": statistics.median(ratios["ours"]),
+        "durable_write_from_float32": statistics.median(ratios["wide"]),
+        "durable_write_with_commit": statistics.median(with_commit),
         "commit_ms": commit_s * 1e3,
-        "raw_write_gb_s": payload / num_slots / mean["raw"] / 1e9,
+        "raw_write_gb_s": payload / num_slots / statistics.median(raw_s) / 1e9,
         "size_ratio": size / payload,
     }
 
