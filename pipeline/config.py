@@ -80,6 +80,8 @@ class CorpusSource(_Section):
     """Column of the id; without one, ids are made from the source's name and the row number."""
     time: str | None = None
     """Column of the time (ISO 8601, Twitter's format or epoch seconds)."""
+    author: str | None = None
+    """Column of the author's id, kept so that an author's texts can be deleted."""
     split: str | None = None
     """Column with train, val or test (also validation, dev)."""
     labels: dict[str, str] = Field(min_length=1)

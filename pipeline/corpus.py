@@ -7,7 +7,7 @@ from one split to another) is counted in ``Corpus.report``.
 
     corpus = load_corpus(config.corpus, config.tasks, normalise=config.normalise,
                          seed=config.seed, split_fractions=config.splits)
-    corpus.samples            # id, text, text_hash, created_at: every text once
+    corpus.samples            # id, text, text_hash, author_id, created_at: every text once
     corpus.labels["emotion"]  # id, split, label: every labelled row
 """
 
@@ -43,6 +43,7 @@ SAMPLES_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("text", pa.string()),
         ("text_hash", pa.string()),
+        ("author_id", pa.string()),
         ("created_at", pa.int64()),
     ]
 )
@@ -102,6 +103,7 @@ class _Row:
     id: str
     text: str
     text_hash: str
+    author_id: str | None
     created_at: int | None
     split: str | None
     labels: dict[str, str | float]
@@ -171,7 +173,14 @@ def _read_file(
     missing: dict[str, int],
 ) -> list[_Row]:
     source = file.source
-    optional = (source.id, source.time, source.split, *source.labels.values(), *source.where)
+    optional = (
+        source.id,
+        source.time,
+        source.author,
+        source.split,
+        *source.labels.values(),
+        *source.where,
+    )
     wanted = [source.text, *(name for name in optional if name is not None)]
     columns: dict[str, list[str | None]] = {name: [] for name in wanted}
     lines: list[int] = []
@@ -215,6 +224,7 @@ def _read_file(
                 id=ids[row] or f"{file.name}:{line}",
                 text=text,
                 text_hash=text_hash(text),
+                author_id=(columns[source.author][row] or None) if source.author else None,
                 created_at=_time(file, columns[source.time][row], line) if source.time else None,
                 split=_given_split(file, columns[source.split][row], line)
                 if source.split

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from store.deletion import with_later_deletions
 from store.errors import StoreError
 from store.labels import matching, read_labels
 from store.location import Location, locate
@@ -70,6 +71,8 @@ class StoreView:
     def open(cls, path: str | Path, snapshot: str | None = None, *, check: str = "first") -> Self:
         """Open the last commit, or an older one for reading.
 
+        An older one shows what it held then, less what has been deleted since.
+
         Args:
             path: a directory, or an fsspec address ("s3://...") for reading.
             snapshot: id of an older commit.
@@ -79,9 +82,10 @@ class StoreView:
             StoreError: no store, no such snapshot.
         """
         location = locate(path)
-        return cls(
-            location, load_snapshot(location, snapshot), check=check, pinned=snapshot is not None
-        )
+        shown = load_snapshot(location)
+        if snapshot is not None:
+            shown = with_later_deletions(load_snapshot(location, snapshot), shown)
+        return cls(location, shown, check=check, pinned=snapshot is not None)
 
     @staticmethod
     def exists(path: str | Path) -> bool:

@@ -134,12 +134,13 @@ def test_samples_and_labels_have_their_columns(tmp_path: Path) -> None:
     rows[0] |= {"text": "@anna R&amp;D", "when": "Wed Oct 10 20:19:24 +0000 2018"}
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     corpus = load({"path": path, "id": "id", "time": "when", "labels": {"mood": "mood"}})
-    assert corpus.samples.schema.names == ["id", "text", "text_hash", "created_at"]
+    assert corpus.samples.schema.names == ["id", "text", "text_hash", "author_id", "created_at"]
     assert corpus.samples.slice(0, 1).to_pylist() == [
         {
             "id": "1000",
             "text": "@user R&D",
             "text_hash": text_hash("@user R&D"),
+            "author_id": None,
             "created_at": 1539202764,
         }
     ]

@@ -188,6 +188,22 @@ def test_too_small_a_feature_budget_is_named(finished_run: Path, tmp_path: Path)
         jobs.run(RunConfig.from_dict(data, origin=finished_run))
 
 
+def test_an_authors_texts_can_be_deleted(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=60)
+    rows = (tmp_path / "tweets.csv").read_text().splitlines()
+    authors = ["author", *(f"a{i % 5}" for i in range(60))]
+    lines = [f"{row},{author}" for row, author in zip(rows, authors, strict=True)]
+    (tmp_path / "tweets.csv").write_text("\n".join(lines) + "\n")
+    path.write_text(path.read_text().replace('id = "id"', 'id = "id"\nauthor = "author"'))
+    config = RunConfig.load(path)
+    jobs.extract(config)
+    store = ActivationStore.open(config.store.path)
+    assert store.delete(author_ids=["a3"]) == 12
+    assert store.num_living == 48
+    with pytest.raises(ExtractError, match="samples deleted since"):
+        jobs.probe(config)
+
+
 def test_two_runs_at_once_end_alike(tmp_path: Path, tiny_bert: Path) -> None:
     path = write_mood_run(tmp_path, tiny_bert, num_rows=80)
     command = [sys.executable, "-m", "pipeline", "run", str(path), "--json", "--quiet"]

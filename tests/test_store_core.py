@@ -346,3 +346,21 @@ def test_whole_blocks_with_values_that_are_not_numbers_are_refused(
     store.write_block(plan, plan.blocks[0], {"ffn": largest})
     store.commit()
     np.testing.assert_array_equal(store.read_matrix(layer=1), largest[1].reshape(6, 8).T)
+
+
+def test_old_snapshots_lose_what_was_deleted_since(tmp_path: Path) -> None:
+    schema = StoreSchema(num_layers=1, neuron_size=2, hidden_size=3, samples_per_shard=4)
+    store = ActivationStore.create(tmp_path / "s", schema)
+    append(store, make_samples(0, 5))
+    first = store.snapshot_id
+    append(store, make_samples(5, 9))
+    store.put_labels("t", pa.table({"id": ["id1", "id2"], "split": ["a"] * 2, "label": ["x"] * 2}))
+    second = store.snapshot_id
+    assert store.delete(["id1", "id7"]) == 2
+    for snapshot, living in ((first, 4), (second, 7)):
+        old = ActivationStore.open(tmp_path / "s", snapshot=snapshot)
+        assert (old.snapshot_id, old.num_living) == (snapshot, living)
+        assert old.positions(["id1", "id2"]).tolist() == [-1, 2]
+        assert "id1" not in old.samples()["id"].to_pylist()
+        assert np.isnan(old.read_matrix(layer=0)[1]).all()
+    assert old.labels("t")["id"].to_pylist() == ["id2"]
