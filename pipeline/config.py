@@ -20,9 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import ConfigError
 
-SCORE_COLUMNS = frozenset(
-    ("id", "created_at", "source_file", "text_hash", "n_tokens", "truncated", "date")
-)
+SCORE_COLUMNS = ("id", "created_at", "source_file", "text_hash", "n_tokens", "truncated")
 """Columns of scored Parquet files beside those of the tasks."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
@@ -266,7 +264,7 @@ class RunConfig(_Section):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"tasks: names must differ, found {names}")
-        if reserved := sorted(set(names) & SCORE_COLUMNS):
+        if reserved := sorted(set(names) & {*SCORE_COLUMNS, "date"}):
             raise ValueError(
                 f"tasks: the name {reserved[0]!r} is a column of the scores; choose another"
             )

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.backbone import Backbone
@@ -28,7 +27,7 @@ from pipeline.runfolder import RunFolder, read_card, read_metrics, write_card
 from pipeline.targets import load_target
 from pipeline.throughput import ExtractReport
 from store import ActivationStore
-from store.tables import write_json
+from store.tables import table_digest, write_json
 
 Say = Callable[[str], None]
 
@@ -136,11 +135,7 @@ def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
 
 def _content(store: ActivationStore) -> str:
     """Digest of the samples that a snapshot shows; a store put in its place has another."""
-    sink = pa.BufferOutputStream()
-    table = store.samples().select(["id", "text_hash"]).combine_chunks()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+    return table_digest(store.samples().select(["id", "text_hash"]))[:16]
 
 
 def describe_corpus(corpus: Corpus) -> str:

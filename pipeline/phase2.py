@@ -46,7 +46,6 @@ class HeadResult:
     """The best head of each kind, whatever its depth."""
     num_tried: int
     bytes_read: int
-    bytes_salient: int
 
 
 def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> HeadResult:
@@ -117,15 +116,12 @@ def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> Head
         head.save(folder.head(task.name, kind))
     head = _head(chosen, target, store, facts)
     head.save(folder.head(task.name))
-    num_salient = sum(len(layer.features) for layer in layers)
-    slot_rows = store.num_samples
     return HeadResult(
         task.name,
         head,
         heads,
         len(candidates),
         store.bytes_read,
-        num_salient * slot_rows * np.dtype(store.schema.dtype).itemsize,
     )
 
 

@@ -12,7 +12,6 @@ writes to an output folder at a time; a second one waits.
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.backbone import Backbone
+from pipeline.config import SCORE_COLUMNS
 from pipeline.errors import ScoreError
 from pipeline.extract import Extractor
 from pipeline.heads import Head
@@ -33,10 +33,9 @@ from pipeline.locking import one_at_a_time
 from pipeline.metrics import predictions, probabilities
 from pipeline.runfolder import SCORE_CARD
 from store import ActivationStore
-from store.tables import read_json, write_json
+from store.tables import read_json, table_digest, write_json, write_table
 
 Array = NDArray[Any]
-SCORE_SCHEMA_NAMES = ("id", "created_at", "source_file", "text_hash", "n_tokens", "truncated")
 PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
 """Largest accepted difference to stored activations, relative to a layer's largest value."""
 
@@ -148,7 +147,7 @@ class Scorer:
                 f" fingerprint {found[:12]}, expected {card.extraction_fingerprint[:12]}); give the"
                 " same model files and revision, or train the heads again"
             )
-        self.columns = list(SCORE_SCHEMA_NAMES)
+        self.columns = list(SCORE_COLUMNS)
         for head in heads:
             self.columns += [head.card.task, *head_columns(head).values()]
         if twice := [name for name in self.columns if self.columns.count(name) > 1]:
@@ -400,18 +399,6 @@ def _write_partitions(output: Path, table: pa.Table) -> Iterator[Path]:
 
 def _write_part(folder: Path, table: pa.Table) -> Path:
     """Write a Parquet file named by its content; the same rows give the same file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    digest = hashlib.sha256(sink.getvalue())
-    path = folder / f"part-{digest.hexdigest()[:20]}.parquet"
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path = folder / f"part-{table_digest(table)[:20]}.parquet"
+    write_table(path, table)
     return path

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.config import TaskConfig
 from pipeline.errors import ProbeError
 from store import ActivationStore
+from store.tables import table_digest
 
 Array = NDArray[Any]
 Split = Literal["train", "val", "test"]
@@ -68,12 +69,8 @@ class Target:
     @property
     def digest(self) -> str:
         """Digest of the label table and the classes: what a fit on this target depends on."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self._table.schema) as writer:
-            writer.write_table(self._table.combine_chunks())
-        digest = hashlib.sha256(sink.getvalue())
-        digest.update("\0".join(self.classes).encode())
-        return digest.hexdigest()
+        classes = "\0".join(self.classes)
+        return hashlib.sha256(f"{table_digest(self._table)} {classes}".encode()).hexdigest()
 
     def rows(self, split: Split) -> Rows:
         """Positions and targets of a split.

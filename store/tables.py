@@ -5,6 +5,7 @@ Every writer publishes by rename, so a reader sees the old file or the new one, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from store import durable
 from store.errors import StoreError
 
 
@@ -32,11 +34,7 @@ def _publish(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.sync_directory(path.parent)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -85,6 +83,14 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 def write_table(path: Path, table: pa.Table) -> None:
     """Write an Arrow table as Parquet."""
     _publish(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def table_digest(table: pa.Table) -> str:
+    """sha256 of a table's columns and rows, in their order; 64 hex digits."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
 def read_table(path: Path) -> pa.Table:
