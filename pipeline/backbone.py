@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -224,6 +224,13 @@ class Backbone:
             short._select_late = sliced is None
         return short
 
+    def twin(self) -> Backbone:
+        """A backbone on the same weights that another thread may run at the same time."""
+        memory = {id(tensor): tensor for tensor in _tensors(self.network)}
+        other = copy.copy(self)
+        other.network = copy.deepcopy(self.network, memory)
+        return other
+
     def describe(self) -> dict[str, Any]:
         """What a store's provenance should say about this backbone (JSON-ready)."""
         return {
@@ -412,6 +419,13 @@ class Backbone:
         real = ids != padding
         counted: NDArray[np.int64] = np.cumsum(real) * real + padding
         return counted
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    """All that a network holds, wherever its modules keep it."""
+    for module in network.modules():
+        for values in (module._parameters, module._buffers, module.__dict__):
+            yield from (value for value in values.values() if isinstance(value, Tensor))
 
 
 def _check_choice(option: str, value: str, valid: Collection[str]) -> None:

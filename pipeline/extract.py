@@ -22,6 +22,7 @@ import torch
 from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
 from pipeline.extractor import Activations, Extractor, Pooled
+from pipeline.lanes import threads
 from pipeline.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.tokens import Encoded
 from store import ActivationStore, Block, StoreError, StoreSchema
@@ -223,7 +224,7 @@ def _extract_blocks(
 ) -> None:
     todo, done = sum(len(block) for block in plan.blocks), 0
     dtype = STORED[store.schema.dtype]
-    with ThreadPoolExecutor(1, "tokenise") as reader, ThreadPoolExecutor(1, "write") as writer:
+    with threads(1, "tokenise") as reader, threads(1, "write") as writer:
         writing: Future[None] | None = None
         for block, encoded in _ahead(
             plan.blocks, lambda block: extractor.encode(find_texts(block)), reader

@@ -25,12 +25,14 @@ from torch import Tensor
 
 from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
+from pipeline.lanes import num_lanes, side_by_side
 from pipeline.packing import Batch, plan_batches
 from pipeline.pooling import Segments, argmax_tokens, check_poolings, pool
 from pipeline.throughput import Meter
 from pipeline.tokens import Encoded, encode
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
+"""Token slots of a batch, for each core that works on it."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Extractor:
         layers: layers to pool; default all that the backbone runs.
         hidden: which hidden states to pool as well.
         batch_tokens: token slots per batch; default by device. Halved, once, if memory runs out.
+            On the CPU as many batches run at a time as there are cores (eight at most).
         peaks: also find the token on which each neuron peaked.
     """
 
@@ -82,7 +85,13 @@ class Extractor:
         self.special_tokens = special_tokens
         self.layers = tuple(range(backbone.num_layers) if layers is None else layers)
         self.hidden_layers: tuple[int, ...] = backbone.hidden_indices(hidden)
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(backbone.device.type, 2048)
+        self.num_lanes = num_lanes(backbone.device)
+        self.cores_each = torch.get_num_threads() // self.num_lanes
+        self._twins: list[Backbone] = []
+        default = BATCH_TOKENS.get(backbone.device.type, 2048)
+        if backbone.device.type == "cpu":
+            default *= self.cores_each
+        self.batch_tokens = batch_tokens or default
         self.peaks = peaks
         self.meter = Meter()
         self._halved = False
@@ -135,15 +144,28 @@ class Extractor:
         pooled = self._empty(encoded, dtype)
         remaining = encoded.lengths.copy()
         done = 0
+
+        def work(lane: Backbone, indices: NDArray[np.int64]) -> Batch:
+            batch = lane.batch(encoded.ids(indices), indices)
+            self._run(lane, batch, encoded, pooled)
+            return batch
+
         while remaining.any():
+            batches = list(
+                plan_batches(
+                    remaining,
+                    max_tokens=self.batch_tokens,
+                    packed=self.backbone.packs,
+                    lanes=self.num_lanes,
+                )
+            )
             try:
-                for indices in plan_batches(
-                    remaining, max_tokens=self.batch_tokens, packed=self.backbone.packs
+                for batch in side_by_side(
+                    self._lanes(len(batches)), batches, work, cores_each=self.cores_each
                 ):
-                    batch = self.backbone.batch(encoded.ids(indices), indices)
-                    self._run(batch, encoded, pooled)
-                    remaining[indices] = 0
-                    done += len(indices)
+                    remaining[batch.indices] = 0
+                    done += len(batch.indices)
+                    self._count(batch)
                     if on_batch is not None:
                         on_batch(done)
             except (MemoryError, RuntimeError) as error:
@@ -153,17 +175,27 @@ class Extractor:
         self.meter.stage_s["compute"] += time.perf_counter() - start
         return pooled
 
+    def _lanes(self, num_batches: int) -> list[Backbone]:
+        """A backbone for each lane, as many as have a batch to run."""
+        count = min(self.num_lanes, num_batches)
+        while len(self._twins) < count - 1:
+            self._twins.append(self.backbone.twin())
+        return [self.backbone, *self._twins[: count - 1]]
+
     def _empty(self, encoded: Encoded, dtype: torch.dtype) -> Pooled:
-        """What texts without tokens pool to: zeros, and NaN where a neuron is not computed."""
+        """Room for the results; texts without tokens have theirs: zeros, and no peaks."""
         backbone, n, poolings = self.backbone, len(encoded), len(self.poolings)
+        untouched = torch.from_numpy(np.flatnonzero(encoded.lengths == 0))
+
+        def room(*shape: int, dtype: torch.dtype, fill: float) -> Tensor:
+            # Filled only where nothing will come: the rest is first touched by the lanes.
+            return torch.empty(n, *shape, dtype=dtype).index_fill_(0, untouched, fill)
+
         pooled = Pooled(
-            [torch.zeros(n, poolings, backbone.neuron_size, dtype=dtype) for _ in self.layers],
+            [room(poolings, backbone.neuron_size, dtype=dtype, fill=0) for _ in self.layers],
+            [room(poolings, backbone.hidden_size, dtype=dtype, fill=0) for _ in self.hidden_layers],
             [
-                torch.zeros(n, poolings, backbone.hidden_size, dtype=dtype)
-                for _ in self.hidden_layers
-            ],
-            [
-                torch.full((n, backbone.neuron_size), -1, dtype=torch.int32)
+                room(backbone.neuron_size, dtype=torch.int32, fill=-1)
                 for _ in (self.layers if self.peaks else ())
             ],
             encoded.lengths.astype(np.int32),
@@ -176,7 +208,7 @@ class Extractor:
             cut[:, :, backbone.last_neurons] = 0
         return pooled
 
-    def _run(self, batch: Batch, encoded: Encoded, pooled: Pooled) -> None:
+    def _run(self, backbone: Backbone, batch: Batch, encoded: Encoded, pooled: Pooled) -> None:
         rows = torch.from_numpy(batch.indices)
         starts, lengths = batch.starts, batch.lengths
         if not self.special_tokens:
@@ -190,7 +222,7 @@ class Extractor:
                 target.index_copy_(0, rows, values)
             else:  # only some neurons of the last block
                 whole = target[rows]
-                whole[..., self.backbone.last_neurons] = values
+                whole[..., backbone.last_neurons] = values
                 target.index_copy_(0, rows, whole)
 
         def on_ffn(layer: int, tokens: Tensor) -> None:
@@ -203,13 +235,14 @@ class Extractor:
             at = self.hidden_layers.index(index)
             place(pooled.hidden[at], pool(tokens, segments, self.poolings))
 
-        self.backbone.run(
+        backbone.run(
             batch,
             on_ffn=on_ffn,
             layers=self.layers,
             on_hidden=on_hidden,
             hidden_layers=self.hidden_layers,
         )
+    def _count(self, batch: Batch) -> None:
         self.meter.num_tokens += batch.num_tokens
         self.meter.num_slots += batch.num_slots
         self.meter.flops += self.backbone.flops(

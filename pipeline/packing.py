@@ -18,6 +18,8 @@ from torch import Tensor
 
 PositionRule = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Token ids of one text -> its position ids."""
+SMALL_BATCH = 256
+"""Tokens below which a batch is too small to run well."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,20 @@ class Batch:
 
 
 def plan_batches(
-    lengths: ArrayLike, *, max_tokens: int, packed: bool
+    lengths: ArrayLike, *, max_tokens: int, packed: bool, lanes: int = 1
 ) -> Iterator[NDArray[np.int64]]:
     """Group texts by length under a budget of token slots.
 
     Longest first: if memory runs out, it does so at once. A text longer than the budget is a
-    batch of its own; texts without tokens are in no batch.
+    batch of its own; texts without tokens are in no batch. With several lanes, batches shrink
+    towards the end, so that all lanes end together (guided self-scheduling, Polychronopoulos &
+    Kuck 1987).
 
     Args:
         lengths: (texts,) number of tokens.
         max_tokens: slots per batch; padded batches count their pads.
         packed: whether the batches will be packed.
+        lanes: how many batches run at a time.
 
     Yields:
         (n,) numbers of the batch's texts, in descending order of length.
@@ -69,14 +74,18 @@ def plan_batches(
     order = np.argsort(-length, kind="stable")
     order = order[: int(np.count_nonzero(length))]
     descending = length[order]
+    before = np.concatenate([[0], np.cumsum(descending)])
     first = 0
     while first < len(order):
-        candidates = descending[first : first + max_tokens]
+        budget = max_tokens
+        if lanes > 1:
+            share = int(before[-1] - before[first]) // (2 * lanes)
+            budget = min(budget, max(share, SMALL_BATCH))
         if packed:
-            count = int(np.searchsorted(np.cumsum(candidates), max_tokens, "right"))
+            count = int(np.searchsorted(before, before[first] + budget, "right")) - 1 - first
         else:
-            count = max_tokens // int(candidates[0])
-        count = min(max(count, 1), len(candidates))
+            count = budget // int(descending[first])
+        count = min(max(count, 1), len(order) - first)
         yield order[first : first + count]
         first += count
 

@@ -127,13 +127,9 @@ def pool(tokens: Tensor, segments: Segments, poolings: Sequence[str]) -> Tensor:
     Returns:
         (texts, poolings, feature) float32; zeros for texts without tokens.
     """
-    out = torch.zeros(
-        segments.num_texts,
-        len(poolings),
-        tokens.shape[1],
-        dtype=torch.float32,
-        device=tokens.device,
-    )
+    shape = (segments.num_texts, len(poolings), tokens.shape[1])
+    make = torch.zeros if any(not run.length for run in segments.runs) else torch.empty
+    out = make(shape, dtype=torch.float32, device=tokens.device)
     # All poolings of a piece before the next piece: its tokens are still in the cache.
     for texts, view in segments.views(tokens):
         values = view.float()

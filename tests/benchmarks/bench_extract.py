@@ -15,7 +15,7 @@ none.
 - *ours*: ``extract_corpus`` from texts to a durable commit: tokenising, capture of all layers,
   mean and max pooling, float16 conversion, fsynced shards.
 - *forward*: our own engine's forward pass alone, on token ids, nothing captured; *whole* is *ours*
-  on the same texts (1,024 or more); *half* is the lower half of the blocks.
+  on the same texts (1,280 or more); *half* is the lower half of the blocks.
 
 With ``--json`` the last line of stdout is one JSON object. ``vs_naive_hf`` and
 ``vs_naive_hf_float32`` are usual / ours for the best and the float32 mode; ``capture_overhead`` is
@@ -69,8 +69,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
 }
 BATCH = 32
+STORE = "store"
 DTYPES = ("float32", "bfloat16")
-OVERHEAD_TEXTS = 1024
+OVERHEAD_TEXTS = 1280
 NUM_BLOCKS = 2
 """Full shards that a corpus fills, so that one is written while the other is computed."""
 
@@ -110,18 +111,20 @@ def make_model(name: str, folder: Path) -> Path:
 
 
 class Rounds:
-    """Seconds of several sides, taken in turn; a warm-up round does not count."""
+    """Seconds of several sides, taken in turn; what they write is removed between turns."""
 
-    def __init__(self, sides: dict[str, Callable[[], None]], *, rounds: int, device: str) -> None:
+    def __init__(
+        self, sides: dict[str, Callable[[], None]], folder: Path, *, rounds: int, device: str
+    ) -> None:
         self.seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(rounds + 1):
+        for _ in range(rounds):
             for name, run in sides.items():
                 start = time.perf_counter()
                 run()
                 if device == "cuda":
                     torch.cuda.synchronize()
-                if turn:
-                    self.seconds[name].append(time.perf_counter() - start)
+                self.seconds[name].append(time.perf_counter() - start)
+                shutil.rmtree(folder / STORE, ignore_errors=True)
 
     def median(self, side: str) -> float:
         """Seconds a round."""
@@ -161,26 +164,19 @@ def whole_extraction(backbone: Backbone, texts: Sequence[str], folder: Path) -> 
     table = pa.table({"id": [f"t{i}" for i in range(len(texts))], "text": list(texts)})
 
     def run() -> None:
-        path = folder / "store"
-        shutil.rmtree(path, ignore_errors=True)
-        extract_corpus(table, backbone, path, samples_per_shard=-(-len(texts) // NUM_BLOCKS))
+        shard = -(-len(texts) // NUM_BLOCKS)
+        extract_corpus(table, backbone, folder / STORE, samples_per_shard=shard)
 
     return run
 
 
 def forward_only(backbone: Backbone, texts: Sequence[str]) -> Callable[[], None]:
     """Our engine on all texts as one plan, nothing captured."""
-    extractor = Extractor(backbone)
+    extractor = Extractor(backbone, layers=(), hidden="none")
     encoded = extractor.encode(texts)
-    budget = extractor.batch_tokens
 
     def run() -> None:
-        for chosen in plan_batches(encoded.lengths, max_tokens=budget, packed=backbone.packs):
-            backbone.run(
-                backbone.batch(encoded.ids(chosen)),
-                on_hidden=lambda *_: None,
-                hidden_layers=(backbone.num_layers,),
-            )
+        extractor.compute(encoded)
 
     return run
 
@@ -215,6 +211,7 @@ def measure(name: str, texts: Sequence[str], folder: Path, options: Any) -> dict
             "ours float32": whole_extraction(exact, texts, folder),
             "ours bfloat16": whole_extraction(fast, texts, folder),
         },
+        folder,
         rounds=options.rounds,
         device=device,
     )
@@ -225,13 +222,13 @@ def measure(name: str, texts: Sequence[str], folder: Path, options: Any) -> dict
     for mode in modes:
         sides[f"forward {mode}"] = forward_only(backbones[mode], more)
         sides[f"whole {mode}"] = whole_extraction(backbones[mode], more, folder)
-    own = Rounds(sides, rounds=options.rounds, device=device)
+    own = Rounds(sides, folder, rounds=options.rounds, device=device)
     sides = {
         "pooled float32": pooled_only(exact, deep),
         "half": pooled_only(exact.truncate(middle), deep),
         "half, 5 % of its last neurons": pooled_only(exact.truncate(middle, neurons=few), deep),
     }
-    depths = Rounds(sides, rounds=options.rounds, device=device)
+    depths = Rounds(sides, folder, rounds=options.rounds, device=device)
     layout = "packed" if exact.packs else "padded"
     print(f"\n{name}, {device}, {layout}")
     _print_rates(against_usual, exact, texts)
@@ -265,7 +262,7 @@ def _print_rates(rounds: Rounds, backbone: Backbone, texts: Sequence[str]) -> fl
     for chosen in plan_batches(
         encoded.lengths, max_tokens=extractor.batch_tokens, packed=backbone.packs
     ):
-        batch = backbone.batch(encoded.ids(chosen))
+        batch = backbone.batch(encoded.ids(chosen), chosen)
         flops += backbone.flops(batch, hidden=(backbone.num_layers,))
     print(f"  {len(texts)} texts, {tokens:,} tokens")
     for side in rounds.seconds:
@@ -289,7 +286,7 @@ def measure_rivals(texts: Sequence[str], folder: Path, options: Any) -> dict[str
         "ours float32": whole_extraction(exact, texts, folder),
         "ours bfloat16": whole_extraction(fast, texts, folder),
     }
-    rounds = Rounds(sides, rounds=options.rounds, device=options.device)
+    rounds = Rounds(sides, folder, rounds=options.rounds, device=options.device)
     print("\nMiniLM, one pooled vector a text (sentence-transformers) or all layers stored (ours)")
     _print_rates(rounds, exact, texts)
     return {
