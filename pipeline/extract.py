@@ -21,7 +21,7 @@ import torch
 
 from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
-from pipeline.extractor import Activations, Extractor, Pooled
+from pipeline.extractor import Activations, Extractor, Pooled, Turned
 from pipeline.lanes import threads
 from pipeline.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.tokens import Encoded
@@ -278,13 +278,10 @@ def extract_block(
 
 def _write(store: ActivationStore, plan: Any, block: Block, pooled: Pooled, meter: Meter) -> None:
     start = time.perf_counter()
-    activations = pooled.finish()
-    arrays = {"ffn": activations.ffn}
-    if activations.hidden is not None:
-        arrays["hidden"] = activations.hidden
-    store.write_block(
-        plan, block, arrays, n_tokens=activations.n_tokens, truncated=activations.truncated
-    )
+    arrays = {"ffn": Turned(pooled.ffn, "ffn")}
+    if pooled.hidden:
+        arrays["hidden"] = Turned(pooled.hidden, "hidden")
+    store.write_block(plan, block, arrays, n_tokens=pooled.n_tokens, truncated=pooled.truncated)
     meter.stage_s["write"] += time.perf_counter() - start
 
 

@@ -242,6 +242,7 @@ class Extractor:
             on_hidden=on_hidden,
             hidden_layers=self.hidden_layers,
         )
+
     def _count(self, batch: Batch) -> None:
         self.meter.num_tokens += batch.num_tokens
         self.meter.num_slots += batch.num_slots
@@ -292,32 +293,42 @@ class Pooled:
         )
 
     def finish(self) -> Activations:
-        """Turn to (layer, pooling, feature, n), layer by layer; empties this object."""
+        """Turn to (layer, pooling, feature, n)."""
         return Activations(
-            ffn=_samples_last(self.ffn, "ffn"),
-            hidden=_samples_last(self.hidden, "hidden") if self.hidden else None,
+            ffn=np.stack(Turned(self.ffn, "ffn")) if self.ffn else np.zeros((0, 0, 0, 0), "f4"),
+            hidden=np.stack(Turned(self.hidden, "hidden")) if self.hidden else None,
             n_tokens=self.n_tokens,
             truncated=self.truncated,
-            peaks=_samples_last(self.peaks, "peaks") if self.peaks else None,
+            peaks=np.stack(Turned(self.peaks, "peaks")) if self.peaks else None,
         )
 
 
-def _samples_last(layers: list[Tensor], name: str) -> NDArray[Any]:
-    """Stack layers (n, …) to (layer, …, n) and empty the list."""
-    if not layers:
-        return np.zeros((0, 0, 0, 0), np.float32)
-    first = layers[0]
-    out = torch.empty(len(layers), *first.shape[1:], first.shape[0], dtype=first.dtype)
-    if not first.shape[0]:
-        return out.numpy()
-    # From the last to the first, so that each layer's memory is free before the next is turned.
-    for layer in reversed(range(len(layers))):
-        values = layers.pop()
-        if values.dtype == torch.float16 and any(bound.isinf() for bound in values.aminmax()):
+class Turned(Sequence[NDArray[Any]]):
+    """Layers (n, …) as (…, n), each turned when it is asked for, which threads may do at a time.
+
+    Stands in for an array (layer, …, n), of which no whole copy is made.
+    """
+
+    def __init__(self, layers: Sequence[Tensor], name: str) -> None:
+        self._layers = layers
+        self._name = name
+        first = layers[0]
+        self.shape = (len(layers), *first.shape[1:], first.shape[0])
+        self.dtype = torch.empty(0, dtype=first.dtype).numpy().dtype
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, layer: Any) -> Any:
+        values = self._layers[layer]
+        if values.dtype == torch.float16 and any(
+            bound.isinf() for bound in (values.aminmax() if values.numel() else ())
+        ):
             raise ExtractError(
-                f"{int(values.isinf().sum())} {name} activations of layer {layer} exceed "
+                f"{int(values.isinf().sum())} {self._name} activations of layer {layer} exceed "
                 '65504, the largest of float16; store them with dtype = "float32"'
             )
+        out = torch.empty(self.shape[1:], dtype=values.dtype)
         # As two-dimensional matrices: torch turns those ten times faster.
-        out[layer].flatten(0, -2).copy_(values.flatten(1).t())
-    return out.numpy()
+        out.flatten(0, -2).copy_(values.flatten(1).t())
+        return out.numpy()

@@ -60,8 +60,8 @@ def side_by_side(
         cores_each: cores for the torch operations of one lane.
 
     Yields:
-        The results in order of completion. After an error no item is begun; it is raised once
-        those under way have ended.
+        The results in order of completion. Once an error is seen no item is begun; it is raised
+        when those under way have ended.
     """
     if len(lanes) == 1:
         for item in items:

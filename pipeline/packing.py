@@ -18,7 +18,7 @@ from torch import Tensor
 
 PositionRule = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Token ids of one text -> its position ids."""
-SMALL_BATCH = 256
+SMALL_BATCH = 512
 """Tokens below which a batch is too small to run well."""
 
 
@@ -79,7 +79,7 @@ def plan_batches(
     while first < len(order):
         budget = max_tokens
         if lanes > 1:
-            share = int(before[-1] - before[first]) // (2 * lanes)
+            share = int(before[-1] - before[first]) // lanes
             budget = min(budget, max(share, SMALL_BATCH))
         if packed:
             count = int(np.searchsorted(before, before[first] + budget, "right")) - 1 - first

@@ -91,15 +91,16 @@ class Segments:
                 yield slice(run.first + first, run.first + first + count), view
 
 
-Reduction = Callable[[Tensor], Tensor]
+Reduction = Callable[[Tensor, Tensor], object]
 
 POOLINGS: dict[str, Reduction] = {
-    "mean": lambda run: run.mean(1),
-    "max": lambda run: run.amax(1),
-    "first": lambda run: run[:, 0],
-    "last": lambda run: run[:, -1],
+    "mean": lambda run, out: torch.mean(run, 1, out=out),
+    "max": lambda run, out: torch.amax(run, 1, out=out),
+    "first": lambda run, out: out.copy_(run[:, 0]),
+    "last": lambda run, out: out.copy_(run[:, -1]),
 }
-"""Pooling name -> reduction of ``(texts, tokens, feature)``, float32, over the tokens."""
+"""Pooling name -> reduction of ``(texts, tokens, feature)``, float32, over the tokens, into
+``(texts, feature)``."""
 
 
 def check_poolings(poolings: Sequence[str]) -> tuple[str, ...]:
@@ -134,7 +135,7 @@ def pool(tokens: Tensor, segments: Segments, poolings: Sequence[str]) -> Tensor:
     for texts, view in segments.views(tokens):
         values = view.float()
         for p, name in enumerate(poolings):
-            out[texts, p] = POOLINGS[name](values)
+            POOLINGS[name](values, out[texts, p])
     return out
 
 

@@ -61,7 +61,7 @@ from store.snapshots import (
     write_array_documents,
 )
 from store.view import StoreView
-from store.writing import write_block
+from store.writing import LayerArrays, write_block
 
 AnyArray = npt.NDArray[np.generic]
 
@@ -218,7 +218,7 @@ class ActivationStore(StoreView):
         self,
         plan: AppendPlan,
         block: Block,
-        activations: Mapping[str, AnyArray],
+        activations: Mapping[str, LayerArrays],
         *,
         n_tokens: AnyArray | None = None,
         truncated: AnyArray | None = None,
@@ -231,7 +231,8 @@ class ActivationStore(StoreView):
         Args:
             plan: from `plan_append`, `plan_backfill` or `open_plan`.
             block: one of its blocks.
-            activations: array name -> floating point `(layer, pooling, unit, sample)`.
+            activations: array name -> floating point `(layer, pooling, unit, sample)`; numpy, or
+                an object with its shape and dtype that gives one layer at a time.
             n_tokens: int32 `(sample,)`.
             truncated: bool `(sample,)`.
 

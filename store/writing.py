@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,24 @@ from store.schema import ArrayLayout, StoreSchema
 from store.shards import row_crcs, shard_bytes, write_shard
 
 AnyArray = npt.NDArray[np.generic]
+
+
+class LayerArrays(Protocol):
+    """What is written of an array: a numpy array `(layer, pooling, unit, sample)`, or what makes
+    one layer of it when asked (by several threads at a time)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of the array."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As of the array."""
+
+    def __getitem__(self, layer: int, /) -> AnyArray:
+        """One layer."""
+
+
 NUM_THREADS = 3  # shards in work at once: one waits for the disk, others are checksummed
 # (array name, layer, slot) -> the samples (rows, count) already committed in that slot
 ReadPrefix = Callable[[str, int, int], AnyArray]
@@ -29,7 +48,7 @@ def write_block(
     plan: AppendPlan,
     block: Block,
     schema: StoreSchema,
-    activations: Mapping[str, AnyArray],
+    activations: Mapping[str, LayerArrays],
     *,
     n_tokens: AnyArray | None,
     truncated: AnyArray | None,
@@ -161,7 +180,7 @@ def _check_block(plan: AppendPlan, block: Block) -> None:
 def _check_arrays(
     schema: StoreSchema,
     layers: Mapping[str, tuple[int, ...]],
-    activations: Mapping[str, AnyArray],
+    activations: Mapping[str, LayerArrays],
     block: Block,
 ) -> None:
     if set(activations) != set(layers):

@@ -14,6 +14,7 @@ from pipeline.backbone import Backbone
 from pipeline.engine import OneDnnLinear
 from pipeline.errors import BackboneError
 from pipeline.extractor import Extractor
+from pipeline.lanes import side_by_side
 from pipeline.pooling import Segments, pool
 from tests.reference import Reference, relative_error
 from tests.tiny_models import CONTEXT, FAMILIES, LAYERS, TEXTS, make_tiny_model, make_tokenizer
@@ -238,6 +239,21 @@ def test_blocks_that_are_not_asked_for_are_not_loaded(models):
 
 
 # ------------------------------------------------------------------ behaviour
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_twins_run_at_the_same_time_and_share_the_weights(family, models):
+    backbone = Backbone.load(models(family))
+    ids = some_ids(backbone)
+    expected = pooled_in_order(backbone, ids)
+    lanes = [backbone, backbone.twin(), backbone.truncate(LAYERS - 1).twin()]
+    results = side_by_side(
+        lanes, range(12), lambda lane, _: pooled_in_order(lane, ids), cores_each=1
+    )
+    for result in results:
+        assert relative_error(result, expected) <= EXACT
+    own = {tensor.data_ptr() for tensor in lanes[0].network.parameters()}
+    assert {tensor.data_ptr() for tensor in lanes[1].network.parameters()} == own
 
 
 def test_no_hook_stays_on_the_model(models):

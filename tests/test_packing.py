@@ -12,9 +12,9 @@ from pipeline.packing import pack, pad, plan_batches
 LENGTHS = st.lists(st.integers(0, 40), max_size=60)
 
 
-@given(LENGTHS, st.integers(1, 100), st.booleans())
-def test_every_text_with_tokens_runs_once_within_the_budget(lengths, budget, packed):
-    batches = list(plan_batches(lengths, max_tokens=budget, packed=packed))
+@given(LENGTHS, st.integers(1, 100), st.booleans(), st.integers(1, 4))
+def test_every_text_with_tokens_runs_once_within_the_budget(lengths, budget, packed, lanes):
+    batches = list(plan_batches(lengths, max_tokens=budget, packed=packed, lanes=lanes))
     planned = [int(i) for batch in batches for i in batch]
     assert sorted(planned) == [i for i, length in enumerate(lengths) if length]
     for batch in batches:
@@ -33,6 +33,16 @@ def test_batches_are_sorted_and_full(lengths, budget, packed):
         grown = [*batch, following[0]]
         slots = sum(grown) if packed else max(grown) * len(grown)
         assert slots > budget
+
+
+def test_several_lanes_end_together():
+    sizes = [
+        25 * len(batch)
+        for batch in plan_batches([25] * 1000, max_tokens=4000, packed=True, lanes=2)
+    ]
+    assert sizes[0] == 4000 and sizes[-1] <= 525 and len(sizes) >= 8
+    few = list(plan_batches([25] * 100, max_tokens=4000, packed=True, lanes=4))
+    assert len(few) >= 4
 
 
 @given(
