@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import dask
+import torch
 from threadpoolctl import threadpool_limits
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError
+from pipeline.memory import free_memory
 
 T = TypeVar("T")
 CONNECT_TIMEOUT_S = 30
@@ -56,16 +58,59 @@ def map_tasks(
             return result
 
         # BLAS threads and Dask threads share the cores; together they must not exceed them.
-        with threadpool_limits(max(1, num_cores() // workers)):
+        with _threads(max(1, num_cores() // workers)):
             graph = [dask.delayed(call, pure=False)(*task) for task in tasks]
             return list(dask.compute(*graph, scheduler="threads", num_workers=workers))
     with _client(cluster, workers) as client:
-        futures = [client.submit(function, *task, pure=False) for task in tasks]
+        threads = max(1, num_cores() // workers) if cluster.kind == "processes" else None
+        futures = [
+            client.submit(_within_budget, threads, function, *task, pure=False) for task in tasks
+        ]
         from distributed import as_completed
 
         for future in as_completed(futures):
             on_done(future.result())
         return [future.result() for future in futures]
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Limit the threads of BLAS, OpenMP and torch in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(number, before))
+    try:
+        with threadpool_limits(number):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _within_budget(threads: int | None, function: Callable[..., T], *task: Any) -> T:
+    """Run a task on a worker with its share of the cores; None takes the share of the environment.
+
+    A nanny leaves variables such as OMP_NUM_THREADS as the parent had them, so that the environment
+    of local processes says nothing of their number.
+    """
+    if threads is None:
+        from distributed import get_worker
+
+        cores = int(os.environ.get("OMP_NUM_THREADS", "0")) or num_cores()
+        threads = max(1, cores // get_worker().state.nthreads)
+    with _threads(threads):
+        return function(*task)
+
+
+def task_memory(cluster: ClusterConfig, num_tasks: int) -> tuple[int, int]:
+    """Tasks that run at the same time, and the bytes that they may take together.
+
+    On a scheduler's workers each task has its worker's memory; the figures are for one.
+    """
+    if cluster.kind != "scheduler":
+        return min(cluster.workers or num_cores(), num_tasks), free_memory()
+    with _client(cluster, 1) as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        shares = [w["memory_limit"] // max(1, w["nthreads"]) for w in workers]
+    return 1, min((share for share in shares if share), default=free_memory())
 
 
 @contextmanager
@@ -87,10 +132,7 @@ def _client(cluster: ClusterConfig, workers: int) -> Iterator[Any]:
         with connected as client:
             yield client
         return
-    threads = max(1, num_cores() // workers)
-    environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=None, processes=True
         ) as local,

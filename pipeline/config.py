@@ -172,10 +172,16 @@ class ProbeConfig(_Section):
     """Phase 1: one single-layer network per layer."""
 
     solver: Literal["lbfgs", "sklearn"] = "lbfgs"
+    """Ours, out of core and many fits at once, or scikit-learn's estimators as the reference."""
     C: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     """Inverse L2 strengths tried on validation (loss summed over rows, as in scikit-learn)."""
     alpha: tuple[float, ...] = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)
     """Ridge penalties tried on validation for regression."""
+    penalty: Literal["l2", "l1", "elasticnet"] = "l2"
+    """Norm of the weights; l1 and elasticnet set most to zero, through scikit-learn, in memory and
+    much slower."""
+    l1_ratio: float = Field(default=0.5, gt=0, le=1)
+    """Share of the L1 norm in the elastic net."""
     class_weight: Literal["balanced"] | None = None
     tol: float = Field(default=1e-4, gt=0)
     """Largest gradient entry of the mean loss at which a fit counts as converged."""

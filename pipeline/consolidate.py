@@ -17,9 +17,10 @@ from scipy import optimize
 
 from pipeline.config import HeadConfig, ProbeConfig
 from pipeline.heads import Dense, LayerEdges
-from pipeline.linear import Linear, iterate_path
+from pipeline.linear import Linear
 from pipeline.metrics import probabilities, utility
 from pipeline.probe import Probe, Problem, feature_importance, salient_features
+from pipeline.solver import iterate_path
 
 Array = NDArray[Any]
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)

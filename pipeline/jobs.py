@@ -15,13 +15,23 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pipeline.backbone import Backbone
-from pipeline.cluster import map_tasks
+from pipeline.cluster import map_tasks, task_memory
 from pipeline.config import RunConfig
 from pipeline.corpus import Corpus, load_corpus
 from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
 from pipeline.extract import extract_corpus
 from pipeline.locking import one_at_a_time
-from pipeline.phase1 import HIDDEN, ProbeResult, fit_one, is_complete, write_importance
+from pipeline.memory import MemoryPlan, plan_memory
+from pipeline.phase1 import (
+    HIDDEN,
+    ProbeResult,
+    fit_layer,
+    gram_part,
+    is_complete,
+    layer_needs,
+    probe_fingerprints,
+    write_importance,
+)
 from pipeline.phase2 import HeadResult, consolidate_task, evaluate_task
 from pipeline.runfolder import RunFolder, read_card, read_metrics, write_card
 from pipeline.targets import load_target
@@ -30,6 +40,8 @@ from store import ActivationStore
 from store.tables import table_digest, write_json
 
 Say = Callable[[str], None]
+GRAM_PARTS = 16
+"""Shares in which a cluster makes the Gram matrix of a layer too large for a worker's memory."""
 
 
 def silent(_: str) -> None:
@@ -165,7 +177,7 @@ def describe_corpus(corpus: Corpus) -> str:
     return "\n".join(lines)
 
 
-def _snapshot(config: RunConfig) -> tuple[str, ActivationStore]:
+def open_run(config: RunConfig) -> tuple[str, ActivationStore]:
     """The snapshot that this run's extraction recorded, and the store opened at it."""
     card = read_card(RunFolder(Path(config.run_dir)))
     snapshot = card.get("snapshot")
@@ -193,23 +205,30 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
     Raises:
         ProbeError: nothing extracted yet, or a task that cannot be fitted.
     """
-    snapshot, store = _snapshot(config)
+    snapshot, store = open_run(config)
     targets = {task.name: load_target(store, task) for task in config.tasks}
     sources: list[int | str] = [HIDDEN, *range(store.schema.num_layers)]
-    tasks = [(config, snapshot, task, source) for task in config.tasks for source in sources]
 
-    def announce(result: ProbeResult) -> None:
-        metric = config.task(result.task).selection_metric
-        note = "" if result.converged else ", not converged"
-        note += "" if result.computed else ", done before"
-        say(
-            f"probe {result.task}, {_source_name(result.source)}: validation {metric}"
-            f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
-        )
+    def announce(results: list[ProbeResult]) -> None:
+        for result in results:
+            metric = config.task(result.task).selection_metric
+            note = "" if result.converged else ", not converged"
+            note += "" if result.computed else ", done before"
+            say(
+                f"probe {result.task}, {_source_name(result.source)}: validation {metric}"
+                f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
+            )
 
     folder = RunFolder(Path(config.run_dir))
     with one_at_a_time(folder.path, say):
-        results = map_tasks(fit_one, tasks, config.cluster, on_done=announce)
+        plan = _plan_layers(config, store, len(sources), say)
+        cluster = config.cluster.model_copy(update={"workers": plan.at_a_time})
+        if plan.streams and config.cluster.kind != "local":
+            shares = [(source, part) for source in sources for part in range(GRAM_PARTS)]
+            tasks = [(config, snapshot, source, part, GRAM_PARTS) for source, part in shares]
+            map_tasks(gram_part, tasks, config.cluster)
+        layers = [(config, snapshot, source, plan.raw_bytes) for source in sources]
+        results = map_tasks(fit_layer, layers, cluster, on_done=announce)
         for task in config.tasks:
             write_importance(
                 folder,
@@ -218,7 +237,27 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
                 poolings=store.schema.poolings,
                 classes=targets[task.name].classes,
             )
-    return results
+    by_task = {task.name: i for i, task in enumerate(config.tasks)}
+    return sorted((r for layer in results for r in layer), key=lambda r: by_task[r.task])
+
+
+def _plan_layers(config: RunConfig, store: ActivationStore, num_tasks: int, say: Say) -> MemoryPlan:
+    """How many layers are fitted at a time, and what of each is held in memory."""
+    need = layer_needs(config, store)
+    slots, free = task_memory(config.cluster, num_tasks)
+    plan = plan_memory(need, free=free, workers=slots)
+    size = need.raw + need.rest
+    if plan.streams:
+        say(
+            f"probes: a layer's activations and fits take {size / 1e9:.2f} GB, {free / 1e9:.2f} GB"
+            " are free: one layer at a time, its shards read again on every pass"
+        )
+    elif plan.at_a_time < slots:
+        say(
+            f"probes: a layer takes {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free:"
+            f" {plan.at_a_time} at a time instead of {slots}"
+        )
+    return plan
 
 
 def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
@@ -235,12 +274,13 @@ def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
 
 
 def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
-    snapshot, store = _snapshot(config)
+    snapshot, store = open_run(config)
     folder = RunFolder(Path(config.run_dir))
+    fingerprints = probe_fingerprints(config, store)
     for task in config.tasks:
         target = load_target(store, task)
         for source in (HIDDEN, *range(store.schema.num_layers)):
-            if not is_complete(config, target, source, store.schema.fingerprint):
+            if not is_complete(config, target, source, fingerprints[task.name]):
                 raise ProbeError(
                     f"{config.run_dir}: no probe of task {task.name!r} for"
                     f" {_source_name(source)} with this configuration; run `salient probe` first"

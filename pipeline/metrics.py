@@ -3,8 +3,9 @@
 ``score("macro_f1", targets, outputs)`` takes what a linear model or head puts out: for
 classification the logits ``(n, classes)``, or ``(n, 1)`` of a binary task, for regression
 ``(n, 1)``.
-``METRICS`` is the table; adding a metric is one row. Macro averages are over the classes that the
-targets have.
+``METRICS`` is the table; adding a metric is one row: the metric itself, and the same for many
+weightings of the rows at once, which is what the bootstrap needs. Macro averages are over the
+classes that the targets have.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sk
 
+from pipeline import countmetrics
+
 Array = NDArray[Any]
 
 
@@ -28,6 +31,8 @@ class Metric:
 
     compute: Callable[[Array, Array, Array, int], float]
     """(targets, predictions, probabilities or values, positive class) -> value."""
+    of_counts: Callable[[Array, Array, Array, Array, int], Array]
+    """(counts, and the arguments of ``compute``) -> values; see :mod:`pipeline.countmetrics`."""
     regression: bool
     higher_is_better: bool = True
 
@@ -53,27 +58,34 @@ def _f1(y: Array, prediction: Array, _: Array, positive: int) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(lambda y, p, _, __: float(np.mean(y == p)), regression=False),
+    "accuracy": Metric(
+        lambda y, p, _, __: float(np.mean(y == p)), countmetrics.accuracy, regression=False
+    ),
     "macro_f1": Metric(
         lambda y, p, _, __: float(
             sk.f1_score(y, p, average="macro", labels=np.unique(y), zero_division=0.0)
         ),
+        countmetrics.macro_f1,
         regression=False,
     ),
     "macro_recall": Metric(
         lambda y, p, _, __: float(
             sk.recall_score(y, p, average="macro", labels=np.unique(y), zero_division=0.0)
         ),
+        countmetrics.macro_recall,
         regression=False,
     ),
-    "f1": Metric(_f1, regression=False),
-    "auc": Metric(_auc, regression=False),
-    "pearson": Metric(_correlation(stats.pearsonr), regression=True),
-    "spearman": Metric(_correlation(stats.spearmanr), regression=True),
+    "f1": Metric(_f1, countmetrics.f1, regression=False),
+    "auc": Metric(_auc, countmetrics.auc, regression=False),
+    "pearson": Metric(_correlation(stats.pearsonr), countmetrics.pearson, regression=True),
+    "spearman": Metric(_correlation(stats.spearmanr), countmetrics.spearman, regression=True),
     "mae": Metric(
-        lambda y, p, _, __: float(np.mean(np.abs(y - p))), regression=True, higher_is_better=False
+        lambda y, p, _, __: float(np.mean(np.abs(y - p))),
+        countmetrics.mae,
+        regression=True,
+        higher_is_better=False,
     ),
-    "r2": Metric(lambda y, p, _, __: float(sk.r2_score(y, p)), regression=True),
+    "r2": Metric(lambda y, p, _, __: float(sk.r2_score(y, p)), countmetrics.r2, regression=True),
 }
 
 

@@ -1,6 +1,6 @@
-"""Phase 1 over a store: probes for every task and layer, as tasks for :mod:`pipeline.cluster`.
+"""Phase 1 over a store: the probes of every task, a layer at a time, for :mod:`pipeline.cluster`.
 
-``fit_one`` reads one layer's activations, fits and writes one probe. It is complete when its JSON
+``fit_layer`` fits all tasks on one layer and writes their probes. A probe is complete when its JSON
 card exists with the right fingerprint, so a second run skips it.
 """
 
@@ -17,9 +17,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config import RunConfig, TaskConfig
-from pipeline.probe import Probe, Problem, fit_probe, importance_table
+from pipeline.config import RunConfig
+from pipeline.design import StoreDesign
+from pipeline.gramcache import layer_gram, write_part
+from pipeline.layerprobes import ProbeTask, fit_probes
+from pipeline.memory import LayerNeed, layer_need
+from pipeline.probe import Probe, ProbeFit, Problem, importance_table
 from pipeline.runfolder import RunFolder
+from pipeline.sharing import group_by_rows, shared_rows
 from pipeline.targets import Rows, Target, assign_folds, load_target
 from store import ActivationStore, StoreError
 from store.tables import read_arrays, read_json, write_arrays, write_json, write_table
@@ -60,8 +65,52 @@ def final_hidden(store: ActivationStore) -> int:
     return max(store.schema.hidden_layers)
 
 
-def phase1_fingerprint(config: RunConfig, target: Target, extraction: str) -> str:
-    """Digest of all that a task's probes depend on; texts of other tasks are not part of it."""
+@dataclass(frozen=True)
+class Group:
+    """Tasks that share the training rows of one design.
+
+    Attributes:
+        targets: the tasks, in the configuration's order.
+        positions: ``(n,)`` int64 increasing store positions of their training rows.
+        rows: for each task the ``(n_t,)`` int64 indices of its training rows among ``positions``.
+    """
+
+    targets: tuple[Target, ...]
+    positions: Array
+    rows: tuple[Array, ...]
+
+    @property
+    def name(self) -> str:
+        """The first task's."""
+        return self.targets[0].task.name
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the tasks' probes depend on beside themselves; empty for a lone task."""
+        if len(self.targets) == 1:
+            return ""
+        return hashlib.sha256(self.positions.tobytes()).hexdigest()[:16]
+
+
+def group_tasks(targets: Sequence[Target]) -> list[Group]:
+    """Tasks whose training texts overlap enough share a standardisation and every pass."""
+    parts = [target.rows("train").positions for target in targets]
+    groups = []
+    for members in group_by_rows(parts):
+        positions, rows = shared_rows([parts[i] for i in members])
+        groups.append(Group(tuple(targets[i] for i in members), positions, tuple(rows)))
+    return groups
+
+
+def phase1_fingerprint(config: RunConfig, target: Target, extraction: str, shared: str = "") -> str:
+    """Digest of all that a task's probes depend on; texts of other tasks are not part of it.
+
+    Args:
+        config: the configuration.
+        target: the task with its labels.
+        extraction: the store's fingerprint.
+        shared: digest of the rows that the task is standardised with, where others share them.
+    """
     parts = {
         "probe": config.probe.model_dump(mode="json"),
         "folds": config.head.folds if config.head.training == "cross_fit" else 0,
@@ -70,52 +119,164 @@ def phase1_fingerprint(config: RunConfig, target: Target, extraction: str) -> st
         "labels": target.digest,
         "extraction": extraction,
     }
+    if shared:
+        parts["shared"] = shared
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fit_one(config: RunConfig, snapshot: str, task: TaskConfig, source: int | str) -> ProbeResult:
-    """Fit and write the probe of one task on one layer (or on the final hidden state)."""
+def probe_fingerprints(config: RunConfig, store: ActivationStore) -> dict[str, str]:
+    """The fingerprint of each task's probes."""
+    groups = group_tasks([load_target(store, task) for task in config.tasks])
+    return {
+        target.task.name: phase1_fingerprint(config, target, store.schema.fingerprint, group.digest)
+        for group in groups
+        for target in group.targets
+    }
+
+
+def fit_layer(
+    config: RunConfig, snapshot: str, source: int | str, raw_bytes: int | None = None
+) -> list[ProbeResult]:
+    """Fit and write the probes of all tasks on one layer (or on the final hidden state).
+
+    Args:
+        config: the configuration.
+        snapshot: of the store.
+        source: layer, or ``"hidden"``.
+        raw_bytes: most bytes of stored values to hold at a time; None for no limit.
+
+    Returns:
+        A result per task, in the configuration's order; probes that were complete stay.
+    """
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
-    stem = RunFolder(Path(config.run_dir)).probe(task.name, source)
-    target = load_target(store, task)
-    fingerprint = phase1_fingerprint(config, target, store.schema.fingerprint)
-    if (done := _complete(stem, fingerprint)) is not None:
-        return ProbeResult(
-            task.name, source, done["val_score"], done["penalty"], done["converged"], computed=False
+    groups = group_tasks([load_target(store, task) for task in config.tasks])
+    found: dict[str, ProbeResult] = {}
+    for group in groups:
+        for result in _fit_group(config, store, source, group, raw_bytes):
+            found[result.task] = result
+    return [found[task.name] for task in config.tasks]
+
+
+def _fit_group(
+    config: RunConfig,
+    store: ActivationStore,
+    source: int | str,
+    group: Group,
+    raw_bytes: int | None,
+) -> list[ProbeResult]:
+    folder = RunFolder(Path(config.run_dir))
+    results = []
+    wanted: list[tuple[Target, Array, str]] = []
+    for target, rows in zip(group.targets, group.rows, strict=True):
+        name = target.task.name
+        fingerprint = phase1_fingerprint(config, target, store.schema.fingerprint, group.digest)
+        done = _complete(folder.probe(name, source), fingerprint)
+        if done is None:
+            wanted.append((target, rows, fingerprint))
+        else:
+            facts = done["val_score"], done["penalty"], done["converged"]
+            results.append(ProbeResult(name, source, *facts, computed=False))
+    if not wanted:
+        return results
+    val_rows = [target.rows("val") for target, *_ in wanted]
+    val_positions, val_places = shared_rows([rows.positions for rows in val_rows])
+    # Both positions increase, so a design's rows are in their order.
+    train = StoreDesign(store, source, group.positions, memory_bytes=raw_bytes)
+    val = StoreDesign(store, source, val_positions, train.standardiser, memory_bytes=0)
+    tasks = []
+    for (target, rows, _), val_row, val_place in zip(wanted, val_rows, val_places, strict=True):
+        labelled = target.rows("train")
+        folds = None
+        if config.head.training == "cross_fit" and source != HIDDEN:
+            folds = assign_folds(labelled, folds=config.head.folds, seed=config.seed)
+        tasks.append(
+            ProbeTask(problem_of(target), rows, labelled.targets, val_place, val_row.targets, folds)
         )
-    train, val = target.rows("train"), target.rows("val")
-    folds = None
-    if config.head.training == "cross_fit" and source != HIDDEN:
-        folds = assign_folds(train, folds=config.head.folds, seed=config.seed)
-    fit = fit_probe(
-        read_rows(store, source, train),
-        train.targets,
-        read_rows(store, source, val),
-        val.targets,
-        problem=problem_of(target),
-        config=config.probe,
-        folds=folds,
-    )
+
+    def gram() -> Array:
+        # Kept only where it takes less room than the layer itself.
+        size = 4 * train.num_features**2
+        stored = store.num_samples * train.num_features * store.schema.itemsize
+        path = folder.gram(group.name, source)
+        return layer_gram(path, store, source, group.positions, train, keep=size <= stored)
+
+    fits = fit_probes(train, val, tasks, config=config.probe, gram=gram)
+    for (target, rows, fingerprint), val_row, fit in zip(wanted, val_rows, fits, strict=True):
+        results.append(
+            _write_probe(folder, target, source, fit, fingerprint, len(rows), len(val_row))
+        )
+    return results
+
+
+def _write_probe(
+    folder: RunFolder,
+    target: Target,
+    source: int | str,
+    fit: ProbeFit,
+    fingerprint: str,
+    num_train: int,
+    num_val: int,
+) -> ProbeResult:
+    name = target.task.name
+    stem = folder.probe(name, source)
     chosen = next(point for point in fit.path if point[0] == fit.penalty)
     write_arrays(stem.with_suffix(".safetensors"), fit.probe.arrays())
     card = {
         "fingerprint": fingerprint,
-        "task": task.name,
+        "task": name,
         "source": source,
         "classes": target.classes,
-        "metric": task.selection_metric,
-        "num_train": len(train),
-        "num_val": len(val),
+        "metric": target.task.selection_metric,
+        "num_train": num_train,
+        "num_val": num_val,
         "penalty": fit.penalty,
         "val_score": fit.val_score,
         "converged": chosen[2],
         "path": [
-            {"penalty": penalty, "val_score": value, "converged": converged}
+            {
+                "penalty": penalty,
+                "val_score": value if np.isfinite(value) else None,
+                "converged": converged,
+            }
             for penalty, value, converged in fit.path
         ],
     }
     write_json(stem.with_suffix(".json"), card)
-    return ProbeResult(task.name, source, fit.val_score, fit.penalty, chosen[2], computed=True)
+    return ProbeResult(name, source, fit.val_score, fit.penalty, chosen[2], computed=True)
+
+
+def gram_part(
+    config: RunConfig, snapshot: str, source: int | str, part: int, num_parts: int
+) -> None:
+    """Make one share of a layer's Gram matrices, for a layer too large for one worker's memory."""
+    store = ActivationStore.open(config.store.path, snapshot=snapshot)
+    folder = RunFolder(Path(config.run_dir))
+    for group in group_tasks([load_target(store, task) for task in config.tasks]):
+        path = folder.gram(group.name, source)
+        write_part(path, store, source, group.positions, part, num_parts)
+
+
+def layer_needs(config: RunConfig, store: ActivationStore) -> LayerNeed:
+    """What the largest layer task takes: that of the FFN layers' largest group."""
+    folds = config.head.folds if config.head.training == "cross_fit" else 1
+    groups = group_tasks([load_target(store, task) for task in config.tasks])
+    needs = []
+    for group in groups:
+        sizes = [target.num_classes or 1 for target in group.targets]
+        columns = sum(1 if size == 2 else size for size in sizes)
+        in_memory = config.probe.solver == "sklearn" or config.probe.penalty != "l2"
+        needs.append(
+            layer_need(
+                num_rows=len(group.positions),
+                num_features=store.schema.array("ffn").rows,
+                # In memory scikit-learn holds float32 and works on a copy, at times float64.
+                itemsize=store.schema.itemsize + (16 if in_memory else 0),
+                num_columns=columns * folds,
+                num_fits=len(sizes) * folds,
+                samples_per_shard=store.schema.samples_per_shard,
+            )
+        )
+    return max(needs, key=lambda need: need.raw + need.rest)
 
 
 def _complete(stem: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -128,14 +289,21 @@ def _complete(stem: Path, fingerprint: str) -> dict[str, Any] | None:
     return card if card.get("fingerprint") == fingerprint else None
 
 
-def is_complete(config: RunConfig, target: Target, source: int | str, extraction: str) -> bool:
-    """Whether the probe of this very configuration and these labels has been written."""
+def is_complete(config: RunConfig, target: Target, source: int | str, fingerprint: str) -> bool:
+    """Whether the probe of this very configuration and these labels has been written.
+
+    Args:
+        config: the configuration.
+        target: the task.
+        source: layer, or ``"hidden"``.
+        fingerprint: the task's, of :func:`probe_fingerprints`.
+    """
     stem = RunFolder(Path(config.run_dir)).probe(target.task.name, source)
-    return _complete(stem, phase1_fingerprint(config, target, extraction)) is not None
+    return _complete(stem, fingerprint) is not None
 
 
 def load_probe(folder: RunFolder, task: str, source: int | str) -> Probe:
-    """A probe written by :func:`fit_one`."""
+    """A probe written by :func:`fit_layer`."""
     return Probe.from_arrays(read_arrays(folder.probe(task, source).with_suffix(".safetensors")))
 
 

@@ -25,7 +25,8 @@ from pipeline.consolidate import (
 )
 from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadCard
-from pipeline.metrics import metric_names, score, utility
+from pipeline.intervals import Resamples, difference, intervals
+from pipeline.metrics import metric_names, utility
 from pipeline.phase1 import HIDDEN, load_probe, problem_of, read_rows
 from pipeline.probe import row_weights
 from pipeline.runfolder import RunFolder
@@ -161,6 +162,8 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
     Returns:
         JSON: the task's validation and test metrics of the final hidden state, each single layer,
         the best single layer (by validation), the best frozen and sparse head and the chosen head.
+        ``test_interval`` holds [low, high] of 95 % bootstrap intervals, and ``gain`` the chosen
+        head's metric less the final hidden state's on the same rows.
     """
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     folder = RunFolder(Path(config.run_dir))
@@ -173,18 +176,27 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
             heads[kind] = Head.load(folder.head(task.name, kind))
     needed: dict[str, dict[int, Array]] = {name: {} for name in heads}
 
-    def report(outputs: Array) -> dict[str, float | None]:
-        values = {
-            name: score(name, test.targets, outputs, positive=target.positive) for name in names
+    resamples = Resamples(len(test), seed=config.seed)
+
+    def report(outputs: Array) -> dict[str, Any]:
+        found = intervals(
+            names, test.targets, outputs, resamples=resamples, positive=target.positive
+        )
+        return {
+            "test": {name: _finite(entry.value) for name, entry in found.items()},
+            "test_interval": {
+                name: None if np.isnan(entry.low) else [entry.low, entry.high]
+                for name, entry in found.items()
+            },
         }
-        return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
     def probe_entry(source: int | str, x: Array) -> dict[str, Any]:
         card = read_json(folder.probe(task.name, source).with_suffix(".json"))
         outputs = load_probe(folder, task.name, source).outputs(x)
-        return {"source": source, "val": card["val_score"], "test": report(outputs)}
+        return {"source": source, "val": card["val_score"], **report(outputs)}
 
-    hidden = probe_entry(HIDDEN, read_rows(store, HIDDEN, test))
+    x_hidden = read_rows(store, HIDDEN, test)
+    hidden = probe_entry(HIDDEN, x_hidden)
     layers = []
     for layer in range(store.schema.num_layers):
         x = read_rows(store, layer, test)
@@ -193,6 +205,14 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
             for edges in head.layers:
                 if edges.layer == layer:
                     needed[name][layer] = x[:, edges.features]
+    gain = difference(
+        task.selection_metric,
+        test.targets,
+        heads["chosen"].outputs(needed["chosen"]),
+        load_probe(folder, task.name, HIDDEN).outputs(x_hidden),
+        resamples=resamples,
+        positive=target.positive,
+    )
     best = max(layers, key=lambda entry: utility(task.selection_metric, entry["val"]))
     return {
         "metric": task.selection_metric,
@@ -202,6 +222,7 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
         "hidden": hidden,
         "layers": layers,
         "best_layer": best,
+        "gain": {name: _finite(getattr(gain, name)) for name in ("value", "low", "high")},
         **{
             name: {
                 "kind": head.card.kind,
@@ -209,8 +230,13 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
                 "eta": head.card.eta,
                 "num_features": head.card.num_features,
                 "val": head.card.val_score,
-                "test": report(head.outputs(needed[name])),
+                **report(head.outputs(needed[name])),
             }
             for name, head in heads.items()
         },
     }
+
+
+def _finite(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return float(value) if np.isfinite(value) else None

@@ -1,7 +1,8 @@
 """Phase 1: one single-layer network on one layer's pooled activations, and its neurons' importance.
 
-Pure arrays in, :class:`Probe` out; ``pipeline.jobs`` says where it runs. The same function fits the
-conventional head, a probe on the final hidden state.
+:class:`Probe` is what is fitted, :class:`Problem` how it is judged; :mod:`pipeline.layerprobes`
+fits, :mod:`pipeline.phase1` reads and writes. The conventional head is a probe on the final hidden
+state.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import ProbeConfig
 from pipeline.errors import ProbeError
-from pipeline.linear import Linear, Standardiser, fit_path
+from pipeline.linear import Linear, Standardiser
 from pipeline.metrics import score, utility
 
 Array = NDArray[Any]
@@ -37,13 +38,22 @@ class Problem:
         Raises:
             ProbeError: it is not defined on these rows.
         """
-        value = score(self.metric, targets, outputs, positive=self.positive)
-        if not np.isfinite(value):
+        (value,) = self.score_all(targets, [outputs])
+        return value
+
+    def score_all(self, targets: Array, outputs: Sequence[Array]) -> list[float]:
+        """The same for several outputs; NaN where it is not defined for one of them.
+
+        Raises:
+            ProbeError: it is not defined for any.
+        """
+        values = [score(self.metric, targets, each, positive=self.positive) for each in outputs]
+        if not np.isfinite(values).any():
             raise ProbeError(
                 f"metric {self.metric!r} is not defined on these {len(targets)} validation rows"
                 " (too few rows, or a single class); use another metric or a larger split"
             )
-        return value
+        return values
 
 
 @dataclass(frozen=True)
@@ -103,76 +113,11 @@ def row_weights(targets: Array, problem: Problem, config: ProbeConfig) -> Array 
 
 def choose(path: Sequence[Linear], scores: Sequence[float], problem: Problem) -> int:
     """Index of the best score; of equals, the model with the smaller weights wins."""
-    utilities = [utility(problem.metric, value) for value in scores]
+    utilities = [
+        utility(problem.metric, value) if np.isfinite(value) else -np.inf for value in scores
+    ]
     ties = [i for i, value in enumerate(utilities) if value >= max(utilities)]
     return min(ties, key=lambda i: float(np.square(path[i].weights).sum()))
-
-
-def fit_probe(
-    x_train: Array,
-    y_train: Array,
-    x_val: Array,
-    y_val: Array,
-    *,
-    problem: Problem,
-    config: ProbeConfig,
-    folds: Array | None = None,
-) -> ProbeFit:
-    """Fit a probe, choosing its penalty on validation.
-
-    Args:
-        x_train: ``(n, features)`` float32 raw activations; standardised **in place**.
-        y_train: ``(n,)`` class indices or values.
-        x_val, y_val: the validation rows; ``x_val`` is standardised in place too.
-        problem: classes and metric.
-        config: solver and penalties.
-        folds: ``(n,)`` fold index per training row; with it the chosen model is fitted again
-            without each fold, for out-of-fold outputs.
-    """
-    standardiser = Standardiser.fit(x_train)
-    standardiser.apply(x_train, in_place=True)
-    standardiser.apply(x_val, in_place=True)
-    weight = row_weights(y_train, problem, config)
-    regression = problem.num_classes is None
-    penalties = config.alpha if regression else config.C
-    gram = None if regression or config.solver != "lbfgs" else x_train.T @ x_train
-
-    def fit(grid: Sequence[float], rows: Array | None) -> list[Linear]:
-        weights = weight
-        if rows is not None:
-            weights = rows.astype(np.float64) * (1.0 if weight is None else weight)
-        return fit_path(
-            x_train,
-            y_train,
-            num_classes=problem.num_classes,
-            penalties=grid,
-            solver=config.solver,
-            sample_weight=weights,
-            tol=config.tol,
-            gram=gram,
-        )
-
-    path = fit(penalties, None)
-    scores = [problem.score(y_val, model.outputs(x_val)) for model in path]
-    best = choose(path, scores, problem)
-    model = path[best]
-    held_out = (
-        [] if folds is None else [fit([model.penalty], folds != k)[0] for k in np.unique(folds)]
-    )
-    empty = np.empty((0, *model.weights.shape), np.float32)
-    probe = Probe(
-        weights=model.weights,
-        bias=model.bias,
-        standardiser=standardiser,
-        fold_weights=np.stack([m.weights for m in held_out]) if held_out else empty,
-        fold_bias=np.stack([m.bias for m in held_out]) if held_out else empty[..., 0],
-    )
-    return ProbeFit(
-        probe,
-        model.penalty,
-        scores[best],
-        tuple((m.penalty, value, m.converged) for m, value in zip(path, scores, strict=True)),
-    )
 
 
 def feature_importance(weights: Array) -> Array:

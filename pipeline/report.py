@@ -16,23 +16,29 @@ JSON = Mapping[str, Any]
 
 
 def task_table(name: str, task: JSON) -> Table:
-    """Validation and test score of the baseline, every layer and the heads of one task."""
+    """Validation and test score of the baseline, every layer and the heads of one task.
+
+    Intervals are bootstrap intervals over the test rows; the caption's is of the difference on the
+    same rows.
+    """
     metric = task["metric"]
     table = Table(title=f"{name}: {metric}, {task['num_test']} test rows", title_justify="left")
     for column in ("model", "blocks run", "features"):
         table.add_column(column, justify="left" if column == "model" else "right")
-    table.add_column("validation", justify="right")
-    table.add_column("test", justify="right")
+    for column in ("validation", "test", "95 % interval"):
+        table.add_column(column, justify="right")
     num_layers = len(task["layers"])
 
     def row(label: str, blocks: int, features: str, entry: JSON, *, bold: bool = False) -> None:
         value = entry["test"][metric]
+        bounds = entry.get("test_interval", {}).get(metric)
         cells = (
             label,
             f"{blocks} of {num_layers}",
             features,
             f"{entry['val']:.4f}",
             "-" if value is None else f"{value:.4f}",
+            "" if bounds is None else "{:.3f} to {:.3f}".format(*bounds),
         )
         table.add_row(*cells, style="bold" if bold else None)
 
@@ -50,6 +56,53 @@ def task_table(name: str, task: JSON) -> Table:
     chosen = task["chosen"]
     label = f"chosen: {chosen['kind']}, depth {chosen['depth']}"
     row(label, chosen["depth"] + 1, str(chosen["num_features"]), chosen, bold=True)
+    gain = task.get("gain", {})
+    if gain.get("low") is not None:
+        table.caption = (
+            "chosen head less baseline: {value:+.4f} ({low:+.3f} to {high:+.3f})".format(**gain)
+        )
+        table.caption_justify = "left"
+    return table
+
+
+def ablation_table(name: str, report: JSON) -> Table:
+    """What each head loses with salient and with random neurons silenced, and the difference.
+
+    Args:
+        name: the task.
+        report: its entry in ``ablation.json``.
+    """
+    metric, layers = report["metric"], report["layers"]
+    better = "" if METRICS[metric].higher_is_better else " (lower is better)"
+    labels = {"chosen": f"chosen ({report['head']['kind']})", "hidden": "final hidden state"}
+    spreads = (
+        f"{min(draws):.4f} to {max(draws):.4f} ({label})"
+        for draws, label in ((report[key]["random"]["values"], labels[key]) for key in labels)
+    )
+    table = Table(
+        title=f"{name}: {report['num_silenced']} of {report['num_neurons']} neurons of"
+        f" layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} set to {report['fill']};"
+        f" {report['num_texts']} {report['split']} texts",
+        title_justify="left",
+        caption=f"random: mean of {report['draws']} draws; they lie in {', '.join(spreads)}",
+        caption_justify="left",
+    )
+    table.add_column("head")
+    table.add_column("silenced")
+    for column in (metric + better, "change", f"{report['level']:.0%} interval"):
+        table.add_column(column, justify="right")
+
+    def change(entry: JSON) -> tuple[str, str]:
+        low, high = entry["interval"]
+        return f"{entry['change']:+.4f}", f"{low:+.4f}, {high:+.4f}"
+
+    for key, label in labels.items():
+        entry = report[key]
+        table.add_row(label, "nothing", f"{entry['baseline']:.4f}")
+        for what in ("salient", "random"):
+            table.add_row("", what, f"{entry[what]['value']:.4f}", *change(entry[what]))
+        table.add_row("", "difference", "", *change(entry["difference"]))
+        table.add_section()
     return table
 
 

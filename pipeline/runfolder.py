@@ -5,6 +5,7 @@
     run.json                        configuration, fingerprints, versions, seeds, snapshot
     probes/TASK/layer_003.*         Phase-1 probe: .safetensors, and .json when it is complete
     probes/TASK/hidden.*            the conventional head on the final hidden state
+    grams/TASK/layer_003.*          Gram matrix of the layer, for tasks that share texts with TASK
     importance/TASK.parquet         importance per (layer, pooling, neuron)
     sweep/TASK.parquet              every Phase-2 head tried, with its validation score
     heads/TASK/chosen/              the chosen head; frozen/ and sparse/ beside it: the best of each
@@ -66,6 +67,11 @@ class RunFolder:
         """Stem of a probe's files; ``source`` is a layer, or ``"hidden"``."""
         name = source if isinstance(source, str) else f"layer_{source:03d}"
         return self.path / "probes" / task / name
+
+    def gram(self, task: str, source: int | str) -> Path:
+        """Gram matrix of a layer's training rows; ``task`` is the first of those that share it."""
+        stem = self.probe(task, source)
+        return self.path / "grams" / task / f"{stem.name}.safetensors"
 
     def importance(self, task: str) -> Path:
         """Importance table of a task."""

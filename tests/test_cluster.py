@@ -42,8 +42,11 @@ def test_results_come_in_order_wherever_they_ran(kind: str) -> None:
     assert (os.getpid() in processes) == (kind == "local")
 
 
-def test_threads_times_workers_fit_the_cores() -> None:
-    found = map_tasks(where, [(i,) for i in range(4)], ClusterConfig(workers=num_cores()))
+@pytest.mark.parametrize("kind", ["local", "processes"])
+def test_threads_times_workers_fit_the_cores(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(2 * num_cores()))
+    cluster = ClusterConfig(kind=kind, workers=num_cores())
+    found = map_tasks(where, [(i,) for i in range(4)], cluster)
     assert max(threads for _, threads in found) == 1
 
 

@@ -19,7 +19,8 @@ from pipeline.consolidate import (
 )
 from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadCard
-from pipeline.probe import Problem, fit_probe
+from pipeline.layerprobes import fit_probe
+from pipeline.probe import Problem
 
 Array = NDArray[Any]
 PROBE = ProbeConfig(C=(1e-2, 1e-1, 1.0), alpha=(1.0, 10.0))

@@ -84,6 +84,60 @@ def test_processes_give_the_results_of_threads(finished_run: Path, tmp_path: Pat
     assert found["tasks"] == expected["tasks"]
 
 
+def test_the_number_of_workers_does_not_matter(finished_run: Path, tmp_path: Path) -> None:
+    config = RunConfig.load(finished_run)
+    data = config.model_dump(mode="json")
+    data["run_dir"] = str(tmp_path / "run")
+    data["cluster"] = {"kind": "local", "workers": 1}
+    other = RunConfig.from_dict(data, origin=finished_run)
+    jobs.extract(other)
+    jobs.probe(other)
+    for task in config.tasks:
+        for source in ("hidden", 0, 1, 2):
+            first = load_probe(RunFolder(Path(config.run_dir)), task.name, source)
+            second = load_probe(RunFolder(Path(other.run_dir)), task.name, source)
+            # More BLAS threads add up in another order; nothing else may differ.
+            np.testing.assert_allclose(first.weights, second.weights, atol=1e-4)
+            np.testing.assert_allclose(first.fold_weights, second.fold_weights, atol=1e-4)
+
+
+def test_a_damaged_probe_alone_is_fitted_again(tmp_path: Path, tiny_bert: Path) -> None:
+    config = RunConfig.load(write_mood_run(tmp_path, tiny_bert, num_rows=100))
+    jobs.extract(config)
+    jobs.probe(config)
+    before = load_probe(RunFolder(Path(config.run_dir)), "mood", 1)
+    (tmp_path / "run" / "probes" / "mood" / "layer_001.json").unlink()
+    said: list[str] = []
+    results = jobs.probe(config, say=said.append)
+    assert [(r.task, r.source) for r in results if r.computed] == [("mood", 1)]
+    assert sum("done before" in line for line in said) == 7
+    after = load_probe(RunFolder(Path(config.run_dir)), "mood", 1)
+    np.testing.assert_allclose(before.weights, after.weights, atol=1e-3)
+
+
+def test_layers_that_do_not_fit_are_streamed(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig.load(write_mood_run(tmp_path, tiny_bert, num_rows=100))
+    jobs.extract(config)
+    whole = jobs.probe(config)
+    shutil.rmtree(tmp_path / "run" / "probes")
+    _, store = jobs.open_run(config)
+    need = jobs.layer_needs(config, store)
+    free = int((need.rest + need.raw / 2) / 0.8)
+    monkeypatch.setattr("pipeline.jobs.task_memory", lambda *_: (2, free))
+    said: list[str] = []
+    streamed = jobs.probe(config, say=said.append)
+    assert any("read again on every pass" in line for line in said)
+    for first, second in zip(whole, streamed, strict=True):
+        assert (first.task, first.source) == (second.task, second.source)
+        assert first.val_score == pytest.approx(second.val_score, abs=0.05)
+    shutil.rmtree(tmp_path / "run" / "probes")
+    monkeypatch.setattr("pipeline.jobs.task_memory", lambda *_: (2, need.rest))
+    with pytest.raises(ProbeError, match="more memory"):
+        jobs.probe(config)
+
+
 def test_stages_out_of_order_say_what_to_run(tmp_path: Path, tiny_bert: Path) -> None:
     config = RunConfig.load(write_mood_run(tmp_path, tiny_bert))
     with pytest.raises(ProbeError, match="no run here"):

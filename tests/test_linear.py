@@ -11,7 +11,8 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.linear import Standardiser, fit_path
+from pipeline.linear import Standardiser
+from pipeline.solver import fit_path
 
 Array = NDArray[Any]
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from pipeline.config import ProbeConfig
 from pipeline.linear import Standardiser
+from pipeline.layerprobes import fit_probe
 from pipeline.probe import (
     Probe,
     Problem,
     feature_importance,
-    fit_probe,
     importance_table,
     salient_features,
 )

@@ -1,0 +1,150 @@
+"""Ridge regression from Gram matrices: every penalty, target and fold without further passes.
+
+The Gram of a weighting is a weighted sum of the Grams of groups of rows (a fold's is the whole
+less the held-out part), found in one pass for all folds. Each system is factored in float32 and
+refined in float64, or factored in float64 where it is too badly conditioned for that. With fewer
+rows than features the systems are those of the rows (the kernel form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from pipeline.design import Design
+from pipeline.gram import group_grams
+from pipeline.losses import Problem
+
+Array = NDArray[Any]
+REFINEMENTS = 4
+RESIDUAL = 1e-9
+MAX_GROUPS = 16
+
+
+def solve_ridge(
+    design: Design, problems: Sequence[Problem], right: Array, alphas: Sequence[float]
+) -> Iterator[tuple[list[int], float, Array]]:
+    """Ridge solutions.
+
+    Args:
+        design: the standardised rows.
+        problems: of kind ``"squared"``.
+        right: ``(problems, features + 1)`` float64, ``sum_i s_i y_i (x_i, 1)`` of each.
+        alphas: penalties.
+
+    Yields:
+        ``(problems, alpha, (problems, features + 1))``: float64, for each weighting and penalty.
+    """
+    weightings: dict[bytes, list[int]] = {}
+    for i, problem in enumerate(problems):
+        weightings.setdefault(problem.weight.tobytes(), []).append(i)
+    members = list(weightings.values())
+    weights = [problems[m[0]].weight.astype(np.float64) for m in members]
+    if design.num_rows < design.num_features:
+        yield from _kernel_solutions(design, problems, members, weights, alphas)
+        return
+    for chosen, (gram, sums), weight in zip(
+        members, weighted_grams(design, weights), weights, strict=True
+    ):
+        total = weight.sum()
+        mean = sums / total
+        gram -= np.outer(mean * total, mean)
+        part = right[chosen]
+        centred = (part[:, :-1] - part[:, -1:] * mean).T
+        for alpha in alphas:
+            w = solve_shifted(gram, alpha, centred).T
+            b = part[:, -1] / total - w @ mean
+            yield chosen, alpha, np.concatenate([w, b[:, None]], axis=1)
+
+
+def weighted_grams(design: Design, weights: Sequence[Array]) -> Iterator[tuple[Array, Array]]:
+    """``sum_i s_i x_i x_i^T`` and ``sum_i s_i x_i`` for each weighting ``s`` ``(n,)``, float64.
+
+    Weightings that are constant on few groups of rows, such as folds, share one pass.
+    """
+    values, groups = np.unique(np.stack(weights), axis=1, return_inverse=True)
+    groups = groups.ravel()
+    used = np.flatnonzero(values.any(axis=0))
+    if len(used) <= min(MAX_GROUPS, 2 * len(weights)):
+        renumbered = np.full(values.shape[1], -1)
+        renumbered[used] = np.arange(len(used))
+        grams, sums = group_grams(design, renumbered[groups], len(used))
+        for row in values[:, used]:
+            if len(used) == 1:
+                yield grams[0] * row[0] if row[0] != 1 else grams[0], sums[0] * row[0]
+            else:
+                yield np.tensordot(row, grams, axes=1), row @ sums
+        return
+    for weight in weights:
+        root = np.sqrt(weight)
+        grams, sums = group_grams(design, np.where(weight > 0, 0, -1), 1, root)
+        yield grams[0], sums[0]
+
+
+def solve_shifted(gram: Array, alpha: float, right: Array) -> Array:
+    """Solve ``(gram + alpha I) w = right`` for symmetric float64 ``gram``: ``(features, k)``."""
+    matrix = gram.astype(np.float32, order="F")
+    diagonal = np.diag_indices_from(matrix)
+    matrix[diagonal] += np.float32(alpha)
+    try:
+        factor = linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+    except linalg.LinAlgError:
+        return _solve_exactly(gram, alpha, right)
+    size = max(float(np.abs(right).max(initial=0)), np.finfo(float).tiny)
+    w = np.zeros_like(right)
+    residual = right
+    for _ in range(REFINEMENTS):
+        scale = float(np.abs(residual).max(initial=0)) or 1.0
+        step = linalg.cho_solve(
+            (factor, True), (residual / scale).astype(np.float32), check_finite=False
+        )
+        w = w + step * scale
+        before, residual = scale, right - gram @ w - alpha * w
+        largest = float(np.abs(residual).max(initial=0))
+        if largest <= RESIDUAL * size:
+            return w
+        if not largest < 0.3 * before:
+            break
+    return _solve_exactly(gram, alpha, right)
+
+
+def _solve_exactly(gram: Array, alpha: float, right: Array) -> Array:
+    matrix = gram.copy(order="F")
+    matrix[np.diag_indices_from(matrix)] += alpha
+    return np.asarray(
+        linalg.solve(matrix, right, assume_a="pos", overwrite_a=True, check_finite=False)
+    )
+
+
+def _kernel_solutions(
+    design: Design,
+    problems: Sequence[Problem],
+    members: Sequence[list[int]],
+    weights: Sequence[Array],
+    alphas: Sequence[float],
+) -> Iterator[tuple[list[int], float, Array]]:
+    xt = np.empty((design.num_features, design.num_rows), np.float32)
+    for rows, block in design.blocks():
+        xt[:, rows] = block
+    kernel = (xt.T @ xt).astype(np.float64)
+    for chosen, weight in zip(members, weights, strict=True):
+        keep = np.flatnonzero(weight > 0)
+        w, root = weight[keep], np.sqrt(weight[keep])
+        total = w.sum()
+        part = kernel[np.ix_(keep, keep)]
+        row_mean = part @ w / total
+        part -= row_mean + row_mean[:, None] - w @ row_mean / total
+        part *= root * root[:, None]
+        y = np.stack([problems[i].target[keep].astype(np.float64) for i in chosen], axis=1)
+        y_mean = w @ y / total
+        x_mean = xt[:, keep] @ (w / total)
+        for alpha in alphas:
+            dual = solve_shifted(part, alpha, (y - y_mean) * root[:, None])
+            dual *= root[:, None]
+            theta = (xt[:, keep].astype(np.float64) @ dual).T
+            bias = y_mean - theta @ x_mean
+            yield chosen, alpha, np.concatenate([theta, bias[:, None]], axis=1)
