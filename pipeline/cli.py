@@ -106,6 +106,48 @@ def probe(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> 
 
 
 @app.command()
+def rank(
+    config: ConfigFile,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="This task only; may be repeated.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(help="Features of a layer in the sets compared; default a twentieth of them."),
+    ] = None,
+    replicates: Annotated[
+        int, typer.Option("--stability", help="Bootstrap replicates of every ranking.")
+    ] = 0,
+    selectivity: Annotated[
+        bool, typer.Option("--selectivity", help="Fit the probes to shuffled labels too.")
+    ] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Neurons to print per task.")] = 10,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rank a probed run's neurons in other ways than by weight; compare the rankings."""
+    settings = RunConfig.load(config)
+    from pipeline import ranktables
+    from pipeline.runfolder import RunFolder
+
+    options = ranktables.RankOptions(
+        top=top,
+        replicates=replicates,
+        shuffles=ranktables.SHUFFLES if selectivity else 0,
+    )
+    found = ranktables.rank(settings, tasks=tasks or (), options=options, say=_say(quiet))
+    if as_json:
+        _print_json(ranktables.summary(found, rows=rows))
+        return
+    for name, tables in found.items():
+        for table in ranktables.views(name, tables, rows=rows):
+            out.print(table, "")
+        for kind in tables:
+            path = ranktables.table_path(RunFolder(Path(settings.run_dir)), kind, name)
+            out.print(f"written: {escape(str(path))}")
+
+
+@app.command()
 def consolidate(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Phase 2: train cross-layer heads on salient slices, choose the depth, report the test."""
     from pipeline import jobs
@@ -113,6 +155,54 @@ def consolidate(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = Fals
     settings = RunConfig.load(config)
     metrics = jobs.consolidate(settings, say=_say(quiet))
     _show_metrics(Path(settings.run_dir), metrics, as_json=as_json)
+
+
+@app.command()
+def ablate(
+    config: ConfigFile,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="This task only; may be repeated.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(help="So many most important neurons of each layer; default 50.")
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(help="Instead: the fewest with this share of a layer's squared importance."),
+    ] = None,
+    layers: Annotated[
+        list[int] | None,
+        typer.Option("--layer", help="May be repeated; default the chosen head's layers."),
+    ] = None,
+    fill: Annotated[
+        str, typer.Option("--with", help="zero, or mean: over the training texts' tokens.")
+    ] = "zero",
+    draws: Annotated[int, typer.Option(help="Draws of random neurons to compare with.")] = 5,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    limit: Annotated[int | None, typer.Option(help="At most so many texts.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Silence a finished run's salient neurons in the backbone, and random ones; compare heads."""
+    settings = RunConfig.load(config)
+    from pipeline import ablation, report
+
+    options = ablation.AblationOptions(
+        top=top,
+        share=share,
+        layers=tuple(layers or ()),
+        fill=fill,
+        draws=draws,
+        split=split,
+        limit=limit,
+    )
+    found = ablation.ablate(settings, tasks=tasks or (), options=options, say=_say(quiet))
+    if as_json:
+        _print_json(found)
+        return
+    for name, task in found["tasks"].items():
+        out.print(report.ablation_table(name, task), "")
+    out.print(f"written: {escape(str(Path(settings.run_dir) / 'ablation.json'))}")
 
 
 @app.command()
@@ -166,96 +256,6 @@ def score(
         _print_json({"output": str(folder), **report.to_dict()})
         return
     out.print(f"{escape(str(folder))}: {escape(report.summary())}")
-
-
-@app.command()
-def rank(
-    config: ConfigFile,
-    tasks: Annotated[
-        list[str] | None, typer.Option("--task", help="This task only; may be repeated.")
-    ] = None,
-    top: Annotated[
-        int | None,
-        typer.Option(help="Features of a layer in the sets compared.  [default: a twentieth]"),
-    ] = None,
-    replicates: Annotated[
-        int, typer.Option("--stability", help="Bootstrap replicates of every ranking.")
-    ] = 0,
-    selectivity: Annotated[
-        bool, typer.Option("--selectivity", help="Fit the probes to shuffled labels too.")
-    ] = False,
-    rows: Annotated[int, typer.Option(min=1, help="Neurons to print per task.")] = 10,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Rank a probed run's neurons in other ways than by weight; compare the rankings."""
-    settings = RunConfig.load(config)
-    from pipeline import ranktables
-    from pipeline.runfolder import RunFolder
-
-    options = ranktables.RankOptions(
-        top=top,
-        replicates=replicates,
-        shuffles=ranktables.SHUFFLES if selectivity else 0,
-    )
-    found = ranktables.rank(settings, tasks=tasks or (), options=options, say=_say(quiet))
-    if as_json:
-        _print_json(ranktables.summary(found, rows=rows))
-        return
-    for name, tables in found.items():
-        for table in ranktables.views(name, tables, rows=rows):
-            out.print(table, "")
-        for kind in tables:
-            path = ranktables.table_path(RunFolder(Path(settings.run_dir)), kind, name)
-            out.print(f"written: {escape(str(path))}")
-
-
-@app.command()
-def ablate(
-    config: ConfigFile,
-    tasks: Annotated[
-        list[str] | None, typer.Option("--task", help="This task only; may be repeated.")
-    ] = None,
-    top: Annotated[
-        int | None, typer.Option(help="Most important neurons of each layer.  [default: 50]")
-    ] = None,
-    share: Annotated[
-        float | None,
-        typer.Option(help="Instead: the fewest with this share of a layer's squared importance."),
-    ] = None,
-    layers: Annotated[
-        list[int] | None,
-        typer.Option("--layer", help="May be repeated; default the chosen head's layers."),
-    ] = None,
-    fill: Annotated[
-        str, typer.Option("--with", help="zero, or mean: over the training texts' tokens.")
-    ] = "zero",
-    draws: Annotated[int, typer.Option(help="Draws of random neurons to compare with.")] = 5,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    limit: Annotated[int | None, typer.Option(help="At most so many texts.")] = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Silence a finished run's salient neurons in the backbone, and random ones; compare heads."""
-    settings = RunConfig.load(config)
-    from pipeline import ablation, report
-
-    options = ablation.AblationOptions(
-        top=top,
-        share=share,
-        layers=tuple(layers or ()),
-        fill=fill,
-        draws=draws,
-        split=split,
-        limit=limit,
-    )
-    found = ablation.ablate(settings, tasks=tasks or (), options=options, say=_say(quiet))
-    if as_json:
-        _print_json(found)
-        return
-    for name, task in found["tasks"].items():
-        out.print(report.ablation_table(name, task), "")
-    out.print(f"written: {escape(str(Path(settings.run_dir) / 'ablation.json'))}")
 
 
 @app.command()

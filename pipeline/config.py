@@ -174,15 +174,17 @@ class ProbeConfig(_Section):
     solver: Literal["lbfgs", "sklearn"] = "lbfgs"
     """Ours, out of core and many fits at once, or scikit-learn's estimators as the reference."""
     C: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    """Inverse L2 strengths tried on validation (loss summed over rows, as in scikit-learn)."""
+    """Inverse penalty strengths tried on validation for classification (loss summed over rows, as
+    in scikit-learn)."""
     alpha: tuple[float, ...] = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)
-    """Ridge penalties tried on validation for regression."""
+    """Penalty strengths tried on validation for regression, on the scale of ridge."""
     penalty: Literal["l2", "l1", "elasticnet"] = "l2"
-    """Norm of the weights; l1 and elasticnet set most to zero, through scikit-learn, in memory and
-    much slower."""
+    """Norm of the weights; l1 and elasticnet set most of them to zero, through scikit-learn
+    whatever the solver, in memory and much slower."""
     l1_ratio: float = Field(default=0.5, gt=0, le=1)
     """Share of the L1 norm in the elastic net."""
     class_weight: Literal["balanced"] | None = None
+    """Rows weighted so that all classes weigh the same; None: all rows weigh the same."""
     tol: float = Field(default=1e-4, gt=0)
     """Largest gradient entry of the mean loss at which a fit counts as converged."""
 

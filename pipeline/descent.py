@@ -8,7 +8,7 @@ they stay exact when C changes and a path carries its history along (Nocedal & W
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,25 @@ class Optimum:
     theta: Array
     converged: bool
     num_iterations: int
+
+
+@dataclass
+class _Pair:
+    """A move and the change of the loss's gradient along it, float32."""
+
+    move: Array
+    change: Array
+    strength: float = np.nan
+    y: Array = field(init=False)
+    """Change of the whole gradient at ``strength``."""
+    rho: float = np.nan
+
+    def scale_to(self, strength: float) -> None:
+        if strength != self.strength:
+            self.strength = strength
+            self.y = np.float32(strength) * self.change
+            self.y[:, :-1] += self.move[:, :-1]
+            self.rho = 1.0 / float(np.vdot(self.move, self.y))
 
 
 class Path:
@@ -69,7 +88,7 @@ class Path:
         self._loss = np.nan
         self._loss_gradient = np.zeros(shape)
         self._started = False
-        self._pairs: list[tuple[Array, Array]] = []
+        self._pairs: list[_Pair] = []
         self._iterations = 0
         self.num_slow = 0
         self._backtracks = 0
@@ -77,6 +96,7 @@ class Path:
         self._direction = np.zeros(shape)
         self._slope = 0.0
         self._restarted = False
+        self._alphas: list[float] = []
 
     # -- the current objective ------------------------------------------------------------
 
@@ -151,32 +171,26 @@ class Path:
         )
         if curvature <= 0:
             return
-        self._pairs.append((move.astype(np.float32), change.astype(np.float32)))
+        self._pairs.append(_Pair(move.astype(np.float32), change.astype(np.float32)))
         del self._pairs[: -self.memory]
 
     # -- directions: two halves around the preconditioner ------------------------------------
 
     def begin_direction(self) -> tuple[Array, Array | None]:
-        """First half of the two-loop recursion.
+        """First half of the two-loop recursion, in float32: only the gradient need be exact.
 
         Returns:
             What the preconditioner is to be applied to: the reduced gradient, and the newest
-            gradient change (None without history), ``(outputs, features + 1)`` float64 each.
+            gradient change (None without history), ``(outputs, features + 1)`` float32 each.
         """
-        q = self._gradient(self.theta, self._loss_gradient)
-        self._used = []
-        for move, change in reversed(self._pairs):
-            y = self._change(move, change)
-            rho = 1.0 / float(np.vdot(move.astype(np.float64), y))
-            alpha = rho * float(np.vdot(move.astype(np.float64), q))
-            q -= alpha * y
-            self._used.append((move, y, rho, alpha))
-        return q, self._used[0][1] if self._used else None
-
-    def _change(self, move: Array, change: Array) -> Array:
-        y = self.strength * change.astype(np.float64)
-        y[:, :-1] += move[:, :-1]
-        return y
+        q = self._gradient(self.theta, self._loss_gradient).astype(np.float32)
+        self._alphas = []
+        for pair in reversed(self._pairs):
+            pair.scale_to(self.strength)
+            alpha = pair.rho * float(np.vdot(pair.move, q))
+            q -= np.float32(alpha) * pair.y
+            self._alphas.append(alpha)
+        return q, self._pairs[-1].y if self._pairs else None
 
     def end_direction(self, applied: Array, applied_change: Array | None, first: float) -> bool:
         """Second half; sets ``trial``, or finishes a penalty whose optimum is reached.
@@ -191,11 +205,13 @@ class Path:
         """
         direction = applied
         if applied_change is not None:
-            _, y, rho, _ = self._used[0]
-            direction = applied / (rho * float(np.vdot(y, applied_change)))
-        for move, y, rho, alpha in reversed(self._used):
-            beta = rho * float(np.vdot(y, direction))
-            direction = direction + (alpha - beta) * move
+            newest = self._pairs[-1]
+            scale = 1.0 / (newest.rho * float(np.vdot(newest.y, applied_change)))
+            direction = applied * np.float32(scale)
+        for pair, alpha in zip(self._pairs, reversed(self._alphas), strict=True):
+            beta = pair.rho * float(np.vdot(pair.y, direction))
+            direction += np.float32(alpha - beta) * pair.move
+        direction = direction.astype(np.float64)
         gradient = self._gradient(self.theta, self._loss_gradient)
         self._direction = -direction
         self._slope = float(np.vdot(gradient, self._direction))

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from pipeline.design import Design, Span
 from pipeline.parallel import BlockThreads
+from pipeline.products import times
 
 Array = NDArray[Any]
 Kind = Literal["binary", "softmax", "squared"]
@@ -117,7 +118,7 @@ class Losses:
                 order += chosen
                 start = stop
         stacked = torch.from_numpy(np.concatenate([points[i] for i in order])).to(dtype)
-        weights = np.ascontiguousarray(stacked[:, :-1].numpy())
+        weights = stacked[:, :-1].contiguous()
         bias = stacked[:, -1:]
         picks = [
             (
@@ -127,13 +128,13 @@ class Losses:
             for group, chosen, *_ in active
         ]
 
-        def span_sums(span: Span) -> tuple[torch.Tensor, Array, torch.Tensor]:
+        def span_sums(span: Span) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             loss = torch.zeros(len(order), dtype=torch.float64)
-            gradient = np.zeros((self.design.num_features, len(stacked)), weights.dtype)
+            gradient = torch.zeros_like(weights)
             intercept = torch.zeros(len(stacked), dtype=torch.float64)
             for rows, values in span.blocks(self.threads.scratch):
-                block = values if dtype == torch.float32 else values.astype(np.float64)
-                z = torch.from_numpy(weights @ block).add_(bias)
+                block = torch.from_numpy(values).to(dtype)
+                z = times(weights, block).add_(bias)
                 first = 0
                 for (group, chosen, columns, kind, width), (which, whose) in zip(
                     active, picks, strict=True
@@ -144,7 +145,7 @@ class Losses:
                         kind, width, z[columns], target, weight
                     )
                     first += len(chosen)
-                gradient += block @ z.numpy().T
+                gradient += times(z, block.t())
                 intercept += z.sum(dim=1, dtype=torch.float64)
             return loss, gradient, intercept
 
@@ -152,7 +153,7 @@ class Losses:
         full = np.zeros((len(stacked), self.design.num_features + 1))
         for span_loss, gradient, intercept in self.threads.ordered(span_sums, self.design.spans()):
             loss += span_loss
-            full[:, :-1] += gradient.T
+            full[:, :-1] += gradient.numpy()
             full[:, -1] += intercept.numpy()
         out: dict[int, tuple[float, Array]] = {}
         at = 0

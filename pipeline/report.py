@@ -18,31 +18,30 @@ JSON = Mapping[str, Any]
 def task_table(name: str, task: JSON) -> Table:
     """Validation and test score of the baseline, every layer and the heads of one task.
 
-    Intervals are bootstrap intervals over the test rows; the caption's is of the difference on the
-    same rows.
+    The test score's interval is a bootstrap interval over the test rows; the caption's is of the
+    difference on the same rows.
     """
     metric = task["metric"]
     table = Table(title=f"{name}: {metric}, {task['num_test']} test rows", title_justify="left")
-    for column in ("model", "blocks run", "features"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for column in ("validation", "test", "95 % interval"):
-        table.add_column(column, justify="right")
+    table.add_column("model")
+    for column in ("blocks", "features", "val", "test (95 % CI)"):
+        table.add_column(column, justify="right", no_wrap=True)
     num_layers = len(task["layers"])
 
     def row(label: str, blocks: int, features: str, entry: JSON, *, bold: bool = False) -> None:
         value = entry["test"][metric]
         bounds = entry.get("test_interval", {}).get(metric)
+        test = "-" if value is None else f"{value:.4f}"
         cells = (
             label,
-            f"{blocks} of {num_layers}",
+            f"{blocks}/{num_layers}",
             features,
             f"{entry['val']:.4f}",
-            "-" if value is None else f"{value:.4f}",
-            "" if bounds is None else "{:.3f} to {:.3f}".format(*bounds),
+            test if bounds is None else f"{test} {_span(*bounds)}",
         )
         table.add_row(*cells, style="bold" if bold else None)
 
-    row("final hidden state (baseline)", num_layers, "all", task["hidden"])
+    row("baseline: final hidden state", num_layers, "all", task["hidden"])
     for entry in task["layers"]:
         best = entry["source"] == task["best_layer"]["source"]
         label = f"layer {entry['source']}" + (" (best single layer)" if best else "")
@@ -63,6 +62,11 @@ def task_table(name: str, task: JSON) -> Table:
         )
         table.caption_justify = "left"
     return table
+
+
+def _span(low: float, high: float) -> str:
+    """An interval to three digits, such as .648-.690."""
+    return ("-" if low >= 0 else " to ").join(f"{end:.3f}".removeprefix("0") for end in (low, high))
 
 
 def ablation_table(name: str, report: JSON) -> Table:
@@ -89,7 +93,7 @@ def ablation_table(name: str, report: JSON) -> Table:
     )
     table.add_column("head")
     table.add_column("silenced")
-    for column in (metric + better, "change", f"{report['level']:.0%} interval"):
+    for column in (metric + better, "change", f"{100 * report['level']:.0f} % CI"):
         table.add_column(column, justify="right")
 
     def change(entry: JSON) -> tuple[str, str]:

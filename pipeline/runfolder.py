@@ -7,10 +7,16 @@
     probes/TASK/hidden.*            the conventional head on the final hidden state
     grams/TASK/layer_003.*          Gram matrix of the layer, for tasks that share texts with TASK
     importance/TASK.parquet         importance per (layer, pooling, neuron)
+    rankings/TASK.parquet           other rankings of the neurons (`salient rank`), and with them
+    overlaps/TASK.parquet           how far each two of them agree
+    stability/TASK.parquet          how far each agrees with itself over bootstrap replicates
+    selectivity/TASK.parquet        the probes' scores against those with shuffled labels
     sweep/TASK.parquet              every Phase-2 head tried, with its validation score
     heads/TASK/chosen/              the chosen head; frozen/ and sparse/ beside it: the best of each
-    metrics.json                    validation and test metrics
+    metrics.json                    validation and test metrics with their intervals
+    ablation.json                   what the heads lose with neurons silenced (`salient ablate`)
     figures/                        plots
+    .lock                           held while a stage writes here
 """
 
 from __future__ import annotations

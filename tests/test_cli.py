@@ -21,7 +21,10 @@ def test_every_command_has_help_and_help_is_quick() -> None:
     text = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout
-    for command in ("init", "run", "extract", "probe", "consolidate", "score", "inspect", "demo"):
+    for command in (
+        "init", "run", "extract", "probe", "rank", "consolidate", "ablate", "score", "inspect",
+        "demo", "store",
+    ):  # fmt: skip
         assert command in text
         assert run_command([command, "--help"]) == 0
 
@@ -53,8 +56,8 @@ def test_starter_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         name = line.removeprefix("# ").split(" = ")[0]
         if line.startswith("# ") and " = " in line and name in (
             "dtype", "special_tokens", "keep_text", "val", "test", "html_unescape", "users", "urls",
-            "C", "alpha", "kinds", "eta", "training", "max_depth", "tolerance", "max_errors",
-            "kind", "device",
+            "C", "alpha", "penalty", "l1_ratio", "solver", "kinds", "eta", "training", "max_depth",
+            "tolerance", "max_errors", "kind", "device",
         ):  # fmt: skip
             line = line.removeprefix("# ")
         lines.append(line)
@@ -72,7 +75,7 @@ def test_stages_one_by_one(
     assert len(json.loads(capsys.readouterr().out)) == 8
     assert run_command(["consolidate", config, "-q"]) == 0
     out = capsys.readouterr().out
-    for part in ("final hidden state (baseline)", "best single layer", "chosen:", "0..2"):
+    for part in ("baseline: final hidden state", "best single layer", "chosen:", "0..2"):
         assert part in out
     assert (tmp_path / "run" / "figures" / "mood.png").stat().st_size > 10_000
     texts = tmp_path / "texts.txt"

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ProbeConfig
-from pipeline.linear import Standardiser
 from pipeline.layerprobes import fit_probe
+from pipeline.linear import Standardiser
 from pipeline.probe import (
     Probe,
     Problem,
