@@ -18,8 +18,6 @@ Array = NDArray[Any]
 MAX_ITERATIONS = 2000
 MAX_BACKTRACKS = 6
 SUFFICIENT_DECREASE = 1e-4
-GAP_SHARE = 1e-2
-"""The estimated relative gap to the optimum may be at most this share of the tolerance."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ class Path:
         shape: ``(outputs, features + 1)``, the bias last.
         strengths: every C, smallest first.
         total: sum of the row weights.
-        tol: largest entry of the mean loss's gradient at the optimum, and (times ``GAP_SHARE``)
-            largest estimated relative gap of the objective.
+        tol: largest entry of the mean loss's gradient at the optimum; its square is the largest
+            estimated relative gap of the objective, which is quadratic in the gradient.
         memory: curvature pairs to keep.
 
     Attributes:
@@ -231,10 +229,12 @@ class Path:
         largest = float(np.abs(gradient).max(initial=0)) / (self.strength * self.total)
         gap = -0.5 * self._slope
         value = self._value(self.theta, self._loss)
-        return largest <= self.tol and gap <= GAP_SHARE * self.tol * value
+        return largest <= self.tol and gap <= self.tol**2 * value
 
     def _finish(self, converged: bool) -> None:
-        self.optima.append(Optimum(self.theta.copy(), converged, self._iterations))
+        # The direction that shows how near the optimum is also leads there: a step for nothing.
+        last = self._direction if converged and self._pairs else 0.0
+        self.optima.append(Optimum(self.theta + last, converged, self._iterations))
         self._iterations = 0
         self.num_slow = 0
         self._restarted = False

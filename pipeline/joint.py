@@ -36,8 +36,8 @@ PRODUCTS_PER_PASS = 50
 SLOW_ITERATIONS = 40
 """Iterations at one C after which the Hessian at hand is made: about what it costs."""
 MAX_HESSIANS = 4
-MEMORY = 10
-PLAIN_MEMORY = 20
+MEMORY = 20
+"""Curvature pairs to keep."""
 CURVATURE: dict[Kind, float] = {"binary": 0.25, "softmax": 0.5, "squared": 1.0}
 """Largest second derivative of a loss in the output (Boehning 1992)."""
 
@@ -108,7 +108,7 @@ class JointDescent:
                 grid,
                 problem.total,
                 tol=tol,
-                memory=PLAIN_MEMORY if self.plain else MEMORY,
+                memory=MEMORY,
                 start=start,
             )
             for problem, grid, start in zip(problems, strengths, starts, strict=True)

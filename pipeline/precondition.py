@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.linalg import blas
 
+from pipeline.products import factorise
+
 Array = NDArray[Any]
 LEVELS_PER_DECADE = 8
 """Resolution of the scales for which factors are made: neighbours share one."""
@@ -71,9 +73,7 @@ class _Factors:
                 diagonal = 1 + jitter
             matrix[np.diag_indices_from(matrix)] += np.float32(diagonal)
             try:
-                return scale, np.asarray(
-                    linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
-                )
+                return scale, factorise(matrix)
             except linalg.LinAlgError:
                 # It only preconditions: jitter is harmless.
                 jitter = 10 * jitter + 1e-7 * float(np.trace(self._gram)) * (

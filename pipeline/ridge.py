@@ -18,11 +18,14 @@ from scipy import linalg
 from pipeline.design import Design
 from pipeline.gram import group_grams
 from pipeline.losses import Problem
+from pipeline.products import factorise
 
 Array = NDArray[Any]
 REFINEMENTS = 4
 RESIDUAL = 1e-9
 MAX_GROUPS = 16
+KERNEL_FEATURES = 512
+"""Features widened to float64 at a time."""
 
 
 def solve_ridge(
@@ -55,8 +58,9 @@ def solve_ridge(
         gram -= np.outer(mean * total, mean)
         part = right[chosen]
         centred = (part[:, :-1] - part[:, -1:] * mean).T
+        narrow = gram.astype(np.float32)
         for alpha in alphas:
-            w = solve_shifted(gram, alpha, centred).T
+            w = solve_shifted(gram, alpha, centred, narrow=narrow).T
             b = part[:, -1] / total - w @ mean
             yield chosen, alpha, np.concatenate([w, b[:, None]], axis=1)
 
@@ -85,13 +89,16 @@ def weighted_grams(design: Design, weights: Sequence[Array]) -> Iterator[tuple[A
         yield grams[0], sums[0]
 
 
-def solve_shifted(gram: Array, alpha: float, right: Array) -> Array:
-    """Solve ``(gram + alpha I) w = right`` for symmetric float64 ``gram``: ``(features, k)``."""
-    matrix = gram.astype(np.float32, order="F")
+def solve_shifted(gram: Array, alpha: float, right: Array, *, narrow: Array | None = None) -> Array:
+    """Solve ``(gram + alpha I) w = right`` for symmetric float64 ``gram``: ``(features, k)``.
+
+    ``narrow`` is the same matrix in float32, C order, for callers with many ``alpha``.
+    """
+    matrix = (gram.astype(np.float32) if narrow is None else narrow.copy()).T
     diagonal = np.diag_indices_from(matrix)
     matrix[diagonal] += np.float32(alpha)
     try:
-        factor = linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+        factor = factorise(matrix)
     except linalg.LinAlgError:
         return _solve_exactly(gram, alpha, right)
     size = max(float(np.abs(right).max(initial=0)), np.finfo(float).tiny)
@@ -130,7 +137,11 @@ def _kernel_solutions(
     xt = np.empty((design.num_features, design.num_rows), np.float32)
     for rows, block in design.blocks():
         xt[:, rows] = block
-    kernel = (xt.T @ xt).astype(np.float64)
+    # float64: under weak penalties the rows are nearly interpolated, all but the rounding.
+    kernel = np.zeros((design.num_rows, design.num_rows))
+    for start in range(0, design.num_features, KERNEL_FEATURES):
+        part = xt[start : start + KERNEL_FEATURES].astype(np.float64)
+        kernel += part.T @ part
     for chosen, weight in zip(members, weights, strict=True):
         keep = np.flatnonzero(weight > 0)
         w, root = weight[keep], np.sqrt(weight[keep])
@@ -142,8 +153,11 @@ def _kernel_solutions(
         y = np.stack([problems[i].target[keep].astype(np.float64) for i in chosen], axis=1)
         y_mean = w @ y / total
         x_mean = xt[:, keep] @ (w / total)
+        narrow = part.astype(np.float32)
         for alpha in alphas:
-            dual = solve_shifted(part, alpha, (y - y_mean) * root[:, None])
+            dual = solve_shifted(part, alpha, (y - y_mean) * root[:, None], narrow=narrow)
+            # Exactly orthogonal to the intercept's direction, in which only alpha damps rounding.
+            dual -= np.outer(root / total, root @ dual)
             dual *= root[:, None]
             theta = (xt[:, keep].astype(np.float64) @ dual).T
             bias = y_mean - theta @ x_mean

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import LinAlgError
 
-from pipeline.products import times
+from pipeline.products import factorise, times
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 40])
@@ -30,3 +31,12 @@ def test_without_the_private_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.products._HAS_LINEAR", False)
     rows, block = torch.randn(3, 20), torch.randn(20, 50)
     torch.testing.assert_close(times(rows, block), rows @ block)
+
+
+def test_factor_equals_scipys() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 90)).astype(np.float32)
+    gram = x @ x.T
+    found = np.tril(factorise(gram.copy(order="F")))
+    np.testing.assert_allclose(found, np.linalg.cholesky(gram), rtol=1e-4, atol=1e-4)
+    with pytest.raises(LinAlgError, match="not positive"):
+        factorise(np.asfortranarray(gram - 1000 * np.eye(60, dtype=np.float32)))
