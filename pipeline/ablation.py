@@ -120,7 +120,7 @@ class _Bench:
         self.backbone, self.head, self.hidden = backbone, head, hidden
         self.texts, self.say = texts, say
         self.stored = np.dtype(head.card.stored_dtype)
-        self.layers = sorted(edges.layer for edges in head.layers)
+        self.layers = list(head.features)
         floats = len(self.layers) * backbone.neuron_size + backbone.hidden_size
         per_text = 4 * floats * len(head.card.poolings)
         self.block_size = max(MIN_BLOCK, BLOCK_BYTES // per_text)
@@ -162,7 +162,7 @@ class _Bench:
             for layer, pooled in zip(self.layers, activations.ffn, strict=True)
         }
         return {
-            "chosen": self.head.outputs_full(rows),
+            "chosen": self.head.decision_outputs(self.head.outputs_full(rows)),
             HIDDEN: self.hidden.outputs(self._as_stored(activations.hidden[0])),
         }
 

@@ -7,6 +7,7 @@ usage or configuration, 130 interrupted.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from rich.markup import escape
 from pipeline import storecli
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.progress import Terminal
 from store.errors import SalientError
 
 app = typer.Typer(
@@ -38,17 +40,14 @@ ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="The run's TOML file; `salient init` writes one.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+JobId = Annotated[
+    str | None, typer.Argument(help="The job's id, or how it begins; default the youngest.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 
 
-def _say(quiet: bool) -> Any:
-    start = time.monotonic()
-
-    def say(line: str) -> None:
-        if not quiet:
-            print(f"[{time.monotonic() - start:7.1f} s] {line}", file=sys.stderr, flush=True)
-
-    return say
+def _say(quiet: bool) -> Terminal:
+    return Terminal(quiet=quiet)
 
 
 def _print_json(data: Any) -> None:
@@ -211,8 +210,13 @@ def score(
         list[Path], typer.Argument(metavar="INPUT...", help="Tweet dumps or files of texts.")
     ],
     run_path: Annotated[
-        Path, typer.Option("--run", help="A run folder, or the TOML file of a finished run.")
-    ],
+        Path | None,
+        typer.Option("--run", help="A run folder, or the TOML file of a finished run."),
+    ] = None,
+    heads: Annotated[
+        list[Path] | None,
+        typer.Option("--heads", help="Instead: a head folder; may be repeated, one for each task."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for date=…/*.parquet.")
     ] = None,
@@ -228,6 +232,23 @@ def score(
     id: Annotated[
         str | None, typer.Option(help="Column of the id; default `id` if there is one.")
     ] = None,
+    languages: Annotated[
+        list[str] | None, typer.Option("--lang", help="This language only; may be repeated.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only tweets from this date or time (UTC) on.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only tweets before this date or time.")] = None,
+    retweets: Annotated[
+        str | None, typer.Option(help="keep (default), drop, or only: nothing but retweets.")
+    ] = None,
+    max_errors: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of unreadable lines that is no failure: 0.05."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and count; run no model, write nothing.")
+    ] = False,
     model: Annotated[
         str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
     ] = None,
@@ -237,25 +258,132 @@ def score(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score texts or tweets with a run's heads into Parquet; run again to resume."""
+    """Score texts or tweets into Parquet by date; run again to resume, nothing is done twice."""
     from pipeline import scoring
+    from pipeline.score import IncompleteScores
 
-    report, folder = scoring.score_files(
-        inputs,
-        run_path,
-        output,
-        tasks=tasks or (),
-        format=format,
-        text=text,
-        id=id,
-        model=model,
-        device=device,
-        say=_say(quiet),
-    )
+    failure = None
+    try:
+        report = scoring.score_files(
+            inputs,
+            run_path,
+            output,
+            heads=heads or (),
+            tasks=tasks or (),
+            format=format,
+            text=text,
+            id=id,
+            model=model,
+            device=device,
+            dry_run=dry_run,
+            say=_say(quiet),
+            languages=tuple(languages or ()),
+            since=since,
+            until=until,
+            retweets=retweets,
+            max_errors=max_errors,
+        )
+    except IncompleteScores as error:
+        report, failure = error.report, error
     if as_json:
-        _print_json({"output": str(folder), **report.to_dict()})
+        _print_json(report.to_dict())
+    else:
+        out.print(f"{escape(report.output)}: {escape(report.summary())}")
+    if failure is not None:
+        raise failure
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    context: typer.Context,
+    config: ConfigFile,
+    stage: Annotated[
+        str, typer.Argument(help="run, extract, probe, consolidate, rank, ablate or score.")
+    ] = "run",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the batch script (or command); start nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a stage that outlives this shell; print its job id. Further words go to the stage."""
+    from pipeline import submit as jobs
+
+    if dry_run:
+        print(jobs.dry_run(stage, config, context.args), end="")
         return
-    out.print(f"{escape(str(folder))}: {escape(report.summary())}")
+    job = jobs.submit(stage, config, context.args)
+    if as_json:
+        _print_json({"job": job.id, "folder": str(job.path)})
+        return
+    out.print(job.id)
+    print(f"salient status {job.id}, salient logs {job.id} -f", file=sys.stderr)
+
+
+@app.command("jobs")
+def list_jobs(as_json: AsJson = False) -> None:
+    """List submitted jobs, the youngest first."""
+    from pipeline import submit as jobs
+    from pipeline.jobfolder import all_jobs, jobs_root
+
+    rows = []
+    for job in all_jobs():
+        try:
+            rows.append(jobs.describe(job))
+        except SalientError as error:  # one damaged folder hides none of the others
+            print(f"salient: {error}", file=sys.stderr)
+    if not rows:
+        print(f"no jobs in {jobs_root()}", file=sys.stderr)
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        out.print(
+            escape(
+                f"{row['job']}  {row['state']:<9}  {row['stage']:<11}  {row['name']}"
+                f"  {row['submitted']}  {row['progress']}"
+            )
+        )
+
+
+@app.command()
+def status(job: JobId = None, as_json: AsJson = False) -> None:
+    """Say how a submitted job stands."""
+    from pipeline import submit as jobs
+    from pipeline.jobfolder import find_job
+
+    facts = jobs.describe(find_job(job))
+    if as_json:
+        _print_json(facts)
+        return
+    for key, value in facts.items():
+        if value not in ("", None):
+            out.print(escape(f"{key}: {value}"))
+
+
+@app.command()
+def logs(
+    job: JobId = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+    ] = False,
+) -> None:
+    """Print what a submitted job has printed."""
+    from pipeline import submit as jobs
+    from pipeline.jobfolder import find_job
+
+    for piece in jobs.follow(find_job(job), until_end=follow, sleep=time.sleep):
+        print(piece, end="", flush=True)
+
+
+@app.command()
+def cancel(job: Annotated[str, typer.Argument(help="The job's id, or how it begins.")]) -> None:
+    """Stop a submitted job; what it has finished is kept."""
+    from pipeline import submit as jobs
+    from pipeline.jobfolder import find_job
+
+    found = find_job(job)
+    jobs.cancel(found)
+    out.print(f"{found.id}: asked to stop")
 
 
 @app.command()
@@ -278,6 +406,62 @@ def inspect(
             out.print(escape(line))
 
 
+@app.command("report")
+def write_report(
+    run_path: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or the TOML file of its run.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The HTML page; default RUN/report.html."),
+    ] = None,
+    images: Annotated[
+        str, typer.Option(help="Files of each figure: png, svg, both or none.")
+    ] = "both",
+    scores: Annotated[
+        Path | None, typer.Option(help="A folder of scores made with the run: adds their drift.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a finished run's report: one HTML page, and its figures as PNG and SVG."""
+    from pipeline import htmlreport
+
+    written = htmlreport.write_report(run_path, output, images=images, scores=scores)
+    if as_json:
+        _print_json({"page": str(written[0]), "figures": [str(path) for path in written[1:]]})
+        return
+    for path in reversed(written):
+        out.print(f"written: {escape(str(path))}")
+
+
+@app.command()
+def explore(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="An activation store.")],
+    run_path: Annotated[
+        Path | None,
+        typer.Option("--run", help="A finished run on it: adds ranks and decisions."),
+    ] = None,
+    port: Annotated[int, typer.Option(help="On this machine; 0 takes any free one.")] = 5006,
+    model: Annotated[
+        str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search a store's neurons in a local web page; nothing leaves this machine."""
+    from pipeline import explorer
+
+    explorer.serve(
+        store,
+        run=run_path,
+        port=port,
+        model=model,
+        show=show,
+        say=_say(quiet),
+        announce=lambda line: print(line, flush=True),
+    )
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the example.")] = Path("runs/demo"),
@@ -296,6 +480,9 @@ def demo(
     settings = RunConfig.load(config)
     metrics = jobs.run(settings, say=_say(quiet))
     _show_metrics(Path(settings.run_dir), metrics, as_json=False)
+    run_dir, store = escape(str(folder / "run")), escape(str(folder / "activations"))
+    out.print(f"look closer: salient report {run_dir}")
+    out.print(f"             salient explore {store} --run {run_dir} --open")
 
 
 def _show_metrics(
@@ -311,7 +498,11 @@ def _show_metrics(
         sweep = read_table(folder.sweep(name))
         if plots:
             try:
-                report.plot_task(name, task, sweep, folder.figures / f"{name}.png")
+                from pipeline.figures import write_overview
+                from pipeline.reportdata import TaskFacts
+
+                overview = TaskFacts(name, task, sweep)
+                write_overview(overview, folder.figures / f"{name}.png")
                 figures.append(folder.figures / f"{name}.png")
             except (ConfigError, OSError) as error:
                 print(f"salient: no plot: {error}", file=sys.stderr)
@@ -367,4 +558,6 @@ def _interrupted() -> int:
 
 def main() -> NoReturn:
     """Entry point of the command ``salient``."""
+    # Batch systems and service managers stop a command so; workers started here must end with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run_command())

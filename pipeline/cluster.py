@@ -1,4 +1,4 @@
-"""Where tasks run: this process's threads, a local cluster of processes, or a running scheduler.
+"""Where tasks run: this process's threads, or workers on a Dask cluster of any kind.
 
 ``map_tasks`` is all that the jobs know of Dask. Results come back in the order of the tasks and do
 not depend on where they ran.
@@ -6,26 +6,23 @@ not depend on where they ran.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dask
 import torch
 from threadpoolctl import threadpool_limits
 
-from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError
+from pipeline.clusterkinds import KINDS, num_cores
+from pipeline.config import ClusterConfig, RunConfig, is_model_path
 from pipeline.memory import free_memory
+from pipeline.session import Session, connected
+
+__all__ = ["at_most", "map_tasks", "num_cores", "task_memory", "workers_for"]
 
 T = TypeVar("T")
-CONNECT_TIMEOUT_S = 30
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_tasks(
@@ -40,17 +37,18 @@ def map_tasks(
     Args:
         function: a module-level function, so that other processes can import it.
         tasks: argument tuples; small things only (paths and settings, never arrays).
-        cluster: where to run.
+        cluster: where to run; ``workers`` bounds the tasks under way at a time.
         on_done: called in this process with each result as it arrives.
 
     Raises:
         ConfigError: the cluster's extra is not installed or its scheduler cannot be reached.
+        ClusterError: workers went away and did not come back.
         Exception: the first task's error.
     """
     if not tasks:
         return []
-    workers = min(cluster.workers or num_cores(), len(tasks))
     if cluster.kind == "local":
+        workers = min(cluster.workers or num_cores(), len(tasks))
 
         def call(*task: Any) -> T:
             result = function(*task)
@@ -58,26 +56,24 @@ def map_tasks(
             return result
 
         # BLAS threads and Dask threads share the cores; together they must not exceed them.
-        with _threads(max(1, num_cores() // workers)):
+        threads = min(max(1, num_cores() // workers), torch.get_num_threads())
+        with _threads(threads):
             graph = [dask.delayed(call, pure=False)(*task) for task in tasks]
             return list(dask.compute(*graph, scheduler="threads", num_workers=workers))
-    with _client(cluster, workers) as client:
-        threads = max(1, num_cores() // workers) if cluster.kind == "processes" else None
-        futures = [
-            client.submit(_within_budget, threads, function, *task, pure=False) for task in tasks
-        ]
-        from distributed import as_completed
-
-        for future in as_completed(futures):
-            on_done(future.result())
-        return [future.result() for future in futures]
+    results: dict[int, T] = {}
+    with connected(cluster) as session:
+        at_a_time = cluster.workers or session.num_slots()
+        for index, result in session.stream(function, tasks, at_a_time=at_a_time):
+            results[index] = result
+            on_done(result)
+    return [results[index] for index in range(len(tasks))]
 
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
     """Limit the threads of BLAS, OpenMP and torch in this process."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(number, before))
+    torch.set_num_threads(number)
     try:
         with threadpool_limits(number):
             yield
@@ -85,57 +81,44 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _within_budget(threads: int | None, function: Callable[..., T], *task: Any) -> T:
-    """Run a task on a worker with its share of the cores; None takes the share of the environment.
-
-    A nanny leaves variables such as OMP_NUM_THREADS as the parent had them, so that the environment
-    of local processes says nothing of their number.
-    """
-    if threads is None:
-        from distributed import get_worker
-
-        cores = int(os.environ.get("OMP_NUM_THREADS", "0")) or num_cores()
-        threads = max(1, cores // get_worker().state.nthreads)
-    with _threads(threads):
-        return function(*task)
-
-
 def task_memory(cluster: ClusterConfig, num_tasks: int) -> tuple[int, int]:
     """Tasks that run at the same time, and the bytes that they may take together.
 
-    On a scheduler's workers each task has its worker's memory; the figures are for one.
+    On workers of other machines each task has its worker's memory; the figures are for one.
     """
-    if cluster.kind != "scheduler":
+    if KINDS[cluster.kind].local:
         return min(cluster.workers or num_cores(), num_tasks), free_memory()
-    with _client(cluster, 1) as client:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        shares = [w["memory_limit"] // max(1, w["nthreads"]) for w in workers]
+    with connected(cluster) as session:
+        shares = [w["memory_limit"] // max(1, w["nthreads"]) for w in session.workers().values()]
     return 1, min((share for share in shares if share), default=free_memory())
 
 
+def at_most(cluster: ClusterConfig, num_tasks: int) -> ClusterConfig:
+    """The cluster with a bound on the tasks of this machine, whose memory they share."""
+    if not KINDS[cluster.kind].local:
+        return cluster
+    return cluster.model_copy(update={"workers": num_tasks, "min_workers": None})
+
+
 @contextmanager
-def _client(cluster: ClusterConfig, workers: int) -> Iterator[Any]:
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise ConfigError(
-            f"cluster.kind = {cluster.kind!r} needs the extra: pip install 'salient[cluster]'"
-        ) from None
-    if cluster.kind == "scheduler":
-        try:
-            connected = Client(cluster.address, timeout=CONNECT_TIMEOUT_S)
-        except (OSError, TimeoutError) as error:
-            raise ConfigError(
-                f"cluster.address {cluster.address!r}: no Dask scheduler answers ({error});"
-                " start one with `dask scheduler` or use kind = 'local'"
-            ) from None
-        with connected as client:
-            yield client
+def workers_for(
+    config: RunConfig, say: Callable[[str], None], *, outputs: Sequence[Path] = ()
+) -> Iterator[Session | None]:
+    """One session for all that a run does, checked against the run's folders; None for threads.
+
+    Args:
+        config: the run.
+        say: called with a line for what happens to workers.
+        outputs: further folders that workers write to.
+    """
+    if config.cluster.kind == "local":
+        yield None
         return
-    with (
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, processes=True
-        ) as local,
-        Client(local) as client,
-    ):
-        yield client
+    model = config.backbone.model
+    with connected(
+        config.cluster,
+        folders=[Path(config.run_dir), Path(config.store.path).parent, *outputs],
+        inputs=[model] if is_model_path(model) else [],
+        say=say,
+    ) as session:
+        yield session

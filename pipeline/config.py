@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import ConfigError
 
-SCORE_COLUMNS = ("id", "created_at", "source_file", "text_hash", "n_tokens", "truncated")
+SCORE_COLUMNS = (
+    "id", "created_at", "source_file", "text_hash", "n_tokens", "truncated", "fingerprint",
+)  # fmt: skip
 """Columns of scored Parquet files beside those of the tasks."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
@@ -186,7 +188,8 @@ class ProbeConfig(_Section):
     class_weight: Literal["balanced"] | None = None
     """Rows weighted so that all classes weigh the same; None: all rows weigh the same."""
     tol: float = Field(default=1e-4, gt=0)
-    """Largest gradient entry of the mean loss at which a fit counts as converged."""
+    """Largest gradient entry of the mean loss at which a fit counts as converged; its square is the
+    largest estimated gap of the penalised loss to the optimum, relative to it."""
 
     @model_validator(mode="after")
     def _grids(self) -> ProbeConfig:
@@ -199,26 +202,68 @@ class ProbeConfig(_Section):
 class HeadConfig(_Section):
     """Phase 2: the cross-layer heads and the choice of depth."""
 
-    kinds: tuple[Literal["frozen", "sparse"], ...] = ("frozen", "sparse")
+    kinds: tuple[Literal["frozen", "sparse", "ensemble"], ...] = ("frozen", "sparse", "ensemble")
+    """Heads to train; the ensemble is the mean of a depth's best frozen and best sparse head."""
+    select: Literal["share", "top_k", "budget"] = "share"
+    """How salient features are selected: a share of each layer's importance (``eta``), so many of
+    each layer (``top_k``), or so many of all layers together (``budget``). All sizes are tried."""
     eta: tuple[float, ...] = (0.1, 0.25, 0.5)
-    """Shares of each layer's squared importance that the salient neurons must reach."""
+    """Shares of each layer's squared importance that the salient features must reach."""
+    top_k: tuple[int, ...] = (32, 128, 512)
+    """Numbers of features of each layer."""
+    budget: tuple[int, ...] = (128, 512, 2048)
+    """Numbers of features of layers ``0..depth`` together, those with the largest shares of their
+    layers' squared importance."""
+    ranking: str = "weight"
+    """What importance is: the probes' weights, or another ranking of ``salient rank``."""
     max_features: int = Field(default=8192, ge=1)
     """Largest number of salient features of a sparse head; larger candidates are left out."""
-    training: Literal["seen", "cross_fit"] = "cross_fit"
-    """What the frozen head's network is trained on: Phase 1's outputs on its own training rows, or
-    out-of-fold ones."""
+    training: Literal["seen", "unseen", "both", "cross_fit"] = "cross_fit"
+    """What the frozen head's network is trained on: the outputs of the probes on the rows that they
+    were fitted on (seen), or out-of-fold outputs on these rows (cross_fit). For unseen and both,
+    Phase 2 builds on the probes fitted without fold 0; the network is trained on fold 0 (unseen),
+    or on all rows (both)."""
     folds: int = Field(default=5, ge=2)
+    judge: Literal["validation", "cross_validation"] = "validation"
+    """What heads are compared, calibrated and given thresholds by: their outputs on the validation
+    rows alone, or together with out-of-fold outputs on the training rows (as many fits more as
+    there are folds; steadier where the validation split is small)."""
     hidden_width: int = Field(default=16, ge=0)
     """Width of the frozen head's dense network; 0 for a single linear layer."""
     max_depth: float = Field(default=1.0, gt=0, le=1)
     """Deepest block allowed, as a share of the backbone's blocks."""
     tolerance: float = Field(default=0.01, ge=0)
-    """The smallest depth whose validation score is within this of the best is chosen."""
+    """The smallest depth whose score is within this of the best is chosen."""
+    calibrate: bool = True
+    """Calibrate class probabilities, and try thresholds per class, on the rows of ``judge``."""
+    licence: str | None = None
+    """Terms for passing the heads on, noted on their cards."""
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """Sizes of the salient sets to try, in the unit of ``select``, increasing."""
+        grids = {"share": self.eta, "top_k": self.top_k, "budget": self.budget}
+        return tuple(sorted(set(grids[self.select])))
+
+    @property
+    def num_folds(self) -> int:
+        """Folds that Phase 1 fits out-of-fold probes for; 0 if none are needed."""
+        return 0 if self.training == "seen" else self.folds
 
     @model_validator(mode="after")
     def _shares(self) -> HeadConfig:
         if not self.kinds or not self.eta or not all(0 < eta <= 1 for eta in self.eta):
             raise ValueError("kinds and eta need at least one value; eta lies in (0, 1]")
+        for name, grid in (("top_k", self.top_k), ("budget", self.budget)):
+            if not grid or min(grid) < 1:
+                raise ValueError(f"{name} needs at least one value, all at least 1")
+        if "ensemble" in self.kinds and not {"frozen", "sparse"} <= set(self.kinds):
+            raise ValueError("kinds: the ensemble is made of frozen and sparse heads; name both")
+        if self.judge == "cross_validation" and self.training != "cross_fit":
+            raise ValueError(
+                f"judge = 'cross_validation' goes with training = 'cross_fit', not"
+                f" {self.training!r}: the other outputs on training rows are not held out"
+            )
         return self
 
 
@@ -226,25 +271,95 @@ class ScoreConfig(_Section):
     """Batch scoring."""
 
     output: str | None = None
-    block_rows: int = Field(default=4096, ge=1)
+    languages: tuple[str, ...] = ()
+    """Score tweets of these languages only, by Twitter's codes (``en``); default: all."""
+    since: str | None = None
+    """Score tweets from this date or time on, in UTC."""
+    until: str | None = None
+    """Score tweets before this date or time."""
+    retweets: Literal["keep", "drop", "only"] = "keep"
+    """Retweets are scored by the full text of the tweet that they repeat."""
     max_errors: float = Field(default=0.05, ge=0, le=1)
     """Share of unreadable lines above which a scoring run fails."""
+    block_rows: int = Field(default=4096, ge=1)
+    """Rows read and scored at a time."""
+    buffer_rows: int = Field(default=250_000, ge=1)
+    """Scored rows that wait in memory, so that files do not get small."""
+    cache_texts: int = Field(default=200_000, ge=0)
+    """Texts whose scores are remembered while a run goes on, for retweets."""
     parity_samples: int = Field(default=16, ge=0)
     """Stored samples that are recomputed before scoring starts."""
+    drift_warning: float = Field(default=0.2, gt=0)
+    """Population stability index, beyond what chance makes of it, from which a run warns that the
+    texts are no longer like those the heads were validated on."""
 
 
 class ClusterConfig(_Section):
     """Where the work runs; does not affect results."""
 
-    kind: Literal["local", "processes", "scheduler"] = "local"
+    kind: Literal[
+        "local",
+        "processes",
+        "cuda",
+        "scheduler",
+        "ssh",
+        "slurm",
+        "pbs",
+        "lsf",
+        "sge",
+        "oar",
+        "moab",
+        "htcondor",
+        "kubernetes",
+        "gateway",
+    ] = "local"
+    """Threads of this process, processes of this machine, a running scheduler, or what starts
+    workers elsewhere; the rows of ``pipeline.clusterkinds.KINDS``."""
     workers: int | None = Field(default=None, ge=1)
+    """Workers to start, or tasks under way on a running scheduler; default one for each core, GPU
+    or host of ``hosts``, one job of a batch system, or all workers there. The most if adapting."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Let the number of workers follow the work, between this and ``workers``."""
     address: str | None = None
+    """Of a running scheduler (``tcp://host:8786``, ``tls://…``) or of a Dask Gateway."""
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    """PEM files for a scheduler at a ``tls://`` address."""
+    hosts: tuple[str, ...] = ()
+    """ssh: the scheduler's host and the workers' (a host may come several times)."""
     device: str = "auto"
+    """Torch device. With "cuda" blocks go only to workers that offer the resource GPU."""
+    workers_per_gpu: int = Field(default=1, ge=1)
+    """cuda: workers that share a GPU, each with a model of its own."""
+    cores: int | None = Field(default=None, ge=1)
+    """Cores of a worker; default a share of this machine's, elsewhere the worker's threads."""
+    memory: str | None = None
+    """Memory of a worker, as in "8GB"."""
+    walltime: str | None = Field(default=None, pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")
+    """Batch systems: time limit of the driver's job and of each worker's, as "HH:MM:SS"."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the kind's own cluster class, such as queue, account or image."""
+    dashboard: str | None = None
+    """Where a cluster that is started here serves its dashboard, as ":8787"; default any port."""
+    wait_s: float = Field(default=600, gt=0)
+    """How long to wait for a scheduler or for workers that do not answer. Workers that wait in the
+    queue of a batch system are waited for without end."""
 
     @model_validator(mode="after")
-    def _address(self) -> ClusterConfig:
-        if (self.kind == "scheduler") != (self.address is not None):
-            raise ValueError("address goes with kind = 'scheduler', and with no other kind")
+    def _keys_go_with_the_kind(self) -> ClusterConfig:
+        if (self.kind in ("scheduler", "gateway")) != (self.address is not None):
+            raise ValueError(
+                "address goes with kind = 'scheduler' or 'gateway', and with no other kind"
+            )
+        if (self.kind == "ssh") != bool(self.hosts):
+            raise ValueError("hosts goes with kind = 'ssh', and with no other kind")
+        if len(self.hosts) == 1:
+            raise ValueError("hosts needs the scheduler's host and at least one worker's")
+        if len({key is None for key in (self.tls_ca, self.tls_cert, self.tls_key)}) > 1:
+            raise ValueError("tls_ca, tls_cert and tls_key go together")
+        if self.min_workers is not None and self.min_workers > (self.workers or 0):
+            raise ValueError("min_workers needs workers, and is at most that")
         return self
 
 
@@ -291,7 +406,7 @@ class RunConfig(_Section):
 
     @classmethod
     def load(cls, path: str | Path) -> RunConfig:
-        """Read, resolve and validate a TOML file.
+        """Read, resolve and validate a TOML file (or a JSON file, as jobs carry with them).
 
         Relative paths are resolved against the file's folder.
 
@@ -300,14 +415,15 @@ class RunConfig(_Section):
         """
         path = Path(path)
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         except FileNotFoundError:
             raise ConfigError(
                 f"{path}: no such configuration file; `salient init {path}` writes a starter"
             ) from None
         except IsADirectoryError:
             raise ConfigError(f"{path}: is a folder; name the TOML file inside it") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
@@ -335,6 +451,12 @@ class RunConfig(_Section):
                 "backbone": self.backbone.model_copy(update={"model": model}),
                 "store": self.store.model_copy(update={"path": at(self.store.path)}),
                 "score": self.score.model_copy(update={"output": at(self.score.output)}),
+                "cluster": self.cluster.model_copy(
+                    update={
+                        key: at(getattr(self.cluster, key))
+                        for key in ("tls_ca", "tls_cert", "tls_key")
+                    }
+                ),
                 "corpus": tuple(
                     source.model_copy(
                         update={

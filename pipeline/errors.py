@@ -33,3 +33,7 @@ class HeadError(SalientError):
 
 class ScoreError(SalientError):
     """Scoring cannot go on without giving wrong or doubled rows."""
+
+
+class ClusterError(SalientError):
+    """Workers or their scheduler went away, or a job cannot be started, found or stopped."""

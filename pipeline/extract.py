@@ -189,7 +189,7 @@ def extract_corpus(
     )
     plan = store.plan_append(texts)
     todo = sum(len(block) for block in plan.blocks)
-    _check_disk(store_path, todo * store.schema.bytes_per_sample)
+    check_disk(store_path, todo * store.schema.bytes_per_sample)
     find_texts = _text_finder(plan, texts if not store.schema.store_text else None)
     try:
         _extract_blocks(extractor, store, plan, find_texts, progress)
@@ -261,6 +261,7 @@ def extract_block(
     block: Block,
     *,
     texts: pa.Table | None = None,
+    on_computed: Callable[[], None] = lambda: None,
 ) -> None:
     """Compute and write one block of a plan; any process may do any block.
 
@@ -270,10 +271,13 @@ def extract_block(
         plan: from ``plan_append`` or ``open_plan``.
         block: one of ``plan.blocks``.
         texts: columns id and text, if the store does not keep texts.
+        on_computed: called before the block is written; the extractor is then free for another.
     """
+    meter = extractor.meter
     encoded = extractor.encode(_text_finder(plan, texts)(block))
     pooled = extractor.compute(encoded, dtype=STORED[store.schema.dtype])
-    _write(store, plan, block, pooled, extractor.meter)
+    on_computed()
+    _write(store, plan, block, pooled, meter)
 
 
 def _write(store: ActivationStore, plan: Any, block: Block, pooled: Pooled, meter: Meter) -> None:
@@ -306,7 +310,8 @@ def _text_finder(plan: Any, texts: pa.Table | None) -> Callable[[Block], list[st
     return lambda block: [by_id[key] for key in plan.samples(block)["id"].to_pylist()]
 
 
-def _check_disk(path: str | Path, needed: int) -> None:
+def check_disk(path: str | Path, needed: int) -> None:
+    """Refuse to start what the disk cannot hold; ``needed`` in bytes."""
     free = shutil.disk_usage(path).free
     if needed > free:
         raise ExtractError(

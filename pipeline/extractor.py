@@ -27,6 +27,7 @@ from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
 from pipeline.lanes import num_lanes, side_by_side
 from pipeline.packing import Batch, plan_batches
+from pipeline.picking import Picked
 from pipeline.pooling import Segments, argmax_tokens, check_poolings, pool
 from pipeline.throughput import Meter
 from pipeline.tokens import Encoded, encode
@@ -67,6 +68,8 @@ class Extractor:
         batch_tokens: token slots per batch; default by device. Halved, once, if memory runs out.
             On the CPU as many batches run at a time as there are cores (eight at most).
         peaks: also find the token on which each neuron peaked.
+        features: layer -> ``(k,)`` int64 pooled features (``pooling * neurons + neuron``). Only
+            these are pooled, of these layers, and ``compute`` gives ``(n, k)`` for each.
     """
 
     def __init__(
@@ -79,10 +82,13 @@ class Extractor:
         hidden: Literal["final", "all", "none"] = "final",
         batch_tokens: int | None = None,
         peaks: bool = False,
+        features: Mapping[int, NDArray[np.int64]] | None = None,
     ) -> None:
         self.backbone = backbone
         self.poolings = check_poolings(poolings)
         self.special_tokens = special_tokens
+        if features is not None:
+            layers = sorted(features)
         self.layers = tuple(range(backbone.num_layers) if layers is None else layers)
         self.hidden_layers: tuple[int, ...] = backbone.hidden_indices(hidden)
         self.num_lanes = num_lanes(backbone.device)
@@ -93,6 +99,10 @@ class Extractor:
             default *= self.cores_each
         self.batch_tokens = batch_tokens or default
         self.peaks = peaks
+        self._picked = {
+            layer: Picked.of(wanted, backbone, layer=layer, poolings=self.poolings)
+            for layer, wanted in (features or {}).items()
+        }
         self.meter = Meter()
         self._halved = False
 
@@ -191,8 +201,12 @@ class Extractor:
             # Filled only where nothing will come: the rest is first touched by the lanes.
             return torch.empty(n, *shape, dtype=dtype).index_fill_(0, untouched, fill)
 
+        whole = (poolings, backbone.neuron_size)
+        shapes = [
+            self._picked[layer].shape if layer in self._picked else whole for layer in self.layers
+        ]
         pooled = Pooled(
-            [room(poolings, backbone.neuron_size, dtype=dtype, fill=0) for _ in self.layers],
+            [room(*shape, dtype=dtype, fill=0) for shape in shapes],
             [room(poolings, backbone.hidden_size, dtype=dtype, fill=0) for _ in self.hidden_layers],
             [
                 room(backbone.neuron_size, dtype=torch.int32, fill=-1)
@@ -202,7 +216,7 @@ class Extractor:
             encoded.truncated,
         )
         last = backbone.num_layers - 1
-        if backbone.last_neurons is not None and last in self.layers:
+        if backbone.last_neurons is not None and last in self.layers and not self._picked:
             cut = pooled.ffn[self.layers.index(last)]
             cut.fill_(torch.nan)
             cut[:, :, backbone.last_neurons] = 0
@@ -227,7 +241,10 @@ class Extractor:
 
         def on_ffn(layer: int, tokens: Tensor) -> None:
             at = self.layers.index(layer)
-            place(pooled.ffn[at], pool(tokens, segments, self.poolings))
+            if self._picked:
+                place(pooled.ffn[at], self._picked[layer].pool(tokens, segments))
+            else:
+                place(pooled.ffn[at], pool(tokens, segments, self.poolings))
             if self.peaks:
                 place(pooled.peaks[at], argmax_tokens(tokens, segments))
 
@@ -271,7 +288,7 @@ class Pooled:
     """Pooled activations of ``n`` texts, one tensor per layer, text by text."""
 
     ffn: list[Tensor]
-    """Per layer (n, pooling, neuron)."""
+    """Per layer (n, pooling, neuron), or (n, k) of chosen features."""
     hidden: list[Tensor]
     """Per hidden layer (n, pooling, hidden)."""
     peaks: list[Tensor]

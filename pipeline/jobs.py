@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
 from pipeline.backbone import Backbone
-from pipeline.cluster import map_tasks, task_memory
+from pipeline.cluster import at_most, map_tasks, task_memory, workers_for
+from pipeline.clusterextract import SET_ASIDE_SCHEMA, extract_on_workers, write_set_aside
 from pipeline.config import RunConfig
 from pipeline.corpus import Corpus, load_corpus
 from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
-from pipeline.extract import extract_corpus
+from pipeline.evaluation import evaluate_task
+from pipeline.extract import Extractor, extract_corpus
+from pipeline.golden import write_golden
 from pipeline.locking import one_at_a_time
 from pipeline.memory import MemoryPlan, plan_memory
 from pipeline.phase1 import (
@@ -32,14 +34,15 @@ from pipeline.phase1 import (
     probe_fingerprints,
     write_importance,
 )
-from pipeline.phase2 import HeadResult, consolidate_task, evaluate_task
+from pipeline.phase2 import HeadResult, consolidate_task
+from pipeline.progress import Say as Say
+from pipeline.progress import advance
 from pipeline.runfolder import RunFolder, read_card, read_metrics, write_card
 from pipeline.targets import load_target
 from pipeline.throughput import ExtractReport
 from store import ActivationStore
 from store.tables import table_digest, write_json
 
-Say = Callable[[str], None]
 GRAM_PARTS = 16
 """Shares in which a cluster makes the Gram matrix of a layer too large for a worker's memory."""
 
@@ -64,6 +67,36 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     say(describe_corpus(corpus))
     folder = RunFolder(Path(config.run_dir))
     _check_early(config, corpus, folder)
+    with workers_for(config, say) as session:
+        if session is None:
+            report, aside = _extract_here(config, corpus, say), SET_ASIDE_SCHEMA.empty_table()
+        else:
+            report, aside = extract_on_workers(config, corpus.samples, session, say=say)
+    write_set_aside(folder.path, aside)
+    store = ActivationStore.open(config.store.path)
+    for task in config.tasks:
+        spec = {"type": task.type, "classes": list(corpus.classes.get(task.name, ()))}
+        table = corpus.labels[task.name]
+        table = table.filter(pc.invert(pc.is_in(table["id"], value_set=aside["id"])))
+        if (
+            task.name not in store.tasks()
+            or dict(store.label_spec(task.name)) != spec
+            or not store.labels(task.name).equals(table)
+        ):
+            store.put_labels(task.name, table, spec=spec)
+    write_card(
+        folder,
+        config,
+        snapshot=store.snapshot_id,
+        content=_content(store),
+        extraction_fingerprint=store.schema.fingerprint,
+        corpus=corpus.report.to_dict(),
+        extraction=report.to_dict(),
+    )
+    return report
+
+
+def _extract_here(config: RunConfig, corpus: Corpus, say: Say) -> ExtractReport:
     settings = config.backbone
     backbone = Backbone.load(
         settings.model,
@@ -90,27 +123,15 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
         store_text=config.store.keep_text,
         normalisation=config.normalise.model_dump(),
         provenance={"backbone": settings.model_dump(), "normalise": config.normalise.model_dump()},
-        progress=lambda done, todo: say(f"extracted {done} of {todo} texts"),
+        progress=lambda done, todo: advance(say, "extracted", done, todo, "texts"),
     )
-    store = ActivationStore.open(config.store.path)
-    for task in config.tasks:
-        spec = {"type": task.type, "classes": list(corpus.classes.get(task.name, ()))}
-        table = corpus.labels[task.name]
-        if (
-            task.name not in store.tasks()
-            or dict(store.label_spec(task.name)) != spec
-            or not store.labels(task.name).equals(table)
-        ):
-            store.put_labels(task.name, table, spec=spec)
-    write_card(
-        folder,
-        config,
-        snapshot=store.snapshot_id,
-        content=_content(store),
-        extraction_fingerprint=store.schema.fingerprint,
-        corpus=corpus.report.to_dict(),
-        extraction=report.to_dict(),
+    extractor = Extractor(
+        backbone,
+        poolings=config.store.poolings,
+        special_tokens=settings.special_tokens,
+        hidden="none",
     )
+    write_golden(RunFolder(Path(config.run_dir)).golden, extractor, stored_dtype=config.store.dtype)
     return report
 
 
@@ -124,7 +145,7 @@ def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
         raise ConfigError(
             f"run_dir {folder.path}: cannot be written ({error.strerror}); choose another folder"
         ) from None
-    needed = config.head.folds if config.head.training == "cross_fit" else 2
+    needed = max(2, config.head.num_folds)
     for task in config.tasks:
         classes = corpus.classes.get(task.name, ())
         if task.positive is not None and task.positive not in classes:
@@ -205,6 +226,11 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
     Raises:
         ProbeError: nothing extracted yet, or a task that cannot be fitted.
     """
+    with workers_for(config, say):
+        return _probe(config, say)
+
+
+def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
     snapshot, store = open_run(config)
     targets = {task.name: load_target(store, task) for task in config.tasks}
     sources: list[int | str] = [HIDDEN, *range(store.schema.num_layers)]
@@ -222,7 +248,7 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
     folder = RunFolder(Path(config.run_dir))
     with one_at_a_time(folder.path, say):
         plan = _plan_layers(config, store, len(sources), say)
-        cluster = config.cluster.model_copy(update={"workers": plan.at_a_time})
+        cluster = at_most(config.cluster, plan.at_a_time)
         if plan.streams and config.cluster.kind != "local":
             shares = [(source, part) for source in sources for part in range(GRAM_PARTS)]
             tasks = [(config, snapshot, source, part, GRAM_PARTS) for source, part in shares]
@@ -269,7 +295,7 @@ def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
     Raises:
         ProbeError, StoreError: Phase 1 is not complete.
     """
-    with one_at_a_time(Path(config.run_dir), say):
+    with workers_for(config, say), one_at_a_time(Path(config.run_dir), say):
         return _consolidate(config, say)
 
 
@@ -303,12 +329,16 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
         say(
             f"head {result.task}: {card.kind}, layers 0..{card.depth}, {card.num_features} salient"
             f" features, validation {card.metric} {card.val_score:.4f} (of {result.num_tried}"
-            f" tried; {result.bytes_read / 1e6:.1f} MB read)"
+            f" tried; {result.reading.bytes_read / 1e6:.1f} MB read,"
+            f" {result.reading.ratio:.2f} times the salient slices)"
         )
 
     arguments = [(config, snapshot, task) for task in config.tasks]
-    map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)
+    folder.metrics.unlink(missing_ok=True)  # of the heads that are now replaced
+    results = map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)
     reports = map_tasks(evaluate_task, arguments, config.cluster)
+    for result, report in zip(results, reports, strict=True):
+        report["reading"] = result.reading.to_dict()
     metrics = {
         "format_version": 1,
         "fingerprint": fingerprint,
@@ -321,9 +351,10 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
 
 def run(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
     """Extract, probe and consolidate; returns the metrics."""
-    extract(config, say=say)
-    probe(config, say=say)
-    return consolidate(config, say=say)
+    with workers_for(config, say):
+        extract(config, say=say)
+        probe(config, say=say)
+        return consolidate(config, say=say)
 
 
 def _source_name(source: int | str) -> str:

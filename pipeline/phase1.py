@@ -113,7 +113,7 @@ def phase1_fingerprint(config: RunConfig, target: Target, extraction: str, share
     """
     parts = {
         "probe": config.probe.model_dump(mode="json"),
-        "folds": config.head.folds if config.head.training == "cross_fit" else 0,
+        "folds": config.head.num_folds,
         "task": target.task.model_dump(mode="json"),
         "seed": config.seed,
         "labels": target.digest,
@@ -187,8 +187,8 @@ def _fit_group(
     for (target, rows, _), val_row, val_place in zip(wanted, val_rows, val_places, strict=True):
         labelled = target.rows("train")
         folds = None
-        if config.head.training == "cross_fit" and source != HIDDEN:
-            folds = assign_folds(labelled, folds=config.head.folds, seed=config.seed)
+        if config.head.num_folds and source != HIDDEN:
+            folds = assign_folds(labelled, folds=config.head.num_folds, seed=config.seed)
         tasks.append(
             ProbeTask(problem_of(target), rows, labelled.targets, val_place, val_row.targets, folds)
         )
@@ -258,7 +258,7 @@ def gram_part(
 
 def layer_needs(config: RunConfig, store: ActivationStore) -> LayerNeed:
     """What the largest layer task takes: that of the FFN layers' largest group."""
-    folds = config.head.folds if config.head.training == "cross_fit" else 1
+    folds = max(1, config.head.num_folds)
     groups = group_tasks([load_target(store, task) for task in config.tasks])
     needs = []
     for group in groups:

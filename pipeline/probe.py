@@ -78,6 +78,12 @@ class Probe:
         """Logits or values ``(n, outputs)`` float32 for raw activations ``x`` ``(n, features)``."""
         return np.asarray(self.standardiser.apply(x) @ self.weights.T + self.bias)
 
+    def without_fold(self, fold: int) -> Probe:
+        """The probe fitted without a fold, with the same standardisation."""
+        none = np.empty((0, *self.weights.shape), np.float32)
+        weights, bias = self.fold_weights[fold], self.fold_bias[fold]
+        return Probe(weights, bias, self.standardiser, none, none[..., 0])
+
     def arrays(self) -> dict[str, Array]:
         """The tensors by name, for a safetensors file."""
         arrays = {name: getattr(self, name) for name in ("weights", "bias", *FOLD_TENSORS)}
@@ -161,21 +167,3 @@ def importance_table(
         for name, row in zip(classes, weights, strict=True):
             columns[f"importance_{name}"] = np.abs(row).astype(np.float32)
     return pa.table(columns)
-
-
-def salient_features(importance: Array, eta: float) -> Array:
-    """The smallest set with a share ``eta`` of the layer's squared importance (SPIN's rule).
-
-    Args:
-        importance: ``(features,)``.
-        eta: share in (0, 1].
-
-    Returns:
-        Feature indices in increasing order, int64; at least one.
-    """
-    order = np.argsort(-importance, kind="stable")
-    cumulative = np.cumsum(np.square(importance[order].astype(np.float64)))
-    if cumulative[-1] == 0:
-        return np.zeros(1, dtype=np.int64)
-    size = int(np.searchsorted(cumulative, eta * cumulative[-1] * (1 - 1e-12))) + 1
-    return np.sort(order[: min(size, len(order))])

@@ -252,9 +252,9 @@ def _id(value: Record, *keys: str) -> str:
         if isinstance(found, int) and not isinstance(found, bool) and found >= 0:
             return str(found)
         if isinstance(found, float):
-            raise BadRecord(f"{key} {found!r} is no whole number of 64 bits: its digits are lost")
+            raise BadRecord(f"no exact id: {key} {found!r} is a float, its digits are lost")
         if found is not None:
-            raise BadRecord(f"{key} is no tweet id: {excerpt(repr(found))[:40]}")
+            raise BadRecord(f"no tweet id: {key} is {excerpt(repr(found))[:40]}")
     raise BadRecord("no id")
 
 

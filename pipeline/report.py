@@ -1,18 +1,73 @@
-"""What people look at: result tables for the terminal and plots, both from ``metrics.json``."""
+"""Tables of results for the terminal, from ``metrics.json`` and its companions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from rich.table import Table
 
-from pipeline.errors import ConfigError
 from pipeline.metrics import METRICS
 
 JSON = Mapping[str, Any]
+
+
+KINDS = ("frozen", "sparse", "ensemble")
+"""Kinds of heads of which a run reports the best, where it has tried them."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A model's line in a table of scores; ``test`` comes with its interval where there is one."""
+
+    model: str
+    blocks: str
+    features: str
+    val: str
+    test: str
+    chosen: bool = False
+
+
+def score_rows(task: JSON) -> Iterator[ScoreRow]:
+    """The baseline, every layer, the best head of each kind and the chosen head of one task.
+
+    Args:
+        task: its entry in ``metrics.json``.
+    """
+    metric, num_layers = task["metric"], len(task["layers"])
+
+    def row(model: str, blocks: int, features: str, entry: JSON, *, chosen: bool = False) -> Any:
+        value = entry["test"].get(metric)
+        bounds = (entry.get("test_interval") or {}).get(metric)
+        test = "-" if value is None else f"{value:.4f}"
+        test = test if bounds is None else f"{test} {_span(*bounds)}"
+        return ScoreRow(
+            model, f"{blocks}/{num_layers}", features, f"{entry['val']:.4f}", test, chosen
+        )
+
+    yield row("baseline: final hidden state", num_layers, "all", task["hidden"])
+    for entry in task["layers"]:
+        best = entry["source"] == task["best_layer"]["source"]
+        label = f"layer {entry['source']}" + (" (best single layer)" if best else "")
+        yield row(label, entry["source"] + 1, "all", entry)
+    for kind in KINDS:
+        if kind in task:
+            entry = task[kind]
+            features = str(entry["num_features"])
+            yield row(f"{kind}, best on validation", entry["depth"] + 1, features, entry)
+    chosen = task["chosen"]
+    label = f"chosen: {chosen['kind']}, depth {chosen['depth']}"
+    yield row(label, chosen["depth"] + 1, str(chosen["num_features"]), chosen, chosen=True)
+
+
+def gain_line(task: JSON) -> str | None:
+    """The chosen head's gain over the baseline with its interval, if the run has it."""
+    gain = task.get("gain") or {}
+    if gain.get("low") is None:
+        return None
+    return "chosen head less baseline: {value:+.4f} ({low:+.3f} to {high:+.3f})".format(**gain)
 
 
 def task_table(name: str, task: JSON) -> Table:
@@ -21,45 +76,16 @@ def task_table(name: str, task: JSON) -> Table:
     The test score's interval is a bootstrap interval over the test rows; the caption's is of the
     difference on the same rows.
     """
-    metric = task["metric"]
-    table = Table(title=f"{name}: {metric}, {task['num_test']} test rows", title_justify="left")
+    title = f"{name}: {task['metric']}, {task['num_test']} test rows"
+    table = Table(title=title, title_justify="left")
     table.add_column("model")
     for column in ("blocks", "features", "val", "test (95 % CI)"):
         table.add_column(column, justify="right", no_wrap=True)
-    num_layers = len(task["layers"])
-
-    def row(label: str, blocks: int, features: str, entry: JSON, *, bold: bool = False) -> None:
-        value = entry["test"][metric]
-        bounds = entry.get("test_interval", {}).get(metric)
-        test = "-" if value is None else f"{value:.4f}"
-        cells = (
-            label,
-            f"{blocks}/{num_layers}",
-            features,
-            f"{entry['val']:.4f}",
-            test if bounds is None else f"{test} {_span(*bounds)}",
-        )
-        table.add_row(*cells, style="bold" if bold else None)
-
-    row("baseline: final hidden state", num_layers, "all", task["hidden"])
-    for entry in task["layers"]:
-        best = entry["source"] == task["best_layer"]["source"]
-        label = f"layer {entry['source']}" + (" (best single layer)" if best else "")
-        row(label, entry["source"] + 1, "all", entry)
-    for kind in ("frozen", "sparse"):
-        if kind in task:
-            entry = task[kind]
-            row(
-                f"{kind}, best on validation", entry["depth"] + 1, str(entry["num_features"]), entry
-            )
-    chosen = task["chosen"]
-    label = f"chosen: {chosen['kind']}, depth {chosen['depth']}"
-    row(label, chosen["depth"] + 1, str(chosen["num_features"]), chosen, bold=True)
-    gain = task.get("gain", {})
-    if gain.get("low") is not None:
-        table.caption = (
-            "chosen head less baseline: {value:+.4f} ({low:+.3f} to {high:+.3f})".format(**gain)
-        )
+    for row in score_rows(task):
+        cells = (row.model, row.blocks, row.features, row.val, row.test)
+        table.add_row(*cells, style="bold" if row.chosen else None)
+    if (gain := gain_line(task)) is not None:
+        table.caption = gain
         table.caption_justify = "left"
     return table
 
@@ -111,25 +137,35 @@ def ablation_table(name: str, report: JSON) -> Table:
 
 
 def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
-    """Best validation score of each head kind at each depth, with the salient set's size."""
-    metric = task["metric"]
-    kinds = sorted(set(sweep["kind"].to_pylist()))
-    table = Table(title=f"{name}: validation {metric} by depth", title_justify="left")
+    """Best score of each head kind at each depth, with the salient set's size."""
+    metric, rows = task["metric"], sweep.to_pylist()
+    kinds = sorted({row["kind"] for row in rows})
+    table = Table(title=f"{name}: {judge(rows)} {metric} by depth", title_justify="left")
     table.add_column("layers", justify="left")
     for kind in kinds:
         table.add_column(kind, justify="right")
         table.add_column("features", justify="right")
-    best = best_by_depth(sweep.to_pylist(), metric)
+    best = best_by_depth(rows, metric)
     for depth in sorted({depth for _, depth in best}):
         cells = []
         for kind in kinds:
             entry = best.get((kind, depth))
-            cells += (
-                [f"{entry['val_score']:.4f}", str(entry["num_features"])] if entry else ["", ""]
-            )
+            cells += [f"{judged(entry):.4f}", str(entry["num_features"])] if entry else ["", ""]
         chosen = depth == task["chosen"]["depth"]
         table.add_row(f"0..{depth}" + (" (chosen)" if chosen else ""), *cells)
     return table
+
+
+def judged(row: JSON) -> float:
+    """What a head of the sweep was judged by: its ``score``, or in older runs ``val_score``."""
+    score = row.get("score")
+    return float(row["val_score"] if score is None else score)
+
+
+def judge(rows: Sequence[JSON]) -> str:
+    """Which rows heads were judged on, in a word."""
+    same = all(judged(row) == row["val_score"] for row in rows)
+    return "validation" if same else "cross-validation"
 
 
 def best_by_depth(rows: Sequence[JSON], metric: str) -> dict[tuple[str, int], JSON]:
@@ -138,61 +174,6 @@ def best_by_depth(rows: Sequence[JSON], metric: str) -> dict[tuple[str, int], JS
     best: dict[tuple[str, int], JSON] = {}
     for row in rows:
         key = (row["kind"], row["depth"])
-        if key not in best or sign * row["val_score"] > sign * best[key]["val_score"]:
+        if key not in best or sign * judged(row) > sign * judged(best[key]):
             best[key] = row
     return best
-
-
-def plot_task(name: str, task: JSON, sweep: pa.Table, path: Path) -> None:
-    """Score by layer and by aggregated depth, one PNG.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        raise ConfigError("plots need the extra: pip install 'salient[report]'") from None
-    metric = task["metric"]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharey=True)
-    layers = [entry["source"] for entry in task["layers"]]
-    left.plot(
-        layers, [entry["val"] for entry in task["layers"]], "o--", color="0.6", label="validation"
-    )
-    tests = [entry["test"][metric] for entry in task["layers"]]
-    if None not in tests:
-        left.plot(layers, tests, "o-", label="test")
-    left.set_title("one probe per layer")
-    left.set_xlabel("layer")
-    left.set_ylabel(metric.replace("_", " "))
-    best = best_by_depth(sweep.to_pylist(), metric)
-    for kind in sorted({kind for kind, _ in best}):
-        depths = sorted(depth for found, depth in best if found == kind)
-        scores = [best[kind, depth]["val_score"] for depth in depths]
-        right.plot(depths, scores, "o--", label=f"{kind} head, validation")
-    chosen = task["chosen"]
-    if chosen["test"][metric] is not None:
-        right.plot(
-            [chosen["depth"]],
-            [chosen["test"][metric]],
-            "*",
-            markersize=16,
-            color="black",
-            label=f"chosen ({chosen['kind']}, {chosen['num_features']} features), test",
-        )
-    right.set_title("heads over layers 0..depth")
-    right.set_xlabel("depth")
-    hidden = task["hidden"]["test"][metric]
-    for axis in (left, right):
-        if hidden is not None:
-            axis.axhline(hidden, color="firebrick", lw=1, label="final hidden state, test")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.suptitle(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)

@@ -102,7 +102,7 @@ def solve_shifted(gram: Array, alpha: float, right: Array, *, narrow: Array | No
     except linalg.LinAlgError:
         return _solve_exactly(gram, alpha, right)
     size = max(float(np.abs(right).max(initial=0)), np.finfo(float).tiny)
-    w = np.zeros_like(right)
+    w: Array = np.zeros_like(right)
     residual = right
     for _ in range(REFINEMENTS):
         scale = float(np.abs(residual).max(initial=0)) or 1.0

@@ -170,7 +170,7 @@ def _read_delimited(
             continue
         if len(row) != len(header):
             reason = (
-                f"{len(row)} fields, the header has {len(header)}; "
+                f"wrong number of fields: {len(row)}, the header has {len(header)}; "
                 f"quote a field that contains the delimiter {delimiter!r}"
             )
             on_bad(start, reason, excerpt(delimiter.join(row)))
@@ -273,7 +273,7 @@ def _json_records(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, An
                 yield item.line, item.value
             else:
                 beginning = excerpt(repr(item.value))
-                on_bad(item.line, f"not a JSON object but {beginning[:40]}", beginning)
+                on_bad(item.line, f"not a JSON object: {beginning[:40]}", beginning)
 
 
 def _read_parquet(

@@ -3,6 +3,7 @@
 ::
 
     run.json                        configuration, fingerprints, versions, seeds, snapshot
+    golden.safetensors              what the golden texts activate
     probes/TASK/layer_003.*         Phase-1 probe: .safetensors, and .json when it is complete
     probes/TASK/hidden.*            the conventional head on the final hidden state
     grams/TASK/layer_003.*          Gram matrix of the layer, for tasks that share texts with TASK
@@ -12,10 +13,13 @@
     stability/TASK.parquet          how far each agrees with itself over bootstrap replicates
     selectivity/TASK.parquet        the probes' scores against those with shuffled labels
     sweep/TASK.parquet              every Phase-2 head tried, with its validation score
-    heads/TASK/chosen/              the chosen head; frozen/ and sparse/ beside it: the best of each
+    heads/TASK/chosen/              the chosen head; frozen/, sparse/, ensemble/: the best of each
+                                    kind; depth_003/: the best whose deepest layer is 3
     metrics.json                    validation and test metrics with their intervals
     ablation.json                   what the heads lose with neurons silenced (`salient ablate`)
+    report.html                     the page of `salient report`
     figures/                        plots
+    set_aside.parquet               texts that killed the workers of a cluster, if any
     .lock                           held while a stage writes here
 """
 
@@ -63,6 +67,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """Metrics of all tasks."""
         return self.path / "metrics.json"
+
+    @property
+    def golden(self) -> Path:
+        """What the golden texts activate, as recorded at extraction."""
+        return self.path / "golden.safetensors"
 
     @property
     def figures(self) -> Path:

@@ -1,118 +1,195 @@
-"""`salient score`: find the heads of a run, open the input files, score them.
+"""`salient score`: find the heads, check that everything fits, score the files, write the summary.
 
-``INPUTS`` says how files become rows; dumps of tweets and plain files of texts meet in one schema.
+Heads come from a finished run, or from head folders alone: those can be carried to a machine that
+has nothing else of the run but the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+from pydantic import ValidationError
 
-from pipeline.config import NormaliseConfig, RunConfig
-from pipeline.errors import ConfigError, CorpusError, DumpError, ScoreError
+from pipeline.clusterscore import ScoreRecipe, computing
+from pipeline.config import NormaliseConfig, RunConfig, ScoreConfig
+from pipeline.errors import ConfigError, ScoreError
+from pipeline.filters import Filters
 from pipeline.heads import Head, describe_heads
+from pipeline.inputs import FORMATS, InputOptions
 from pipeline.jobs import Say, silent
 from pipeline.runfolder import RunFolder, read_card
-from pipeline.score import InputBlock, Scorer, ScoreReport, score_blocks
-from pipeline.textfiles import TEXTS_SCHEMA, read_rows, read_texts
-from pipeline.tweets import QUARANTINE_SCHEMA, read_dump
+from pipeline.score import IncompleteScores, ScoreRun, score_card
+from pipeline.scorefolder import DRIFT, RUNS, open_scores
+from pipeline.scorer import Scorer, heads_fingerprint
+from pipeline.scorereport import ScoreReport, total
 from store import ActivationStore
+from store.tables import write_json
 
-FORMATS = ("auto", "tweets", "csv", "tsv", "jsonl", "parquet", "text")
+
+@dataclass(frozen=True)
+class Source:
+    """Where heads come from.
+
+    Attributes:
+        folders: their folders.
+        config: the run's configuration; None where head folders were given.
+    """
+
+    folders: tuple[Path, ...]
+    config: RunConfig | None
 
 
 def score_files(
     inputs: Sequence[Path],
-    run_path: Path,
-    output: Path | None,
+    run_path: Path | None = None,
+    output: Path | None = None,
     *,
+    heads: Sequence[Path] = (),
     tasks: Sequence[str] = (),
     format: str = "auto",
     text: str | None = None,
     id: str | None = None,
     model: str | None = None,
     device: str = "auto",
+    dry_run: bool = False,
     say: Say = silent,
-) -> tuple[ScoreReport, Path]:
-    """Score files with the chosen heads of a run.
+    **settings: Any,
+) -> ScoreReport:
+    """Score files with the chosen heads of a run, or with the heads in some folders.
 
     Args:
         inputs: tweet dumps or files of texts.
         run_path: a run folder, or the TOML file of a finished run.
         output: where the Parquet goes; default ``score.output`` of the configuration.
-        tasks: score these only; default all of the run.
+        heads: head folders, instead of ``run_path``.
+        tasks: score these only; default all.
         format: one of ``FORMATS``.
         text, id: columns of files of texts; default ``text``, and ``id`` if there is one. Giving
             either says that the files are no tweet dumps.
         model: the backbone's location, if it moved.
         device: torch device.
+        dry_run: read and count only: no model, nothing written.
         say: called with progress lines.
+        **settings: keys of ``[score]`` that replace those of the configuration; None: as there.
 
     Returns:
-        The counts and the output folder.
+        The counts.
 
     Raises:
-        SalientError: see :mod:`pipeline.score`; also a missing input or an unknown task or format.
+        ConfigError: wrong arguments; nothing was read.
+        IncompleteScores: a file failed, or too many rows were unreadable; has the counts.
+        SalientError: nothing could be scored.
     """
+    started = time.monotonic()
+    begun_at = datetime.now(UTC)
     if format not in FORMATS:
         raise ConfigError(f"--format {format!r}: choose one of {', '.join(FORMATS)}")
     for path in inputs:
         if not path.is_file():
             raise ConfigError(f"{path}: no such input file")
-    config = _configuration(run_path)
-    if unknown := sorted(set(tasks) - {task.name for task in config.tasks}):
-        raise ConfigError(f"--task {unknown[0]!r}: the run has {[t.name for t in config.tasks]}")
-    target = output or (Path(config.score.output) if config.score.output else None)
+    source = find_heads(run_path, heads, tasks)
+    loaded = [Head.load(folder) for folder in source.folders]
+    config = _settings(source.config, settings)
+    filters = Filters.of(
+        languages=config.languages,
+        since=config.since,
+        until=config.until,
+        retweets=config.retweets,
+    )
+    normalise = _normalisation(loaded, source.config)
+    target = output or (Path(config.output) if config.output else None)
     if target is None:
         raise ConfigError("no output folder: give --out FOLDER, or `output` under [score]")
-    folder = RunFolder(Path(config.run_dir))
-    heads = [
-        Head.load(folder.head(task.name))
-        for task in config.tasks
-        if not tasks or task.name in tasks
-    ]
-    say(f"heads: {describe_heads(heads)}")
-    scorer = Scorer(heads, model=model, device=device)
-    backbone = scorer.extractor.backbone
-    say(f"backbone: {backbone.model_type}, blocks 0..{scorer.depth} of {heads[0].card.num_layers}")
-    if ActivationStore.exists(config.store.path):
-        worst = scorer.check_parity(
-            ActivationStore.open(config.store.path), config.score.parity_samples
+    say(f"heads: {describe_heads(loaded)}")
+    scorer = None
+    if not dry_run:
+        scorer = Scorer.load(source.folders, model=model, device=device)
+        _check_scorer(scorer, source.config, config.parity_samples, say)
+    report = ScoreReport(str(target), heads_fingerprint(loaded), dry_run=dry_run)
+    report.details = {
+        "begun_at": begun_at.isoformat(timespec="seconds"),
+        "filters": filters.to_dict(),
+        "normalise": normalise.model_dump(),
+        "heads": [str(folder) for folder in source.folders],
+    }
+    recipe = ScoreRecipe.of(source.folders, model=model, device=device)
+    with (
+        open_scores(
+            target, score_card(loaded), buffer_rows=config.buffer_rows, dry_run=dry_run, say=say
+        ) as folder,
+        computing(scorer, source.config, recipe, target, say) as compute,
+    ):
+        run = ScoreRun(
+            folder,
+            report,
+            options=InputOptions(
+                format=format, text=text, id=id, normalise=normalise, block_rows=config.block_rows
+            ),
+            filters=filters,
+            cache_texts=config.cache_texts,
+            compute=compute,
+            say=say,
         )
-        if worst is None:
-            say("parity with the stored activations: not checked, nothing to compare")
-        else:
-            say(f"parity with the stored activations: {worst:.1e} of their range apart at most")
-    else:
-        say(f"{config.store.path}: no store here, so parity with it is not checked")
-    if any(head.card.provenance.get("config_fingerprint") != config.fingerprint for head in heads):
-        say("the heads were trained with an earlier configuration of this run")
-    failed: list[str] = []
-
-    def blocks() -> Iterator[InputBlock]:
-        for path in inputs:
-            try:
-                yield from read_input(
-                    path,
-                    format=format,
-                    text=text,
-                    id=id,
-                    normalise=NormaliseConfig(**scorer.normalise),
-                    block_rows=config.score.block_rows,
+        run.run(inputs)
+        folder.flush()
+        report.files_written = folder.files_written
+        report.elapsed_s = time.monotonic() - started
+        report.problem = _problem(report, config.max_errors)
+        if scorer is not None:
+            name = f"{begun_at:%Y%m%dT%H%M%S%f}-{os.getpid()}"
+            if run.drift.dates:
+                drift = scorer.write_drift(
+                    target / DRIFT, name, run.drift, threshold=config.drift_warning
                 )
-            except (CorpusError, DumpError) as error:
-                # The other files go on; this one is reported at the end.
-                failed.append(str(error))
-                say(f"skipped: {error}")
+                report.warnings = list(drift["warnings"])
+            for line in report.warnings:
+                say(f"warning: {line}")
+            write_json(target / RUNS / f"{name}.json", report.record())
+    if report.problem is not None:
+        raise IncompleteScores(report)
+    return report
 
-    report = score_blocks(blocks(), scorer, target, max_errors=config.score.max_errors, say=say)
-    if failed:
-        more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
-        raise ScoreError(f"{failed[0]}{more}; all other rows: {report.summary()}")
-    return report, target
+
+def find_heads(run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str]) -> Source:
+    """The folders of the heads to score with.
+
+    Raises:
+        ConfigError: neither or both of a run and head folders, no head there, or an unknown task.
+    """
+    if (run_path is None) == (not heads):
+        raise ConfigError("give either --run RUN, or --heads FOLDER (which may be repeated)")
+    if run_path is not None:
+        config = _configuration(run_path)
+        run = RunFolder(Path(config.run_dir))
+        found = {task.name: run.head(task.name) for task in config.tasks}
+        source = Source(tuple(found[name] for name in _chosen(tasks, list(found))), config)
+    else:
+        by_task = {_task_of(folder): folder for folder in heads}
+        if len(by_task) < len(heads):
+            raise ConfigError(f"--heads: two heads for one task among {list(map(str, heads))}")
+        chosen = _chosen(tasks, list(by_task))
+        source = Source(tuple(by_task[name] for name in chosen), None)
+    return source
+
+
+def _task_of(folder: Path) -> str:
+    if not (folder / "head.json").is_file():
+        inside = sorted(str(path.parent) for path in folder.glob("**/chosen/head.json"))
+        hint = f"; there are {', '.join(inside[:5])}" if inside else ""
+        raise ConfigError(f"--heads {folder}: no head here (no head.json){hint}")
+    return Head.load(folder).card.task
+
+
+def _chosen(tasks: Sequence[str], known: list[str]) -> list[str]:
+    if unknown := sorted(set(tasks) - set(known)):
+        raise ConfigError(f"--task {unknown[0]!r}: there are heads for {', '.join(known)}")
+    return [name for name in known if not tasks or name in tasks]
 
 
 def _configuration(run_path: Path) -> RunConfig:
@@ -124,70 +201,77 @@ def _configuration(run_path: Path) -> RunConfig:
     return RunConfig.load(run_path)
 
 
-def read_input(
-    path: Path,
-    *,
-    format: str,
-    text: str | None = None,
-    id: str | None = None,
-    normalise: NormaliseConfig,
-    block_rows: int,
-) -> Iterator[InputBlock]:
-    """One input file as blocks of rows.
+def _settings(config: RunConfig | None, changes: dict[str, Any]) -> ScoreConfig:
+    """``[score]`` with what the caller gave."""
+    given = {name: value for name, value in changes.items() if value not in (None, ())}
+    base = config.score.model_dump() if config is not None else {}
+    try:
+        return ScoreConfig.model_validate(base | given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{where}: {first['msg']}, not {first['input']!r}") from None
+
+
+def _normalisation(heads: Sequence[Head], config: RunConfig | None) -> NormaliseConfig:
+    """How texts were normalised in training.
 
     Raises:
-        SalientError: the file cannot be read as its format.
+        ScoreError: the configuration, or this version, normalises otherwise.
     """
-    maybe_tweets = format == "auto" and text is None and id is None
-    if format == "tweets" or (maybe_tweets and _holds_tweets(path)):
-        for block in read_dump(path, normalise=normalise, block_rows=block_rows):
-            yield InputBlock(block.table, block.quarantine, block.notices)
+    trained = heads[0].card.extraction["normalise"]
+    try:
+        normalise = NormaliseConfig.model_validate(trained)
+    except ValidationError:
+        raise ScoreError(
+            f"the heads were trained on texts normalised with {trained}, and this version knows"
+            f" {', '.join(NormaliseConfig.model_fields)} only; install the version that trained"
+            " them"
+        ) from None
+    if config is not None and config.normalise != normalise:
+        now, then = config.normalise.model_dump(), normalise.model_dump()
+        key = next(key for key in now if now[key] != then[key])
+        raise ScoreError(
+            f"normalise.{key} is {str(now[key]).lower()} in the configuration, and was"
+            f" {str(then[key]).lower()} when the heads were trained; set it back, or extract and"
+            " train again"
+        )
+    return normalise
+
+
+def _check_scorer(scorer: Scorer, config: RunConfig | None, num_samples: int, say: Say) -> None:
+    """Say what runs; compare with the run's stored activations, where they are at hand."""
+    backbone = scorer.extractor.backbone
+    num_layers = scorer.heads[0].card.num_layers
+    say(f"backbone: {backbone.model_type}, blocks 0..{scorer.depth} of {num_layers}")
+    if scorer.golden_difference is not None:
+        say(f"golden texts: outputs {scorer.golden_difference:.1e} of their range apart at most")
+    if config is None:
         return
-    kind = "auto" if format == "auto" else format
-    if id is None and _has_column(path, "id", format=kind):
-        id = "id"
-    time = "created_at" if _has_column(path, "created_at", format=kind) else None
-    bad: list[dict[str, Any]] = []
-
-    def on_bad(line: int, reason: str, excerpt: str) -> None:
-        bad.append({"source_file": path.name, "line": line, "reason": reason, "excerpt": excerpt})
-
-    for table in read_texts(
-        path,
-        text=text or "text",
-        id=id,
-        time=time,
-        format=kind,
-        normalise=normalise,
-        block_rows=block_rows,
-        on_bad=on_bad,
-    ):
-        yield InputBlock(table, _taken(bad))
-    if bad:
-        yield InputBlock(TEXTS_SCHEMA.empty_table(), _taken(bad))
+    if not ActivationStore.exists(config.store.path):
+        say(f"{config.store.path}: no store here, so parity with it is not checked")
+        return
+    worst = scorer.check_parity(ActivationStore.open(config.store.path), num_samples)
+    if worst is None:
+        say("parity with the stored activations: not checked, nothing to compare")
+    else:
+        say(f"parity with the stored activations: {worst:.1e} of their range apart at most")
+    fingerprints = {head.card.provenance.get("config_fingerprint") for head in scorer.heads}
+    if fingerprints != {config.fingerprint}:
+        say("the heads were trained with an earlier configuration of this run")
 
 
-def _taken(bad: list[dict[str, Any]]) -> pa.Table:
-    """The unreadable rows so far, as a table; empties the list."""
-    table = pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA)
-    bad.clear()
-    return table
-
-
-def _holds_tweets(path: Path) -> bool:
-    """Whether the first records of a file are mostly tweets (or notices about tweets)."""
-    try:
-        first = next(iter(read_dump(path, block_rows=50)), None)
-    except DumpError:
-        return False
-    if first is None:
-        return False
-    return len(first.table) + sum(first.notices.values()) > len(first.quarantine)
-
-
-def _has_column(path: Path, name: str, *, format: str) -> bool:
-    try:
-        next(iter(read_rows(path, [name], format=format, block_rows=1)), None)
-    except CorpusError:
-        return False
-    return True
+def _problem(report: ScoreReport, max_errors: float) -> str | None:
+    """Why the run failed although it came to its end; None if it did not."""
+    failed = [one for one in report.inputs if one.state == "failed"]
+    if failed:
+        more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
+        return f"{failed[0].problem}{more}"
+    if report.error_share > max_errors:
+        counts = report.counts() + report.counts(state="unchanged")
+        return (
+            f"{total(counts, 'quarantined')} of {counts['read']} rows were unreadable, more than"
+            f" the allowed share {max_errors:g} (score.max_errors); {report.output}/_quarantine"
+            " says which and why"
+        )
+    return None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.backbone import Backbone
 from pipeline.errors import BackboneError, ConfigError
-from pipeline.probe import salient_features
+from pipeline.selection import salient_features
 from store import ActivationStore
 
 Array = NDArray[Any]

@@ -42,6 +42,7 @@ TEXTS_SCHEMA = pa.schema(
         ("text", pa.string()),
         ("text_hash", pa.string()),
         ("created_at", pa.int64()),
+        ("lang", pa.string()),
         ("source_file", pa.string()),
         ("line", pa.int64()),
     ]
@@ -54,6 +55,7 @@ def read_texts(
     text: str = "text",
     id: str | None = None,
     time: str | None = None,
+    lang: str | None = None,
     format: str = "auto",
     normalise: NormaliseConfig | None = None,
     block_rows: int = BLOCK_ROWS,
@@ -63,7 +65,7 @@ def read_texts(
 
     Args:
         path: CSV, TSV, JSONL, Parquet, or ``.txt`` with one text per line; gz, bz2 and zst too.
-        text, id, time: the columns; without ``id``, ids are ``<file's stem>:<line>``.
+        text, id, time, lang: the columns; without ``id``, ids are ``<file's stem>:<line>``.
         format: a key of ``FORMATS``, or ``auto``.
         normalise: as in training; default: all of it.
         block_rows: most rows in a block.
@@ -81,8 +83,10 @@ def read_texts(
     stem = file_stem(path)
     if format == "auto":
         format = detect_format(path, text=text)
-    wanted = [text, *(name for name in (id, time) if name is not None)]
+    wanted = [text, *(name for name in (id, time, lang) if name is not None)]
     for block in read_rows(path, wanted, format=format, block_rows=block_rows, on_bad=on_bad):
+        if id is not None and on_bad is not None:
+            block = _with_exact_ids(block, id, on_bad)
         texts = [clean(value or "") for value in block.columns[text]]
         none: list[str | None] = [None] * len(texts)
         ids = none if id is None else exact_ids(path, block.columns[id], block.lines)
@@ -93,6 +97,7 @@ def read_texts(
                 "text": texts,
                 "text_hash": [text_hash(one) for one in texts],
                 "created_at": [None if one is None else parse_time(one) for one in times],
+                "lang": none if lang is None else block.columns[lang],
                 "source_file": [path.name] * len(texts),
                 "line": block.lines,
             },
@@ -216,6 +221,21 @@ def exact_ids(path: str | Path, ids: list[str | None], at: list[int]) -> list[st
                 "write ids as strings, or leave out the id column"
             )
     return out
+
+
+def _with_exact_ids(block: RowBlock, column: str, on_bad: OnBad) -> RowBlock:
+    """The block without the rows whose id lost digits, which ``on_bad`` is told of."""
+    ids = block.columns[column]
+    kept = []
+    for at, (value, line) in enumerate(zip(ids, block.lines, strict=True)):
+        if value is not None and _FLOAT_ID.fullmatch(value.strip()):
+            on_bad(line, f"no exact id: {value!r} went through a float and lost digits", "")
+        else:
+            kept.append(at)
+    if len(kept) == len(ids):
+        return block
+    columns = {name: [values[at] for at in kept] for name, values in block.columns.items()}
+    return RowBlock(columns, [block.lines[at] for at in kept])
 
 
 def unreadable_time(path: str | Path, line: int, column: str, value: str) -> CorpusError:

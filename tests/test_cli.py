@@ -23,7 +23,7 @@ def test_every_command_has_help_and_help_is_quick() -> None:
     ).stdout
     for command in (
         "init", "run", "extract", "probe", "rank", "consolidate", "ablate", "score", "inspect",
-        "demo", "store",
+        "demo", "store", "report", "explore",
     ):  # fmt: skip
         assert command in text
         assert run_command([command, "--help"]) == 0

@@ -529,7 +529,7 @@ def test_messages_for_files(tmp_path: Path) -> None:
             "no column 'text'; did you mean 'txt'?; the columns are 'txt', 'mood'",
         ),
         (b"text,moods\na,1\n", "no column 'mood'; did you mean 'moods'?"),
-        (b"text,mood\na,b,1\n", "line 2: 3 fields, the header has 2"),
+        (b"text,mood\na,b,1\n", "line 2: wrong number of fields: 3, the header has 2"),
         (b'text,mood\na,0\n"a\nb,1\n', "line 3: the row that starts here cannot be read"),
         (b"text,mood\na,0\nb\xff,1\n", "line 3: not UTF-8: byte 0xff at position 2"),
         (b"\xff\xfet\x00e\x00", "is UTF-16; save it as UTF-8"),

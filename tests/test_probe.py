@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.config import ProbeConfig
 from pipeline.layerprobes import fit_probe
@@ -13,36 +11,7 @@ from pipeline.probe import (
     Problem,
     feature_importance,
     importance_table,
-    salient_features,
 )
-
-
-@given(
-    st.lists(st.floats(0, 100), min_size=1, max_size=60),
-    st.floats(0.01, 1),
-)
-def test_salient_set_is_the_smallest_that_reaches_the_share(
-    values: list[float], eta: float
-) -> None:
-    importance = np.array(values)
-    chosen = salient_features(importance, eta)
-    assert len(chosen) >= 1
-    assert (np.diff(chosen) > 0).all()
-    total = np.square(importance).sum()
-    if total == 0:
-        return
-    inside = np.square(importance[chosen]).sum()
-    assert inside >= eta * total * (1 - 1e-9)
-    if len(chosen) > 1:
-        assert inside - np.square(importance[chosen]).min() < eta * total * (1 + 1e-9)
-        rest = np.delete(importance, chosen)
-        assert rest.max(initial=0) <= importance[chosen].min()
-
-
-def test_salient_sets_nest() -> None:
-    importance = np.random.default_rng(0).exponential(size=500)
-    small, large = salient_features(importance, 0.2), salient_features(importance, 0.6)
-    assert set(small) < set(large)
 
 
 def test_importance_table() -> None:

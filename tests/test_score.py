@@ -1,36 +1,114 @@
+"""Scoring: every row accounted for, every id once, whatever comes in and whenever it is killed."""
+
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
+import shutil
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
 
+from pipeline.cli import run_command
 from pipeline.config import NormaliseConfig, RunConfig
 from pipeline.errors import ConfigError, ScoreError
 from pipeline.heads import Head
-from pipeline.metrics import predictions
 from pipeline.runfolder import RunFolder
-from pipeline.score import InputBlock, Scorer, score_blocks
-from pipeline.scoring import read_input, score_files
+from pipeline.score import IncompleteScores
+from pipeline.scorer import Scorer
+from pipeline.scorereport import OUTCOMES, ScoreReport
+from pipeline.scoring import score_files
 from pipeline.targets import load_target
 from store import ActivationStore, text_hash
 from tests.conftest import write_mood_csv
+from tests.test_tweets import (
+    MADE_UP,
+    RAW,
+    REAL_COUNTS,
+    independent_counts,
+    jsonl,
+    mutated,
+    needs_raw,
+    real_objects,
+    some_real_objects,
+    v1,
+)
+from tests.tiny_heads import write_heads
+
+Score = Callable[..., ScoreReport]
 
 
 def scores(folder: Path) -> pa.Table:
+    """All rows of a folder of scores, by id."""
     files = sorted(folder.glob("date=*/*.parquet"))
     tables = [pq.read_table(file, partitioning=None) for file in files]
     return pa.concat_tables(tables).sort_by("id")
+
+
+def quarantine(folder: Path) -> list[dict[str, Any]]:
+    """All quarantined lines."""
+    return [
+        row
+        for file in sorted(folder.glob("_quarantine/*.parquet"))
+        for row in pq.read_table(file, partitioning=None).to_pylist()
+    ]
+
+
+def check_balance(report: ScoreReport) -> dict[str, Any]:
+    """The summary; nothing in it is unaccounted for."""
+    found = json.loads(json.dumps(report.to_dict()))
+    assert found["read"] == sum(found[name] for name in OUTCOMES)
+    assert found["filtered"] == sum(found["filtered_by"].values())
+    assert found["quarantined"] == sum(found["quarantined_by"].values())
+    return found
+
+
+def assert_same_scores(found: pa.Table, expected: pa.Table) -> None:
+    """The same rows once each; texts computed beside others may differ by rounding."""
+    assert found["id"].to_pylist() == expected["id"].to_pylist()
+    for name in expected.column_names:
+        if pa.types.is_floating(expected[name].type):
+            np.testing.assert_allclose(
+                found[name].to_numpy(), expected[name].to_numpy(), atol=2e-3, rtol=1e-3
+            )
+        elif name not in ("source_file", "mood"):
+            assert found[name].equals(expected[name]), name
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> list[Path]:
+    """Folders of random heads over the tiny BERT."""
+    return write_heads(tmp_path_factory.mktemp("heads"), tiny_bert)
+
+
+@pytest.fixture
+def score(heads: list[Path], tmp_path: Path) -> Score:
+    """Score files into ``tmp_path / "out"``, with any settings; never fails on bad lines."""
+
+    def run(*inputs: Path, output: Path = tmp_path / "out", **options: Any) -> ScoreReport:
+        report = score_files(inputs, None, output, **{"heads": heads, "max_errors": 1.0, **options})
+        check_balance(report)
+        return report
+
+    return run
+
+
+def write_tweets(path: Path, tweets: Iterable[Any]) -> Path:
+    path.write_bytes(jsonl(tweets))
+    return path
+
+
+# --- a finished run -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -45,231 +123,412 @@ def test_scoring_a_stored_text_gives_what_the_stored_activations_give(
 ) -> None:
     config = RunConfig.load(finished_run)
     store = ActivationStore.open(config.store.path)
-    assert scorer.check_parity(store, 40) < 1e-3
+    worst = scorer.check_parity(store, 40)
+    assert worst is not None and worst < 1e-3
     write_mood_csv(tmp_path / "in.csv")
-    report, folder = score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
-    assert (report.read, report.scored, report.quarantined) == (160, 160, 0)
-    table = scores(folder)
+    report = score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
+    assert check_balance(report)["scored"] == report.read == 160
+    table = scores(tmp_path / "out")
     head = next(head for head in scorer.heads if head.card.task == "mood")
     target = load_target(store, config.task("mood"))
     positions = store.positions(table["id"].to_pylist())
-    stored = {e.layer: store.read_matrix(layer=e.layer, samples=positions) for e in head.layers}
-    expected = predictions(head.outputs_full(stored), regression=False)
+    stored = {i: store.read_matrix(layer=i, samples=positions) for i in head.features}
+    expected = head.decide(head.probabilities(head.outputs_full(stored)))
     found = [target.classes.index(name) for name in table["mood"].to_pylist()]
     assert np.mean(found == expected) == 1.0
     both = np.stack([table[f"mood_p_{name}"].to_numpy() for name in target.classes])
     np.testing.assert_allclose(both.sum(0), 1, atol=1e-6)
-    assert sorted(p.name for p in folder.glob("date=*")) == [
+    assert sorted(p.name for p in (tmp_path / "out").glob("date=*")) == [
         f"date=2024-05-0{day}" for day in (1, 2, 3)
     ]
+    assert set(table["fingerprint"].to_pylist()) == {scorer.fingerprint} == {report.fingerprint}
 
 
-def test_only_the_needed_blocks_are_loaded(scorer: Scorer) -> None:
-    assert scorer.extractor.backbone.num_layers == scorer.depth + 1
+def test_heads_alone_score_like_their_run(finished_run: Path, tmp_path: Path) -> None:
+    write_mood_csv(tmp_path / "in.csv", num_rows=30)
+    run_dir = Path(RunConfig.load(finished_run).run_dir)
+    score_files([tmp_path / "in.csv"], finished_run, tmp_path / "by_run")
+    carried = tmp_path / "carried"
+    shutil.copytree(run_dir / "heads", carried)
+    folders = [carried / "mood" / "chosen", carried / "level" / "chosen"]
+    score_files([tmp_path / "in.csv"], None, tmp_path / "by_heads", heads=folders)
+    assert scores(tmp_path / "by_heads").equals(scores(tmp_path / "by_run"))
 
 
-def test_a_rerun_adds_nothing_and_a_grown_file_only_what_is_new(
-    finished_run: Path, tmp_path: Path
-) -> None:
-    write_mood_csv(tmp_path / "in.csv", num_rows=50)
-    score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.parquet")}
-    report, _ = score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
-    assert (report.scored, report.already_scored) == (0, 50)
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.parquet")} == before
-    write_mood_csv(tmp_path / "in.csv", num_rows=80)
-    report, folder = score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
-    assert (report.scored, report.already_scored) == (30, 50)
-    ids = scores(folder)["id"].to_pylist()
-    assert len(ids) == len(set(ids)) == 80
-
-
-def test_empty_texts_and_repeated_ids_are_counted(scorer: Scorer, tmp_path: Path) -> None:
-    with (tmp_path / "in.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [["id", "text"], ["1", "a happy cat"], ["2", "  "], ["1", "a happy cat"], ["3", "dog"]]
-        )
-    blocks = read_input(
-        tmp_path / "in.csv",
-        format="auto",
-        text="text",
-        id=None,
-        normalise=NormaliseConfig(),
-        block_rows=2,
-    )
-    report = score_blocks(blocks, scorer, tmp_path / "out")
-    assert (report.read, report.scored, report.empty, report.repeated_ids) == (4, 3, 1, 1)
-    table = scores(tmp_path / "out")
-    assert table["id"].to_pylist() == ["1", "2", "3"]
-    assert table["mood"].to_pylist()[1] is None
-    assert table["level"].to_pylist()[1] is None
-
-
-def test_tweets_are_scored_and_notices_counted(finished_run: Path, tmp_path: Path) -> None:
-    tweets = [
-        {"id": 2**60 + i, "id_str": str(2**60 + i), "text": f"happy cat {i}", "lang": "en",
-         "created_at": "Fri Jan 01 07:29:00 +0000 2021", "user": {"id_str": "5"}}
-        for i in range(5)
-    ]  # fmt: skip
-    lines = [json.dumps(t) for t in tweets]
-    lines.insert(2, '{"delete": {"status": {"id": 1, "id_str": "1", "user_id": 2}}}')
-    lines.insert(4, '{"broken')
-    (tmp_path / "dump.jsonl").write_text("\n".join(lines) + "\n")
-    (tmp_path / "toml").mkdir()
-    data = RunConfig.load(finished_run).model_dump(mode="json")
-    with pytest.raises(ScoreError, match="1 of 6 rows could not be scored"):
-        score_files([tmp_path / "dump.jsonl"], Path(data["run_dir"]), tmp_path / "out")
-    table = scores(tmp_path / "out")
-    assert table["id"].to_pylist() == [str(2**60 + i) for i in range(5)]
-    assert {str(t)[:10] for t in table["created_at"].to_pylist()} == {"2021-01-01"}
-    (bad,) = (tmp_path / "out" / "quarantine").glob("*.parquet")
-    assert pq.read_table(bad)["line"].to_pylist() == [5]
-
-
-def test_unreadable_rows_of_a_text_file_are_quarantined(scorer: Scorer, tmp_path: Path) -> None:
-    lines = [json.dumps({"id": str(i), "text": f"happy cat {i}"}) for i in range(30)]
-    lines[12] = '{"id": "12", "text": '
-    (tmp_path / "in.jsonl").write_text("\n".join(lines))
-    options = {"text": "text", "id": "id", "normalise": NormaliseConfig(), "block_rows": 8}
-    blocks = read_input(tmp_path / "in.jsonl", format="jsonl", **options)
-    report = score_blocks(blocks, scorer, tmp_path / "out")
-    assert (report.read, report.scored, report.quarantined) == (30, 29, 1)
-    (bad,) = (tmp_path / "out" / "quarantine").glob("*.parquet")
-    assert pq.read_table(bad)["line"].to_pylist() == [13]
+def test_another_normalisation_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    text = finished_run.read_text()
+    changed = finished_run.with_name("changed.toml")
+    changed.write_text(text + "[normalise]\nusers = false\n")
+    write_mood_csv(tmp_path / "in.csv", num_rows=3)
+    with pytest.raises(ScoreError, match=r"normalise\.users is false .* was true"):
+        score_files([tmp_path / "in.csv"], changed, tmp_path / "out")
+    changed.unlink()
 
 
 def test_another_backbone_or_other_heads_are_refused(
-    scorer: Scorer, finished_run: Path, tmp_path: Path
+    heads: list[Path], scorer: Scorer, score: Score, tmp_path: Path
 ) -> None:
     from tests.tiny_models import make_tiny_model
 
     other = make_tiny_model("distilbert", tmp_path / "other")
     with pytest.raises(ScoreError, match="not the backbone"):
         Scorer(scorer.heads, model=str(other))
-    with pytest.raises(ScoreError, match="two heads for one task"):
-        Scorer([scorer.heads[0], scorer.heads[0]])
-    write_mood_csv(tmp_path / "in.csv", num_rows=3)
-    score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
-    with pytest.raises(ScoreError, match="scores of other heads"):
-        score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out", tasks=["mood"])
-    with pytest.raises(ConfigError, match="--task 'moood'"):
-        score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out", tasks=["moood"])
+    dump = write_tweets(tmp_path / "in", [v1(0)])
+    score(dump)
+    for dry_run in (False, True):
+        with pytest.raises(ScoreError, match="scores of other heads"):
+            score(dump, tasks=["mood"], dry_run=dry_run)
+
+
+def test_wrong_arguments(heads: list[Path], score: Score, tmp_path: Path) -> None:
+    dump = write_tweets(tmp_path / "in", [v1(0)])
+    for options, message in (
+        ({"tasks": ["moood"]}, "--task 'moood': there are heads for mood, level"),
+        ({"heads": ()}, "either --run RUN, or --heads"),
+        ({"heads": [heads[0].parent]}, "no head here"),
+        ({"heads": [heads[0], heads[0]]}, "two heads for one task"),
+        ({"format": "xml"}, "choose one of auto, tweets, csv"),
+        ({"since": "yesterday"}, "since 'yesterday' is no time"),
+        ({"since": "2021-02-01", "until": "2021-01-01"}, "nothing would pass"),
+        ({"retweets": "some"}, "retweets"),
+        ({"max_errors": 2.0}, "max_errors"),
+        ({"output": None}, "no output folder"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            score(dump, **options)
     with pytest.raises(ConfigError, match="no such input"):
-        score_files([tmp_path / "none.csv"], finished_run, tmp_path / "out")
+        score(tmp_path / "none")
+    assert not (tmp_path / "out").exists()
 
 
-def test_an_id_with_another_text_is_set_aside(finished_run: Path, tmp_path: Path) -> None:
-    for day, text in (("day1", "a happy cat"), ("day2", "an angry dog")):
-        (tmp_path / day).mkdir()
-        (tmp_path / day / "texts.txt").write_text(text + "\n")
-    score_files([tmp_path / "day1" / "texts.txt"], finished_run, tmp_path / "out")
-    with pytest.raises(ScoreError, match="1 of 1 rows could not be scored"):
-        score_files([tmp_path / "day2" / "texts.txt"], finished_run, tmp_path / "out")
-    assert len(scores(tmp_path / "out")) == 1
-    (bad,) = (tmp_path / "out" / "quarantine").glob("*.parquet")
-    assert pq.read_table(bad)["reason"].to_pylist() == [
-        "id 'texts:1': scored before with another text"
-    ]
+# --- what is read -------------------------------------------------------------------------------
 
 
-def test_one_broken_file_does_not_stop_the_others(finished_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty.jsonl").write_text("")
-    write_mood_csv(tmp_path / "in.csv", num_rows=5)
-    with pytest.raises(ScoreError, match=r"empty\.jsonl.*5 scored"):
-        score_files([tmp_path / "empty.jsonl", tmp_path / "in.csv"], finished_run, tmp_path / "out")
+def test_tweets_notices_and_bad_lines(score: Score, tmp_path: Path) -> None:
+    lines = [json.dumps(v1(i)) for i in range(5)]
+    lines.insert(2, '{"delete": {"status": {"id": 1, "id_str": "1", "user_id": 2}}}')
+    lines.insert(4, '{"broken')
+    (tmp_path / "dump").write_text("\n".join(lines) + "\n")
+    found = score(tmp_path / "dump").to_dict()
+    assert (found["read"], found["scored"]) == (7, 5)
+    assert found["filtered_by"] == {"delete": 1}
+    assert found["quarantined_by"] == {"not JSON": 1}
+    table = scores(tmp_path / "out")
+    assert table["id"].to_pylist() == [v1(i)["id_str"] for i in range(5)]
+    assert {str(t)[:10] for t in table["created_at"].to_pylist()} == {"2021-01-01"}
+    (bad,) = quarantine(tmp_path / "out")
+    assert (bad["source_file"], bad["line"], bad["excerpt"]) == ("dump", 5, '{"broken')
+    # Readers of the whole folder see the scores and nothing else.
+    whole = ds.dataset(tmp_path / "out", partitioning="hive").to_table()
+    assert len(whole) == 5 and whole["date"].to_pylist() == ["2021-01-01"] * 5
+
+
+def test_too_many_bad_lines_fail_the_run_and_its_rerun(score: Score, tmp_path: Path) -> None:
+    (tmp_path / "dump").write_bytes(jsonl([v1(0)]) + b"{broken\n")
+    for unchanged in (0, 1):
+        with pytest.raises(IncompleteScores, match="1 of 2 rows were unreadable") as failure:
+            score(tmp_path / "dump", max_errors=0.1)
+        found = check_balance(failure.value.report)
+        assert (found["status"], found["inputs"]["unchanged"]) == ("failed", unchanged)
+    assert len(scores(tmp_path / "out")) == len(quarantine(tmp_path / "out")) == 1
+
+
+def test_one_broken_file_does_not_stop_the_others(score: Score, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "empty").write_bytes(b"")
+    dump = write_tweets(tmp_path / "dump", [v1(i) for i in range(5)])
+    with pytest.raises(IncompleteScores, match=r"other\.csv: no column 'text'") as failure:
+        score(tmp_path / "other.csv", tmp_path / "empty", dump)
+    found = check_balance(failure.value.report)
+    assert found["inputs"] == {"named": 3, "read": 2, "unchanged": 0, "failed": 1}
     assert len(scores(tmp_path / "out")) == 5
 
 
-def test_a_named_text_column_is_taken_at_its_word(finished_run: Path, tmp_path: Path) -> None:
-    lines = [json.dumps({"id": str(i), "text": "dirty", "clean": "happy"}) for i in range(3)]
-    (tmp_path / "in.jsonl").write_text("\n".join(lines))
-    score_files([tmp_path / "in.jsonl"], finished_run, tmp_path / "out", text="clean")
+def test_rows_of_files_of_texts(score: Score, tmp_path: Path) -> None:
+    with (tmp_path / "in.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["id", "text", "lang"], ["1", "a happy cat", "en"], ["2", "  ", "en"],
+             ["1", "a happy cat", "en"], ["3", "dog", "de"], ["1.2e18", "lost", "en"], ["4"]]
+        )  # fmt: skip
+    found = score(tmp_path / "in.csv", languages=("en",), block_rows=2).to_dict()
+    assert (found["scored"], found["repeated"], found["empty"]) == (2, 1, 1)
+    assert found["filtered_by"] == {"language": 1}
+    assert found["quarantined_by"] == {"no exact id": 1, "wrong number of fields": 1}
+    table = scores(tmp_path / "out")
+    assert table["id"].to_pylist() == ["1", "2"]
+    assert table["mood"].to_pylist()[1] is table["level"].to_pylist()[1] is None
+    assert [p.name for p in (tmp_path / "out").glob("date=*")] == ["date=unknown"]
+
+
+def test_a_named_text_column_is_taken_at_its_word(score: Score, tmp_path: Path) -> None:
+    lines = [{"id": str(i), "text": "dirty", "clean": "happy"} for i in range(3)]
+    (tmp_path / "in.jsonl").write_bytes(jsonl(lines))
+    score(tmp_path / "in.jsonl", text="clean")
     assert scores(tmp_path / "out")["text_hash"].to_pylist() == [text_hash("happy")] * 3
-    with pytest.raises(ScoreError, match="'nosuch'"):
-        score_files([tmp_path / "in.jsonl"], finished_run, tmp_path / "o2", text="nosuch")
 
 
-def test_every_tensor_counts_for_the_fingerprint(scorer: Scorer) -> None:
-    head = scorer.heads[0]
-    last = head.layers[-1]
-    moved = replace(last, bias=last.bias + 1)
-    assert replace(head, layers=(*head.layers[:-1], moved)).fingerprint != head.fingerprint
+def test_an_id_with_another_text(score: Score, tmp_path: Path) -> None:
+    for day, text in (("day1", "a happy cat"), ("day2", "an angry dog")):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "texts.txt").write_text(text + "\n")
+        report = score(tmp_path / day / "texts.txt")
+    assert report.to_dict()["quarantined_by"] == {"scored before with another text": 1}
+    assert [row["reason"] for row in quarantine(tmp_path / "out")] == [
+        "scored before with another text: id 'texts:1'"
+    ]
+    # A tweet's id says which tweet it is: dumps hold cut and full texts of the same one.
+    score(write_tweets(tmp_path / "a", [v1(0)]))
+    assert score(write_tweets(tmp_path / "b", [v1(0, text="cut")])).to_dict()["already_scored"] == 1
 
 
-def test_folders_that_are_no_scores_are_refused(finished_run: Path, tmp_path: Path) -> None:
-    write_mood_csv(tmp_path / "in.csv", num_rows=3)
+def test_formats_are_told_from_the_content(score: Score, tmp_path: Path) -> None:
+    tweets = [v1(i) for i in range(20)]
+    expected = None
+    tables = {"a.parquet": pa.Table.from_pylist([{"id": t["id"], "text": t["text"],
+              "created_at": t["created_at"]} for t in tweets])}  # fmt: skip
+    pq.write_table(tables["a.parquet"], tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_bytes(bz2.compress(json.dumps(tweets).encode()))
+    (tmp_path / "c").write_bytes(gzip.compress(json.dumps({"statuses": tweets}).encode()))
+    for name in ("a.parquet", "b.csv", "c"):
+        report = score(tmp_path / name, output=tmp_path / f"out-{name}")
+        assert report.scored == 20, name
+        found = scores(tmp_path / f"out-{name}").drop_columns(["source_file"])
+        expected = expected or found
+        assert found.equals(expected)
+
+
+@needs_raw
+@pytest.mark.parametrize("name", REAL_COUNTS)
+def test_real_dumps_give_the_counts_of_an_independent_count(
+    name: str, score: Score, tmp_path: Path
+) -> None:
+    expected = independent_counts(name)
+    found = score(RAW / name, block_rows=256).to_dict()
+    for count in ("read", "retweets", "recovered", "long"):
+        assert found[count] == expected[count], count
+    assert found["filtered"] == expected["notices"]
+    assert (found["quarantined"], found["repeated"]) == (0, 0)
+    table = scores(tmp_path / "out")
+    assert found["scored"] == len(table) == expected["tweets"]
+    plain_ids = []
+    for value in real_objects(name):
+        plain_ids += [t["id"] for t in value["data"]] if "data" in value else []
+        plain_ids += [value["id_str"]] if "id_str" in value else []
+    assert table["id"].to_pylist() == sorted(plain_ids)
+    assert found["computed"] < found["scored"]
+
+
+def check_mutants(values: list[Any], heads: list[Path], folder: Path) -> None:
+    dump = write_tweets(folder / "fuzz", [v1(0), *values, v1(0)])
+    report = score_files([dump], None, folder / "none", heads=heads, max_errors=1.0, dry_run=True)
+    found = check_balance(report)
+    assert found["read"] >= len(values) + 2 and found["scored"] >= 1
+
+
+fuzz = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@given(value=mutated(MADE_UP))
+@fuzz
+def test_no_line_of_mutated_objects_is_unaccounted_for(
+    value: Any, heads: list[Path], tmp_path: Path
+) -> None:
+    check_mutants([value], heads, tmp_path)
+
+
+@needs_raw
+def test_no_line_of_mutated_real_objects_is_unaccounted_for(
+    heads: list[Path], tmp_path: Path
+) -> None:
+    objects = [value for value in some_real_objects() if len(json.dumps(value)) < 20_000]
+
+    @given(value=mutated(objects))
+    @fuzz
+    def check(value: Any) -> None:
+        check_mutants([value], heads, tmp_path)
+
+    check()
+
+
+# --- filters, retweets --------------------------------------------------------------------------
+
+
+def test_filters(score: Score, tmp_path: Path) -> None:
+    old = "Thu Dec 31 23:59:59 +0000 2020"
+    dump = write_tweets(
+        tmp_path / "dump",
+        [v1(0), v1(1, lang="de"), v1(2, lang=None), v1(3, created_at=old),
+         v1(4, retweeted_status=v1(0))],
+    )  # fmt: skip
+    found = score(dump, languages=("en",), since="2021-01-01", retweets="drop").to_dict()
+    assert found["filtered_by"] == {
+        "language": 1, "language unknown": 1, "retweet": 1, "too early": 1
+    }  # fmt: skip
+    assert scores(tmp_path / "out")["id"].to_pylist() == [v1(0)["id_str"]]
+    # With other filters the file is not finished: what they let in is added.
+    assert score(dump, retweets="only").to_dict()["filtered_by"] == {"not a retweet": 4}
+    assert score(dump, until="2021-01-01").to_dict()["filtered_by"] == {"too late": 4}
+    found = score(dump).to_dict()
+    assert (found["scored"], found["already_scored"]) == (2, 3)
+
+
+def test_repeated_texts_are_computed_once_and_every_tweet_has_its_row(
+    score: Score, tmp_path: Path
+) -> None:
+    original = v1(0, text="a very happy cat sat on the mat today")
+    retweets = [v1(i, text="RT @b: a very…", retweeted_status=original) for i in range(1, 90)]
+    others = [v1(100 + i, text=f"dog {i}") for i in range(30)]
+    tweets = [original, *retweets[:40], *others, *retweets[40:]]
+    dump = write_tweets(tmp_path / "dump", tweets)
+    found = score(dump, block_rows=10).to_dict()
+    assert found["scored"] == len(tweets) == 120
+    assert found["retweets"] == found["recovered"] == 89
+    # A block without a new text has one computed again, to keep the threads in step.
+    assert 31 <= found["computed"] <= 31 + 12
+    table = scores(tmp_path / "out")
+    same = table.filter(pa.array([h == text_hash(original["text"]) for h in
+                                  table["text_hash"].to_pylist()]))  # fmt: skip
+    assert len(same) == 90
+    assert np.ptp(same["mood_p_glad"].to_numpy()) < 1e-3
+    score(dump, output=tmp_path / "small", block_rows=7, cache_texts=4)
+    assert_same_scores(scores(tmp_path / "small"), table)
+
+
+# --- again and again ----------------------------------------------------------------------------
+
+
+def test_a_rerun_reads_nothing_and_a_grown_file_adds_what_is_new(
+    score: Score, tmp_path: Path
+) -> None:
+    dump = write_tweets(tmp_path / "dump", [v1(i) for i in range(50)])
+    with dump.open("ab") as file:
+        file.write(b'{"cut":')
+    score(dump)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.parquet")}
+    found = score(dump).to_dict()
+    assert (found["read"], found["inputs"]["unchanged"], found["unchanged_rows"]) == (0, 1, 51)
+    assert found["files_written"] == 0
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.parquet")} == before
+    shutil.copy(dump, tmp_path / "copied")
+    assert score(tmp_path / "copied").to_dict()["inputs"]["unchanged"] == 1
+    with dump.open("ab") as file:
+        file.write(b"\n" + jsonl([v1(i) for i in range(50, 80)]))
+    found = score(dump).to_dict()
+    assert (found["scored"], found["already_scored"], found["quarantined"]) == (30, 50, 1)
+    assert scores(tmp_path / "out")["id"].to_pylist() == [v1(i)["id_str"] for i in range(80)]
+    lines = [(row["line"], row["reason"]) for row in quarantine(tmp_path / "out")]
+    assert len(lines) == len(set(lines)) == 2  # cut at the end of the file, then within it
+
+
+def test_rows_wait_for_files_of_some_size(score: Score, tmp_path: Path) -> None:
+    days = [f"Fri Jan {1 + i % 20:02d} 07:29:00 +0000 2021" for i in range(400)]
+    tweets = [v1(i, created_at=day) for i, day in enumerate(days)]
+    dump = write_tweets(tmp_path / "dump", tweets)
+    assert score(dump, block_rows=16).files_written == 20
+    report = score(dump, output=tmp_path / "tight", block_rows=16, buffer_rows=100)
+    assert 20 < report.files_written <= 200
+    assert_same_scores(scores(tmp_path / "tight"), scores(tmp_path / "out"))
+
+
+def test_a_lost_or_damaged_ledger_is_made_again(score: Score, tmp_path: Path) -> None:
+    dump = write_tweets(tmp_path / "dump", [v1(i) for i in range(20)])
+    (tmp_path / "dump").write_bytes(dump.read_bytes() + b"{bad\n")
+    score(dump)
+    ledger = tmp_path / "out" / "_ledger.sqlite"
+    for damage in (ledger.unlink, lambda: ledger.write_bytes(b"no database, but quite long" * 9)):
+        damage()
+        found = score(dump).to_dict()
+        assert (found["scored"], found["already_scored"], found["quarantined"]) == (0, 20, 1)
+        assert score(dump).to_dict()["inputs"]["unchanged"] == 1
+    assert len(quarantine(tmp_path / "out")) == 1
+
+
+def test_rows_of_a_deleted_file_come_back(score: Score, tmp_path: Path) -> None:
+    dump = write_tweets(tmp_path / "dump", [v1(i) for i in range(20)])
+    other = write_tweets(tmp_path / "b", [v1(i, created_at="2021-02-03") for i in range(20, 30)])
+    score(dump, other)
+    (deleted,) = (tmp_path / "out" / "date=2021-02-03").iterdir()
+    deleted.unlink()
+    found = score(dump, other).to_dict()
+    assert (found["scored"], found["already_scored"]) == (10, 20)
+    # Files may be put together by other programs, even while both copies are there.
+    files = sorted((tmp_path / "out").glob("date=*/*.parquet"))
+    pq.write_table(scores(tmp_path / "out"), files[0].with_name("compacted.parquet"))
+    score(dump, other)
+    for file in files:
+        file.unlink()
+    assert score(dump, other).to_dict()["already_scored"] == 30
+
+
+def test_folders_that_are_no_scores_are_refused(
+    finished_run: Path, score: Score, tmp_path: Path
+) -> None:
+    dump = write_tweets(tmp_path / "dump", [v1(0)])
     config = RunConfig.load(finished_run)
     for folder in (config.store.path, config.run_dir):
         with pytest.raises(ScoreError, match="no folder for scores"):
-            score_files([tmp_path / "in.csv"], finished_run, Path(folder))
-    score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
+            score(dump, output=Path(folder))
+    score(dump)
     next((tmp_path / "out").glob("date=*/*.parquet")).write_bytes(b"broken")
     with pytest.raises(ScoreError, match="damaged"):
-        score_files([tmp_path / "in.csv"], finished_run, tmp_path / "out")
+        score(dump)
 
 
-def test_changed_activations_are_noticed(scorer: Scorer, finished_run: Path) -> None:
-    class Shifted(ActivationStore):
-        def read_matrix(self, *args, **options):
-            return super().read_matrix(*args, **options) * 1.05
-
-    store = Shifted.open(RunConfig.load(finished_run).store.path)
-    with pytest.raises(ScoreError, match="differ from the stored ones"):
-        scorer.check_parity(store, 8)
-
-
-def test_killed_runs_lose_and_double_nothing(finished_run: Path, tmp_path: Path) -> None:
-    write_mood_csv(tmp_path / "in.csv", num_rows=400)
-    config = RunConfig.load(finished_run)
-    data = config.model_dump(mode="json") | {"score": {"block_rows": 25}}
-    code = (
-        "import json, sys\n"
-        "from pathlib import Path\n"
-        "from pipeline import scoring\n"
-        "from pipeline.config import RunConfig\n"
-        f"data = json.loads({json.dumps(json.dumps(data))})\n"
-        "config = RunConfig.from_dict(data, origin=Path('x'))\n"
-        "scoring._configuration = lambda _: config\n"
-        "print('ready', flush=True)\n"
-        "scoring.score_files([Path('in.csv')], Path('x'), Path('out'),\n"
-        "                    say=lambda line: print(line, flush=True))\n"
-        "print('finished', flush=True)\n"
-    )
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-    }
-    draw = np.random.default_rng(0)
-    for attempt in range(6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "rows read" in line and attempt < 5 and draw.random() < 0.4:
-                time.sleep(draw.random() * 0.02)
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stdout.close()
-        process.wait()
-    assert process.returncode == 0
-    ids = scores(tmp_path / "out")["id"].to_pylist()
-    assert ids == sorted(str(10**18 + i) for i in range(400))
-    write_mood_csv(tmp_path / "same.csv", num_rows=400)
-    whole, _ = score_files([tmp_path / "same.csv"], finished_run, tmp_path / "whole")
-    assert whole.scored == 400
-    columns = [c for c in scores(tmp_path / "whole").column_names if c != "source_file"]
-    a, b = (scores(tmp_path / name).select(columns) for name in ("out", "whole"))
-    for name in columns:
-        if pa.types.is_floating(a[name].type):
-            np.testing.assert_allclose(a[name].to_numpy(), b[name].to_numpy(), atol=2e-3)
-        else:
-            assert a[name].equals(b[name])
+def test_a_dry_run_counts_and_writes_nothing(score: Score, tmp_path: Path) -> None:
+    dump = write_tweets(tmp_path / "dump", [v1(0), v1(1), v1(0), v1(2, lang="de")])
+    found = score(dump, dry_run=True, languages=("en",)).to_dict()
+    assert (found["status"], found["scored"], found["repeated"]) == ("dry run", 2, 1)
+    assert not (tmp_path / "out").exists()
+    score(write_tweets(tmp_path / "first", [v1(0)]))
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
+    found = score(dump, dry_run=True, buffer_rows=1, block_rows=1).to_dict()
+    assert (found["scored"], found["already_scored"], found["repeated"]) == (2, 2, 0)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
 
 
-def test_input_blocks_may_have_no_bad_rows() -> None:
-    assert InputBlock(pa.table({"id": ["1"]})).bad is None
+def test_two_runs_at_once(score: Score, tmp_path: Path) -> None:
+    dump = write_tweets(tmp_path / "dump", [v1(i) for i in range(300)])
+    reports: list[ScoreReport] = []
+    runs = [
+        threading.Thread(target=lambda: reports.append(score(dump, block_rows=20)))
+        for _ in range(2)
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert sorted(report.scored for report in reports) == [0, 300]
+    assert len(scores(tmp_path / "out")) == 300
+
+
+def test_the_command_prints_a_summary_line_whatever_happens(
+    heads: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = write_tweets(tmp_path / "dump", [v1(0)])
+    dump.write_bytes(dump.read_bytes() + b"{bad\n")
+    command = ["score", str(dump), "--out", str(tmp_path / "out"), "-q", "--json"]
+    command += [word for folder in heads for word in ("--heads", str(folder))]
+    for more, code, status in (
+        (["--dry-run", "--max-errors", "1"], 0, "dry run"),
+        (["--max-errors", "0.6", "--since", "2021-01-01", "--lang", "en"], 0, "done"),
+        (["--max-errors", "0"], 1, "failed"),
+    ):
+        assert run_command([*command, *more]) == code
+        found = capsys.readouterr()
+        assert json.loads(found.out.splitlines()[-1])["status"] == status
+        assert ("rows were unreadable" in found.err) == (code == 1)
+    assert run_command([*command, "--max-errors", "7"]) == 2
+    runs = sorted((tmp_path / "out" / "_runs").glob("*.json"))
+    assert [json.loads(run.read_text())["status"] for run in runs] == ["done", "failed"]
+
+
+def test_normalisation_is_that_of_the_heads(tiny_bert: Path, tmp_path: Path) -> None:
+    raw = NormaliseConfig(users=False, urls=False, html_unescape=False)
+    folders = write_heads(tmp_path / "raw", tiny_bert, normalise=raw)
+    dump = write_tweets(tmp_path / "dump", [v1(0)])
+    score_files([dump], None, tmp_path / "out", heads=folders)
+    assert scores(tmp_path / "out")["text_hash"].to_pylist() == [text_hash(v1(0)["text"])]

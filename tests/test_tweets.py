@@ -470,9 +470,9 @@ def test_ids_are_exact(tmp_path: Path) -> None:
     [
         ({"id_str": None, "id": 1.3449084681934356e18}, "its digits are lost"),
         ({"id_str": None, "id": None}, "no id"),
-        ({"id_str": "12a"}, "id_str is no tweet id: '12a'"),
-        ({"id_str": True}, "id_str is no tweet id"),
-        ({"id_str": "١٢"}, "is no tweet id"),
+        ({"id_str": "12a"}, "no tweet id: id_str is '12a'"),
+        ({"id_str": True}, "no tweet id: id_str is True"),
+        ({"id_str": "١٢"}, "no tweet id: id_str is"),
         ({"text": None}, "no text"),
         ({"text": 5}, "no text"),
     ],

@@ -15,7 +15,7 @@ none.
 - *ours*: ``extract_corpus`` from texts to a durable commit: tokenising, capture of all layers,
   mean and max pooling, float16 conversion, fsynced shards.
 - *forward*: our own engine's forward pass alone, on token ids, nothing captured; *whole* is *ours*
-  on the same texts (1,280 or more); *half* is the lower half of the blocks.
+  on the same texts (2,048 or more); *half* is the lower half of the blocks.
 
 With ``--json`` the last line of stdout is one JSON object. ``vs_naive_hf`` and
 ``vs_naive_hf_float32`` are usual / ours for the best and the float32 mode; ``capture_overhead`` is
@@ -71,9 +71,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 BATCH = 32
 STORE = "store"
 DTYPES = ("float32", "bfloat16")
-OVERHEAD_TEXTS = 1280
-NUM_BLOCKS = 2
-"""Full shards that a corpus fills, so that one is written while the other is computed."""
+OVERHEAD_TEXTS = 2048
+SHARD_TEXTS = 512
+"""Texts of a shard, at most half of the corpus: one is written while the next is computed."""
 
 
 def load_texts(corpus: str, count: int) -> list[str]:
@@ -164,7 +164,7 @@ def whole_extraction(backbone: Backbone, texts: Sequence[str], folder: Path) -> 
     table = pa.table({"id": [f"t{i}" for i in range(len(texts))], "text": list(texts)})
 
     def run() -> None:
-        shard = -(-len(texts) // NUM_BLOCKS)
+        shard = min(SHARD_TEXTS, -(-len(texts) // 2))
         extract_corpus(table, backbone, folder / STORE, samples_per_shard=shard)
 
     return run
