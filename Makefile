@@ -39,18 +39,18 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml requirements.lock
-	$(PIP) install -q -c requirements.lock -e '.[demo,report]'
+	$(PIP) install -q -c requirements.lock -e '.[demo,report,explore]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml requirements.lock
-	$(PIP) install -q -c requirements.lock -e '.[demo,cluster,report,dev]'
+	$(PIP) install -q -c requirements.lock -e '.[demo,cluster,ssh,jobqueue,report,explore,dev]'
 	@touch $@
 
 # Resolved afresh on the oldest supported Python, so that one file serves all; torch stays at its pin.
 TORCH = 2.13.0
 lock:
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install -q torch==$(TORCH) '.[demo,hub,cluster,report,dev]'
+	$(VENV)-lock/bin/python -m pip install -q torch==$(TORCH) '.[demo,hub,cluster,ssh,jobqueue,report,explore,dev]'
 	{ echo '# All direct and indirect versions; written by `make lock`. Use: pip install -c requirements.lock ...'; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude salient | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf $(VENV)-lock
