@@ -31,8 +31,9 @@ from pipeline.picking import Picked
 from pipeline.pooling import Segments, argmax_tokens, check_poolings, pool
 from pipeline.throughput import Meter
 from pipeline.tokens import Encoded, encode
+from store.durable import page_aligned
 
-BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Token slots of a batch, for each core that works on it."""
 
 logger = logging.getLogger(__name__)
@@ -345,7 +346,7 @@ class Turned(Sequence[NDArray[Any]]):
                 f"{int(values.isinf().sum())} {self._name} activations of layer {layer} exceed "
                 '65504, the largest of float16; store them with dtype = "float32"'
             )
-        out = torch.empty(self.shape[1:], dtype=values.dtype)
+        out = page_aligned(self.shape[1:], self.dtype)
         # As two-dimensional matrices: torch turns those ten times faster.
-        out.flatten(0, -2).copy_(values.flatten(1).t())
-        return out.numpy()
+        torch.from_numpy(out).flatten(0, -2).copy_(values.flatten(1).t())
+        return out

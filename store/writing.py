@@ -134,7 +134,10 @@ def _assemble(
 ) -> AnyArray:
     """The whole shard `(rows, S)`: committed prefix, new samples, NaN padding."""
     shape = (layout.rows, schema.samples_per_shard)
-    shard = spare if spare is not None and spare.shape == shape else np.empty(shape, schema.dtype)
+    if spare is not None and spare.shape == shape:
+        shard = spare
+    else:
+        shard = durable.page_aligned(shape, schema.dtype)
     first = block.start - block.slot * schema.samples_per_shard
     last = first + len(block)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -14,8 +14,9 @@ none.
   forward pass only, nothing kept.
 - *ours*: ``extract_corpus`` from texts to a durable commit: tokenising, capture of all layers,
   mean and max pooling, float16 conversion, fsynced shards.
-- *forward*: our own engine's forward pass alone, on token ids, nothing captured; *whole* is *ours*
-  on the same texts (2,048 or more); *half* is the lower half of the blocks.
+- *forward*: our own engine's forward pass alone on the same texts (1,536 or more): tokenised, run
+  as one plan, nothing captured, nothing kept; *whole* is *ours* on them; *half* is the lower half
+  of the blocks.
 
 With ``--json`` the last line of stdout is one JSON object. ``vs_naive_hf`` and
 ``vs_naive_hf_float32`` are usual / ours for the best and the float32 mode; ``capture_overhead`` is
@@ -71,7 +72,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 BATCH = 32
 STORE = "store"
 DTYPES = ("float32", "bfloat16")
-OVERHEAD_TEXTS = 2048
+OVERHEAD_TEXTS = {"quick": 1536, "full": 2048}
 SHARD_TEXTS = 512
 """Texts of a shard, at most half of the corpus: one is written while the next is computed."""
 
@@ -173,10 +174,9 @@ def whole_extraction(backbone: Backbone, texts: Sequence[str], folder: Path) -> 
 def forward_only(backbone: Backbone, texts: Sequence[str]) -> Callable[[], None]:
     """Our engine on all texts as one plan, nothing captured."""
     extractor = Extractor(backbone, layers=(), hidden="none")
-    encoded = extractor.encode(texts)
 
     def run() -> None:
-        extractor.compute(encoded)
+        extractor.compute(extractor.encode(texts))
 
     return run
 
@@ -203,7 +203,8 @@ def measure(name: str, texts: Sequence[str], folder: Path, options: Any) -> dict
     exact, fast = (backbones[mode] for mode in DTYPES)
     middle = exact.num_layers // 2 - 1
     few = list(range(0, exact.neuron_size, 20))
-    more = load_texts(options.corpus, max(OVERHEAD_TEXTS, 3 * len(texts)))
+    least = OVERHEAD_TEXTS["quick" if options.quick else "full"]
+    more = load_texts(options.corpus, max(least, 3 * len(texts)))
     deep = texts if options.quick else more
     against_usual = Rounds(
         {
@@ -316,7 +317,7 @@ def main() -> None:
     options = parser.parse_args()
     models = options.models or (["quick"] if options.quick else ["roberta-base", "distilbert"])
     options.rounds = options.rounds or (3 if options.quick else 5)
-    texts = load_texts(options.corpus, options.texts or (96 if options.quick else 512))
+    texts = load_texts(options.corpus, options.texts or (64 if options.quick else 512))
     transformers_logging.disable_progress_bar()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
