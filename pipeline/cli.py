@@ -25,14 +25,25 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Terminal
 from store.errors import SalientError
 
+RUN, LOOK, SCORE, CLUSTER, STORE = "Run", "Look", "Score", "Cluster", "Store"
+"""Groups of commands on the page of help."""
+
 app = typer.Typer(
     name="salient",
-    help="Large-scale text analysis from the feed-forward activations inside language models.",
+    help=(
+        "Large-scale text analysis from the feed-forward activations inside language models.\n\n"
+        "First steps: salient demo, or salient init run.toml and then salient run run.toml. What"
+        " was interrupted goes on where it was when the same command is given again."
+    ),
+    epilog=(
+        "Results go to standard output (--json for machines), progress to standard error. Exit"
+        " codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(storecli.app, name="store")
+app.add_typer(storecli.app, name="store", rich_help_panel=STORE)
 INTERRUPTED = 130
 out = Console(soft_wrap=True, highlight=False)
 
@@ -54,7 +65,7 @@ def _print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("run.toml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -69,7 +80,7 @@ def init(
     out.print(f"wrote {escape(str(path))}; edit it, then: salient run {escape(str(path))}")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def run(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Extract, probe and consolidate; print the result tables. Run again to resume."""
     from pipeline import jobs
@@ -79,7 +90,7 @@ def run(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> No
     _show_metrics(Path(settings.run_dir), metrics, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def extract(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Compute the activations that the store lacks, and keep the labels beside them."""
     from pipeline import jobs
@@ -91,7 +102,7 @@ def extract(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -
         out.print(escape(str(report)))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def probe(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Phase 1: fit one single-layer network per layer and task; write importance tables."""
     from pipeline import jobs
@@ -104,7 +115,7 @@ def probe(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> 
         out.print(f"{result.task}\t{result.source}\tvalidation {result.val_score:.4f}")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def rank(
     config: ConfigFile,
     tasks: Annotated[
@@ -146,7 +157,7 @@ def rank(
             out.print(f"written: {escape(str(path))}")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def consolidate(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Phase 2: train cross-layer heads on salient slices, choose the depth, report the test."""
     from pipeline import jobs
@@ -156,7 +167,7 @@ def consolidate(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = Fals
     _show_metrics(Path(settings.run_dir), metrics, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def ablate(
     config: ConfigFile,
     tasks: Annotated[
@@ -204,7 +215,7 @@ def ablate(
     out.print(f"written: {escape(str(Path(settings.run_dir) / 'ablation.json'))}")
 
 
-@app.command()
+@app.command(rich_help_panel=SCORE)
 def score(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Tweet dumps or files of texts.")
@@ -293,7 +304,10 @@ def score(
         raise failure
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    rich_help_panel=CLUSTER,
+)
 def submit(
     context: typer.Context,
     config: ConfigFile,
@@ -319,7 +333,7 @@ def submit(
     print(f"salient status {job.id}, salient logs {job.id} -f", file=sys.stderr)
 
 
-@app.command("jobs")
+@app.command("jobs", rich_help_panel=CLUSTER)
 def list_jobs(as_json: AsJson = False) -> None:
     """List submitted jobs, the youngest first."""
     from pipeline import submit as jobs
@@ -345,7 +359,7 @@ def list_jobs(as_json: AsJson = False) -> None:
         )
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTER)
 def status(job: JobId = None, as_json: AsJson = False) -> None:
     """Say how a submitted job stands."""
     from pipeline import submit as jobs
@@ -360,7 +374,7 @@ def status(job: JobId = None, as_json: AsJson = False) -> None:
             out.print(escape(f"{key}: {value}"))
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTER)
 def logs(
     job: JobId = None,
     follow: Annotated[
@@ -375,7 +389,7 @@ def logs(
         print(piece, end="", flush=True)
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTER)
 def cancel(job: Annotated[str, typer.Argument(help="The job's id, or how it begins.")]) -> None:
     """Stop a submitted job; what it has finished is kept."""
     from pipeline import submit as jobs
@@ -386,7 +400,7 @@ def cancel(job: Annotated[str, typer.Argument(help="The job's id, or how it begi
     out.print(f"{found.id}: asked to stop")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def inspect(
     path: Annotated[
         Path, typer.Argument(help="A store, run, head or score folder, a Parquet file or a config.")
@@ -406,7 +420,7 @@ def inspect(
             out.print(escape(line))
 
 
-@app.command("report")
+@app.command("report", rich_help_panel=LOOK)
 def write_report(
     run_path: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run folder, or the TOML file of its run.")
@@ -434,7 +448,7 @@ def write_report(
         out.print(f"written: {escape(str(path))}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def explore(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="An activation store.")],
     run_path: Annotated[
@@ -462,7 +476,7 @@ def explore(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the example.")] = Path("runs/demo"),
     quiet: Quiet = False,
