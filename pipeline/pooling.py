@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pipeline.errors import ExtractError
+from pipeline.segmentpool import fuses, mean_and_max
 
 _PIECE_VALUES = 2**19
 """Float32 values pooled at a time on the CPU: few enough to stay in a core's cache between two
@@ -44,6 +45,10 @@ class Segments:
 
     num_texts: int
     runs: tuple[Run, ...]
+    starts: NDArray[np.int64]
+    """(texts,) row of each text's first token."""
+    lengths: NDArray[np.int64]
+    """(texts,) number of its tokens."""
 
     @classmethod
     def of(cls, *, starts: ArrayLike, lengths: ArrayLike) -> Segments:
@@ -63,7 +68,7 @@ class Segments:
                     runs[-1] = replace(last, count=last.count + 1, stride=stride)
                     continue
             runs.append(Run(i, 1, int(start[i]), int(length[i]), int(length[i])))
-        return cls(len(start), tuple(runs))
+        return cls(len(start), tuple(runs), start, length)
 
     def views(self, tokens: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The runs of a token matrix, cut into pieces that fit a cache; empty texts left out.
@@ -101,6 +106,8 @@ POOLINGS: dict[str, Reduction] = {
 }
 """Pooling name -> reduction of ``(texts, tokens, feature)``, float32, over the tokens, into
 ``(texts, feature)``."""
+FUSED = ("mean", "max")
+"""What a GPU pools in one kernel; others are pooled one after another."""
 
 
 def check_poolings(poolings: Sequence[str]) -> tuple[str, ...]:
@@ -128,6 +135,8 @@ def pool(tokens: Tensor, segments: Segments, poolings: Sequence[str]) -> Tensor:
     Returns:
         (texts, poolings, feature) float32; zeros for texts without tokens.
     """
+    if tuple(poolings) == FUSED and fuses(tokens.device, tokens.dtype):
+        return mean_and_max(tokens.contiguous(), segments.starts, segments.lengths)
     shape = (segments.num_texts, len(poolings), tokens.shape[1])
     make = torch.zeros if any(not run.length for run in segments.runs) else torch.empty
     out = make(shape, dtype=torch.float32, device=tokens.device)
