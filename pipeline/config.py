@@ -25,6 +25,7 @@ SCORE_COLUMNS = (
 )  # fmt: skip
 """Columns of scored Parquet files beside those of the tasks."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""Names of runs and tasks: they become names of files and columns."""
 
 
 class _Section(BaseModel):
@@ -39,14 +40,16 @@ class BackboneConfig(_Section):
     revision: str | None = None
     """The 40-digit commit of a hub model; required for hub names."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward pass, in training and scoring; bfloat16 is faster, about 1 % off."""
     max_length: int | None = Field(default=None, ge=2)
     """Tokens per text, special tokens included; longer texts are cut and flagged.
     Default: the model's context."""
     special_tokens: bool = True
-    """Pool over [CLS], [SEP], <s> … too, as in the paper."""
+    """Pool over ``[CLS]``, ``[SEP]``, ``<s>`` … too, as in the paper."""
     ffn_site: str | None = None
     """Path of the FFN's down projection, ``{i}`` for the block, for families not in FFN_SITES."""
     trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
 
 
 class NormaliseConfig(_Section):
@@ -66,14 +69,19 @@ class CorpusSource(_Section):
     path: str | None = None
     """A file or (TweetEval layout) a folder; the rows' splits come from ``split`` or are drawn."""
     train: str | None = None
+    """The training split's file, instead of ``path``; ``val`` and ``test`` go with it."""
     val: str | None = None
+    """The validation split's file; without one the split is drawn from the training file."""
     test: str | None = None
-    """One file per split, instead of ``path``."""
+    """The test split's file; without one the split is drawn from the training file."""
     hub: str | None = None
     """A ``datasets`` hub name, instead of ``path``."""
     hub_config: str | None = None
+    """Configuration of the hub's data set, where it has several."""
     revision: str | None = None
+    """Commit of the hub's data set."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "tweeteval", "hub"] = "auto"
+    """Format of the files; ``auto`` goes by their names and first bytes."""
     text: str = "text"
     """Column of the text."""
     id: str | None = None
@@ -113,7 +121,9 @@ class TaskConfig(_Section):
     """One target over the texts."""
 
     name: str = Field(pattern=NAME_PATTERN)
+    """As in a corpus entry's ``labels``; also the column of its predictions."""
     type: Literal["classification", "regression"]
+    """Classes, given as texts or integers, or a number."""
     labels: tuple[str, ...] | None = None
     """The classes, in order; default: those found in the training split, sorted."""
     metric: (
@@ -155,17 +165,24 @@ class SplitConfig(_Section):
     """Splits drawn where a source gives none (seeded, stratified, by identical text)."""
 
     val: float = Field(default=0.15, gt=0, lt=0.5)
+    """Share of the texts in the validation split."""
     test: float = Field(default=0.15, gt=0, lt=0.5)
+    """Share of the texts in the test split."""
 
 
 class StoreConfig(_Section):
     """The activation store."""
 
     path: str
+    """Folder of the store; several runs may share one."""
     poolings: tuple[str, ...] = ("mean", "max")
+    """How a text's tokens become one number per neuron."""
     hidden: Literal["final", "all"] = "final"
+    """Which pooled hidden states are stored beside the activations."""
     dtype: Literal["float16", "float32"] = "float16"
+    """Of the stored activations."""
     samples_per_shard: int | None = Field(default=None, ge=1)
+    """Texts in a file; default as many as make files of about 50 MB."""
     keep_text: bool = True
     """False keeps the texts' hashes only."""
 
@@ -224,6 +241,7 @@ class HeadConfig(_Section):
     Phase 2 builds on the probes fitted without fold 0; the network is trained on fold 0 (unseen),
     or on all rows (both)."""
     folds: int = Field(default=5, ge=2)
+    """Folds of the training rows, for out-of-fold outputs."""
     judge: Literal["validation", "cross_validation"] = "validation"
     """What heads are compared, calibrated and given thresholds by: their outputs on the validation
     rows alone, or together with out-of-fold outputs on the training rows (as many fits more as
@@ -271,6 +289,7 @@ class ScoreConfig(_Section):
     """Batch scoring."""
 
     output: str | None = None
+    """Folder of the scores, where ``--out`` names none."""
     languages: tuple[str, ...] = ()
     """Score tweets of these languages only, by Twitter's codes (``en``); default: all."""
     since: str | None = None
@@ -323,9 +342,11 @@ class ClusterConfig(_Section):
     address: str | None = None
     """Of a running scheduler (``tcp://host:8786``, ``tls://…``) or of a Dask Gateway."""
     tls_ca: str | None = None
+    """PEM file of the certificate authority, for a scheduler at a ``tls://`` address."""
     tls_cert: str | None = None
+    """PEM file of the client's certificate."""
     tls_key: str | None = None
-    """PEM files for a scheduler at a ``tls://`` address."""
+    """PEM file of the client's key."""
     hosts: tuple[str, ...] = ()
     """ssh: the scheduler's host and the workers' (a host may come several times)."""
     device: str = "auto"
@@ -367,20 +388,33 @@ class RunConfig(_Section):
     """Everything one run depends on."""
 
     format_version: Literal[1] = 1
+    """Of the configuration file."""
     name: str = Field(pattern=NAME_PATTERN)
+    """The run's name, shown in reports and lists of jobs."""
     seed: int = Field(default=0, ge=0)
+    """Of all that is drawn: splits, folds, bootstrap rows, initial weights."""
     run_dir: str
     """Folder for probes, tables, heads and figures of this run."""
     backbone: BackboneConfig
+    """``[backbone]``"""
     corpus: tuple[CorpusSource, ...] = Field(min_length=1)
+    """``[[corpus]]``, an entry for each labelled set."""
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    """``[[tasks]]``, an entry for each target."""
     normalise: NormaliseConfig = NormaliseConfig()
+    """``[normalise]``"""
     splits: SplitConfig = SplitConfig()
+    """``[splits]``"""
     store: StoreConfig
+    """``[store]``"""
     probe: ProbeConfig = ProbeConfig()
+    """``[probe]``"""
     head: HeadConfig = HeadConfig()
+    """``[head]``"""
     score: ScoreConfig = ScoreConfig()
+    """``[score]``"""
     cluster: ClusterConfig = ClusterConfig()
+    """``[cluster]``"""
 
     @model_validator(mode="after")
     def _names_meet(self) -> RunConfig:

@@ -62,7 +62,7 @@ class Extractor:
     Args:
         backbone: the model.
         poolings: names from ``POOLINGS``.
-        special_tokens: pool [CLS], [SEP], <s> … too, as in the paper. They always take part in
+        special_tokens: pool ``[CLS]``, ``<s>`` … too, as in the paper. They always take part in
             the forward pass.
         layers: layers to pool; default all that the backbone runs.
         hidden: which hidden states to pool as well.
