@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-all lint check format lock clean
+.PHONY: help demo test test-all lint check format docs lock clean
 
 help:
 	@echo "make demo      install into $(VENV) and run the whole pipeline on the embedded example"
 	@echo "make test      install into $(VENV), lint, type-check and test (about ten minutes)"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make format    format and fix the code"
+	@echo "make docs      write the API pages into runs/docs"
 	@echo "make lock      pin all versions anew in requirements.lock"
 
 demo: $(VENV)/.demo
@@ -45,6 +46,10 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml requirements.lock
 $(VENV)/.dev: $(VENV)/.python pyproject.toml requirements.lock
 	$(PIP) install -q -c requirements.lock -e '.[demo,cluster,ssh,jobqueue,report,explore,dev]'
 	@touch $@
+
+docs: $(VENV)/.dev
+	$(BIN)/pdoc -d google -o runs/docs pipeline store
+	@echo "open runs/docs/index.html"
 
 # Resolved afresh on the oldest supported Python, so that one file serves all; torch stays at its pin.
 TORCH = 2.13.0

@@ -279,8 +279,8 @@ class Backbone:
         """Lay texts out for ``run``: packed if the backbone packs, else padded.
 
         Args:
-            ids: token ids of each text, none empty.
-            indices: number of each text in the caller's list.
+            ids: token ids of each text, ``(tokens,)``, none empty.
+            indices: ``(texts,)`` number of each text in the caller's list.
             packed: override the backbone's choice.
             side: where pads go.
         """

@@ -203,7 +203,7 @@ class Reference:
         )
 
     def count(self, head: Head, activations: Mapping[int, Array], outputs: Array) -> DriftCounts:
-        """Count texts; arguments as in :meth:`of`."""
+        """Count texts; arguments and shapes as in :meth:`of`."""
         values = _quantities(head, self.features, activations, outputs)
         return DriftCounts(len(values), _decided(head, outputs), _count_bins(values, self.edges))
 
@@ -234,12 +234,12 @@ class Reference:
         return Finding(index, freedom * spread, limit * spread)
 
     def arrays(self) -> dict[str, Array]:
-        """As named arrays, to be stored."""
+        """As named arrays, each of its attribute's shape, to be stored."""
         return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Reference:
-        """From :meth:`arrays`."""
+        """From :meth:`arrays`, of the same shapes."""
         rest = {field.name: arrays[field.name] for field in fields(cls) if field.name != "num_rows"}
         return cls(num_rows=int(arrays["num_rows"]), **rest)
 

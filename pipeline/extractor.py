@@ -298,7 +298,7 @@ class Pooled:
     truncated: NDArray[np.bool_]
 
     def take(self, rows: NDArray[np.int64]) -> Pooled:
-        """Some texts, in the given order."""
+        """Some texts ``(n,)``, in the given order."""
         if np.array_equal(rows, np.arange(len(self.n_tokens))):
             return self
         index = torch.from_numpy(rows)

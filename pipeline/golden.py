@@ -89,7 +89,7 @@ class Golden:
     outputs: Array
 
     def difference(self, outputs: Array) -> float:
-        """Largest difference, relative to the largest output."""
+        """Largest difference of ``(texts, outputs)``, relative to the largest output."""
         scale = max(float(np.abs(self.outputs).max()), 1e-6)
         return float(np.abs(outputs - self.outputs).max()) / scale
 

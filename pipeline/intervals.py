@@ -60,7 +60,7 @@ class Resamples:
             yield slice(start, stop), counts
 
     def left_out(self) -> Iterator[tuple[slice, Array]]:
-        """Counts of the jackknife: every row once, less one of them."""
+        """Counts of the jackknife, ``(chunk, num_rows)``: every row once, less one of them."""
         size = max(1, CHUNK_BYTES // (8 * max(1, self.num_rows)))
         for start in range(0, self.num_rows, size):
             rows = np.arange(start, min(start + size, self.num_rows))
@@ -98,7 +98,7 @@ def intervals(
 
 
 def interval(name: str, targets: Array, outputs: Array, **options: Any) -> Interval:
-    """Interval of one metric; see :func:`intervals`."""
+    """Interval of one metric; shapes as in :func:`intervals`."""
     return intervals([name], targets, outputs, **options)[name]
 
 
@@ -113,7 +113,8 @@ def difference(
     level: float = 0.95,
     method: Method = "percentile",
 ) -> Interval:
-    """Interval of ``metric(outputs) - metric(baseline)`` on the same rows, resampled together."""
+    """Interval of ``metric(outputs) - metric(baseline)``, ``(n, outputs)`` each, rows resampled
+    together."""
     ours, theirs = (_scorers([name], targets, z, positive)[0] for z in (outputs, baseline))
     plain = score(name, targets, outputs, positive=positive) - score(
         name, targets, baseline, positive=positive

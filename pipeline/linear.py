@@ -90,7 +90,7 @@ class Standardiser:
         return np.clip(out, -self.bound, self.bound, out=out)
 
     def take(self, features: Array) -> Standardiser:
-        """The standardiser of some features."""
+        """The standardiser of some features ``(k,)``."""
         return Standardiser(self.mean[features], self.scale[features], self.bound)
 
 

@@ -195,7 +195,7 @@ class Atlas:
         return np.asarray(self.store.read_features(layer=neuron.layer, features=[feature])[:, 0])
 
     def distribution(self, values: Array, task: str | None = None) -> Distribution | None:
-        """Histogram of a neuron's values, per class of a task, or of all samples.
+        """Histogram of a neuron's values ``(samples,)``, per class of a task, or of all samples.
 
         Returns:
             None if no sample counts.

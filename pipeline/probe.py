@@ -33,7 +33,7 @@ class Problem:
     positive: int = -1
 
     def score(self, targets: Array, outputs: Array) -> float:
-        """Value of the selection metric as usually reported.
+        """Value of the selection metric, of outputs ``(n, outputs)``, as usually reported.
 
         Raises:
             ProbeError: it is not defined on these rows.
@@ -42,7 +42,7 @@ class Problem:
         return value
 
     def score_all(self, targets: Array, outputs: Sequence[Array]) -> list[float]:
-        """The same for several outputs; NaN where it is not defined for one of them.
+        """The same for several ``(n, outputs)``; NaN where it is not defined for one of them.
 
         Raises:
             ProbeError: it is not defined for any.
@@ -85,7 +85,7 @@ class Probe:
         return Probe(weights, bias, self.standardiser, none, none[..., 0])
 
     def arrays(self) -> dict[str, Array]:
-        """The tensors by name, for a safetensors file."""
+        """The tensors by name, of their attributes' shapes, for a safetensors file."""
         arrays = {name: getattr(self, name) for name in ("weights", "bias", *FOLD_TENSORS)}
         for name, value in vars(self.standardiser).items():
             arrays[name] = np.asarray(value, dtype=np.float32)
@@ -93,7 +93,7 @@ class Probe:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Probe:
-        """The inverse of :meth:`arrays`."""
+        """The inverse of :meth:`arrays`, of the same shapes."""
         standardiser = Standardiser(arrays["mean"], arrays["scale"], float(arrays["bound"]))
         folds = (arrays[name] for name in FOLD_TENSORS)
         return cls(arrays["weights"], arrays["bias"], standardiser, *folds)

@@ -126,7 +126,7 @@ def streamed_values(sums: Sums) -> dict[str, Array]:
 
 
 def feature_rank(values: Array) -> Array:
-    """Rank of each feature, 0 for the largest value; equals in order; int32."""
+    """Rank of each feature ``(features,)``, 0 for the largest value; equals in order; int32."""
     rank = np.empty(len(values), dtype=np.int32)
     rank[np.argsort(-values, kind="stable")] = np.arange(len(values))
     return rank

@@ -58,12 +58,12 @@ class StoredTexts:
         return np.asarray(self._samples["position"].to_numpy())
 
     def at(self, positions: Sequence[int] | Array) -> list[str | None]:
-        """The texts at some positions; None where the store keeps hashes only."""
+        """The texts at positions ``(n,)``; None where the store keeps hashes only."""
         rows = np.searchsorted(self._positions, np.asarray(positions, np.int64))
         return list(self._samples["text"].take(pa.array(rows)).to_pylist())
 
     def ids(self, positions: Sequence[int] | Array) -> list[str]:
-        """The ids at some positions."""
+        """The ids at positions ``(n,)``."""
         rows = np.searchsorted(self._positions, np.asarray(positions, np.int64))
         return list(self._samples["id"].take(pa.array(rows)).to_pylist())
 
@@ -107,7 +107,7 @@ class StoredTexts:
         return Labels(classes, values)
 
     def label_names(self, task: str, positions: Sequence[int] | Array) -> list[str]:
-        """Labels as text; empty where there is none to show."""
+        """Labels at positions ``(n,)`` as text; empty where there is none to show."""
         labels = self.labels(task)
         if labels is None:
             return [""] * len(positions)

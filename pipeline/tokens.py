@@ -30,7 +30,7 @@ class Encoded:
         return len(self.lengths)
 
     def ids(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Token ids of some texts."""
+        """Token ids of some texts ``(n,)``, ``(tokens,)`` each."""
         ends = self._ends
         return [self.flat[ends[i] - self.lengths[i] : ends[i]] for i in indices]
 

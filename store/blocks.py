@@ -48,7 +48,7 @@ class SlotPick(NamedTuple):
 def pick_slots(
     samples: slice | npt.NDArray[np.int64], *, num_samples: int, samples_per_shard: int
 ) -> Iterator[SlotPick]:
-    """Group wanted positions by slot, in slot order, so that each shard is visited once."""
+    """Group wanted positions `(n,)` by slot, in slot order, so that each shard is visited once."""
     if isinstance(samples, slice):
         start, stop, step = samples.indices(num_samples)
         if step == 1:

@@ -186,7 +186,7 @@ def _address(view: memoryview) -> int:
 
 
 def page_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An uninitialised C-order array that `write_file` can hand to the disk without a copy."""
+    """An uninitialised C-order array of a shape, for `write_file` to write without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + PAGE_BYTES, np.uint8)
     first = -memory.ctypes.data % PAGE_BYTES

@@ -76,7 +76,7 @@ def read_labels(location: Location, snapshot: Snapshot, task: str) -> pa.Table:
 def matching(
     table: pa.Table, *, split: str | None = None, label: str | float | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Which rows of a label table have this split and label."""
+    """Which rows of a label table have this split and label: `(rows,)` bool."""
     keep = np.ones(len(table), bool)
     if split is not None:
         keep &= pc.equal(table["split"], split).to_numpy()

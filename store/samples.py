@@ -163,7 +163,7 @@ class SampleIndex:
         return pa.concat_tables(tables)
 
     def owner_ids(self) -> pa.Array:
-        """The id under which each position appears: its first living one, null where dead."""
+        """The id under which each position appears, `(samples,)`: its first living one, or null."""
         return self._ids.take(self._owners(0, self.num_rows))
 
     def _owners(self, start: int, stop: int) -> pa.Array:
@@ -193,19 +193,19 @@ class SampleIndex:
         return pa.table(columns, schema=ROW_SCHEMA)
 
     def positions(self, ids: Sequence[str] | pa.Array) -> Positions:
-        """Position of each id, through aliases; -1 where unknown or deleted."""
+        """int64 position of each id, `(n,)`, through aliases; -1 where unknown or deleted."""
         return _look_up(ids, self._ids, self.records["position"].to_numpy())
 
     def positions_by_hash(self, hashes: Sequence[str] | pa.Array) -> Positions:
-        """Position of each content hash; -1 where unknown or deleted."""
+        """int64 position of each content hash, `(n,)`; -1 where unknown or deleted."""
         return _look_up(hashes, self._hashes, np.arange(self.num_rows, dtype=np.int64))
 
     def hashes_at(self, positions: Positions) -> pa.Array:
-        """Content hash of the texts at living positions."""
+        """Content hash of the texts at living positions `(n,)`."""
         return self._hashes.take(pa.array(positions))
 
     def was_deleted(self, ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-        """Which ids were deleted and have not come back."""
+        """Which ids were deleted and have not come back: `(n,)` bool."""
         gone = [
             _one_chunk(self._read(part.path, ["id"])["id"]) for part in self._snapshot.deletions
         ]
@@ -215,7 +215,7 @@ class SampleIndex:
         return deleted & (self.positions(ids) < 0)
 
     def in_period(self, since: int | None, until: int | None) -> npt.NDArray[np.bool_]:
-        """Which positions are alive and have a record with `since <= created_at < until`."""
+        """Positions alive with a record of `since <= created_at < until`: `(samples,)` bool."""
         keep = pa.array(np.ones(len(self.records), bool))
         created = _one_chunk(self.records["created_at"])
         if since is not None:

@@ -61,13 +61,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays as one safetensors file."""
+    """Write named arrays, of any shapes, as one safetensors file."""
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     _publish(path, lambda file: save_file(contiguous, file))
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a safetensors file.
+    """Read the arrays, of any shapes, of a safetensors file.
 
     Raises:
         StoreError: missing or damaged file.

@@ -139,11 +139,11 @@ class StoreView:
     # -- samples and labels -----------------------------------------------------------------
 
     def positions(self, ids: Sequence[str] | pa.Array) -> Positions:
-        """int64 position of each id, through aliases; -1 where unknown or deleted."""
+        """int64 position of each id, `(n,)`, through aliases; -1 where unknown or deleted."""
         return self.index.positions(ids)
 
     def positions_by_hash(self, hashes: Sequence[str] | pa.Array) -> Positions:
-        """int64 position of each content hash (`text_hash`); -1 where unknown or deleted."""
+        """int64 position of each hash (`text_hash`), `(n,)`; -1 where unknown or deleted."""
         return self.index.positions_by_hash(hashes)
 
     def samples(self) -> pa.Table:

@@ -167,7 +167,7 @@ def encode_strings(values: Sequence[str | None], length: int) -> bytes:
 
 
 def encode_numbers(values: Sequence[Any] | np.ndarray, length: int, name: str) -> bytes:
-    """A chunk of a numeric sample coordinate, padded with its fill value to `length`."""
+    """A chunk of a numeric sample coordinate `(n,)`, padded with its fill value to `length`."""
     kind, fill, _ = SAMPLE_COORDINATES[name]
     chunk = np.full(length, fill, np.dtype(kind).newbyteorder("<"))
     chunk[: len(values)] = values

@@ -1,0 +1,122 @@
+"""The API pages are complete: they are made of docstrings, and nothing public is without one."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig
+
+ROOT = Path(__file__).parents[1]
+
+MODULES = sorted([*ROOT.glob("pipeline/*.py"), *ROOT.glob("store/*.py")])
+SHAPED = [
+    *ROOT.glob("store/*.py"),
+    *(
+        ROOT / "pipeline" / f"{name}.py"
+        for name in (
+            "backbone", "drift", "estimators", "extractor", "golden", "heads", "intervals",
+            "linear", "metrics", "neurons", "pooling", "probe", "scorer", "storedtexts", "tokens",
+        )
+    ),
+]  # fmt: skip
+"""Modules that people call from their own code: their arrays' shapes are to be documented."""
+ARRAY = re.compile(r"\b(Array|NDArray|ndarray|Tensor)\b")
+SHAPE = re.compile(r"\([\w*+ ().…]*,|\bshapes?\b")
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def public(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[tuple[str, Definition]]:
+    """What a module or class defines and offers, methods included."""
+    for child in node.body:
+        if isinstance(child, Definition) and not child.name.startswith("_"):
+            yield prefix + child.name, child
+            if isinstance(child, ast.ClassDef):
+                yield from public(child, f"{prefix}{child.name}.")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    module = ast.parse(path.read_text())
+    assert ast.get_docstring(module)
+    assert [name for name, found in public(module) if not ast.get_docstring(found)] == []
+
+
+@pytest.mark.parametrize("path", SHAPED, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_arrays_have_documented_shapes(path: Path) -> None:
+    without = []
+    for name, found in public(ast.parse(path.read_text())):
+        if isinstance(found, ast.ClassDef):
+            continue
+        arguments = [*found.args.posonlyargs, *found.args.args, *found.args.kwonlyargs]
+        annotations = [argument.annotation for argument in arguments] + [found.returns]
+        has_arrays = any(ARRAY.search(ast.unparse(one)) for one in annotations if one)
+        if has_arrays and not SHAPE.search(ast.get_docstring(found) or ""):
+            without.append(name)
+    assert without == []
+
+
+def test_every_key_of_the_configuration_is_explained() -> None:
+    module = ast.parse((ROOT / "pipeline" / "config.py").read_text())
+    without = []
+    for name, found in public(module):
+        if not isinstance(found, ast.ClassDef):
+            continue
+        for at, node in enumerate(found.body):
+            if isinstance(node, ast.AnnAssign):
+                after = found.body[at + 1] if at + 1 < len(found.body) else None
+                value = after.value if isinstance(after, ast.Expr) else None
+                if not (isinstance(value, ast.Constant) and isinstance(value.value, str)):
+                    without.append(f"{name}.{ast.unparse(node.target)}")
+    assert without == []
+
+
+def test_the_index_names_what_exists() -> None:
+    """The package's docstring is the pages' index: its names can be imported."""
+    import pipeline
+
+    names = re.findall(r"`((?:pipeline|store)\.\w+\.\w+)`", pipeline.__doc__ or "")
+    assert len(names) > 10
+    code = "import importlib\n" + "".join(
+        f"getattr(importlib.import_module({module!r}), {attribute!r})\n"
+        for module, _, attribute in (name.rpartition(".") for name in names)
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_docstrings_hold_no_bare_html() -> None:
+    """``<s>`` outside of code would strike out the rest of a page."""
+    for path in MODULES:
+        module = ast.parse(path.read_text())
+        texts = [
+            node.value.value
+            for node in ast.walk(module)
+            if isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ]
+        for text in texts:
+            prose = re.sub(r"``.*?``|`.*?`", "", text, flags=re.S)
+            prose = re.sub(r"^ {4,}.*$", "", prose, flags=re.M) if "::" in text else prose
+            assert not re.search(r"<[a-z/][a-z0-9_ ]*>", prose), f"{path}: {text}"
+
+
+def test_pages_are_made_and_show_the_configuration(tmp_path: Path) -> None:
+    pytest.importorskip("pdoc", reason="needs the extra: salient[dev]")
+    from pdoc import doc, render
+
+    render.configure(docformat="google")
+    import pipeline.config
+
+    page = render.html_module(doc.Module(pipeline.config), all_modules={})
+    for name, field in RunConfig.model_fields.items():
+        assert f'id="RunConfig.{name}"' in page, field
+    for section in ("BackboneConfig.special_tokens", "HeadConfig.judge", "ClusterConfig.kind"):
+        assert f'id="{section}"' in page
+    assert "<s>" not in page
