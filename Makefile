@@ -48,7 +48,7 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml requirements.lock
 	@touch $@
 
 docs: $(VENV)/.dev
-	$(BIN)/pdoc -d google -o runs/docs pipeline store
+	$(BIN)/pdoc -d google -o runs/docs pipeline store store.maintenance store.compaction store.export
 	@echo "open runs/docs/index.html"
 
 # Resolved afresh on the oldest supported Python, so that one file serves all; torch stays at its pin.
