@@ -13,7 +13,6 @@ After Bau et al. 2019 (arXiv 1811.01157), who erase a translation model's ranked
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from pipeline.locking import one_at_a_time
 from pipeline.metrics import METRICS, predictions, probabilities, score
 from pipeline.phase1 import HIDDEN, load_probe
 from pipeline.probe import Probe
+from pipeline.progress import advance
 from pipeline.runfolder import RunFolder
 from pipeline.sampletexts import sample_texts
 from pipeline.silencing import (
@@ -55,7 +55,6 @@ LEVEL = 0.95
 BLOCK_BYTES = 256 * 2**20
 """Pooled activations held at a time."""
 MIN_BLOCK = 64
-PROGRESS_SECONDS = 5.0
 HEADS = ("chosen", HIDDEN)
 FILLS = {
     "zero": "zero",
@@ -139,7 +138,6 @@ class _Bench:
         """Head -> outputs ``(n, outputs)`` with neurons silenced; ``what`` is for progress."""
         found: dict[str, list[Array]] = {name: [] for name in HEADS}
         extractor = self.extractor(silenced(self.backbone, neurons, values))
-        last = time.monotonic()
         for start in range(0, len(self.texts), self.block_size):
             texts = self.texts[start : start + self.block_size]
             activations = extractor(texts)
@@ -149,10 +147,7 @@ class _Bench:
                     check_silenced(pooled, neurons[layer], fill)
             for name, part in self._judge(activations).items():
                 found[name].append(part)
-            done = start + len(texts)
-            if done < len(self.texts) and time.monotonic() - last > PROGRESS_SECONDS:
-                last = time.monotonic()
-                self.say(f"{what}: {done} of {len(self.texts)} texts")
+            advance(self.say, what, start + len(texts), len(self.texts), "texts")
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def _judge(self, activations: Activations) -> dict[str, Array]:

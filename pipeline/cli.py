@@ -435,12 +435,15 @@ def write_report(
     scores: Annotated[
         Path | None, typer.Option(help="A folder of scores made with the run: adds their drift.")
     ] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a finished run's report: one HTML page, and its figures as PNG and SVG."""
     from pipeline import htmlreport
 
-    written = htmlreport.write_report(run_path, output, images=images, scores=scores)
+    written = htmlreport.write_report(
+        run_path, output, images=images, scores=scores, say=_say(quiet)
+    )
     if as_json:
         _print_json({"page": str(written[0]), "figures": [str(path) for path in written[1:]]})
         return

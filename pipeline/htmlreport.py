@@ -19,6 +19,7 @@ from pipeline.charts import Figure, bokeh_model, write_image
 from pipeline.errors import ConfigError
 from pipeline.figures import task_figures
 from pipeline.neuronranks import RankTables
+from pipeline.progress import Say, advance
 from pipeline.report import ScoreRow, gain_line, score_rows
 from pipeline.reportdata import RunFacts, TaskFacts, read_run
 from store.durable import write_file
@@ -48,7 +49,12 @@ class TaskView:
 
 
 def write_report(
-    path: Path, output: Path | None = None, *, images: str = "both", scores: Path | None = None
+    path: Path,
+    output: Path | None = None,
+    *,
+    images: str = "both",
+    scores: Path | None = None,
+    say: Say = lambda _: None,
 ) -> list[Path]:
     """Write the page and the figures of a finished run.
 
@@ -59,6 +65,7 @@ def write_report(
             a folder ``FILE_figures`` beside ``output``.
         scores: a folder of scores, for their drift; default the one that the run's configuration
             names.
+        say: told of progress.
 
     Returns:
         What was written, the page first.
@@ -76,12 +83,17 @@ def write_report(
     page.parent.mkdir(parents=True, exist_ok=True)
     write_file(page, [render(run, views).encode()])
     written = [page]
-    for view in views:
-        for figure in view.figures:
-            for suffix in IMAGES[images]:
-                image = folder / f"{view.facts.name}-{figure.name}.{suffix}"
-                write_image(figure, image, title=view.facts.name)
-                written.append(image)
+    wanted = [
+        (figure, view.facts.name, suffix)
+        for view in views
+        for figure in view.figures
+        for suffix in IMAGES[images]
+    ]
+    for figure, task, suffix in wanted:
+        image = folder / f"{task}-{figure.name}.{suffix}"
+        write_image(figure, image, title=task)
+        written.append(image)
+        advance(say, "drawn", len(written) - 1, len(wanted), "figures")
     return written
 
 

@@ -234,8 +234,10 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
     snapshot, store = open_run(config)
     targets = {task.name: load_target(store, task) for task in config.tasks}
     sources: list[int | str] = [HIDDEN, *range(store.schema.num_layers)]
+    num_done = 0
 
     def announce(results: list[ProbeResult]) -> None:
+        nonlocal num_done
         for result in results:
             metric = config.task(result.task).selection_metric
             note = "" if result.converged else ", not converged"
@@ -244,6 +246,8 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
                 f"probe {result.task}, {_source_name(result.source)}: validation {metric}"
                 f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
             )
+        num_done += 1
+        advance(say, "probed", num_done, len(sources), "layers", note="with the final hidden state")
 
     folder = RunFolder(Path(config.run_dir))
     with one_at_a_time(folder.path, say):
@@ -324,7 +328,10 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
             say("heads: done before")
             return done
 
+    num_done = 0
+
     def announce(result: HeadResult) -> None:
+        nonlocal num_done
         card = result.chosen.card
         say(
             f"head {result.task}: {card.kind}, layers 0..{card.depth}, {card.num_features} salient"
@@ -332,7 +339,10 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
             f" tried; {result.reading.bytes_read / 1e6:.1f} MB read,"
             f" {result.reading.ratio:.2f} times the salient slices)"
         )
+        num_done += 1
+        advance(say, "consolidated", num_done, len(config.tasks), "tasks")
 
+    say("heads: trying salient sets and depths")
     arguments = [(config, snapshot, task) for task in config.tasks]
     folder.metrics.unlink(missing_ok=True)  # of the heads that are now replaced
     results = map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)

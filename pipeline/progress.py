@@ -72,13 +72,13 @@ class Terminal:
         if self._quiet:
             return
         if self._stream.isatty():
-            self._draw(what, done, total, f"{rate:,.0f} {unit}/s {note}")
+            self._draw(what, done, total, f"{speed(rate, unit)} {note}")
         elif done >= total or now - self._spoke >= LINE_EVERY_S:
             self._spoke = now
             left = f", {_clock((total - done) / rate)} left" if rate and done < total else ""
-            speed = f", {rate:,.0f} {unit}/s" if rate else ""
+            pace = f", {speed(rate, unit)}" if rate else ""
             extra = f", {note}" if note else ""
-            self(f"{what} {done:,} of {total:,} {unit} ({done / total:.0%}){speed}{left}{extra}")
+            self(f"{what} {done:,} of {total:,} {unit} ({done / total:.0%}){pace}{left}{extra}")
         if done >= total:
             self._stop()
 
@@ -111,6 +111,13 @@ def advance(say: Say, what: str, done: int, total: int, unit: str, *, note: str 
         listener(what, done, total, unit, note)
     else:
         say(f"{what} {done} of {total} {unit}")
+
+
+def speed(rate: float, unit: str) -> str:
+    """Units a second in words; seconds a unit where that is the more telling."""
+    if rate >= 1:
+        return f"{rate:,.0f} {unit}/s"
+    return f"{1 / rate:,.1f} s each" if rate else ""
 
 
 def _clock(seconds: float) -> str:

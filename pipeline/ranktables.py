@@ -32,6 +32,7 @@ from pipeline.linear import Linear
 from pipeline.locking import one_at_a_time
 from pipeline.phase1 import is_complete, load_probe, probe_fingerprints, problem_of, read_rows
 from pipeline.probe import feature_importance, row_weights
+from pipeline.progress import advance
 from pipeline.rankings import RANKINGS, ranking_table, streamed_values
 from pipeline.runfolder import RunFolder
 from pipeline.selectivity import selectivity
@@ -135,7 +136,7 @@ def rank(
     def announce(_: dict[str, dict[str, pa.Table]]) -> None:
         nonlocal num_done
         num_done += 1
-        say(f"ranked {num_done} of {len(layers)} layers")
+        advance(say, "ranked", num_done, len(layers), "layers")
 
     arguments = [(config, snapshot, chosen, layer, options) for layer in layers]
     with one_at_a_time(folder.path, say):

@@ -33,6 +33,7 @@ from pipeline.jobfolder import (
     jobs_root,
     new_job_id,
 )
+from pipeline.progress import speed
 
 STAGES = ("run", "extract", "probe", "consolidate", "rank", "ablate", "score")
 FOLLOW_S = 0.5
@@ -169,10 +170,9 @@ def describe(job: JobFolder) -> dict[str, Any]:
         end = state.ended_at or state.beat_at or end
     shown = ""
     if work := state.progress:
-        shown = (
-            f"{work['what']} {work['done']:,} of {work['total']:,} {work['unit']},"
-            f" {work['rate']:,.0f} {work['unit']}/s"
-        )
+        shown = f"{work['what']} {work['done']:,} of {work['total']:,} {work['unit']}"
+        if pace := speed(work["rate"], work["unit"]):
+            shown += f", {pace}"
     note = state.note
     if state.state in ("failed", "cancelled", "stopped", "lost"):
         note += f"{'; ' if note else ''}submit the same again to go on where it ended"
