@@ -32,7 +32,7 @@ from pipeline.errors import BackboneError
 from pipeline.packing import Batch, pack, pad
 from pipeline.pooling import Segments
 from pipeline.sites import FfnSite, choose_site, refuse_experts
-from pipeline.slicing import cut_blocks, slice_neurons
+from pipeline.slicing import cut_blocks, slice_neurons, up_flops
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -220,8 +220,13 @@ class Backbone:
                 )
             short.last_neurons = chosen
             sliced = slice_neurons(short.network, self.site, last_layer, chosen)
-            short.network = sliced or short.network
             short._select_late = sliced is None
+            if sliced is not None:
+                saved = up_flops(short.network, self.site, last_layer)
+                saved -= up_flops(sliced, self.site, last_layer)
+                short.network = sliced
+                short.linear_flops = list(self.linear_flops)
+                short.linear_flops[last_layer] -= saved
         return short
 
     def twin(self) -> Backbone:

@@ -141,6 +141,31 @@ def points(
     return cloud.opts(backend="matplotlib", s=36, edgecolors="none", **colour)
 
 
+def labels_at(
+    xs: Sequence[float] | Array,
+    ys: Sequence[float] | Array,
+    texts: Sequence[str],
+    x: str,
+    y: str,
+) -> Any:
+    """Words to the upper right of points."""
+    words = hv.Labels((xs, ys, [f" {text}" for text in texts]), [x, y], "text")
+    words = words.opts(
+        backend="bokeh",
+        text_color=BLACK,
+        text_align="left",
+        text_baseline="bottom",
+        text_font_size="9pt",
+    )
+    return words.opts(
+        backend="matplotlib",
+        color=BLACK,
+        horizontalalignment="left",
+        verticalalignment="bottom",
+        size=8,
+    )
+
+
 def heat_map(cells: Array, x: str, y: str, value: str, *, width: float) -> Any:
     """An image of ``(rows, columns)``, row 0 at the bottom, ``width`` long on its x axis."""
     image = hv.Image(
@@ -200,9 +225,10 @@ def whole_ticks(values: Sequence[int]) -> list[int]:
     return sorted({*values[::step], values[-1]})
 
 
-def log_ticks(values: Sequence[int]) -> list[tuple[int, str]]:
-    """1, 3, 10, 30 … as far as the values go."""
-    ticks = [step * 10**power for power in range(10) for step in (1, 3)]
+def log_ticks(values: Sequence[float]) -> list[tuple[int, str]]:
+    """1, 3, 10, 30 … as far as the values go; 1, 2, 5, 10 … within a decade."""
+    steps = (1, 2, 5) if max(values) <= 10 * min(values) else (1, 3)
+    ticks = [step * 10**power for power in range(10) for step in steps]
     return [(n, f"{n:,}") for n in ticks if min(values) / 3 < n < max(values) * 3]
 
 
@@ -249,6 +275,7 @@ def write_image(figure: Figure, path: Path, *, title: str = "") -> None:
     with _plain_text() as pyplot:
         image = hv.render(_sized(figure), backend="matplotlib")
         image.axes[0].set_title(f"{title}: {figure.title}" if title else figure.title, fontsize=12)
+        _hide_minor_labels(image)
         image.savefig(path, dpi=150, bbox_inches="tight", metadata=_undated(path))
         pyplot.close(image)
 
@@ -264,8 +291,19 @@ def write_row(figures: Sequence[Figure], path: Path, *, title: str) -> None:
             backend="matplotlib", title=title, sublabel_format="", fig_inches=(13, 4.6), hspace=0.15
         )
         image = hv.render(layout, backend="matplotlib")
+        _hide_minor_labels(image)
         image.savefig(path, dpi=120, bbox_inches="tight", metadata=_undated(path))
         pyplot.close(image)
+
+
+def _hide_minor_labels(image: Any) -> None:
+    """Logarithmic axes of less than a decade would label what lies between the ticks, too."""
+    from matplotlib.ticker import NullFormatter
+
+    for axes in image.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_minor_formatter(NullFormatter())
 
 
 def _sized(figure: Figure) -> Any:

@@ -216,6 +216,82 @@ def ablate(
 
 
 @app.command(rich_help_panel=SCORE)
+def plan(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders, or TOML files, of finished runs."),
+    ],
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="Plan for this task; may be repeated.")
+    ] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(help="best, or smallest (default): fewest layers within --tolerance of it."),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, help="Default head.tolerance of the configuration.")
+    ] = None,
+    min_texts_per_s: Annotated[
+        float | None,
+        typer.Option(min=0, help="Pick among depths that are this fast; makes best the default."),
+    ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Make the picked heads the chosen ones.")
+    ] = False,
+    texts: Annotated[
+        Path | None, typer.Option(help="A file to measure on; default labelled texts of the run.")
+    ] = None,
+    num_texts: Annotated[
+        int | None, typer.Option(min=1, help="Texts to measure on; default 256, 4096 on a GPU.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed passes at every depth.")] = 5,
+    model: Annotated[
+        str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")
+    ] = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what scoring costs at every depth; pick how deep to go for all tasks together."""
+    from pipeline import choosing, planner, report
+    from pipeline.runfolder import RunFolder
+
+    say = _say(quiet)
+    found = planner.make_plan(
+        runs,
+        tasks=tasks or (),
+        pick=pick,
+        tolerance=tolerance,
+        min_texts_per_s=min_texts_per_s,
+        texts=texts,
+        num_texts=num_texts,
+        rounds=rounds,
+        model=model,
+        device=device,
+        say=say,
+    )
+    if apply:
+        found = choosing.apply(found, say=say)
+    facts, written = found.to_dict(), [planner.write_plan(found)]
+    try:
+        from pipeline import figures
+
+        written += figures.write_plan(facts, RunFolder(written[0].parent).figures)
+    except (ConfigError, OSError) as error:
+        print(f"salient: no plot: {error}", file=sys.stderr)
+    if as_json:
+        _print_json(facts)
+        return
+    out.print(report.plan_table(facts), "")
+    for line in report.plan_lines(facts):
+        out.print(escape(line))
+    for path in written:
+        out.print(f"written: {escape(str(path))}")
+
+
+@app.command(rich_help_panel=SCORE)
 def score(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Tweet dumps or files of texts.")

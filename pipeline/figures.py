@@ -9,7 +9,7 @@ nothing to draw it from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from pipeline.charts import (
     Line,
     for_both,
     heat_map,
+    labels_at,
     line_chart,
     log_ticks,
     matrix,
     points,
     star,
     whole_ticks,
+    write_image,
     write_row,
 )
 from pipeline.rankings import RANKINGS
@@ -307,6 +309,58 @@ def task_figures(task: TaskFacts) -> Iterator[Figure]:
     for draw in FIGURES:
         if (figure := draw(task)) is not None:
             yield figure
+
+
+def plan_figure(plan: Mapping[str, Any], name: str) -> Figure:
+    """Score of a planned task against measured throughput, depth by depth.
+
+    Args:
+        plan: the content of ``plan.json``.
+        name: the task.
+    """
+    x, y = "texts a second, measured", _words(plan["tasks"][name]["metric"])
+    options = sorted(plan["options"], key=lambda one: one["speed"]["texts_per_s"])
+    heads = [option["heads"][name] for option in options]
+    speeds = [option["speed"]["texts_per_s"] for option in options]
+    scores = [head["score"] for head in heads]
+    spans = [(head["low"], head["high"]) for head in heads if head["low"] is not None]
+    known = len(spans) == len(heads)
+    every = Line(
+        "every depth",
+        speeds,
+        scores,
+        BLUE,
+        low=[low for low, _ in spans] if known else None,
+        high=[high for _, high in spans] if known else None,
+    )
+    front = [i for i, option in enumerate(options) if option["depth"] in plan["front"]]
+    ends = ([speeds[i] for i in front], [scores[i] for i in front])
+    chart = line_chart([every, Line("Pareto front", *ends, ORANGE, dashed=True, marks=False)], x, y)
+    depths = [option["depth"] for option in options]
+    chart *= labels_at(speeds, scores, [f"0..{depth}" for depth in depths], x, y)
+    at = depths.index(plan["picks"][plan["pick"]])
+    chart *= star(speeds[at], scores[at], x, y, f"{plan['pick']}: layers 0..{depths[at]}")
+    return Figure(
+        "plan",
+        name,
+        "Score by measured throughput of the backbone truncated after each depth, heads included."
+        " Band: 95 % interval of the score.",
+        for_both(chart, logx=True, xticks=log_ticks(speeds)),
+    )
+
+
+def write_plan(plan: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write ``plan.png`` and ``plan.svg``, the tasks side by side."""
+    drawn = [plan_figure(plan, name) for name in plan["tasks"]]
+    written = []
+    for suffix in ("png", "svg"):
+        path = folder / f"plan.{suffix}"
+        if len(drawn) == 1:
+            write_image(drawn[0], path, title="scores and costs by depth")
+        else:
+            write_row(drawn, path, title="scores and costs by depth")
+        written.append(path)
+    return written
 
 
 def write_overview(task: TaskFacts, path: Path) -> None:

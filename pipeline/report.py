@@ -136,6 +136,88 @@ def ablation_table(name: str, report: JSON) -> Table:
     return table
 
 
+def plan_table(plan: JSON) -> Table:
+    """Scores and costs by depth, the Pareto front and the picks.
+
+    Args:
+        plan: the content of ``plan.json``.
+    """
+    tasks, measured = plan["tasks"], plan["measured"]
+    table = Table(
+        title="what a deeper pass costs and brings: " + ", ".join(tasks), title_justify="left"
+    )
+    table.add_column("layers", justify="right", no_wrap=True)
+    for name, task in tasks.items():
+        table.add_column(f"{name}\n{task['metric']}", justify="right")
+    for column in ("salient\nneurons", "MFLOP/\ntoken", "texts/s\ntokens/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("pick", no_wrap=True)
+
+    def cells(option: JSON, front: str = "") -> list[str]:
+        found = [f"{front}0..{option['depth']}"]
+        for name in tasks:
+            head = option["heads"][name]
+            span = "" if head["low"] is None else f"\n{_span(head['low'], head['high'])}"
+            above = "" if head["depth"] == option["depth"] else f"@{head['depth']} "
+            found.append(f"{above}{head['score']:.4f}{span}")
+        speed = option["speed"]
+        return [
+            *found,
+            f"{option['num_neurons']:,}",
+            f"{option['flops_per_token'] / 1e6:,.3g}",
+            f"{speed['texts_per_s']:,.0f}\n{speed['tokens_per_s']:,.0f}",
+        ]
+
+    for option in plan["options"]:
+        picked = [rule for rule, depth in plan["picks"].items() if depth == option["depth"]]
+        front = "• " if option["depth"] in plan["front"] else ""
+        slow = option["speed"]["texts_per_s"] < (plan["min_texts_per_s"] or 0)
+        style = "bold" if picked else "dim" if slow else None
+        table.add_row(*cells(option, front), "\n".join(picked), style=style)
+    table.add_section()
+    table.add_row(*cells(plan["chosen"]), "chosen\nnow")
+    table.caption = _plan_caption(plan, measured)
+    table.caption_justify = "left"
+    return table
+
+
+def plan_lines(plan: JSON) -> Iterator[str]:
+    """What was picked, in words."""
+    depth = plan["picks"][plan["pick"]]
+    option = next(one for one in plan["options"] if one["depth"] == depth)
+    fingerprints = [
+        {task: head["fingerprint"] for task, head in one["heads"].items()}
+        for one in (option, plan["chosen"])
+    ]
+    done = "chosen now" if fingerprints[0] == fingerprints[1] else "--apply makes it the chosen one"
+    yield f"{plan['pick']}: layers 0..{depth} ({done})"
+    for task, head in option["heads"].items():
+        yield (
+            f"  {task}: {head['kind']} head, layers 0..{head['depth']}, {head['num_features']}"
+            f" salient features, {plan['tasks'][task]['metric']} {head['score']:.4f}"
+        )
+
+
+def _plan_caption(plan: JSON, measured: JSON) -> str:
+    limit = plan["min_texts_per_s"]
+    lines = [
+        "score with its 95 % interval; •: on the Pareto front of measured speed and score"
+        + (" (of the task that loses most)" if len(plan["tasks"]) > 1 else ""),
+        f"best: highest score; smallest: fewest layers within {plan['tolerance']:g} of it"
+        + (f"; among those with {limit:,.0f} texts/s" if limit else ""),
+        f"speed: median of {measured['rounds']} passes over {measured['num_texts']:,} texts"
+        f" ({measured['num_tokens']:,} tokens), {measured['dtype']}, {measured['device']}"
+        + (f" with {measured['threads']} threads" if measured["device"] == "cpu" else ""),
+    ]
+    if any(
+        head["depth"] < option["depth"]
+        for option in (*plan["options"], plan["chosen"])
+        for head in option["heads"].values()
+    ):
+        lines.append("@N: this task's best head up to here reads layers 0..N only")
+    return "\n".join(lines)
+
+
 def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
     """Best score of each head kind at each depth, with the salient set's size."""
     metric, rows = task["metric"], sweep.to_pylist()

@@ -16,6 +16,7 @@
     heads/TASK/chosen/              the chosen head; frozen/, sparse/, ensemble/: the best of each
                                     kind; depth_003/: the best whose deepest layer is 3
     metrics.json                    validation and test metrics with their intervals
+    plan.json                       what scoring costs at every depth (`salient plan`)
     ablation.json                   what the heads lose with neurons silenced (`salient ablate`)
     report.html                     the page of `salient report`
     figures/                        plots
@@ -67,6 +68,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """Metrics of all tasks."""
         return self.path / "metrics.json"
+
+    @property
+    def plan(self) -> Path:
+        """Costs and scores by depth."""
+        return self.path / "plan.json"
 
     @property
     def golden(self) -> Path:
@@ -145,6 +151,19 @@ def read_card(folder: RunFolder) -> dict[str, Any]:
     if not isinstance(card.get("config"), dict):
         raise ProbeError(f"{folder.card}: no configuration in it; run `salient extract` again")
     return card
+
+
+def run_config(path: Path) -> RunConfig:
+    """The configuration of a run, from its folder or its TOML file.
+
+    Raises:
+        SalientError: no run there, or a bad configuration.
+    """
+    if path.is_dir():
+        card = read_card(RunFolder(path))
+        config = RunConfig.from_dict(card["config"], origin=path / "run.json")
+        return config.model_copy(update={"run_dir": str(path.resolve())})
+    return RunConfig.load(path)
 
 
 def read_metrics(folder: RunFolder) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from pipeline.errors import ScoreError
 from pipeline.extract import STORED, Extractor
 from pipeline.extractor import Pooled
 from pipeline.golden import Golden, read_outputs
-from pipeline.heads import Head
+from pipeline.heads import Head, HeadCard
 from pipeline.lanes import threads
 from pipeline.tokens import Encoded
 from store import ActivationStore
@@ -83,6 +83,8 @@ class Scorer:
         heads: of any tasks, trained on the same kind of extraction.
         model: the backbone's location, if it is not where the heads were trained.
         device: torch device.
+        backbone: from :func:`load_backbone`, instead of loading one: several scorers can share its
+            weights.
         golden: task -> texts with the outputs that the head must have for them.
         references: task -> what to count drift against.
 
@@ -96,6 +98,7 @@ class Scorer:
         *,
         model: str | None = None,
         device: str = "auto",
+        backbone: Backbone | None = None,
         golden: Mapping[str, Golden] | None = None,
         references: Mapping[str, Reference] | None = None,
     ) -> None:
@@ -126,7 +129,10 @@ class Scorer:
             }
             for head in heads
         }
-        backbone = self._load_backbone(model, device)
+        if backbone is None:
+            backbone = load_backbone(card, last_layer=self.depth, model=model, device=device)
+        neurons = np.unique(self.features[self.depth] % backbone.neuron_size)
+        backbone = backbone.truncate(self.depth, neurons=neurons.tolist())
         self.extractor = Extractor(
             backbone,
             poolings=card.poolings,
@@ -154,7 +160,12 @@ class Scorer:
 
     @classmethod
     def load(
-        cls, folders: Sequence[Path], *, model: str | None = None, device: str = "auto"
+        cls,
+        folders: Sequence[Path],
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        backbone: Backbone | None = None,
     ) -> Scorer:
         """From head folders, with what they record of golden texts and drift references.
 
@@ -168,23 +179,14 @@ class Scorer:
                 golden[head.card.task] = recorded
             if (path := folder / REFERENCE_FILE).is_file():
                 references[head.card.task] = Reference.from_arrays(read_arrays(path))
-        return cls(heads, model=model, device=device, golden=golden, references=references)
-
-    def _load_backbone(self, model: str | None, device: str) -> Backbone:
-        """The blocks that are needed, and in the last one the neurons."""
-        settings = self.heads[0].card.extraction["backbone"]
-        backbone = Backbone.load(
-            model or settings["model"],
-            revision=settings["revision"] if model is None else None,
-            dtype=settings["dtype"],
+        return cls(
+            heads,
+            model=model,
             device=device,
-            ffn_site=settings["ffn_site"],
-            max_length=settings["max_length"],
-            last_layer=self.depth,
-            trust_remote_code=settings["trust_remote_code"],
+            backbone=backbone,
+            golden=golden,
+            references=references,
         )
-        neurons = np.unique(self.features[self.depth] % backbone.neuron_size)
-        return backbone.truncate(self.depth, neurons=neurons.tolist())
 
     # ------------------------------------------------------------------ scoring
 
@@ -372,6 +374,30 @@ class Scorer:
                 " extraction; use those of the run, or extract and train again"
             )
         return worst
+
+
+def load_backbone(
+    card: HeadCard, *, last_layer: int, model: str | None = None, device: str = "auto"
+) -> Backbone:
+    """The blocks ``0..last_layer`` of the backbone that a head was trained on.
+
+    Args:
+        card: the head's.
+        last_layer: the deepest block that any head to be scored needs.
+        model: the backbone's location, if it moved.
+        device: torch device.
+    """
+    settings = card.extraction["backbone"]
+    return Backbone.load(
+        model or settings["model"],
+        revision=settings["revision"] if model is None else None,
+        dtype=settings["dtype"],
+        device=device,
+        ffn_site=settings["ffn_site"],
+        max_length=settings["max_length"],
+        last_layer=last_layer,
+        trust_remote_code=settings["trust_remote_code"],
+    )
 
 
 def _all_features(heads: Sequence[Head]) -> dict[int, Array]:

@@ -23,7 +23,7 @@ from pipeline.filters import Filters
 from pipeline.heads import Head, describe_heads
 from pipeline.inputs import FORMATS, InputOptions
 from pipeline.jobs import Say, silent
-from pipeline.runfolder import RunFolder, read_card
+from pipeline.runfolder import RunFolder, run_config
 from pipeline.score import IncompleteScores, ScoreRun, score_card
 from pipeline.scorefolder import DRIFT, RUNS, open_scores
 from pipeline.scorer import Scorer, heads_fingerprint
@@ -165,7 +165,7 @@ def find_heads(run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str
     if (run_path is None) == (not heads):
         raise ConfigError("give either --run RUN, or --heads FOLDER (which may be repeated)")
     if run_path is not None:
-        config = _configuration(run_path)
+        config = run_config(run_path)
         run = RunFolder(Path(config.run_dir))
         found = {task.name: run.head(task.name) for task in config.tasks}
         source = Source(tuple(found[name] for name in _chosen(tasks, list(found))), config)
@@ -190,15 +190,6 @@ def _chosen(tasks: Sequence[str], known: list[str]) -> list[str]:
     if unknown := sorted(set(tasks) - set(known)):
         raise ConfigError(f"--task {unknown[0]!r}: there are heads for {', '.join(known)}")
     return [name for name in known if not tasks or name in tasks]
-
-
-def _configuration(run_path: Path) -> RunConfig:
-    """The configuration of a run, from its folder or its TOML file."""
-    if run_path.is_dir():
-        card = read_card(RunFolder(run_path))
-        config = RunConfig.from_dict(card["config"], origin=run_path / "run.json")
-        return config.model_copy(update={"run_dir": str(run_path.resolve())})
-    return RunConfig.load(run_path)
 
 
 def _settings(config: RunConfig | None, changes: dict[str, Any]) -> ScoreConfig:

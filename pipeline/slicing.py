@@ -50,6 +50,12 @@ def slice_neurons(
     return network
 
 
+def up_flops(network: nn.Module, site: FfnSite, layer: int) -> float:
+    """Operations a token in the projections that make a block's neurons."""
+    weights = (linear_weight(network.get_submodule(site.inner(path, layer))) for path in site.up)
+    return sum(2.0 * weight.numel() for weight in weights if weight is not None)
+
+
 def _take_rows(layer: nn.Module, weight: torch.Tensor, rows: torch.Tensor) -> nn.Module:
     rows = rows.to(weight.device)
     bias = None if layer.bias is None else layer.bias[rows].detach().clone()  # type: ignore[index]
