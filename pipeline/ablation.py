@@ -147,7 +147,8 @@ class _Bench:
                     check_silenced(pooled, neurons[layer], fill)
             for name, part in self._judge(activations).items():
                 found[name].append(part)
-            advance(self.say, what, start + len(texts), len(self.texts), "texts")
+            if len(self.texts) > self.block_size:  # else the result's own line says it all
+                advance(self.say, f"{what}:", start + len(texts), len(self.texts), "texts")
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def _judge(self, activations: Activations) -> dict[str, Array]:
