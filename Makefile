@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-all lint check format docs lock clean
+.PHONY: help demo test test-all test-gpu lint check format docs lock clean
 
 help:
 	@echo "make demo      install into $(VENV) and run the whole pipeline on the embedded example"
 	@echo "make test      install into $(VENV), lint, type-check and test (about ten minutes)"
 	@echo "make test-all  the same with the slow tests"
+	@echo "make test-gpu  on a machine with a GPU: its tests, and extraction's rates there"
 	@echo "make format    format and fix the code"
 	@echo "make docs      write the API pages into runs/docs"
 	@echo "make lock      pin all versions anew in requirements.lock"
@@ -28,6 +29,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python tests/benchmarks/bench_extract.py --device cuda --models gpt2-xl roberta-base --json
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
