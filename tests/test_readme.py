@@ -55,7 +55,7 @@ def blocks(language: str) -> list[str]:
 
 def commands(block: str) -> Iterator[list[str]]:
     """The words of each line of a shell block, without its comment."""
-    for line in block.splitlines():
+    for line in block.replace("\\\n", "").splitlines():
         if words := shlex.split(line, comments=True):
             yield words
 
