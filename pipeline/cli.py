@@ -238,6 +238,15 @@ def plan(
     apply: Annotated[
         bool, typer.Option("--apply", help="Make the picked heads the chosen ones.")
     ] = False,
+    cascade: Annotated[
+        bool,
+        typer.Option(
+            "--cascade", help="Find when easy texts may leave early, for score --cascade."
+        ),
+    ] = False,
+    loss: Annotated[
+        float, typer.Option(min=0, help="Of each task's metric on validation, for --cascade.")
+    ] = 0.005,
     texts: Annotated[
         Path | None, typer.Option(help="A file to measure on; default labelled texts of the run.")
     ] = None,
@@ -259,6 +268,10 @@ def plan(
     from pipeline.runfolder import RunFolder
 
     say = _say(quiet)
+    if cascade:
+        from pipeline import cascadesearch
+
+        cascadesearch.check(planner.read_tasks(runs, tasks or ()))  # before the long work
     found = planner.make_plan(
         runs,
         tasks=tasks or (),
@@ -275,18 +288,35 @@ def plan(
     if apply:
         found = choosing.apply(found, say=say)
     facts, written = found.to_dict(), [planner.write_plan(found)]
+    folder = RunFolder(written[0].parent)
     try:
         from pipeline import figures
 
-        written += figures.write_plan(facts, RunFolder(written[0].parent).figures)
+        written += figures.write_plan(facts, folder.figures)
     except (ConfigError, OSError) as error:
         print(f"salient: no plot: {error}", file=sys.stderr)
+    if not as_json:
+        out.print(report.plan_table(facts), "")
+        for line in report.plan_lines(facts):
+            out.print(escape(line))
+    if cascade:
+        made, gained = cascadesearch.build(
+            found,
+            loss=loss,
+            texts=texts,
+            num_texts=num_texts,
+            rounds=rounds,
+            model=model,
+            device=device,
+            say=say,
+        )
+        written.append(made.save(folder, gained))
+        facts |= {"cascade": made.to_dict() | {"found": gained}}
+        if not as_json:
+            out.print("", report.cascade_table(facts["cascade"]), "")
     if as_json:
         _print_json(facts)
         return
-    out.print(report.plan_table(facts), "")
-    for line in report.plan_lines(facts):
-        out.print(escape(line))
     for path in written:
         out.print(f"written: {escape(str(path))}")
 
@@ -333,6 +363,10 @@ def score(
         float | None,
         typer.Option(min=0, max=1, help="Share of unreadable lines that is no failure: 0.05."),
     ] = None,
+    cascade: Annotated[
+        bool,
+        typer.Option("--cascade", help="Let easy texts leave early, as salient plan has found."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and count; run no model, write nothing.")
     ] = False,
@@ -362,6 +396,7 @@ def score(
             id=id,
             model=model,
             device=device,
+            cascade=cascade,
             dry_run=dry_run,
             say=_say(quiet),
             languages=tuple(languages or ()),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -28,6 +29,13 @@ from store.tables import read_json, write_json
 
 SCRATCH = ".tables-"
 Compute = Callable[[Iterable[pa.Table]], Iterator[Scored]]
+
+
+class Scores(Protocol):
+    """A scorer, or what stands for one."""
+
+    def score(self, tables: Iterable[pa.Table]) -> Iterator[Scored]:
+        """Score tables of rows, in order."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class ScoreRecipe:
 
 @contextmanager
 def computing(
-    scorer: Scorer | None,
+    scorer: Scores | None,
     config: RunConfig | None,
     recipe: ScoreRecipe,
     output: Path,

@@ -198,6 +198,49 @@ def plan_lines(plan: JSON) -> Iterator[str]:
         )
 
 
+def cascade_table(cascade: JSON) -> Table:
+    """Scores and throughput of the chosen heads alone and with an early exit.
+
+    Args:
+        cascade: the content of ``cascade.json``.
+    """
+    found, tasks = cascade["found"], cascade["tasks"]
+    measured = found["measured"]
+    table = Table(
+        title=f"cascade: texts may leave after layers 0..{found['early_depth']} of"
+        f" 0..{found['full_depth']}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("")
+    for name, task in found["tasks"].items():
+        table.add_column(f"{name}\n{task['metric']}", justify="right")
+    table.add_column("texts/s", justify="right")
+
+    def row(label: str, key: str) -> list[str]:
+        scores = [f"{task[key]:.4f}" for task in found["tasks"].values()]
+        return [label, *scores, f"{measured[key]['texts_per_s']:,.0f}"]
+
+    table.add_row(*row("chosen heads", "plain"))
+    table.add_row(*row("with the cascade", "cascade"))
+    changes = [
+        "{:+.3f}, {:+.3f}".format(*task["change"]) if task["change"] else ""
+        for task in found["tasks"].values()
+    ]
+    table.add_row("change, 95 % CI", *changes, "")
+    thresholds = ", ".join(f"{name} {task['threshold']:.3f}" for name, task in tasks.items())
+    table.caption = (
+        f"scores: on validation, where depth and thresholds were chosen for a loss of at most"
+        f" {cascade['loss']:g}\n{found['share_early']:.0%} of {found['num_validation_texts']:,}"
+        f" validation texts leave early: their classes are at least so probable: {thresholds}\n"
+        f"speed: {measured['gain']:.2f} times as fast on {measured['num_texts']:,} texts, of which"
+        f" {measured['share_early']:.0%} left (expected: {found['expected_gain']:.2f})"
+    )
+    if measured["gain"] < 1:
+        table.caption += "\nslower than the chosen heads alone: better not used"
+    return table
+
+
 def _plan_caption(plan: JSON, measured: JSON) -> str:
     limit = plan["min_texts_per_s"]
     lines = [

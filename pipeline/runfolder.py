@@ -17,6 +17,7 @@
                                     kind; depth_003/: the best whose deepest layer is 3
     metrics.json                    validation and test metrics with their intervals
     plan.json                       what scoring costs at every depth (`salient plan`)
+    cascade.json                    when a text may leave early (`salient plan --cascade`)
     ablation.json                   what the heads lose with neurons silenced (`salient ablate`)
     report.html                     the page of `salient report`
     figures/                        plots
@@ -73,6 +74,11 @@ class RunFolder:
     def plan(self) -> Path:
         """Costs and scores by depth."""
         return self.path / "plan.json"
+
+    @property
+    def cascade(self) -> Path:
+        """Depth and thresholds of the early exit."""
+        return self.path / "cascade.json"
 
     @property
     def golden(self) -> Path:

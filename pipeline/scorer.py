@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,8 @@ from store import ActivationStore
 from store.tables import read_arrays
 
 Array = NDArray[Any]
+Prepared = TypeVar("Prepared")
+Computed = TypeVar("Computed")
 PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
 """Largest accepted difference to stored activations, relative to a layer's largest value, and to
 golden outputs, relative to the largest output."""
@@ -74,6 +76,40 @@ class _Batch:
     first: Array
     blank: Array
     encoded: Encoded
+
+
+def ahead(
+    tables: Iterable[pa.Table],
+    prepare: Callable[[pa.Table], Prepared],
+    compute: Callable[[Prepared], Computed],
+) -> Iterator[Computed]:
+    """``compute(prepare(table))`` of each table, in order, up to three tables ahead of the caller.
+
+    Reading and preparing run in one thread, computing in another with all cores; what any of them
+    raises is raised here, once the results before it have been handed out.
+    """
+    source = iter(tables)
+
+    def read() -> tuple[Prepared] | None:
+        table = next(source, None)
+        return None if table is None else (prepare(table),)
+
+    def run(reading: Future[tuple[Prepared] | None]) -> tuple[Computed] | None:
+        prepared = reading.result()
+        return None if prepared is None else (compute(*prepared),)
+
+    cores = torch.get_num_threads()
+    with threads(1, "read") as reader, threads(1, "compute", cores_each=cores) as engine:
+        coming: deque[Future[tuple[Computed] | None]] = deque()
+        try:
+            for _ in range(AHEAD):
+                coming.append(engine.submit(run, reader.submit(read)))
+            while (found := coming.popleft().result()) is not None:
+                coming.append(engine.submit(run, reader.submit(read)))
+                yield found[0]
+        finally:
+            for waiting in coming:
+                waiting.cancel()
 
 
 class Scorer:
@@ -197,28 +233,12 @@ class Scorer:
         raises is raised here once the results before it have been handed out. A table's results
         depend on its own texts only, so that doing it again gives the same bits.
         """
-        source = iter(tables)
 
-        def read() -> _Batch | None:
-            table = next(source, None)
-            return None if table is None else self._prepare(table)
+        def compute(batch: _Batch) -> tuple[_Batch, Pooled]:
+            return batch, self._run(batch.encoded)
 
-        def compute(reading: Future[_Batch | None]) -> tuple[_Batch, Pooled] | None:
-            batch = reading.result()
-            return None if batch is None else (batch, self._run(batch.encoded))
-
-        cores = torch.get_num_threads()
-        with threads(1, "read") as reader, threads(1, "compute", cores_each=cores) as engine:
-            coming: deque[Future[tuple[_Batch, Pooled] | None]] = deque()
-            try:
-                for _ in range(AHEAD):
-                    coming.append(engine.submit(compute, reader.submit(read)))
-                while (found := coming.popleft().result()) is not None:
-                    coming.append(engine.submit(compute, reader.submit(read)))
-                    yield self._finish(*found)
-            finally:
-                for waiting in coming:
-                    waiting.cancel()
+        for batch, pooled in ahead(tables, self._prepare, compute):
+            yield self._finish(batch, pooled)
 
     def score_table(self, table: pa.Table) -> Scored:
         """Score one table of rows."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.cascade import Cascade, CascadeScorer
 from pipeline.clusterscore import ScoreRecipe, computing
 from pipeline.config import NormaliseConfig, RunConfig, ScoreConfig
 from pipeline.errors import ConfigError, ScoreError
@@ -26,7 +27,7 @@ from pipeline.jobs import Say, silent
 from pipeline.runfolder import RunFolder, run_config
 from pipeline.score import IncompleteScores, ScoreRun, score_card
 from pipeline.scorefolder import DRIFT, RUNS, open_scores
-from pipeline.scorer import Scorer, heads_fingerprint
+from pipeline.scorer import Scorer
 from pipeline.scorereport import ScoreReport, total
 from store import ActivationStore
 from store.tables import write_json
@@ -57,6 +58,7 @@ def score_files(
     id: str | None = None,
     model: str | None = None,
     device: str = "auto",
+    cascade: bool = False,
     dry_run: bool = False,
     say: Say = silent,
     **settings: Any,
@@ -74,6 +76,7 @@ def score_files(
             either says that the files are no tweet dumps.
         model: the backbone's location, if it moved.
         device: torch device.
+        cascade: let easy texts leave early, as ``cascade.json`` of the run says.
         dry_run: read and count only: no model, nothing written.
         say: called with progress lines.
         **settings: keys of ``[score]`` that replace those of the configuration; None: as there.
@@ -107,11 +110,21 @@ def score_files(
     if target is None:
         raise ConfigError("no output folder: give --out FOLDER, or `output` under [score]")
     say(f"heads: {describe_heads(loaded)}")
-    scorer = None
+    card = score_card(loaded)
+    early = _cascade(source, [head.card.task for head in loaded]) if cascade else None
+    if early is not None:
+        card |= {"fingerprint": early.fingerprint, "cascade": early.to_dict()}
+    scorer: Scorer | CascadeScorer | None = None
     if not dry_run:
-        scorer = Scorer.load(source.folders, model=model, device=device)
-        _check_scorer(scorer, source.config, config.parity_samples, say)
-    report = ScoreReport(str(target), heads_fingerprint(loaded), dry_run=dry_run)
+        if early is None or source.config is None:
+            scorer = full = Scorer.load(source.folders, model=model, device=device)
+        else:
+            run_folder = RunFolder(Path(source.config.run_dir))
+            scorer = early.scorer(run_folder, model=model, device=device)
+            full = scorer.full
+            say(f"cascade: texts may leave after layers 0..{scorer.early.depth}")
+        _check_scorer(full, source.config, config.parity_samples, say)
+    report = ScoreReport(str(target), str(card["fingerprint"]), dry_run=dry_run)
     report.details = {
         "begun_at": begun_at.isoformat(timespec="seconds"),
         "filters": filters.to_dict(),
@@ -121,7 +134,7 @@ def score_files(
     recipe = ScoreRecipe.of(source.folders, model=model, device=device)
     with (
         open_scores(
-            target, score_card(loaded), buffer_rows=config.buffer_rows, dry_run=dry_run, say=say
+            target, card, buffer_rows=config.buffer_rows, dry_run=dry_run, say=say
         ) as folder,
         computing(scorer, source.config, recipe, target, say) as compute,
     ):
@@ -176,6 +189,29 @@ def find_heads(run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str
         chosen = _chosen(tasks, list(by_task))
         source = Source(tuple(by_task[name] for name in chosen), None)
     return source
+
+
+def _cascade(source: Source, tasks: Sequence[str]) -> Cascade:
+    """The run's cascade.
+
+    Raises:
+        ConfigError: heads without a run, a run on a cluster, no cascade or one of other tasks.
+    """
+    if source.config is None:
+        raise ConfigError("--cascade goes with --run RUN: it is kept in the run's folder")
+    if source.config.cluster.kind != "local":
+        raise ConfigError(
+            f"--cascade scores on this machine only, and cluster.kind is"
+            f" {source.config.cluster.kind!r}; set it to 'local', or leave --cascade out"
+        )
+    found = Cascade.load(RunFolder(Path(source.config.run_dir)))
+    if list(found.tasks) != list(tasks):
+        options = " ".join(f"--task {name}" for name in found.tasks)
+        raise ConfigError(
+            f"--cascade: the run's cascade is for {', '.join(found.tasks)}, and {', '.join(tasks)}"
+            f" are to be scored; give {options}, or make one for all of them"
+        )
+    return found
 
 
 def _task_of(folder: Path) -> str:
