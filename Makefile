@@ -52,8 +52,10 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml requirements.lock
 	$(PIP) install -q -c requirements.lock -e '.[demo,cluster,ssh,jobqueue,report,explore,dev]'
 	@touch $@
 
+# Named one by one: `store` exports a few names, and pdoc would show nothing else.
+STORE_MODULES = $(filter-out store.__init__,$(subst /,.,$(basename $(wildcard store/*.py))))
 docs: $(VENV)/.dev
-	$(BIN)/pdoc -d google -o runs/docs pipeline store store.maintenance store.compaction store.export
+	$(BIN)/pdoc -d google -o runs/docs pipeline store $(STORE_MODULES)
 	@echo "open runs/docs/index.html"
 
 # Resolved afresh on the oldest supported Python, so that one file serves all; torch stays at its pin.
