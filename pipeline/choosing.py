@@ -92,6 +92,6 @@ def entry_for(entry: Mapping[str, Any], head: Head) -> dict[str, Any]:
         return rest | own
     known = next((rest[kind] for kind in KINDS if same(rest.get(kind, {}))), None)
     calibration = {k: card.metrics[k] for k in ("calibration",) if k in card.metrics}
-    note = "chosen by `salient plan` after the run's evaluation"
+    note = "it was chosen by `salient plan` after the test split was read"
     chosen = known or facts | calibration | {"test": {}, "test_interval": {}}
     return rest | {"chosen": chosen | {"note": note}, "gain": {}, "evaluated": own}

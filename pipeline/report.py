@@ -63,10 +63,11 @@ def score_rows(task: JSON) -> Iterator[ScoreRow]:
 
 
 def gain_line(task: JSON) -> str | None:
-    """The chosen head's gain over the baseline with its interval, if the run has it."""
+    """The chosen head's gain over the baseline with its interval, or why there is none."""
     gain = task.get("gain") or {}
     if gain.get("low") is None:
-        return None
+        note = task["chosen"].get("note")
+        return f"chosen head: no gain evaluated, {note}" if note else None
     return "chosen head less baseline: {value:+.4f} ({low:+.3f} to {high:+.3f})".format(**gain)
 
 

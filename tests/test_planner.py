@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError, ExtractError, HeadError
 from pipeline.heads import Head
 from pipeline.metrics import utility
 from pipeline.planner import Option, Plan, PlannedHead, Speed, make_plan
+from pipeline.report import gain_line
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scorer import Scorer
 from store.tables import read_json, read_table
@@ -211,6 +212,7 @@ def test_applying_a_plan_and_going_back(own_run: Path, tmp_path: Path) -> None:
             k["num_features"] for k in known
         ]:
             assert entry["chosen"]["test"] == {} and entry["gain"] == {}
+            assert "after the test split was read" in (gain_line(entry) or "")
             assert entry["evaluated"]["chosen"] == was["chosen"]
         assert not [path for path in folder.head(task).parent.iterdir() if path.name[0] == "."]
     choosing.apply(shallow)  # again changes nothing
