@@ -37,6 +37,8 @@ OTHER_PROGRAMS = {
 }
 PARSED = {
     "run tests/real/": "the public data sets are not part of the project",
+    "plan runs/sentiment --cascade": "whether one pays depends on the model: tests/test_cascade.py",
+    "score new.csv --run runs/sentiment --out scores-cascade": "needs a cascade",
     "explore ": "serves until it is stopped",
     "submit ": "starts a process that outlives the test",
     "status": "needs a submitted job",
