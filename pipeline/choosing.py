@@ -8,6 +8,7 @@ other has none until the run is evaluated anew.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import Any
 from pipeline.errors import HeadError
 from pipeline.heads import Head
 from pipeline.locking import one_at_a_time
-from pipeline.planner import Plan
+from pipeline.planner import Plan, recover
 from pipeline.progress import Say
 from pipeline.report import KINDS
 from pipeline.runfolder import read_metrics
@@ -41,10 +42,12 @@ def apply(plan: Plan, *, say: Say = lambda _: None) -> Plan:
         wanted = plan.picked.heads[task.name]
         folder = task.run.head(task.name, wanted.name)
         with one_at_a_time(task.run.path, say):
+            recover(task.run.head(task.name))
             head = Head.load(folder)
             if head.fingerprint != wanted.fingerprint:
                 raise HeadError(f"{folder}: is another head by now; plan again")
-            if head.fingerprint != task.chosen.fingerprint:
+            # As it is now: another plan may have been applied while this one was measured.
+            if head.fingerprint != Head.load(task.run.head(task.name)).fingerprint:
                 _exchange(folder)
             metrics = read_metrics(task.run)
             metrics["tasks"][task.name] = entry_for(metrics["tasks"][task.name], head)
@@ -59,8 +62,11 @@ def _exchange(folder: Path) -> None:
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(folder, fresh)
-    if chosen.exists():
-        chosen.rename(old)
+    for path in (*fresh.iterdir(), fresh):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    chosen.rename(old)  # killed after this: `planner.recover` puts it back
     fresh.rename(chosen)
     sync_directory(chosen.parent)
     shutil.rmtree(old, ignore_errors=True)

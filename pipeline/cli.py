@@ -347,7 +347,8 @@ def score(
         str | None, typer.Option(help="Column of the text, in files of texts; default `text`.")
     ] = None,
     id: Annotated[
-        str | None, typer.Option(help="Column of the id; default `id` if there is one.")
+        str | None,
+        typer.Option(help="Column of the id; default `id` if any, else file name and line."),
     ] = None,
     languages: Annotated[
         list[str] | None, typer.Option("--lang", help="This language only; may be repeated.")

@@ -7,6 +7,7 @@ not depend on where they ran.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,9 +58,10 @@ def map_tasks(
 
         # BLAS threads and Dask threads share the cores; together they must not exceed them.
         threads = min(max(1, num_cores() // workers), torch.get_num_threads())
-        with _threads(threads):
+        # The pool ends before this does, interrupted or not: nobody writes once a lock is released.
+        with _threads(threads), ThreadPoolExecutor(workers) as pool:
             graph = [dask.delayed(call, pure=False)(*task) for task in tasks]
-            return list(dask.compute(*graph, scheduler="threads", num_workers=workers))
+            return list(dask.compute(*graph, scheduler="threads", pool=pool))
     results: dict[int, T] = {}
     with connected(cluster) as session:
         at_a_time = cluster.workers or session.num_slots()

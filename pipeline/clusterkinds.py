@@ -103,6 +103,8 @@ def _cuda(cluster: ClusterConfig, workers: int) -> Any:
     def options(index: int) -> dict[str, Any]:
         return {
             "nthreads": 1,
+            "host": "127.0.0.1",
+            "dashboard": False,
             "resources": {GPU: 1},
             "memory_limit": cluster.memory or "auto",
             "env": {**_environment(cores), "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]},
@@ -171,7 +173,7 @@ def _batch(class_name: str, cluster: ClusterConfig, workers: int) -> Any:
         "processes": 1,
         "memory": cluster.memory or "4GB",
         "worker_extra_args": [*extra, "--nthreads", "1"],
-        "scheduler_options": {"dashboard_address": cluster.dashboard or ":0"},
+        "scheduler_options": {"dashboard_address": cluster.dashboard or LOCAL_DASHBOARD},
         "log_directory": os.environ.get("SALIENT_JOB_FOLDER", os.getcwd()),
         **walltime,
         **options,

@@ -77,6 +77,9 @@ def write_report(
     if images not in IMAGES:
         raise ConfigError(f"--images {images!r}: choose one of {', '.join(IMAGES)}")
     run = read_run(path, scores=scores)
+    if output is not None and (output.is_dir() or not output.name):
+        inside = output / "report.html"
+        raise ConfigError(f"--out {output}: is a folder; name the page in it, as {inside}")
     page = output or run.path / "report.html"
     folder = output.with_name(f"{output.stem}_figures") if output else run.path / "figures"
     views = [view_of(task) for task in run.tasks]
@@ -110,6 +113,9 @@ def render(run: RunFacts, views: list[TaskView]) -> str:
     )
     # The raw sources: the rendered ones name files of Panel's too, where that has been imported.
     library = Resources(mode="inline", components=["bokeh"], log_level="error").js_raw
+    config = dict(run.card["config"])
+    # Options of a cluster may hold tokens, and a report is passed on.
+    config["cluster"] = {k: v for k, v in config.get("cluster", {}).items() if k != "options"}
     return template.render(
         run=run,
         views=views,
@@ -118,7 +124,7 @@ def render(run: RunFacts, views: list[TaskView]) -> str:
         script=script,
         places=places,
         facts=list(_run_facts(run)),
-        config=json.dumps(run.card["config"], indent=2, ensure_ascii=False),
+        config=json.dumps(config, indent=2, ensure_ascii=False),
         provenance=json.dumps(
             {key: value for key, value in run.card.items() if key != "config"},
             indent=2,

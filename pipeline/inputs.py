@@ -28,7 +28,7 @@ from pipeline.config import NormaliseConfig
 from pipeline.errors import CorpusError
 from pipeline.jsonstream import Value, json_values
 from pipeline.records import Notice, Tweet, read_record
-from pipeline.streams import StreamBreak, members
+from pipeline.streams import StreamBreak, members, readable
 from pipeline.textfiles import detect_format, file_stem, read_rows, read_texts
 from pipeline.tweets import QUARANTINE_SCHEMA, read_dump
 
@@ -50,7 +50,6 @@ READING = 1
 _VOTES = 200
 _MAX_VALUES = 10_000
 _MAX_BAD = 100_000
-_FIRST_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -168,12 +167,14 @@ _DUMP_COUNTS = ("read", "retweets", "recovered", "long", "cut")
 
 def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[InputBlock]:
     def column(name: str) -> str | None:
-        return name if _has_column(path, name, format=format) else None
+        rows = options.block_rows  # as many as the reader looks for its columns in
+        return name if _has_column(path, name, format=format, num_rows=rows) else None
 
     bad: list[dict[str, Any]] = []
+    name = readable(path.name)
 
     def on_bad(line: int, reason: str, excerpt: str) -> None:
-        bad.append({"source_file": path.name, "line": line, "reason": reason, "excerpt": excerpt})
+        bad.append({"source_file": name, "line": line, "reason": reason, "excerpt": excerpt})
         if len(bad) == _MAX_BAD:
             raise CorpusError(
                 f"{path}: {len(bad)} rows cannot be read as {format}, the last of them line {line}:"
@@ -208,11 +209,11 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
         raise failure
 
 
-def _has_column(path: Path, name: str, *, format: str) -> bool:
-    """Whether a file has a column; of JSON lines, whether one of the first has it."""
+def _has_column(path: Path, name: str, *, format: str, num_rows: int) -> bool:
+    """Whether a file has a column; of JSON lines, whether one of the first ``num_rows`` has it."""
     if format == "text":
         return False
-    blocks = read_rows(path, [name], format=format, block_rows=_FIRST_ROWS, on_bad=_ignore)
+    blocks = read_rows(path, [name], format=format, block_rows=num_rows, on_bad=_ignore)
     try:
         next(blocks, None)
     except CorpusError:

@@ -220,6 +220,7 @@ def _write_probe(
     name = target.task.name
     stem = folder.probe(name, source)
     chosen = next(point for point in fit.path if point[0] == fit.penalty)
+    stem.with_suffix(".json").unlink(missing_ok=True)  # of the weights that are now replaced
     write_arrays(stem.with_suffix(".safetensors"), fit.probe.arrays())
     card = {
         "fingerprint": fingerprint,

@@ -23,12 +23,14 @@ from pipeline.config import RunConfig
 from pipeline.costs import NUM_TEXTS, ROUNDS, Speed, flops, measure, measuring_rows
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head
+from pipeline.locking import one_at_a_time
 from pipeline.metrics import utility
 from pipeline.phase2 import finite
 from pipeline.progress import Say
 from pipeline.reportdata import pareto_front
 from pipeline.runfolder import RunFolder, run_config
 from pipeline.scorer import Scorer, load_backbone
+from store.durable import sync_directory
 from store.tables import read_table, write_json
 
 Array = NDArray[Any]
@@ -391,10 +393,24 @@ def read_tasks(runs: Sequence[Path], names: Sequence[str] = ()) -> tuple[Planned
                 f"{folder.head(task.name).parent}: no heads by depth there; run `salient"
                 " consolidate` again"
             )
+        if not folder.head(task.name).exists():
+            with one_at_a_time(folder.path, lambda _: None):  # no exchange is under way then
+                recover(folder.head(task.name))
         heads = tuple(_planned(path.parent, sweep) for path in paths)
         chosen = _planned(folder.head(task.name), sweep)
         found.append(PlannedTask(task.name, task.selection_metric, config, folder, heads, chosen))
     return tuple(found)
+
+
+def recover(chosen: Path) -> None:
+    """Put a chosen head back that was moved away by an exchange that was killed, if there is one.
+
+    The caller holds the run's lock.
+    """
+    old = chosen.with_name(".chosen.old")
+    if not chosen.exists() and old.is_dir():
+        old.rename(chosen)
+        sync_directory(chosen.parent)
 
 
 def _planned(path: Path, sweep: Sequence[Mapping[str, Any]]) -> PlannedHead:

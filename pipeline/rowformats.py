@@ -8,6 +8,7 @@ reader then goes on with the next row. What is wrong with the whole file is a ``
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -66,7 +66,7 @@ def as_text(value: Any) -> str | None:
             return None
         return str(int(value)) if value.is_integer() and abs(value) < _EXACT_FLOAT else repr(value)
     if isinstance(value, dict | list):
-        return orjson.dumps(value).decode()
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return str(value)
 
 
@@ -75,6 +75,8 @@ def as_texts(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
     kind = column.type
     if pa.types.is_dictionary(kind):
         return as_texts(column.cast(kind.value_type))
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        column = column.cast(pa.string())  # strings of writers that do not mark them as UTF-8
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return [None if one is None else one.isoformat() for one in column.to_pylist()]
     return [as_text(value) for value in column.to_pylist()]
@@ -290,7 +292,8 @@ def _read_parquet(
                 block = {name: as_texts(batch.column(name)) for name in columns}
                 yield RowBlock(block, list(range(start, start + batch.num_rows)))
                 start += batch.num_rows
-    except pa.ArrowException as error:
+    except (pa.ArrowException, KeyError, ValueError, OverflowError) as error:
+        # The others: two columns of one name, an unknown time zone, a time beyond the year 9999.
         first_line = str(error).partition("\n")[0]
         raise CorpusError(f"{path}: is not a readable Parquet file: {first_line}") from None
 

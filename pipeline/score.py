@@ -27,6 +27,7 @@ from pipeline.inputs import read_blocks as read_input_blocks
 from pipeline.scorefolder import ScoreFolder
 from pipeline.scorer import Scored, heads_fingerprint
 from pipeline.scorereport import Counts, InputReport, ScoreReport, reason_kind
+from pipeline.streams import readable
 from pipeline.textcache import Plan, TextCache
 
 SAY_EVERY_S = 5.0
@@ -144,7 +145,7 @@ class ScoreRun:
     def _tables(self, paths: Sequence[Path]) -> Iterator[pa.Table]:
         """Rows with a new text each, block by block; the blocks wait in ``_waiting``."""
         for number, path in enumerate(paths):
-            entry = InputReport(str(path))
+            entry = InputReport(readable(str(path)))
             self._report.inputs.append(entry)
             try:
                 yield from self._read(number, path, entry)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import ClusterConfig
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, ConfigError
 
 WARNING_S = 60
 """The driver is told so long before its wall time that it must stop."""
@@ -45,7 +45,7 @@ def batch_script(
     options = cluster.options
     directives = [
         f"--job-name={name}",
-        f"--output={log}",
+        f'--output="{log}"',
         "--open-mode=append",
         "--ntasks=1",
         f"--cpus-per-task={cores}",
@@ -74,7 +74,10 @@ def slurm_memory(memory: str) -> str:
     """A size such as "8GB" in Slurm's form, whole megabytes."""
     from dask.utils import parse_bytes
 
-    return f"{max(1, int(parse_bytes(memory) / 2**20))}M"
+    try:
+        return f"{max(1, int(parse_bytes(memory) / 2**20))}M"
+    except ValueError:
+        raise ConfigError(f"cluster.memory {memory!r}: is no size; write it as '8GB'") from None
 
 
 def walltime_s(walltime: str | None) -> float | None:

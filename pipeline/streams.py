@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bz2
 import io
+import os
 import re
 import tarfile
 import zlib
@@ -78,9 +79,14 @@ def members(path: str | Path) -> Iterator[Member]:
         chunks = unpacked(_chunks(file))
         head, chunks = peek(chunks, _TAR_MAGIC_AT + len(_TAR_MAGIC))
         if head[_TAR_MAGIC_AT:] != _TAR_MAGIC:
-            yield Member(path.name, chunks)
+            yield Member(readable(path.name), chunks)
             return
-        yield from _tar_members(path.name, chunks)
+        yield from _tar_members(readable(path.name), chunks)
+
+
+def readable(name: str) -> str:
+    """A file's name with bytes that are not UTF-8 written as ``\\xe9``, to be stored as text."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _tar_members(name: str, chunks: Iterator[bytes]) -> Iterator[Member]:
@@ -90,7 +96,8 @@ def _tar_members(name: str, chunks: Iterator[bytes]) -> Iterator[Member]:
             for entry in archive:
                 file = archive.extractfile(entry) if entry.isfile() else None
                 if file is not None:
-                    yield Member(f"{name}:{entry.name}", unpacked(_tar_chunks(file, source)))
+                    inner = readable(entry.name)
+                    yield Member(f"{name}:{inner}", unpacked(_tar_chunks(file, source)))
     except tarfile.TarError as error:
         if not source.break_reported:
             raise source.broken or StreamBreak(f"damaged tar: {error}") from None

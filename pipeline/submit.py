@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -57,11 +59,16 @@ def submit(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> JobF
     job = JobFolder(jobs_root() / card.id)
     job.write_card(card)
     job.config.write_text(json.dumps(config.model_dump(mode="json"), indent=1), encoding="utf-8")
-    command = [sys.executable, "-m", "pipeline.driver", str(job.path)]
+    command = [sys.executable, "-P", "-m", "pipeline.driver", str(job.path)]
     if config.cluster.kind == "slurm":
-        script = _script(config, card, command, log=str(job.log))
-        job.script.write_text(script, encoding="utf-8")
-        job.write_batch("slurm", slurm.submit_script(job.script))
+        try:
+            script = _script(config, card, command, log=str(job.log).replace("%", "%%"))
+            job.script.write_text(script, encoding="utf-8")
+            batch_id = slurm.submit_script(job.script)
+        except (ClusterError, ConfigError):
+            shutil.rmtree(job.path, ignore_errors=True)  # nothing was submitted
+            raise
+        job.write_batch("slurm", batch_id)
         return job
     _detach(command, job.log)
     return job
@@ -91,10 +98,10 @@ def dry_run(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> str
     config, card = _plan(stage, config_path, arguments)
     shipped = str(JobFolder(jobs_root() / card.id).config)
     words = [str(config_path.resolve()) if word == shipped else word for word in card.arguments]
-    command = [sys.executable, "-m", "pipeline", *words]
+    command = [sys.executable, "-P", "-m", "pipeline", *words]
     if config.cluster.kind == "slurm":
         return _script(config, card, command, log=f"{card.stage}-%j.log")
-    return " ".join(command) + "\n"
+    return shlex.join(command) + "\n"
 
 
 def _plan(stage: str, config_path: Path, arguments: Sequence[str]) -> tuple[RunConfig, JobCard]:

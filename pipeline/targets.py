@@ -68,9 +68,14 @@ class Target:
 
     @property
     def digest(self) -> str:
-        """Digest of the label table and the classes: what a fit on this target depends on."""
+        """Digest of labels, classes and labelled texts: what a fit on this target depends on."""
         classes = "\0".join(self.classes)
-        return hashlib.sha256(f"{table_digest(self._table)} {classes}".encode()).hexdigest()
+        samples = self._store.samples().select(["position", "text_hash"]).combine_chunks()
+        known = self._store.positions(self._table["id"].to_pylist())
+        rows = np.searchsorted(samples["position"].to_numpy(), known[known >= 0])
+        texts = pa.table({"text_hash": samples["text_hash"].take(pa.array(rows))})
+        parts = f"{table_digest(self._table)} {table_digest(texts)} {classes}"
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     def rows(self, split: Split) -> Rows:
         """Positions and targets of a split.

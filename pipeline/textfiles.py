@@ -17,7 +17,7 @@ from pipeline.config import NormaliseConfig
 from pipeline.errors import CorpusError
 from pipeline.normalise import normaliser
 from pipeline.rowformats import FORMATS, TEXTS_ENDING, OnBad, RowBlock, strict
-from pipeline.streams import StreamBreak, peek, unpacked
+from pipeline.streams import StreamBreak, peek, readable, unpacked
 from pipeline.timestamps import FORMATS as TIME_FORMATS
 from pipeline.timestamps import parse_time
 from store import text_hash
@@ -98,7 +98,7 @@ def read_texts(
                 "text_hash": [text_hash(one) for one in texts],
                 "created_at": [None if one is None else parse_time(one) for one in times],
                 "lang": none if lang is None else block.columns[lang],
-                "source_file": [path.name] * len(texts),
+                "source_file": [readable(path.name)] * len(texts),
                 "line": block.lines,
             },
             schema=TEXTS_SCHEMA,
@@ -197,7 +197,7 @@ def file_stem(path: str | Path) -> str:
     path = Path(path)
     while path.suffix.lower() in _PACKED or path.suffix.lower() in {*_SUFFIXES, ".txt"}:
         path = path.with_suffix("")
-    return path.name
+    return readable(path.name)
 
 
 def _suffix(path: Path) -> str:

@@ -28,7 +28,7 @@ from pipeline.errors import DumpError
 from pipeline.jsonstream import Unreadable, json_values
 from pipeline.normalise import normaliser
 from pipeline.records import Notice, Reading, Tweet, read_record
-from pipeline.streams import StreamBreak, members
+from pipeline.streams import StreamBreak, members, readable
 from store import text_hash
 
 BLOCK_ROWS = 4096
@@ -92,7 +92,7 @@ def read_dump(
     if path.is_dir():
         raise DumpError(f"{path}: is a folder; name the dump files in it")
     builder = _BlockBuilder(block_rows, normaliser(normalise or NormaliseConfig()))
-    member_name = path.name
+    member_name = readable(path.name)
     try:
         for member in members(path):
             member_name = member.name

@@ -32,6 +32,8 @@ def _publish(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise durable.explain(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
     durable.sync_directory(path.parent)

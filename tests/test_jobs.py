@@ -197,6 +197,25 @@ def test_changed_settings_never_meet_old_probes_or_heads(tmp_path: Path, tiny_be
     assert Head.load(tmp_path / "run" / "heads" / "mood" / "chosen").card.task == "mood"
 
 
+def test_corrected_texts_never_meet_old_probes(tmp_path: Path, tiny_bert: Path) -> None:
+    config = write_mood_run(tmp_path, tiny_bert)
+    table = tmp_path / "tweets.csv"
+    lines = table.read_text().splitlines()
+    splits = ["split", *("train" if i % 4 else ("val", "test")[i % 8 // 4] for i in range(160))]
+    rows = [f"{line},{split}" for line, split in zip(lines, splits, strict=True)]
+    wrong = [row.replace("happy", "today").replace("sad", "today") for row in rows[1:]]
+    config.write_text(config.read_text().replace('id = "id"', 'id = "id"\nsplit = "split"'))
+    settings = RunConfig.load(config)
+    digests = []
+    for content in ([rows[0], *wrong], rows):
+        table.write_text("\n".join(content) + "\n")
+        shutil.rmtree(settings.store.path, ignore_errors=True)
+        jobs.extract(settings)
+        store = ActivationStore.open(settings.store.path)
+        digests.append(load_target(store, settings.task("mood")).digest)
+    assert digests[0] != digests[1]
+
+
 def test_a_run_can_be_moved_with_its_data(tmp_path: Path, tiny_bert: Path) -> None:
     path = write_mood_run(tmp_path / "old", tiny_bert, num_rows=100)
     jobs.extract(RunConfig.load(path))

@@ -215,6 +215,8 @@ def test_applying_a_plan_and_going_back(own_run: Path, tmp_path: Path) -> None:
             assert "after the test split was read" in (gain_line(entry) or "")
             assert entry["evaluated"]["chosen"] == was["chosen"]
         assert not [path for path in folder.head(task).parent.iterdir() if path.name[0] == "."]
+    chosen = folder.head("mood")
+    chosen.rename(chosen.with_name(".chosen.old"))  # as an exchange leaves it that is killed
     choosing.apply(shallow)  # again changes nothing
     assert read_metrics(folder) == after
     with pytest.raises(HeadError, match="another head by now"):

@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -258,6 +259,28 @@ def test_rows_of_files_of_texts(score: Score, tmp_path: Path) -> None:
     assert table["id"].to_pylist() == ["1", "2"]
     assert table["mood"].to_pylist()[1] is table["level"].to_pylist()[1] is None
     assert [p.name for p in (tmp_path / "out").glob("date=*")] == ["date=unknown"]
+
+
+def test_odd_values_and_names_of_files_lose_nothing(score: Score, tmp_path: Path) -> None:
+    binary = tmp_path / "hive.parquet"  # strings of writers that do not mark them as such
+    columns = {"id": pa.array([b"123", b"124"]), "text": pa.array([b"happy cat", b"sad dog"])}
+    pq.write_table(pa.table(columns), binary)
+    same = tmp_path / "same.csv"
+    same.write_text("id,text\n123,happy cat\n")
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"id": "a", "text": "glad"}\n{"id": "b", "text": {"x": "\\ud83d"}}\n')
+    name = os.fsdecode(str(tmp_path / "tw").encode() + b"\xe9.csv")
+    Path(name).write_text("id,text\nc,happy\n")
+    report = score(binary, same, odd, Path(name))
+    assert scores(tmp_path / "out")["id"].to_pylist() == ["123", "124", "a", "b", "c"]
+    assert report.to_dict()["repeated"] == 1 and report.to_dict()["inputs"]["failed"] == 0
+
+
+def test_a_parquet_file_with_two_columns_of_one_name(score: Score, tmp_path: Path) -> None:
+    path = tmp_path / "twice.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"]), path)
+    with pytest.raises(IncompleteScores, match=r"twice\.parquet: is not a readable Parquet file"):
+        score(path)
 
 
 def test_a_named_text_column_is_taken_at_its_word(score: Score, tmp_path: Path) -> None:

@@ -132,6 +132,17 @@ def test_wrong_use_is_named(tmp_path: Path, tiny_bert: Path) -> None:
         find_job("abc1").card()
 
 
+def test_what_slurm_cannot_take_leaves_no_job(
+    tmp_path: Path, tiny_bert: Path, own_jobs: Path
+) -> None:
+    config = write_mood_run(tmp_path / "run", tiny_bert)
+    text = config.read_text()
+    config.write_text(text + '[cluster]\nkind = "slurm"\nmemory = "8 gigs"\n')
+    with pytest.raises(ConfigError, match="8 gigs"):
+        submit("extract", config)
+    assert not list(own_jobs.glob("*/job.json"))
+
+
 def test_the_batch_script_can_be_printed(tmp_path: Path, tiny_bert: Path) -> None:
     path = write_mood_run(tmp_path / "run", tiny_bert)
     text = path.read_text()
