@@ -78,6 +78,7 @@ class Recipe:
             poolings=self.store.poolings,
             special_tokens=settings.special_tokens,
             hidden=self.store.hidden,
+            peaks=self.store.peaks,
         )
 
 

@@ -185,6 +185,18 @@ class StoreConfig(_Section):
     """Texts in a file; default as many as make files of about 50 MB."""
     keep_text: bool = True
     """False keeps the texts' hashes only."""
+    peaks: bool = False
+    """Also store which token each neuron's maximum lies on, for the explorer; as large as one more
+    pooling. No influence on results."""
+
+    @model_validator(mode="after")
+    def _peaks_fit(self) -> StoreConfig:
+        if self.peaks and "max" not in self.poolings:
+            raise ValueError(
+                f"peaks are the tokens that max pooling takes: add 'max' to poolings"
+                f" {list(self.poolings)}, or leave peaks out"
+            )
+        return self
 
 
 class ProbeConfig(_Section):
@@ -510,7 +522,8 @@ class RunConfig(_Section):
         Of paths only the last part counts: what the files hold is fingerprinted elsewhere.
         """
         data = self.model_dump(mode="json", exclude={"cluster", "run_dir", "score", "name"})
-        data["store"].pop("path")
+        for key in ("path", "peaks"):
+            data["store"].pop(key)
         if is_model_path(self.backbone.model):
             data["backbone"]["model"] = Path(self.backbone.model).name
         for source in data["corpus"]:

@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.neurons import Atlas, Distribution, Neuron
 from pipeline.rankings import RANKINGS
 from pipeline.runfolder import RunFolder, read_card
-from pipeline.tokenmaps import TokenReader
+from pipeline.tokenmaps import TokenPlaces, TokenReader
 from store.errors import SalientError
 
 try:
@@ -65,6 +65,16 @@ class Sources:
     name: str
     atlas: Atlas
     reader: TokenReader | None
+    places: TokenPlaces | None = None
+
+    @property
+    def highlights(self) -> str:
+        """What the caption of top texts says of their colours."""
+        if self.places is not None:
+            return "; the outlined token is the one of the maximum"
+        if self.reader is not None:
+            return "; colour is the activation at each token, the outlined one is the maximum"
+        return ""
 
 
 class Page:
@@ -225,7 +235,8 @@ class Page:
         """Ranks, distribution and top texts of the chosen neuron."""
         if self._quiet:
             return
-        atlas, neuron = self.sources.atlas, self._chosen()
+        sources, neuron = self.sources, self._chosen()
+        atlas = sources.atlas
         with self._silently():
             listed = neuron in self.important.options.values()
             self.important.value = neuron if listed else None
@@ -237,12 +248,10 @@ class Page:
             self.plot.object = distribution_plot(atlas.distribution(values, task), neuron)
             lowest = self.order.value == "lowest"
             positions = atlas.top(values, TOP_TEXTS, lowest=lowest)
-            rows = text_rows(atlas, self.sources.reader, neuron, positions, values, task)
-            caption = f"Texts with the {self.order.value} activation" + (
-                "; colour is the activation at each token, the outlined one is the maximum"
-                if self.sources.reader
-                else ""
+            rows = text_rows(
+                atlas, sources.reader, neuron, positions, values, task, places=sources.places
             )
+            caption = f"Texts with the {self.order.value} activation{sources.highlights}"
             self.texts.object = fragment("texts", rows, caption)
         except SalientError as error:
             self.ranks.object = fragment("message", str(error))
@@ -374,15 +383,19 @@ def serve(
         SalientError: no store or run there.
     """
     atlas = Atlas.open(store, run=run)
-    reader = None
+    schema = atlas.store.schema
+    reader, places, missed = None, None, "Tokens are not highlighted"
     try:
-        reader = TokenReader.for_store(atlas.store.schema, model=model)
+        if schema.peaks:
+            places = TokenPlaces.for_store(schema, model=model)
+            missed = "New texts cannot be explained"
+        reader = TokenReader.for_store(schema, model=model)
     except (SalientError, ValueError) as error:
-        atlas.notes.append(f"Tokens are not highlighted: {error}")
+        atlas.notes.append(f"{missed}: {error}")
     for note in atlas.notes:
         say(note)
     name = store.resolve().name if run is None else str(read_card(RunFolder(run)).get("name"))
-    sources = Sources(name, atlas, reader)
+    sources = Sources(name, atlas, reader, places)
     atlas.texts.has(0)  # reads the sample table now and not at the first question
     port = _free_port(port)
 

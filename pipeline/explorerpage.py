@@ -15,7 +15,7 @@ from jinja2 import Environment
 from numpy.typing import NDArray
 
 from pipeline.neurons import Atlas, Decision, Neuron
-from pipeline.tokenmaps import TokenMap, TokenReader
+from pipeline.tokenmaps import TokenMap, TokenPlaces, TokenReader
 from store.errors import SalientError
 
 CONTEXT_CHARS = 160
@@ -86,11 +86,11 @@ def pieces(found: TokenMap, *, scale: float) -> Iterator[Piece]:
     for i, (start, stop, value) in enumerate(
         zip(found.starts, found.stops, found.values, strict=True)
     ):
-        if stop <= start or start < at or stop > end:
-            continue  # special tokens, further bytes of a character, outside the excerpt
+        if stop <= start or start < at or stop > end or np.isnan(value):
+            continue  # special tokens, further bytes of a character, outside the excerpt, unknown
         if start > at:
             yield Piece(text[at:start])
-        heat = float(np.clip(value / scale, 0, 1)) if scale > 0 and np.isfinite(value) else 0.0
+        heat = float(np.clip(value / scale, 0, 1)) if scale > 0 else 0.0
         yield Piece(text[start:stop], float(value), heat, i == peak)
         at = int(stop)
     if at < end:
@@ -106,8 +106,10 @@ def text_rows(
     positions: NDArray[Any],
     values: NDArray[Any],
     task: str | None,
+    *,
+    places: TokenPlaces | None = None,
 ) -> list[TextRow]:
-    """Top texts with their tokens highlighted, or plain where there is no model to run.
+    """Top texts with their tokens highlighted, or plain where nothing is known of them.
 
     Args:
         atlas: the store.
@@ -116,17 +118,23 @@ def text_rows(
         positions: ``(k,)`` of the texts.
         values: ``(samples,)`` the neuron's, by position.
         task: whose labels to show.
+        places: finds the peaks that the store has; the model is not run then.
     """
     texts = atlas.texts.at(positions)
     labels = atlas.texts.label_names(task, positions) if task else [""] * len(texts)
     shown: list[tuple[Piece, ...]] = [
         (Piece("(the store keeps no texts)" if text is None else text),) for text in texts
     ]
-    if reader is not None and None not in texts:
+    if (places or reader) and None not in texts:
         kept = [str(text) for text in texts]
-        maps = reader.tokens(kept, layer=neuron.layer, neuron=neuron.neuron)
+        if places is not None:
+            found = atlas.peaks(neuron, positions)
+            maps = places.peaks(kept, *found, n_tokens=atlas.texts.num_tokens(positions))
+        else:
+            assert reader is not None
+            maps = reader.tokens(kept, layer=neuron.layer, neuron=neuron.neuron)
         scale = max((float(np.nanmax(m.values)) for m in maps if m.peak >= 0), default=0.0)
-        shown = [tuple(pieces(found, scale=scale)) for found in maps]
+        shown = [tuple(pieces(one, scale=scale)) for one in maps]
     return [
         TextRow(int(position), float(values[position]), label, parts)
         for position, label, parts in zip(positions, labels, shown, strict=True)

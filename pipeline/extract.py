@@ -26,6 +26,7 @@ from pipeline.lanes import threads
 from pipeline.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.tokens import Encoded
 from store import ActivationStore, Block, StoreError, StoreSchema
+from store.schema import MAX_FLOAT16_INTEGER
 
 __all__ = [
     "Activations",
@@ -70,9 +71,16 @@ def open_store(
         provenance: any JSON to keep beside the numbers.
 
     Raises:
-        ExtractError: the store was made with another model or other settings.
+        ExtractError: the store was made with another model or other settings; peaks of texts
+            longer than the element type can count.
     """
     backbone = extractor.backbone
+    if extractor.peaks and dtype == "float16" and backbone.max_length > MAX_FLOAT16_INTEGER:
+        raise ExtractError(
+            f"{path}: float16 counts no further than {MAX_FLOAT16_INTEGER}, so it cannot hold peaks"
+            f' in texts of up to {backbone.max_length} tokens; store them with dtype = "float32",'
+            f" or set max_length to {MAX_FLOAT16_INTEGER} or less"
+        )
     fingerprint = extractor.fingerprint(normalisation=normalisation)
     description = {
         **backbone.describe(),
@@ -96,6 +104,7 @@ def open_store(
                 num_samples=num_texts,
             ),
             store_text=store_text,
+            peaks=extractor.peaks,
             fingerprint=fingerprint,
             provenance={**(provenance or {}), "extraction": description},
         )
@@ -111,12 +120,14 @@ def open_store(
         "layers": extractor.layers,
         "hidden states": extractor.hidden_layers,
         "dtype": dtype,
+        "peaks": extractor.peaks,
     }
     held = {
         "poolings": schema.poolings,
         "layers": schema.layers,
         "hidden states": schema.hidden_layers,
         "dtype": schema.dtype,
+        "peaks": schema.peaks,
     }
     before = schema.provenance.get("extraction", {})
     if fingerprint != schema.fingerprint:
@@ -144,6 +155,7 @@ def extract_corpus(
     dtype: Literal["float16", "float32"] = "float16",
     samples_per_shard: int | None = None,
     store_text: bool = True,
+    peaks: bool = False,
     normalisation: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     batch_tokens: int | None = None,
@@ -158,7 +170,7 @@ def extract_corpus(
         texts: columns id and text, and what else ``ActivationStore.plan_append`` takes.
         backbone: the model.
         store_path: the store; made if it is not there.
-        poolings, special_tokens, hidden, batch_tokens: as in ``Extractor``.
+        poolings, special_tokens, hidden, peaks, batch_tokens: as in ``Extractor``.
         dtype, samples_per_shard, store_text, normalisation, provenance: as in ``open_store``.
         progress: called after every block and, in long blocks, every few seconds.
 
@@ -176,6 +188,7 @@ def extract_corpus(
         special_tokens=special_tokens,
         hidden=hidden,
         batch_tokens=batch_tokens,
+        peaks=peaks,
     )
     store = open_store(
         store_path,
@@ -285,6 +298,9 @@ def _write(store: ActivationStore, plan: Any, block: Block, pooled: Pooled, mete
     arrays = {"ffn": Turned(pooled.ffn, "ffn")}
     if pooled.hidden:
         arrays["hidden"] = Turned(pooled.hidden, "hidden")
+    if pooled.peaks:
+        places = [layer[:, None] for layer in pooled.peaks]
+        arrays["peak"] = Turned(places, "peak", STORED[store.schema.dtype])
     store.write_block(plan, block, arrays, n_tokens=pooled.n_tokens, truncated=pooled.truncated)
     meter.stage_s["write"] += time.perf_counter() - start
 

@@ -203,6 +203,7 @@ class Extractor:
             return torch.empty(n, *shape, dtype=dtype).index_fill_(0, untouched, fill)
 
         whole = (poolings, backbone.neuron_size)
+        place_dtype = torch.int16 if backbone.max_length < 2**15 else torch.int32
         shapes = [
             self._picked[layer].shape if layer in self._picked else whole for layer in self.layers
         ]
@@ -210,7 +211,7 @@ class Extractor:
             [room(*shape, dtype=dtype, fill=0) for shape in shapes],
             [room(poolings, backbone.hidden_size, dtype=dtype, fill=0) for _ in self.hidden_layers],
             [
-                room(backbone.neuron_size, dtype=torch.int32, fill=-1)
+                room(backbone.neuron_size, dtype=place_dtype, fill=-1)
                 for _ in (self.layers if self.peaks else ())
             ],
             encoded.lengths.astype(np.int32),
@@ -293,7 +294,7 @@ class Pooled:
     hidden: list[Tensor]
     """Per hidden layer (n, pooling, hidden)."""
     peaks: list[Tensor]
-    """Per layer (n, neuron), if asked for."""
+    """Per layer (n, neuron) integers, if asked for."""
     n_tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
 
@@ -317,7 +318,7 @@ class Pooled:
             hidden=np.stack(Turned(self.hidden, "hidden")) if self.hidden else None,
             n_tokens=self.n_tokens,
             truncated=self.truncated,
-            peaks=np.stack(Turned(self.peaks, "peaks")) if self.peaks else None,
+            peaks=np.stack(Turned(self.peaks, "peaks", torch.int32)) if self.peaks else None,
         )
 
 
@@ -325,14 +326,21 @@ class Turned(Sequence[NDArray[Any]]):
     """Layers (n, …) as (…, n), each turned when it is asked for, which threads may do at a time.
 
     Stands in for an array (layer, …, n), of which no whole copy is made.
+
+    Args:
+        layers: equal in shape.
+        name: of what they hold, for errors.
+        dtype: to convert to; default what they are.
     """
 
-    def __init__(self, layers: Sequence[Tensor], name: str) -> None:
+    def __init__(
+        self, layers: Sequence[Tensor], name: str, dtype: torch.dtype | None = None
+    ) -> None:
         self._layers = layers
         self._name = name
         first = layers[0]
         self.shape = (len(layers), *first.shape[1:], first.shape[0])
-        self.dtype = torch.empty(0, dtype=first.dtype).numpy().dtype
+        self.dtype = torch.empty(0, dtype=dtype or first.dtype).numpy().dtype
 
     def __len__(self) -> int:
         return len(self._layers)

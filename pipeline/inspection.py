@@ -52,6 +52,7 @@ def _store(path: Path) -> Facts:
         "poolings": list(schema.poolings),
         "hidden_layers": list(schema.hidden_layers),
         "hidden_size": schema.hidden_size,
+        "peaks": schema.peaks,
         "dtype": schema.dtype,
         "samples_per_shard": schema.samples_per_shard,
         "fingerprint": schema.fingerprint,

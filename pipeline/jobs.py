@@ -121,6 +121,7 @@ def _extract_here(config: RunConfig, corpus: Corpus, say: Say) -> ExtractReport:
         dtype=config.store.dtype,
         samples_per_shard=config.store.samples_per_shard,
         store_text=config.store.keep_text,
+        peaks=config.store.peaks,
         normalisation=config.normalise.model_dump(),
         provenance={"backbone": settings.model_dump(), "normalise": config.normalise.model_dump()},
         progress=lambda done, todo: advance(say, "extracted", done, todo, "texts"),

@@ -194,6 +194,29 @@ class Atlas:
         feature = self.check(neuron)
         return np.asarray(self.store.read_features(layer=neuron.layer, features=[feature])[:, 0])
 
+    def peaks(self, neuron: Neuron, positions: Array) -> tuple[Array, Array]:
+        """Where and how high a neuron peaks in stored texts, whatever its pooling.
+
+        Args:
+            neuron: which.
+            positions: ``(k,)`` of the texts.
+
+        Returns:
+            ``(k,)`` int64 tokens, counted within the pooled part of the text (-1 without tokens),
+            and ``(k,)`` float32 max-pooled activations.
+
+        Raises:
+            StoreError: the store has no peaks.
+        """
+        wanted = {"ffn": self.check(replace(neuron, pooling="max")), "peak": neuron.neuron}
+        values, tokens = (
+            self.store.read_features(
+                array, layer=neuron.layer, features=[feature], samples=positions
+            )[:, 0]
+            for array, feature in wanted.items()
+        )
+        return tokens.astype(np.int64), values
+
     def distribution(self, values: Array, task: str | None = None) -> Distribution | None:
         """Histogram of a neuron's values ``(samples,)``, per class of a task, or of all samples.
 

@@ -51,7 +51,7 @@ class StoredTexts:
 
     @cached_property
     def _samples(self) -> pa.Table:
-        return self.store.samples().select(["id", "text", "position"]).combine_chunks()
+        return self.store.samples().select(["id", "text", "n_tokens", "position"]).combine_chunks()
 
     @cached_property
     def _positions(self) -> Array:
@@ -66,6 +66,11 @@ class StoredTexts:
         """The ids at positions ``(n,)``."""
         rows = np.searchsorted(self._positions, np.asarray(positions, np.int64))
         return list(self._samples["id"].take(pa.array(rows)).to_pylist())
+
+    def num_tokens(self, positions: Sequence[int] | Array) -> Array:
+        """The numbers of tokens ``(n,)``, special ones included, at positions ``(n,)``."""
+        rows = np.searchsorted(self._positions, np.asarray(positions, np.int64))
+        return np.asarray(self._samples["n_tokens"].take(pa.array(rows)).to_numpy())
 
     def has(self, position: int) -> bool:
         """Whether a living sample is at a position."""

@@ -4,6 +4,9 @@ reader = TokenReader.for_store(store)
 for found in reader.tokens(["a happy cat"], layer=3, neuron=417):
     found.text[found.starts[0] : found.stops[0]], found.values[0]
 reader.vectors("a happy cat")             # layer -> (features,), rounded as in the store
+
+Where a store has the tokens of the maxima, ``TokenPlaces`` finds these in the texts without the
+model: the tokenizer is enough.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline import checkpoint
 from pipeline.backbone import Backbone
 from pipeline.config import BackboneConfig, NormaliseConfig, is_model_path
 from pipeline.errors import ExtractError
 from pipeline.extract import Extractor
 from pipeline.normalise import normaliser
+from pipeline.tokens import encode
 from store.schema import StoreSchema
 
 Array = NDArray[Any]
@@ -34,7 +39,8 @@ class TokenMap:
     Attributes:
         text: as it was tokenised.
         starts, stops: ``(t,)`` characters of each token; both 0 for special tokens.
-        values: ``(t,)`` float32 activations; NaN at special tokens that are not pooled.
+        values: ``(t,)`` float32 activations; NaN where unknown, and at special tokens that are not
+            pooled.
     """
 
     text: str
@@ -99,10 +105,7 @@ class TokenReader:
         Raises:
             SalientError: no usable provenance, or a model that is missing or another one.
         """
-        provenance = schema.provenance
-        if not isinstance(provenance.get("backbone"), Mapping):
-            raise ExtractError("the store does not say which model its activations come from")
-        settings = BackboneConfig.model_validate(provenance["backbone"])
+        settings = _settings(schema)
         backbone = Backbone.load(
             model or _on_this_machine(settings),
             dtype=settings.dtype,
@@ -111,7 +114,7 @@ class TokenReader:
             max_length=settings.max_length,
             last_layer=max(schema.array("ffn").layers),
         )
-        normalise = NormaliseConfig.model_validate(provenance.get("normalise", {}))
+        normalise = NormaliseConfig.model_validate(schema.provenance.get("normalise", {}))
         return cls(backbone, schema, settings, normalise)
 
     def vectors(self, text: str, *, normalised: bool = False) -> dict[int, Array]:
@@ -153,20 +156,88 @@ class TokenReader:
         ]
 
     def _map(self, text: str, values: Array, row: int, encoded: Any) -> TokenMap:
-        spans = self.backbone.tokenizer(
-            text,
-            truncation=True,
-            max_length=self.backbone.max_length,
-            return_offsets_mapping=True,
-            verbose=False,
-        )["offset_mapping"]
-        places = np.array(spans, np.int64).reshape(-1, 2)
+        starts, stops = _spans(self.backbone.tokenizer, text, self.backbone.max_length)
         values = values.astype(np.float32)
         if not self.special_tokens:
             values = values.copy()
             values[: encoded.leading[row]] = np.nan
             values[len(values) - encoded.trailing[row] :] = np.nan
-        return TokenMap(text, places[:, 0], places[:, 1], values)
+        return TokenMap(text, starts, stops, values)
+
+
+class TokenPlaces:
+    """Where the stored peaks of neurons lie in their texts.
+
+    Args:
+        tokenizer: of the store's backbone.
+        max_length: tokens per text at the extraction.
+        special_tokens: whether special tokens were pooled.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int, special_tokens: bool) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.special_tokens = special_tokens
+
+    @classmethod
+    def for_store(cls, schema: StoreSchema, *, model: str | None = None) -> TokenPlaces:
+        """Load the tokenizer of the backbone that a store names; see ``TokenReader.for_store``."""
+        settings = _settings(schema)
+        extraction = schema.provenance.get("extraction", {})
+        if "max_length" not in extraction:
+            raise ExtractError("the store does not say how long its texts may be, in tokens")
+        path = checkpoint.locate(model or _on_this_machine(settings))
+        return cls(
+            checkpoint.load_tokenizer(path),
+            max_length=extraction["max_length"],
+            special_tokens=settings.special_tokens,
+        )
+
+    def peaks(
+        self, texts: Sequence[str], tokens: Array, values: Array, *, n_tokens: Array
+    ) -> list[TokenMap]:
+        """Texts of which one token's activation is known: a neuron's maximum.
+
+        Args:
+            texts: ``n`` stored ones.
+            tokens: ``(n,)`` the store's ``peak`` of the neuron.
+            values: ``(n,)`` its max-pooled activations.
+            n_tokens: ``(n,)`` as stored.
+
+        Raises:
+            ExtractError: the tokenizer cuts the texts otherwise than at the extraction.
+        """
+        encoded = encode(self.tokenizer, texts, max_length=self.max_length)
+        if not np.array_equal(encoded.lengths, n_tokens):
+            raise ExtractError(
+                "the model's tokenizer is not the one that the store was made with; name that"
+                " model with --model"
+            )
+        found = []
+        for i, text in enumerate(texts):
+            known = np.full(encoded.lengths[i], np.nan, np.float32)
+            if tokens[i] >= 0:
+                first = 0 if self.special_tokens else encoded.leading[i]
+                known[first + int(tokens[i])] = values[i]
+            found.append(TokenMap(text, *_spans(self.tokenizer, text, self.max_length), known))
+        return found
+
+
+def _spans(tokenizer: Any, text: str, max_length: int) -> tuple[Array, Array]:
+    """First and last character ``(t,)`` of each token; both 0 for special tokens."""
+    spans = tokenizer(
+        text, truncation=True, max_length=max_length, return_offsets_mapping=True, verbose=False
+    )["offset_mapping"]
+    places = np.array(spans, np.int64).reshape(-1, 2)
+    return places[:, 0], places[:, 1]
+
+
+def _settings(schema: StoreSchema) -> BackboneConfig:
+    """How the store's activations were extracted."""
+    settings = schema.provenance.get("backbone")
+    if not isinstance(settings, Mapping):
+        raise ExtractError("the store does not say which model its activations come from")
+    return BackboneConfig.model_validate(settings)
 
 
 def _on_this_machine(settings: BackboneConfig) -> str:

@@ -44,6 +44,8 @@ def backfill_layers(
         "ffn": tuple(layer for layer in layers if layer not in (schema.layers or ())),
         "hidden": tuple(layer for layer in hidden_layers if layer not in schema.hidden_layers),
     }
+    if schema.peaks:
+        wanted["peak"] = wanted["ffn"]
     schema.with_layers(  # validates the numbers
         layers=wanted["ffn"], hidden_layers=wanted["hidden"], hidden_size=hidden_size
     )

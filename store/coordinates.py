@@ -11,6 +11,7 @@ import pyarrow as pa
 from store import durable
 from store.schema import StoreSchema
 from store.zarr_metadata import (
+    NAMED_AXES,
     NO_TIME,
     axis_coordinates,
     encode_numbers,
@@ -25,7 +26,7 @@ def write_axis_coordinates(root: Path, schema: StoreSchema) -> None:
     """Write layer, pooling and unit coordinates, one chunk each."""
     files = {}
     for name, (values, chunk) in axis_coordinates(schema).items():
-        if name == "pooling":
+        if name in NAMED_AXES:
             content = encode_strings([str(value) for value in values], chunk)
         else:
             padded = np.zeros(chunk, "<i8")

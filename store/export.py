@@ -42,9 +42,9 @@ def export_archive(
 ) -> ExportReport:
     """Write the snapshot as a compressed, rounded, plain Zarr v3 group (not a Salient store).
 
-    Mantissas are rounded to `keepbits` bits (5: relative error up to 1.6 %), then compressed with
-    Blosc (lz4, bit shuffle), one chunk per shard. Any Zarr reader opens it; deleted samples are
-    NaN.
+    Mantissas are rounded to `keepbits` bits (5: relative error up to 1.6 %; the token numbers of
+    peaks stay exact), then compressed with Blosc (lz4, bit shuffle), one chunk per shard. Any Zarr
+    reader opens it; deleted samples are NaN.
 
     Raises:
         StoreError: the path exists, or shards too large for Blosc.
@@ -68,7 +68,8 @@ def export_archive(
             block = np.empty((layout.rows, size), schema.dtype)
             for start, values in store.iter_blocks(layout.name, layer=layer, out=block):
                 block[:, len(values) :] = np.nan
-                content = blosc.encode(np.ascontiguousarray(rounding.encode(block)))
+                kept = block if layout.name == "peak" else rounding.encode(block)
+                content = blosc.encode(np.ascontiguousarray(kept))
                 target = root / layout.shard_path(layer, start // size)
                 durable.make_directories(target.parent)
                 durable.write_file(target, [content], sync_name=False)
@@ -128,11 +129,11 @@ def export_parquet(
     target = Path(path)
     _refuse_existing(target)
     layout = store.schema.array(array)
-    names = tuple(poolings or store.schema.poolings)
-    unknown = [name for name in names if name not in store.schema.poolings]
+    names = tuple(poolings or layout.poolings)
+    unknown = [name for name in names if name not in layout.poolings]
     if unknown:
         raise StoreError(
-            f"export: no pooling {unknown[0]!r}; the store has {', '.join(store.schema.poolings)}"
+            f"export: no pooling {unknown[0]!r}; the array has {', '.join(layout.poolings)}"
         )
     outside = [unit for unit in units if not 0 <= unit < layout.width]
     if outside:
@@ -140,7 +141,7 @@ def export_parquet(
     samples = store.samples()
     table = samples.select(["id", "created_at", "n_tokens", "truncated"])
     wanted = [(name, unit) for name in names for unit in units]
-    features = [store.schema.poolings.index(n) * layout.width + unit for n, unit in wanted]
+    features = [layout.poolings.index(n) * layout.width + unit for n, unit in wanted]
     values = store.read_features(
         array, layer=layer, features=features, samples=samples["position"].to_numpy()
     )

@@ -83,7 +83,7 @@ def info(store: ActivationStore) -> StoreInfo:
         num_living=store.num_living,
         num_ids=len(store.index.records),
         arrays={
-            name: f"{len(a.layers)} layers x {', '.join(schema.poolings)} x {a.width} units"
+            name: f"{len(a.layers)} layers x {', '.join(a.poolings)} x {a.width} units"
             for name, a in schema.arrays.items()
         },
         dtype=schema.dtype,

@@ -85,7 +85,7 @@ class ActivationReader:
         """`(first position, (sample, row) view)` shard by shard, reusing one buffer.
 
         Args:
-            array: "ffn" or "hidden".
+            array: "ffn", "hidden" or "peak".
             layer: which layer.
             out: the caller's C-contiguous buffer `(rows, S)` of the stored dtype.
         """
@@ -204,7 +204,7 @@ class ActivationReader:
         raise self._damaged(
             layout.shard_path(layer, slot),
             f"differs from its checksums in {len(bad)} of {len(rows)} rows read, first "
-            f"pooling {self.schema.poolings[pooling]!r}, unit {unit}",
+            f"pooling {layout.poolings[pooling]!r}, unit {unit}",
         )
 
     def _manifest(self, slot: int, name: str, layer: int) -> Manifest:

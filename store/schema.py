@@ -19,6 +19,8 @@ FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
 PAGE_BYTES = 4096
 TARGET_SHARD_BYTES = 50_000_000
+MAX_FLOAT16_INTEGER = 2048
+"""float16 holds every integer up to this one exactly."""
 
 JSON = Any
 
@@ -33,8 +35,13 @@ class ArrayLayout:
     name: str
     dims: tuple[str, str, str, str]
     layers: tuple[int, ...]
-    num_poolings: int
+    poolings: tuple[str, ...]
     width: int
+
+    @property
+    def num_poolings(self) -> int:
+        """Length of the pooling axis."""
+        return len(self.poolings)
 
     @property
     def rows(self) -> int:
@@ -73,6 +80,8 @@ class StoreSchema:
         provenance: any JSON worth keeping beside the numbers.
         layers: which blocks' activations are stored; default all, in order.
         store_text: False keeps only hashes of the texts.
+        peaks: also store the token that max pooling takes, counted within the pooled part of the
+            text; -1 without tokens. Kept in `dtype`, as exact integers.
         format_version: version of the layout on disk.
     """
 
@@ -87,6 +96,7 @@ class StoreSchema:
     provenance: Mapping[str, JSON] = field(default_factory=dict)
     layers: tuple[int, ...] | None = None
     store_text: bool = True
+    peaks: bool = False
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -119,6 +129,11 @@ class StoreSchema:
             raise StoreError("schema: hidden_layers without hidden_size; give the hidden size too")
         if not self.layers and not self.hidden_layers:
             raise StoreError("schema: no layers and no hidden states; there is nothing to store")
+        if self.peaks and not (self.layers and "max" in self.poolings):
+            raise StoreError(
+                "schema: peaks are the tokens that max pooling takes: they need the pooling 'max' "
+                "and FFN layers; add 'max' to the poolings, or set peaks to False"
+            )
 
     @property
     def itemsize(self) -> int:
@@ -127,14 +142,14 @@ class StoreSchema:
 
     @property
     def arrays(self) -> dict[str, ArrayLayout]:
-        """The stored activation arrays by name: "ffn" and, where stored, "hidden"."""
+        """The stored arrays by name: "ffn" and, where stored, "hidden" and "peak"."""
         arrays = {}
         if self.layers:
             arrays["ffn"] = ArrayLayout(
                 "ffn",
                 ("layer", "pooling", "neuron", "sample"),
                 self.layers,
-                len(self.poolings),
+                self.poolings,
                 self.neuron_size,
             )
         if self.hidden_size is not None:
@@ -142,8 +157,16 @@ class StoreSchema:
                 "hidden",
                 ("hidden_layer", "pooling", "hidden_unit", "sample"),
                 self.hidden_layers,
-                len(self.poolings),
+                self.poolings,
                 self.hidden_size,
+            )
+        if self.peaks and self.layers:
+            arrays["peak"] = ArrayLayout(
+                "peak",
+                ("layer", "peak_pooling", "neuron", "sample"),
+                self.layers,
+                ("max",),
+                self.neuron_size,
             )
         return arrays
 
@@ -160,7 +183,10 @@ class StoreSchema:
 
     def to_json(self) -> dict[str, JSON]:
         """A JSON object that `from_json` reads back."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        data: dict[str, JSON] = json.loads(json.dumps(asdict(self)))
+        if not self.peaks:  # so that a store without them reads as it did before there were any
+            del data["peaks"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> StoreSchema:

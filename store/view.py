@@ -211,7 +211,7 @@ class StoreView:
         """One layer as `(sample, pooling * width)`, feature `p * width + j` (a transposed view).
 
         Args:
-            array: "ffn" or "hidden".
+            array: "ffn", "hidden" or "peak".
             layer: which layer.
             samples: positions (slice or integers, any order); default all. Deleted samples are
                 NaN rows in slices and an error among integers.

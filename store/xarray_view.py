@@ -15,7 +15,7 @@ from xarray.core import indexing
 
 from store.schema import ArrayLayout
 from store.view import StoreView
-from store.zarr_metadata import NO_TIME, axis_coordinates
+from store.zarr_metadata import NAMED_AXES, NO_TIME, axis_coordinates
 
 AnyArray = npt.NDArray[np.generic]
 
@@ -40,8 +40,8 @@ def to_xarray(
         text: whether to include the texts.
 
     Returns:
-        Variables `ffn (layer, pooling, neuron, sample)` and, where stored, `hidden`; the sample
-        axis is indexed by id.
+        Variables `ffn (layer, pooling, neuron, sample)` and, where stored, `hidden` and
+        `peak (layer, peak_pooling, neuron, sample)`; the sample axis is indexed by id.
     """
     # A view of its own: the store object may move on to later commits.
     frozen = StoreView(store.location, store.snapshot, check=store.check, pinned=True)
@@ -64,7 +64,7 @@ def to_xarray(
 def _coordinates(store: StoreView, tasks: Sequence[str], *, text: bool) -> dict[str, Any]:
     rows = store.index.visible_rows(0, store.num_samples)
     coords: dict[str, Any] = {
-        name: (name, _objects(values) if name == "pooling" else np.asarray(values))
+        name: (name, _objects(values) if name in NAMED_AXES else np.asarray(values))
         for name, (values, _) in axis_coordinates(store.schema).items()
     }
     coords["sample"] = ("sample", _strings(rows["id"]))

@@ -18,6 +18,8 @@ from store.schema import ArrayLayout, StoreSchema
 JSON = Any
 NO_TIME = -(2**63)
 ROOT_DOCUMENT = "zarr.json"
+NAMED_AXES = ("pooling", "peak_pooling")
+"""Axes whose coordinates are names; the others are numbered."""
 
 # Per-sample coordinates: name -> (Zarr data type, fill value, attributes).
 SAMPLE_COORDINATES: dict[str, tuple[str, JSON, dict[str, JSON]]] = {
@@ -56,6 +58,8 @@ def axis_coordinates(schema: StoreSchema) -> dict[str, tuple[Sequence[int] | Seq
         width = schema.arrays["hidden"].width
         axes["hidden_layer"] = (schema.hidden_layers, schema.num_layers + 1)
         axes["hidden_unit"] = (range(width), width)
+    if "peak" in schema.arrays:
+        axes["peak_pooling"] = (schema.arrays["peak"].poolings, 1)
     return axes
 
 
@@ -66,7 +70,7 @@ def array_documents(schema: StoreSchema, num_samples: int) -> dict[str, JSON]:
         for name, layout in schema.arrays.items()
     }
     for name, (values, chunk) in axis_coordinates(schema).items():
-        kind = "string" if name == "pooling" else "int64"
+        kind = "string" if name in NAMED_AXES else "int64"
         documents[name] = _document(
             (len(values),), kind, "" if kind == "string" else 0, (chunk,), (name,), {}
         )

@@ -55,9 +55,9 @@ def test_starter_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         section = line if line.startswith("[") else section
         name = line.removeprefix("# ").split(" = ")[0]
         if line.startswith("# ") and " = " in line and name in (
-            "dtype", "special_tokens", "keep_text", "val", "test", "html_unescape", "users", "urls",
-            "C", "alpha", "penalty", "l1_ratio", "solver", "kinds", "eta", "training", "max_depth",
-            "tolerance", "max_errors", "kind", "device",
+            "dtype", "special_tokens", "keep_text", "peaks", "val", "test", "html_unescape",
+            "users", "urls", "C", "alpha", "penalty", "l1_ratio", "solver", "kinds", "eta",
+            "training", "max_depth", "tolerance", "max_errors", "kind", "device",
         ):  # fmt: skip
             line = line.removeprefix("# ")
         lines.append(line)

@@ -58,8 +58,11 @@ def on_cluster(path: Path, address: str, **changes: Any) -> RunConfig:
 def assert_equal_stores(first: RunConfig, second: RunConfig) -> None:
     one, two = ActivationStore.open(first.store.path), ActivationStore.open(second.store.path)
     assert one.samples().equals(two.samples())
-    for layer in range(one.schema.num_layers):
-        np.testing.assert_array_equal(one.read_matrix(layer=layer), two.read_matrix(layer=layer))
+    assert list(one.schema.arrays) == list(two.schema.arrays)
+    for name, layout in one.schema.arrays.items():
+        for layer in layout.layers:
+            pair = (store.read_matrix(name, layer=layer) for store in (one, two))
+            np.testing.assert_array_equal(*pair)
     assert not verify(two).damage
 
 
@@ -116,6 +119,20 @@ def test_scores_of_workers_equal_those_of_one_process(
             assert one[name].equals(two[name]), name
     assert not list((tmp_path / "scores-cluster").glob(".t*"))
     assert alone.store == config.store
+
+
+def test_workers_store_the_same_peaks(
+    cluster: ClusterProcesses, tmp_path: Path, tiny_bert: Path
+) -> None:
+    paths = [write_mood_run(tmp_path / name, tiny_bert) for name in ("alone", "cluster")]
+    for path in paths:
+        path.write_text(path.read_text().replace("[store]", "[store]\npeaks = true"))
+    alone = RunConfig.load(paths[0])
+    config = on_cluster(paths[1], cluster.address)
+    jobs.extract(alone)
+    assert isinstance(jobs.extract(config), ClusterReport)
+    assert "peak" in ActivationStore.open(config.store.path).schema.arrays
+    assert_equal_stores(alone, config)
 
 
 def test_texts_that_the_store_must_not_keep_reach_the_workers(

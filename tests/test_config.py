@@ -42,6 +42,7 @@ def test_relative_paths_are_resolved_against_the_file(tmp_path: Path) -> None:
         (('name = "level"', 'name = "id"'), ["'id' is a column of the scores"]),
         (('name = "mood"', 'seed = -1\nname = "mood"'), ["seed", "-1"]),
         (("C = [1e-2, 1e-1]", "C = [nan]"), ["probe.C", "finite"]),
+        (("[store]", '[store]\npoolings = ["mean"]\npeaks = true'), ["store", "add 'max'"]),
         (("[store]", "[store"), ["not valid TOML", "line"]),
     ],
 )
@@ -67,6 +68,7 @@ def test_missing_file_names_the_remedy(tmp_path: Path) -> None:
 def test_fingerprint_covers_results_only(tmp_path: Path) -> None:
     base = load(tmp_path, VALID).fingerprint
     assert load(tmp_path, VALID.replace('"run"', '"elsewhere"')).fingerprint == base
+    assert load(tmp_path, VALID.replace("[store]", "[store]\npeaks = true")).fingerprint == base
     assert load(tmp_path, VALID + '\n[cluster]\nkind = "processes"\n').fingerprint == base
     assert load(tmp_path, "seed = 1\n" + VALID).fingerprint != base
     assert load(tmp_path, VALID.replace("folds = 3", "folds = 4")).fingerprint != base

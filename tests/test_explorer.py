@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("panel", reason="needs the extra: salient[explore]")
+from pipeline import jobs
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.explorer import HOST, Page, Sources, distribution_plot, query_arguments
 from pipeline.neurons import Atlas, Distribution, Neuron
-from pipeline.tokenmaps import TokenReader
+from pipeline.tokenmaps import TokenPlaces, TokenReader
+from tests.conftest import write_mood_run
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,19 @@ def test_texts_are_found_and_explained(sources: Sources) -> None:
     assert "contribution" in page.sample.object
     page.show_sample(10**6)
     assert "no sample at position 1000000" in page.sample.object
+
+
+def test_stored_peaks_are_outlined_without_the_model(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path, tiny_bert)
+    path.write_text(path.read_text().replace("[store]", "[store]\npeaks = true"))
+    config = RunConfig.load(path)
+    jobs.extract(config)
+    atlas = Atlas.open(config.store.path)
+    places = TokenPlaces.for_store(atlas.store.schema)
+    page = Page(Sources("mood", atlas, None, places))
+    assert page.texts.object.count('class="peak"') == page.texts.object.count("<mark") == 12
+    assert "the outlined token is the one of the maximum" in page.texts.object
+    assert "outlined" not in Page(Sources("mood", atlas, None)).texts.object
 
 
 def test_addresses_are_read_with_care(sources: Sources) -> None:

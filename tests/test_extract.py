@@ -15,7 +15,8 @@ from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
 from pipeline.extract import Extractor, extract_block, extract_corpus, open_store
 from pipeline.pooling import POOLINGS
-from store import ActivationStore
+from store import ActivationStore, StoreError
+from store.maintenance import verify
 from tests.reference import Reference, relative_error
 from tests.tiny_models import CONTEXT, TEXTS, WORDS, make_tiny_model, make_tokenizer, random_texts
 
@@ -136,6 +137,53 @@ def test_peaks_name_the_tokens(loaded):
     for layer, tokens in enumerate(layers):
         at_peak = np.take_along_axis(tokens, result.peaks[layer, :, 3][None], 0)[0]
         np.testing.assert_allclose(at_peak, tokens.max(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "special_tokens", "dtype"),
+    [("roberta", True, "float16"), ("roberta", False, "float32"), ("gpt2", True, "float16")],
+)
+def test_stored_peaks_are_the_tokens_of_hugging_faces_maxima(
+    loaded, family, special_tokens, dtype, tmp_path
+):
+    backbone, reference = loaded[family]
+    texts = ["", *dict.fromkeys([*TEXTS, *random_texts(12)])]
+    options = {"special_tokens": special_tokens, "dtype": dtype, "batch_tokens": 90}
+    extract_corpus(table(texts), backbone, tmp_path / "s", peaks=True, **options)
+    store = ActivationStore.open(tmp_path / "s")
+    assert verify(store).sound
+    for text, at in zip(texts, store.positions(table(texts)["id"]), strict=True):
+        layers, _, _ = reference.tokens(text, max_length=CONTEXT)
+        for layer in range(backbone.num_layers):
+            stored = store.read_matrix("peak", layer=layer, samples=[at])[0]
+            tokens = layers[layer] if layers else np.zeros((0, backbone.neuron_size))
+            tokens = tokens if special_tokens else tokens[1:-1]
+            if not len(tokens):
+                assert (stored == -1).all()
+                continue
+            # Two tokens may be as strong as each other but for the last bits.
+            other = stored != tokens.argmax(0)
+            at_peak = tokens[stored.astype(int), np.arange(len(stored))]
+            np.testing.assert_allclose(at_peak[other], tokens.max(0)[other], rtol=EXACT)
+            assert other.mean() < 0.05
+    extract_corpus(table(texts), backbone, tmp_path / "plain", **options)
+    plain = ActivationStore.open(tmp_path / "plain")
+    assert plain.schema.fingerprint == store.schema.fingerprint
+    np.testing.assert_array_equal(plain.read_matrix(layer=1), store.read_matrix(layer=1))
+    with pytest.raises(ExtractError, match="peaks is True, this run's False"):
+        extract_corpus(table(texts), backbone, tmp_path / "s", **options)
+    more = extract_corpus(table(["more"], "m"), backbone, tmp_path / "s", peaks=True, **options)
+    assert more.num_new == 1
+
+
+def test_peaks_that_cannot_be_stored_are_refused(loaded, monkeypatch, tmp_path):
+    backbone, _ = loaded["roberta"]
+    with pytest.raises(StoreError, match="pooling 'max'"):
+        extract_corpus(table(TEXTS), backbone, tmp_path / "s", poolings=("mean",), peaks=True)
+    monkeypatch.setattr(backbone, "max_length", 4096)
+    with pytest.raises(ExtractError, match=r'2048.*4096 tokens.*dtype = "float32"'):
+        extract_corpus(table(TEXTS), backbone, tmp_path / "s", peaks=True)
+    assert not (tmp_path / "s").exists()
 
 
 def test_batches_are_told_as_they_are_done(loaded):

@@ -8,14 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline import jobs
+from pipeline.backbone import Backbone
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ExtractError
-from pipeline.explorerpage import explain_html, fragment, pieces, text_rows
+from pipeline.explorerpage import TextRow, explain_html, fragment, pieces, text_rows
 from pipeline.neurons import Atlas, Neuron
 from pipeline.rankings import feature_rank, ranking_table
-from pipeline.tokenmaps import TokenMap, TokenReader
+from pipeline.tokenmaps import TokenMap, TokenPlaces, TokenReader
 from store import ActivationStore, StoreSchema
 from store.tables import write_table
+from tests.conftest import write_mood_run
 
 NASTY = "<script>document.title = 'broken'</script> & <b>bold</b>"
 
@@ -204,6 +207,62 @@ def test_a_run_adds_ranks_and_decisions_and_its_model_the_tokens(finished_run: P
             assert float(decision.outcome) == pytest.approx(float(outputs[0, 0]), rel=1e-2)
         assert abs(decision.reasons[0].contribution) >= abs(decision.reasons[-1].contribution)
     assert "your text" in explain_html(atlas, reader, text="an angry dog")
+
+
+def before_and_at_peak(row: TextRow) -> tuple[str, str]:
+    """The text before the outlined token, and the token."""
+    (at,) = (i for i, piece in enumerate(row.pieces) if piece.peak)
+    return "".join(piece.text for piece in row.pieces[:at]), row.pieces[at].text
+
+
+@pytest.mark.parametrize("special_tokens", [True, False])
+def test_stored_peaks_mark_the_token_that_the_model_does(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, special_tokens: bool
+) -> None:
+    path = write_mood_run(tmp_path, tiny_bert)
+    text = path.read_text().replace("[store]", "[store]\npeaks = true")
+    if not special_tokens:
+        text = text.replace("[backbone]", "[backbone]\nspecial_tokens = false")
+    path.write_text(text)
+    config = RunConfig.load(path)
+    jobs.extract(config)
+    atlas = Atlas.open(config.store.path)
+    schema = atlas.store.schema
+    reader = TokenReader.for_store(schema)
+    neurons = [Neuron(i, pooling, 3 * i + 1) for i in range(3) for pooling in schema.poolings]
+    places = TokenPlaces.for_store(schema)
+    by_model, positions = {}, {}
+    for neuron in neurons:
+        values = atlas.values(neuron)
+        positions[neuron] = atlas.top(values, 12)
+        by_model[neuron] = text_rows(atlas, reader, neuron, positions[neuron], values, None)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the model was run")
+
+    monkeypatch.setattr(Backbone, "run", fail)
+    for neuron in neurons:
+        values, at = atlas.values(neuron), positions[neuron]
+        rows = text_rows(atlas, reader, neuron, at, values, None, places=places)
+        again = text_rows(atlas, None, neuron, at, values, None, places=places)
+        assert rows == again
+        for row, other in zip(rows, by_model[neuron], strict=True):
+            (peak,) = (piece for piece in row.pieces if piece.value is not None)
+            (same,) = (piece for piece in other.pieces if piece.peak)
+            assert peak.peak and peak.value == pytest.approx(same.value, abs=2e-3)
+            assert before_and_at_peak(row) == before_and_at_peak(other)
+    tokens, values = atlas.peaks(neurons[0], positions[neurons[0]])
+    lengths = atlas.texts.num_tokens(positions[neurons[0]])
+    assert (tokens >= 0).all() and (tokens < lengths).all()
+    texts = [str(text) for text in atlas.texts.at(positions[neurons[0]])]
+    with pytest.raises(ExtractError, match="tokenizer is not the one"):
+        places.peaks(texts, tokens, values, n_tokens=lengths + 1)
+    no_tokens = places.peaks(texts[:1], np.array([-1]), values[:1], n_tokens=lengths[:1])
+    assert no_tokens[0].peak == -1
+    with pytest.raises(ExtractError, match="how long"):
+        TokenPlaces.for_store(
+            replace(schema, provenance={"backbone": schema.provenance["backbone"]})
+        )
 
 
 def test_other_rankings_are_shown_where_they_were_made(finished_run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -364,3 +365,31 @@ def test_old_snapshots_lose_what_was_deleted_since(tmp_path: Path) -> None:
         assert "id1" not in old.samples()["id"].to_pylist()
         assert np.isnan(old.read_matrix(layer=0)[1]).all()
     assert old.labels("t")["id"].to_pylist() == ["id2"]
+
+
+def test_a_schema_without_peaks_is_as_it_was_before_there_were_any() -> None:
+    old = SCHEMA.to_json()
+    assert "peaks" not in old
+    assert StoreSchema.from_json(old) == SCHEMA and not SCHEMA.peaks
+    with_peaks = replace(SCHEMA, peaks=True)
+    assert StoreSchema.from_json(with_peaks.to_json()) == with_peaks
+    assert with_peaks.bytes_per_sample - SCHEMA.bytes_per_sample == 3 * 5 * 2
+    with pytest.raises(StoreError, match="need the pooling 'max'"):
+        StoreSchema(num_layers=1, neuron_size=2, poolings=("mean",), peaks=True)
+    with pytest.raises(StoreError, match="FFN layers"):
+        StoreSchema(num_layers=1, neuron_size=2, layers=(), hidden_size=2, peaks=True)
+
+
+def test_peaks_open_beside_the_activations(tmp_path: Path) -> None:
+    store = ActivationStore.create(tmp_path / "s", replace(SCHEMA, peaks=True))
+    append(store, make_samples(0, 5))
+    append(store, make_samples(5, 13))
+    want = expected(store, "peak", [f"id{i}" for i in range(13)])
+    np.testing.assert_array_equal(store.read_matrix("peak", layer=2), want[2].T)
+    with xr.open_zarr(tmp_path / "s", chunks=None) as dataset:
+        assert dataset.peak.dims == ("layer", "peak_pooling", "neuron", "sample")
+        chosen = dataset.peak.sel(layer=2, peak_pooling="max", neuron=[1, 4])
+        np.testing.assert_array_equal(chosen.values, want[2, [1, 4]])
+        assert dataset.ffn.sel(pooling="max").dims == ("layer", "neuron", "sample")
+    again = store.to_xarray().peak.sel(layer=1, peak_pooling="max")
+    np.testing.assert_array_equal(again.values, want[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -322,3 +323,68 @@ def test_a_full_disk_is_explained_and_harms_nothing(
     append_all(store.location.root, [make_samples(range(100, 140))])
     store.refresh()
     assert store.num_samples == 80
+
+
+def peak_arrays(schema: StoreSchema, ids: list[str]) -> dict[str, np.ndarray]:
+    """Activations, and as peaks the integers -1 to 2047, where float16 still is exact."""
+    arrays = dict(values_of(schema, ids))
+    seeds = np.array([int(name.removeprefix("id")) for name in ids])
+    places = np.arange(arrays["peak"][..., 0].size).reshape(arrays["peak"].shape[:3])
+    arrays["peak"] = ((101 * seeds + 397 * places[..., None]) % 2049 - 1).astype(np.float16)
+    return arrays
+
+
+def test_peaks_share_the_care_for_a_store(tmp_path: Path) -> None:
+    schema = replace(SCHEMA, layers=(1,), peaks=True)
+    store = ActivationStore.create(tmp_path / "s", schema)
+    ids = [f"id{i}" for i in range(40)]
+    plan = store.plan_append(make_samples(range(0, 40)))
+    for block in plan.blocks:
+        store.write_block(plan, block, peak_arrays(schema, plan.samples(block)["id"].to_pylist()))
+    store.commit()
+    values = peak_arrays(schema, ids)["peak"].reshape(6, 40).T
+    assert verify(store).sound and verify(store).num_shards == 9
+    assert info(store).arrays["peak"] == "1 layers x max x 6 units"
+    np.testing.assert_array_equal(store.read_matrix("peak", layer=1), values)
+
+    dead = [2, *range(16, 32)]
+    living = np.setdiff1d(np.arange(40), dead)
+    store.delete([f"id{i}" for i in dead])
+    compact(store)
+    assert verify(store).sound
+    everything = store.read_matrix("peak", layer=1)
+    np.testing.assert_array_equal(everything[living], values[living])
+    assert np.isnan(everything[dead]).all()
+    copy = copy_living(store, tmp_path / "copy")
+    np.testing.assert_array_equal(copy.read_matrix("peak", layer=1), values[living])
+
+    export_archive(store, tmp_path / "archive", keepbits=1)
+    with xr.open_zarr(tmp_path / "archive", chunks=None) as archive:
+        peaks = archive.peak.sel(layer=1, peak_pooling="max").values.T
+        np.testing.assert_array_equal(peaks[living], values[living])
+    export_parquet(store, tmp_path / "n.parquet", layer=1, units=[3], array="peak")
+    table = pq.read_table(tmp_path / "n.parquet")
+    np.testing.assert_array_equal(table["peak_1_max_3"].to_numpy(), values[living, 3])
+
+    plan = store.plan_backfill(layers=[0])
+    assert plan.record.layers == {"ffn": (0,), "peak": (0,)}
+    new = replace(schema, layers=(0,), hidden_size=None, hidden_layers=())
+    for block in plan.blocks:
+        rows = [f"id{i}" for i in range(block.start, block.stop)]
+        store.write_block(plan, block, peak_arrays(new, rows))
+    store.commit()
+    assert store.schema.layers == (1, 0) and verify(store).sound
+    np.testing.assert_array_equal(store.read_matrix("peak", layer=0)[living], values[living])
+
+
+def test_damage_to_peaks_is_named(tmp_path: Path) -> None:
+    schema = StoreSchema(num_layers=1, neuron_size=6, samples_per_shard=16, peaks=True)
+    store = ActivationStore.create(tmp_path / "s", schema)
+    append_all(tmp_path / "s", [make_samples(range(0, 20))])
+    shard = tmp_path / "s" / schema.array("peak").shard_path(0, 0)
+    content = bytearray(shard.read_bytes())
+    content[0] ^= 1
+    shard.write_bytes(content)
+    store.refresh()
+    with pytest.raises(DamagedShardError, match=r"peak/c/0.*pooling 'max', unit 0"):
+        store.read_matrix("peak", layer=0)
