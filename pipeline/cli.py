@@ -54,6 +54,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 JobId = Annotated[
     str | None, typer.Argument(help="The job's id, or how it begins; default the youngest.")
 ]
+Model = Annotated[
+    str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 
 
@@ -254,12 +258,8 @@ def plan(
         int | None, typer.Option(min=1, help="Texts to measure on; default 256, 4096 on a GPU.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed passes at every depth.")] = 5,
-    model: Annotated[
-        str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")
-    ] = "auto",
+    model: Model = None,
+    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -371,12 +371,8 @@ def score(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and count; run no model, write nothing.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")
-    ] = "auto",
+    model: Model = None,
+    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -571,9 +567,7 @@ def explore(
         typer.Option("--run", help="A finished run on it: adds ranks and decisions."),
     ] = None,
     port: Annotated[int, typer.Option(help="On this machine; 0 takes any free one.")] = 5006,
-    model: Annotated[
-        str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
-    ] = None,
+    model: Model = None,
     show: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
     quiet: Quiet = False,
 ) -> None:

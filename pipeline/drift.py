@@ -28,6 +28,8 @@ from scipy import stats
 from pipeline.heads import Head
 
 Array = NDArray[Any]
+REFERENCE_FILE = "reference.safetensors"
+"""In a head's folder: what drift is counted against."""
 NUM_BINS = 10
 MAX_FEATURES = 64
 SMOOTHING = 0.5

@@ -15,7 +15,7 @@ from pipeline.calibration import calibrate
 from pipeline.candidates import Candidate, best_of, candidate_rows, choose_depth
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.consolidate import Sweep, TrainingData
-from pipeline.drift import Reference
+from pipeline.drift import REFERENCE_FILE, Reference
 from pipeline.errors import HeadError
 from pipeline.golden import read_golden, write_outputs
 from pipeline.heads import Head, HeadCard
@@ -30,7 +30,6 @@ from store import ActivationStore
 from store.tables import write_arrays, write_table
 
 Array = NDArray[Any]
-REFERENCE_FILE = "reference.safetensors"
 
 
 @dataclass(frozen=True)

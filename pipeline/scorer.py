@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from pipeline.backbone import Backbone
 from pipeline.config import SCORE_COLUMNS
-from pipeline.drift import Drift, DriftCounts, Reference
+from pipeline.drift import REFERENCE_FILE, Drift, DriftCounts, Reference
 from pipeline.driftreport import THRESHOLD, Watched, write_drift
 from pipeline.errors import ScoreError
 from pipeline.extract import STORED, Extractor
@@ -49,7 +49,6 @@ Computed = TypeVar("Computed")
 PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
 """Largest accepted difference to stored activations, relative to a layer's largest value, and to
 golden outputs, relative to the largest output."""
-REFERENCE_FILE = "reference.safetensors"
 AHEAD = 2
 """Tables that are read and computed before the caller asks for them."""
 

@@ -1,7 +1,7 @@
 """Mean and max of every text in one read of its tokens: a Triton kernel for CUDA devices.
 
     if fuses(tokens.device, tokens.dtype):
-        out = mean_and_max(tokens, segments)        # (texts, 2, feature) float32
+        out = mean_and_max(tokens, starts, lengths)     # (texts, 2, feature) float32
 
 Triton comes with torch's CUDA builds. Nothing is taken on trust: before its first use on a device
 the kernel is compared with plain torch there, and where it fails or differs it is not used.
