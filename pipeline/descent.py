@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 MAX_ITERATIONS = 2000
 MAX_BACKTRACKS = 6
+FORECAST_AFTER = 15
+"""Iterations after which a forecast is more than a guess."""
+FORECAST_SHARE = 0.7
+"""Share of the iterations, the latest ones, whose decay is carried forward."""
 SUFFICIENT_DECREASE = 1e-4
 
 
@@ -88,6 +92,7 @@ class Path:
         self._started = False
         self._pairs: list[_Pair] = []
         self._iterations = 0
+        self._excesses: list[float] = []
         self.num_slow = 0
         self._backtracks = 0
         self._step = 1.0
@@ -217,7 +222,9 @@ class Path:
             self._pairs.clear()
             self._direction = -gradient / max(1.0, self.strength * self.total)
             self._slope = float(np.vdot(gradient, self._direction))
-        optimal = self._is_optimal(gradient)
+        excess = self._excess(gradient)
+        self._excesses.append(excess)
+        optimal = excess <= 1.0
         if optimal or self._iterations >= MAX_ITERATIONS:
             self._finish(optimal)
             return self.trial is not None
@@ -225,17 +232,30 @@ class Path:
         self.trial = self.theta + self._step * self._direction
         return False
 
-    def _is_optimal(self, gradient: Array) -> bool:
+    def _excess(self, gradient: Array) -> float:
+        """How many times the tolerance the estimated gap is; at most 1 at an optimum."""
         largest = float(np.abs(gradient).max(initial=0)) / (self.strength * self.total)
-        gap = -0.5 * self._slope
-        value = self._value(self.theta, self._loss)
-        return largest <= self.tol and gap <= self.tol**2 * value
+        value = max(self._value(self.theta, self._loss), np.finfo(float).tiny)
+        gap = -0.5 * self._slope / value
+        return max((largest / self.tol) ** 2, gap / self.tol**2)
+
+    def forecast(self) -> float:
+        """Iterations to the optimum at this C, if the excess goes on decaying as it has lately.
+
+        0 as long as there are too few to tell; infinite where nothing decays.
+        """
+        if len(self._excesses) < FORECAST_AFTER:
+            return 0.0
+        recent = np.log(self._excesses[int(len(self._excesses) * (1 - FORECAST_SHARE)) :])
+        rate = -np.polyfit(np.arange(len(recent)), recent, 1)[0]
+        return float(recent[-1] / rate) if rate > 0 else np.inf
 
     def _finish(self, converged: bool) -> None:
         # The direction that shows how near the optimum is also leads there: a step for nothing.
         last = self._direction if converged and self._pairs else 0.0
         self.optima.append(Optimum(self.theta + last, converged, self._iterations))
         self._iterations = 0
+        self._excesses.clear()
         self.num_slow = 0
         self._restarted = False
         if len(self.optima) == len(self.strengths):

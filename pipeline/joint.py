@@ -27,14 +27,16 @@ Method = Literal["auto", "plain", "gram"]
 METHODS: tuple[Method, ...] = ("auto", "plain", "gram")
 SAMPLE_ROWS_PER_FEATURE = 5
 """Rows of the sample whose Gram preconditions."""
-PLAIN_PASSES = 40
-"""Passes after which a lone fit is hard enough for a Gram matrix."""
-CHEAP_GRAM = 80.0
-"""Passes whose time a Gram matrix may take to be made at once: a lone fit needs some 50 to 1500."""
-PRODUCTS_PER_PASS = 50
-"""Multiplications in a Gram that take as long as one value of a lone fit's pass."""
+EASY_PASSES = 20
+"""Passes for one C of an easy plain fit: a Gram matrix that costs less than these is made at once."""
+PRECONDITIONED_PASSES = 15
+"""Passes that a fit still needs once a Gram matrix preconditions it."""
+PRODUCTS_PER_PASS = 50.0
+"""Multiplications in a Gram that take as long as one value of a pass, before any column."""
+PRODUCTS_PER_COLUMN = 2.5
+"""As many more for each column of the pass."""
 SLOW_ITERATIONS = 40
-"""Iterations at one C after which the Hessian at hand is made: about what it costs."""
+"""Iterations at one C after which the Hessian at hand is made, at the earliest."""
 MAX_HESSIANS = 4
 MEMORY = 20
 """Curvature pairs to keep."""
@@ -47,11 +49,12 @@ def sampling(design: Design) -> int:
     return max(1, design.num_rows // (SAMPLE_ROWS_PER_FEATURE * design.num_features))
 
 
-def gram_passes(design: Design) -> float:
-    """What the Gram matrix that preconditions costs, in passes of a lone fit."""
+def gram_passes(design: Design, num_columns: int = 1) -> float:
+    """What the Gram matrix that preconditions costs, in passes of so many columns."""
     n, size = design.num_rows, design.num_features
     sample = len(range(0, n, sampling(design)))
-    return sample * min(n, size) / (PRODUCTS_PER_PASS * n)
+    per_value = PRODUCTS_PER_PASS + PRODUCTS_PER_COLUMN * num_columns
+    return sample * min(n, size) / (per_value * n)
 
 
 def make_preconditioner(design: Design, gram: Array | None = None) -> Preconditioner:
@@ -96,11 +99,11 @@ class JointDescent:
         self.losses = Losses(design, problems, threads)
         self.method = method
         self._gram = gram
+        self.gram_passes = gram_passes(design, sum(p.num_outputs for p in problems))
         self.plain = method == "plain" or (
             method == "auto"
             and gram is None
-            and sum(map(len, strengths)) < 3
-            and gram_passes(design) > CHEAP_GRAM
+            and max(map(len, strengths)) * EASY_PASSES < self.gram_passes
         )
         self.paths = [
             Path(
@@ -122,9 +125,11 @@ class JointDescent:
     def run(self) -> list[list[Optimum]]:
         """Descend to the end: one optimum per problem and strength."""
         while any(path.trial is not None for path in self.paths):
-            if self.plain and self.method == "auto" and self.losses.num_passes >= PLAIN_PASSES:
+            if self.plain and self.method == "auto" and self._is_hard():
                 self.plain = False
                 self._shared = make_preconditioner(self.design, self._gram)
+                for path in self.paths:
+                    path.num_slow = 0
             needing = []
             for precise in (False, True):
                 points = {
@@ -138,12 +143,25 @@ class JointDescent:
                         if self.paths[i].absorb(loss, gradient):
                             needing.append(i)
             if not self.plain:
+                # A Hessian costs what the Gram does: made after as many passes, it pays or nearly.
+                limit = max(SLOW_ITERATIONS, self.gram_passes)
                 for i in needing:
-                    if self.paths[i].num_slow >= SLOW_ITERATIONS:
+                    if self.paths[i].num_slow >= limit:
                         self._use_hessian(i)
             while needing:
                 needing = self._give_directions(needing)
         return [path.optima for path in self.paths]
+
+    def _is_hard(self) -> bool:
+        """Whether to go on plain would take longer than a Gram matrix and what it leaves to do.
+
+        As many passes as the Gram takes have been spent at the latest when it is made, so plain
+        descent never doubles the time (the ski-rental rule of online algorithms).
+        """
+        if self.losses.num_passes >= self.gram_passes:
+            return True
+        ahead = max(path.forecast() for path in self.paths if path.trial is not None)
+        return ahead > self.gram_passes + PRECONDITIONED_PASSES
 
     def _use_hessian(self, i: int) -> None:
         """Precondition a slow path by the Hessian where it is, or where one much like it was."""

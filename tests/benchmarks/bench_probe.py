@@ -64,6 +64,8 @@ from store import ActivationStore, StoreSchema  # noqa: E402
 TWEETS = ROOT.parent / "shared/data/tweeteval"
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 ALPHAS = tuple(float(a) for a in np.geomspace(1e0, 1e5, 10))
+SINGLES = (1e-3, 1e-1)
+"""C of the lone fits."""
 NUM_FOLDS = 5
 TOLERANCES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6, 1e-7)
 GAP = 1e-4
@@ -420,37 +422,21 @@ def easy_and_hard(root: Path, *, quick: bool, rounds: int) -> Result:
     result: Result = {}
     case = Case(make_store(root / "easy", xt), classes, regression_values(xt))
     gaps = Gaps(case)
-    y = case.classes[0]
     header(f"{'made-up' if real is None else 'real'} activations, {shape(gaps)}")
-    found_gaps = []
-    singles = []
-    for c in (1e-2,) if quick else (1e-3, 1e-1):
-        reference, tol, _ = loosest(
-            lambda tol, c=c: reference_paths(case, [y], [c], None, tol),
-            lambda models, c=c: gaps.gap(models[0][0], y, c),
-        )
-        ours, our_tol, gap = loosest(
-            lambda tol, c=c: our_paths(case, [y], [c], None, tol),
-            lambda models, c=c: gaps.gap(models[0][0], y, c),
-        )
-        name = f"1 target, C {c:g} ({tol:g}, {our_tol:g})"
-        singles.append(duel(name, reference, ours, 3 * rounds)[0].ratio)
-        found_gaps.append(gap)
-    result["single"] = min(singles)
+    found_gaps: list[float] = []
+    grid = (1e-2,) if quick else SINGLES
+    result["single"] = single(case, gaps, grid, found_gaps, 3 * rounds)
     result |= many(case, gaps, "multi_easy", found_gaps, rounds, parts=quick)
     linear, name = case, "ridge, 10 targets x 10 alphas"
     if quick:  # a direct solver's time does not depend on the values: more, made-up rows serve
         rows, other = made_up(12_000, 1024)
         linear = Case(make_store(root / "ridge", rows), other, regression_values(rows))
         name += " (n 12000, F 1024)"
-    timing, reference, ours = duel(
-        name, lambda: reference_ridge(linear), lambda: our_ridge(linear), rounds + 1
-    )
-    result["ridge"] = timing.ratio
-    result["ridge_difference"] = ridge_difference(reference, ours)
+    result |= ridge(linear, name, rounds + 1)
     if not quick:  # its optimum takes longer than all the rest
         found_gaps.append(multinomial_gap(case, gaps))
     if not quick:
+        y = case.classes[0]
         (path,) = our_paths(case, [y], GRID[1::2], None, DEFAULT_TOL)
         result["disagreement"] = max(
             gaps.disagreement(model, y, c) for model, c in zip(path, GRID[1::2], strict=True)
@@ -465,6 +451,27 @@ def easy_and_hard(root: Path, *, quick: bool, rounds: int) -> Result:
         result |= many(hard, gaps, f"multi_{name}", found_gaps, rounds, parts=True)
     result["loss_gap"] = max(found_gaps)
     return result
+
+
+def single(
+    case: Case, gaps: Gaps, grid: Sequence[float], found_gaps: list[float], rounds: int
+) -> float:
+    """One target, one C: the smallest ratio over several C."""
+    y = case.classes[0]
+    ratios = []
+    for c in grid:
+        reference, tol, _ = loosest(
+            lambda tol, c=c: reference_paths(case, [y], [c], None, tol),
+            lambda models, c=c: gaps.gap(models[0][0], y, c),
+        )
+        ours, our_tol, gap = loosest(
+            lambda tol, c=c: our_paths(case, [y], [c], None, tol),
+            lambda models, c=c: gaps.gap(models[0][0], y, c),
+        )
+        name = f"1 target, C {c:g} ({tol:g}, {our_tol:g})"
+        ratios.append(duel(name, reference, ours, rounds)[0].ratio)
+        found_gaps.append(gap)
+    return min(ratios)
 
 
 def many(
@@ -516,6 +523,14 @@ def multinomial_gap(case: Case, gaps: Gaps) -> float:
     return gap
 
 
+def ridge(case: Case, name: str, rounds: int) -> Result:
+    """Ten targets, ten alphas."""
+    timing, reference, ours = duel(
+        name, lambda: reference_ridge(case), lambda: our_ridge(case), rounds
+    )
+    return {"ridge": timing.ratio, "ridge_difference": ridge_difference(reference, ours)}
+
+
 def ridge_difference(reference: Sequence[Ridge], ours: Sequence[Any]) -> float:
     """Largest relative difference of the weights."""
     worst = 0.0
@@ -531,30 +546,14 @@ def roberta(root: Path, rounds: int) -> Result:
     """A RoBERTa-shaped layer."""
     xt, classes = made_up(20_000, 6144)
     case = Case(make_store(root / "roberta", xt), classes, regression_values(xt))
-    header("RoBERTa-shaped, n 20000, features 6144; both at their default tolerance of 1e-4")
-    result: Result = {}
-    for c in (1e-3, 1e-1):
-        timing, *_ = duel(
-            f"1 target, C {c:g}",
-            lambda c=c: reference_paths(case, [classes[0]], [c], None, 1e-4),
-            lambda c=c: our_paths(case, [classes[0]], [c], None, 1e-4),
-            rounds,
-        )
-        result[f"roberta_single_{c:g}"] = timing.ratio
-    folds = folds_of(classes.shape[1])
-    timing, *_ = duel(
-        "3 targets x 5 C x 5 folds",
-        lambda: reference_paths(case, classes[:1], GRID, folds, 1e-4, only_folds=[0]),
-        lambda: our_paths(case, classes, GRID, folds, 1e-4),
-        1,
-        factor=NUM_FOLDS * len(classes),
-    )
-    result["roberta_multi"] = timing.ratio
-    timing, *_ = duel(
-        "ridge, 10 targets x 10 alphas", lambda: reference_ridge(case), lambda: our_ridge(case), 1
-    )
-    result["roberta_ridge"] = timing.ratio
-    return result
+    gaps = Gaps(case)
+    header(f"RoBERTa-shaped, {shape(gaps)}")
+    found_gaps: list[float] = []
+    result = {"single": single(case, gaps, SINGLES, found_gaps, rounds)}
+    result |= many(case, gaps, "multi", found_gaps, rounds, parts=True)
+    result |= ridge(case, "ridge, 10 targets x 10 alphas", rounds)
+    result["loss_gap"] = max(found_gaps)
+    return {f"roberta_{key}": value for key, value in result.items()}
 
 
 def growth(root: Path) -> Result:
