@@ -581,31 +581,38 @@ def peak_bytes() -> int:
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def child(side: str, path: str, num_targets: int) -> None:
-    """One side's work on every layer of a store in a process of its own; prints its peak."""
+def child(side: str, path: str) -> None:
+    """One side's work on every layer of a store in a process of its own; prints its peak.
+
+    The reference's peak is that of any one fit, so it makes one for each layer. Ours needs most for
+    many together, with a Gram matrix: all targets and every C.
+    """
     store = ActivationStore.open(path)
     count = store.num_samples
-    classes = np.load(Path(path).with_suffix(".npy"))[:num_targets]
+    classes = np.load(Path(path).with_suffix(".npy"))
     folds = folds_of(count)
     LogisticRegression().fit(np.eye(2), [0, 1])
     before = peak_bytes()
     layers = range(store.schema.num_layers)
+
+    def fit_ours(layer: int) -> None:
+        design = StoreDesign(store, layer, np.arange(count))
+        weight = (folds != 0).astype(np.float64)[design.order]
+        objectives = [Objective(y[design.order], 2, weight) for y in classes]
+        solve_paths(design, objectives, GRID, tol=1e-2)
+
+    def fit_reference(x: Array) -> None:
+        logistic(GRID[0], 1e-2).fit(x[folds != 0], classes[0][folds != 0])
+
     if side == "ours":
         for layer in layers:
-            design = StoreDesign(store, layer, np.arange(count))
-            weight = (folds != 0).astype(np.float64)[design.order]
-            objectives = [Objective(y[design.order], 2, weight) for y in classes]
-            solve_paths(design, objectives, GRID[:1], tol=1e-4)
-    else:
-        if side == "reference":
-            matrices = {layer: read_standardised(store, layer) for layer in layers}
+            fit_ours(layer)
+    elif side == "layerwise":
         for layer in layers:
-            x = matrices[layer] if side == "reference" else read_standardised(store, layer)
-            rows = x[folds != 0]
-            for y in classes:
-                for c in GRID[:1]:
-                    logistic(c, 1e-2).fit(rows, y[folds != 0])
-            del x, rows
+            fit_reference(read_standardised(store, layer))
+    else:
+        for x in [read_standardised(store, layer) for layer in layers]:
+            fit_reference(x)
     print(peak_bytes() - before)
 
 
@@ -732,7 +739,7 @@ def main() -> None:
         if side == "limited":
             limited_child(path, options.limit)
         else:
-            child(side, path, 1)
+            child(side, path)
         return
     os.environ["OPENBLAS_NUM_THREADS"] = str(options.threads)  # of the children
     result: Result = {}
