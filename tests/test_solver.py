@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from pipeline.design import MemoryDesign, StandardisedDesign
 from pipeline.errors import ProbeError
+from pipeline.joint import make_preconditioner
 from pipeline.linear import Linear
 from pipeline.solver import Objective, solve_paths
 
@@ -42,7 +43,7 @@ def awkward(n: int, features: int, seed: int, spread: float) -> Array:
 
 
 def standardised(design: MemoryDesign) -> Array:
-    return np.concatenate([block.T for _, block in design.blocks()]).astype(np.float64)
+    return np.concatenate([block.T.copy() for _, block in design.blocks()]).astype(np.float64)
 
 
 @settings(max_examples=12, deadline=None)
@@ -129,6 +130,27 @@ def test_separable_classes_at_a_weak_penalty() -> None:
     assert (
         logistic_value(x64, y, model, 1e3, one) <= logistic_value(x64, y, best, 1e3, one) * 1.0001
     )
+
+
+@pytest.mark.parametrize(("spread", "penalty", "hard"), [(0.0, 1e-5, False), (3.0, 10.0, True)])
+def test_only_a_hard_lone_fit_pays_for_a_gram_matrix(
+    monkeypatch: pytest.MonkeyPatch, spread: float, penalty: float, hard: bool
+) -> None:
+    made = []
+
+    def spy(*args: Any) -> Any:
+        made.append(args)
+        return make_preconditioner(*args)
+
+    monkeypatch.setattr("pipeline.joint.make_preconditioner", spy)
+    design = MemoryDesign(awkward(2500, 1200, 0, spread))
+    x = standardised(design)
+    y = (x[:, 0] + np.random.default_rng(0).normal(size=len(x)) > 0).astype(np.int64)
+    ((model,),) = solve_paths(design, [Objective(y, 2)], [penalty])
+    assert len(made) == hard
+    ((other,),) = solve_paths(design, [Objective(y, 2)], [penalty], method="gram")
+    ours, theirs = (logistic_value(x, y, m, penalty, np.ones(len(x))) for m in (model, other))
+    assert model.converged and ours == pytest.approx(theirs, rel=1e-6)
 
 
 def test_result_does_not_depend_on_threads() -> None:
