@@ -28,7 +28,7 @@ METHODS: tuple[Method, ...] = ("auto", "plain", "gram")
 SAMPLE_ROWS_PER_FEATURE = 5
 """Rows of the sample whose Gram preconditions."""
 EASY_PASSES = 20
-"""Passes for one C of an easy plain fit: a Gram matrix that costs less than these is made at once."""
+"""Passes for one C of an easy plain fit: a Gram matrix that costs less is made at once."""
 PRECONDITIONED_PASSES = 15
 """Passes that a fit still needs once a Gram matrix preconditions it."""
 PRODUCTS_PER_PASS = 50.0
@@ -203,7 +203,9 @@ class JointDescent:
         for members in batches.values():
             inverse, scale = self._preconditioner(members[0])
             right = [part for i in members for part in halves[i] if part is not None]
-            solved = inverse.solve(scale, np.concatenate(right))
+            inverse.factor(scale)
+            with self.losses.threads.single_threaded_blas():
+                solved = inverse.solve(scale, np.concatenate(right))
             parts = iter(np.split(solved, np.cumsum([len(part) for part in right])[:-1]))
             for i in members:
                 applied = next(parts)

@@ -25,7 +25,8 @@ class BlockThreads:
     """As many threads as BLAS may use, to run over blocks instead.
 
     Use as a context manager: torch is single-threaded inside it, BLAS only inside
-    :meth:`ordered`, so that factorisations between two passes use all threads.
+    :meth:`ordered` and :meth:`single_threaded_blas`, so that factorisations between two passes use
+    all threads.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,8 @@ class BlockThreads:
         torch.set_num_threads(self._torch_threads)
 
     @contextmanager
-    def _single_threaded_blas(self) -> Iterator[None]:
+    def single_threaded_blas(self) -> Iterator[None]:
+        """Inside, BLAS uses one thread: several make narrow products and solves slower."""
         if self.num_threads == 1:
             yield
         else:
@@ -65,7 +67,7 @@ class BlockThreads:
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
         """``map(function, items)``, some items ahead; items are drawn in the calling thread."""
-        with self._single_threaded_blas():
+        with self.single_threaded_blas():
             if self._pool is None:
                 yield from map(function, items)
                 return

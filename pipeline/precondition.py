@@ -19,11 +19,17 @@ from pipeline.products import factorise
 Array = NDArray[Any]
 LEVELS_PER_DECADE = 8
 """Resolution of the scales for which factors are made: neighbours share one."""
-MAX_FACTORS = 3
+MIN_FACTORS = 3
+"""Factors to keep, however large: models of one solve differ by a C or two at a time."""
+KEPT_BYTES = 64 * 2**20
+"""Room for more, where they are small."""
 
 
 class Preconditioner(Protocol):
     """Applies an approximate inverse Hessian: that of ``scale * G + I``, and of the bias."""
+
+    def factor(self, scale: float) -> None:
+        """Make ready to solve: the part of the work that gains from several BLAS threads."""
 
     def solve(self, scale: float, right: Array) -> Array:
         """``(columns, features + 1)`` float64 for a right-hand side of that shape and type."""
@@ -35,6 +41,9 @@ class Diagonal:
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
 
+    def factor(self, scale: float) -> None:
+        """See :class:`Preconditioner`."""
+
     def solve(self, scale: float, right: Array) -> Array:
         """See :class:`Preconditioner`."""
         out = right / (scale * self.num_rows + 1)
@@ -45,14 +54,14 @@ class Diagonal:
 class _Factors:
     """Cholesky factors by scale, the most recent ones kept."""
 
-    def __init__(self, gram: Array, *, dual: bool = False, limit: int = MAX_FACTORS) -> None:
+    def __init__(self, gram: Array, *, dual: bool = False, limit: int | None = None) -> None:
         self._gram = gram
         self._dual = dual
-        self._limit = limit
-        self._kept: dict[int, tuple[float, Array]] = {}
+        self._limit = limit or max(MIN_FACTORS, KEPT_BYTES // max(1, gram.nbytes))
+        self._kept: dict[int, Array] = {}
 
-    def get(self, scale: float) -> tuple[float, Array]:
-        """``(rounded scale, lower factor)``."""
+    def get(self, scale: float) -> Array:
+        """The lower factor for about this scale."""
         level = round(np.log10(scale) * LEVELS_PER_DECADE)
         if level not in self._kept:
             while len(self._kept) >= self._limit:
@@ -62,7 +71,7 @@ class _Factors:
             self._kept[level] = self._kept.pop(level)
         return self._kept[level]
 
-    def _factor(self, scale: float) -> tuple[float, Array]:
+    def _factor(self, scale: float) -> Array:
         jitter = 0.0
         while True:
             if self._dual:
@@ -73,7 +82,7 @@ class _Factors:
                 diagonal = 1 + jitter
             matrix[np.diag_indices_from(matrix)] += np.float32(diagonal)
             try:
-                return scale, factorise(matrix)
+                return factorise(matrix)
             except linalg.LinAlgError:
                 # It only preconditions: jitter is harmless.
                 jitter = 10 * jitter + 1e-7 * float(np.trace(self._gram)) * (
@@ -93,9 +102,13 @@ class Primal:
         self.num_rows = num_rows
         self._factors = _Factors(gram)
 
+    def factor(self, scale: float) -> None:
+        """See :class:`Preconditioner`."""
+        self._factors.get(scale)
+
     def solve(self, scale: float, right: Array) -> Array:
         """See :class:`Preconditioner`."""
-        _, factor = self._factors.get(scale)
+        factor = self._factors.get(scale)
         out = np.empty_like(right)
         out[:, :-1] = _solve(factor, right[:, :-1].T).T
         out[:, -1] = right[:, -1] / (scale * self.num_rows)
@@ -113,9 +126,13 @@ class Dual:
         self._xt = xt
         self._factors = _Factors(xt.T @ xt, dual=True)
 
+    def factor(self, scale: float) -> None:
+        """See :class:`Preconditioner`."""
+        self._factors.get(scale)
+
     def solve(self, scale: float, right: Array) -> Array:
         """See :class:`Preconditioner`."""
-        _, factor = self._factors.get(scale)
+        factor = self._factors.get(scale)
         features = right[:, :-1].astype(np.float32)
         inner = _solve(factor, (features @ self._xt).T)
         out = np.empty_like(right)
@@ -139,9 +156,13 @@ class Weighted:
         hessian *= self._unit[:, None]
         self._factors = _Factors(hessian, limit=1)
 
+    def factor(self, scale: float) -> None:
+        """See :class:`Preconditioner`."""
+        self._factors.get(scale)
+
     def solve(self, scale: float, right: Array) -> Array:
         """See :class:`Preconditioner`."""
-        _, factor = self._factors.get(scale)
+        factor = self._factors.get(scale)
         return np.asarray(_solve(factor, (right * self._unit).T).T * self._unit)
 
 
