@@ -362,7 +362,8 @@ class ClusterConfig(_Section):
     hosts: tuple[str, ...] = ()
     """ssh: the scheduler's host and the workers' (a host may come several times)."""
     device: str = "auto"
-    """Torch device. With "cuda" blocks go only to workers that offer the resource GPU."""
+    """Torch device. With "cuda" blocks go only to workers that offer the resource GPU, and workers
+    that have one make the probes' Gram matrices there."""
     workers_per_gpu: int = Field(default=1, ge=1)
     """cuda: workers that share a GPU, each with a model of its own."""
     cores: int | None = Field(default=None, ge=1)

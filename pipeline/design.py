@@ -30,6 +30,7 @@ BLOCK_BYTES = 4 * 1024 * 1024
 SPAN_ROWS = 2048
 """Rows whose gradient is summed in float32."""
 HIDDEN = "hidden"
+CPU = torch.device("cpu")
 
 
 class Span(Protocol):
@@ -57,6 +58,10 @@ class Design(Protocol):
     @property
     def standardiser(self) -> Standardiser:
         """Mean and scale of the features."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where Gram matrices of the rows are made; blocks are on the CPU whatever it is."""
 
     def spans(self, every: int = 1) -> Iterator[Span]:
         """One pass over the rows, or each ``every``-th of them, in independent parts."""
@@ -103,6 +108,8 @@ class _RawSpan:
 
 class _RawDesign:
     """A design over blocks ``(features, rows)`` of raw values."""
+
+    device = CPU
 
     def __init__(self, num_features: int, num_rows: int, standardiser: Standardiser | None) -> None:
         self.num_features = num_features
@@ -226,6 +233,8 @@ class StandardisedDesign:
         x: ``(n, features)`` float32.
     """
 
+    device = CPU
+
     def __init__(self, x: Array) -> None:
         self.num_rows, self.num_features = x.shape
         self._x = x
@@ -257,6 +266,7 @@ class StoreDesign(_RawDesign):
         positions: ``(n,)`` int64, any order, repeats allowed.
         standardiser: of other rows; default: of these.
         memory_bytes: limit for raw values kept in memory; None keeps all.
+        device: where Gram matrices are made.
 
     Attributes:
         order: ``(n,)`` int64.
@@ -269,7 +279,9 @@ class StoreDesign(_RawDesign):
         positions: Array,
         standardiser: Standardiser | None = None,
         memory_bytes: int | None = None,
+        device: torch.device = CPU,
     ) -> None:
+        self.device = device
         self._store = store
         self._array = HIDDEN if source == HIDDEN else "ffn"
         self._layer = max(store.schema.hidden_layers) if source == HIDDEN else int(source)

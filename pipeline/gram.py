@@ -3,13 +3,13 @@
 :func:`design_gram` gives the Gram matrix of standardised rows, if wished of a sample of them;
 :func:`hessian_gram` that of rows weighted by a loss's curvature; :func:`group_grams` one for each
 group of rows: any fold's Gram is a sum of those. Products are float32, sums over blocks float64
-where the result is more than a preconditioner.
+where the result is more than a preconditioner. They are made on the design's device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,13 @@ PRODUCT_ROWS = 4096
 """Rows of one float32 product: few enough that its rounding stays at 1e-6."""
 TILE = 256
 """Rows of the Gram made by one product; larger ones waste more above the diagonal."""
+SAMPLE_ROWS_PER_FEATURE = 5
+"""Rows of a sample whose Gram preconditions as well as that of all rows."""
+
+
+def sample_step(num_rows: int, num_features: int) -> int:
+    """Every how many rows a Gram matrix that only preconditions needs one."""
+    return max(1, num_rows // (SAMPLE_ROWS_PER_FEATURE * num_features))
 
 
 def design_gram(design: Design, every: int = 1) -> Array:
@@ -33,12 +40,12 @@ def design_gram(design: Design, every: int = 1) -> Array:
         every: use each ``every``-th row and scale the result up: a preconditioner needs no more
             than about five rows a feature.
     """
-    # The lower triangle in Fortran order, as LAPACK's Cholesky wants it: little over half the work.
     size = design.num_features
     gram = np.zeros((size, size), np.float32, order="F")
+    total = _sum_into(gram, design.device)
     for block in _wide_blocks(design, every):
-        _accumulate(gram, block)
-    _mirror(gram)
+        total.add(block)
+    total.finish()
     if every > 1:
         gram *= np.float32(design.num_rows / len(range(0, design.num_rows, every)))
     return gram
@@ -56,20 +63,21 @@ def hessian_gram(
     """
     size = design.num_features + 1
     gram = np.zeros((size, size), np.float32, order="F")
+    total = _sum_into(gram, design.device)
     room = max(PRODUCT_ROWS, block_rows(design.num_features))
     wide = np.empty((size, room), np.float32)
     filled = 0
     for rows, block in design.blocks(every):
         if filled + block.shape[1] > room:
-            _accumulate(gram, wide[:, :filled])
+            total.add(wide[:, :filled])
             filled = 0
         root = np.sqrt(row_weight(rows, block)).astype(np.float32)
         target = wide[:, filled : filled + block.shape[1]]
         np.multiply(block, root, out=target[:-1])
         target[-1] = root
         filled += block.shape[1]
-    _accumulate(gram, wide[:, :filled])
-    _mirror(gram)
+    total.add(wide[:, :filled])
+    total.finish()
     if every > 1:
         gram *= np.float32(design.num_rows / len(range(0, design.num_rows, every)))
     return gram
@@ -91,13 +99,14 @@ def group_grams(
     """
     size = design.num_features
     grams = np.zeros((num_groups, size, size))
+    totals = [_sum_into(gram.T, design.device) for gram in grams]
     sums = np.zeros((num_groups, size))
     room = max(256, PRODUCT_ROWS // num_groups)
     wide = np.empty((num_groups, size, room), np.float32)
     filled = np.zeros(num_groups, np.int64)
 
     def flush(group: int) -> None:
-        _accumulate(grams[group].T, wide[group, :, : filled[group]])
+        totals[group].add(wide[group, :, : filled[group]])
         filled[group] = 0
 
     for rows, block in design.blocks():
@@ -124,7 +133,7 @@ def group_grams(
                     flush(group)
     for group in range(num_groups):
         flush(group)
-        _mirror(grams[group].T)
+        totals[group].finish()
     return grams, sums
 
 
@@ -146,13 +155,55 @@ def _wide_blocks(design: Design, every: int) -> Iterator[Array]:
         yield np.ascontiguousarray(wide[:, :filled])
 
 
-def _accumulate(gram: Array, block: Array) -> None:
-    """Add ``block @ block.T`` to the lower triangle of a Fortran-ordered Gram, in place."""
-    upper = torch.from_numpy(gram.T)
-    rows = torch.from_numpy(np.ascontiguousarray(block))
-    for start in range(0, len(rows), TILE):
-        tile = slice(start, start + TILE)
-        upper[tile, start:] += times(rows[tile], rows[start:].t())
+class _Sum(Protocol):
+    """A sum of ``block @ block.T`` over blocks ``(features, rows)`` float32."""
+
+    def add(self, block: Array) -> None:
+        """Add a block's product; the block may change afterwards."""
+
+    def finish(self) -> None:
+        """Leave the sum where it was asked for."""
+
+
+def _sum_into(gram: Array, device: torch.device) -> _Sum:
+    """Sum into a Fortran-ordered Gram that holds zeros."""
+    return _TriangleSum(gram) if device.type == "cpu" else _DeviceSum(gram, device)
+
+
+class _TriangleSum:
+    """Adds up the lower triangle, as LAPACK's Cholesky wants it: little over half the work."""
+
+    def __init__(self, gram: Array) -> None:
+        self._gram = gram
+
+    def add(self, block: Array) -> None:
+        """See :class:`_Sum`."""
+        upper = torch.from_numpy(self._gram.T)
+        rows = torch.from_numpy(np.ascontiguousarray(block))
+        for start in range(0, len(rows), TILE):
+            tile = slice(start, start + TILE)
+            upper[tile, start:] += times(rows[tile], rows[start:].t())
+
+    def finish(self) -> None:
+        """See :class:`_Sum`."""
+        _mirror(self._gram)
+
+
+class _DeviceSum:
+    """Adds up on a GPU, whose memory holds the Gram, a product and a block."""
+
+    def __init__(self, gram: Array, device: torch.device) -> None:
+        self._gram = gram
+        self._total = torch.from_numpy(gram).to(device)
+
+    def add(self, block: Array) -> None:
+        """See :class:`_Sum`."""
+        rows = torch.from_numpy(np.ascontiguousarray(block)).to(self._total.device)
+        self._total += rows @ rows.t()
+
+    def finish(self) -> None:
+        """See :class:`_Sum`."""
+        self._gram[...] = self._total.cpu().numpy()
 
 
 def _mirror(gram: Array) -> None:

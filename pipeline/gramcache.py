@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pipeline.design import Design, StoreDesign
-from pipeline.gram import design_gram
+from pipeline.design import CPU, Design, StoreDesign
+from pipeline.gram import design_gram, sample_step
 from pipeline.linear import Standardiser
 from store import ActivationStore, StoreError
 from store.tables import read_arrays, write_arrays
 
 Array = NDArray[Any]
-SAMPLE_ROWS_PER_FEATURE = 5
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ class RowGram:
         source: int | str,
         positions: Array,
         standardiser: Standardiser,
+        device: torch.device,
     ) -> RowGram:
-        """Of rows read from the store, one shard at a time."""
+        """Of rows read from the store, one shard at a time, made on a device."""
         positions = np.sort(positions)
-        design = StoreDesign(store, source, positions, standardiser, memory_bytes=0)
+        design = StoreDesign(store, source, positions, standardiser, memory_bytes=0, device=device)
         return cls(positions, standardiser, design_gram(design))
 
     def rebased(self, standardiser: Standardiser) -> RowGram:
@@ -93,12 +94,6 @@ class RowGram:
             return None
 
 
-def sample_step(num_rows: int, num_features: int) -> int:
-    """Each how-manieth row the Gram is made of."""
-    step: int = max(1, num_rows // (SAMPLE_ROWS_PER_FEATURE * num_features))
-    return step
-
-
 def part_path(path: Path, part: int) -> Path:
     """Where a share of a Gram lies until it is put together."""
     return path.with_name(f"{path.stem}.part-{part:04d}{path.suffix}")
@@ -111,6 +106,7 @@ def write_part(
     positions: Array,
     part: int,
     num_parts: int,
+    device: torch.device = CPU,
 ) -> None:
     """Write the Gram of one share of a layer's sample of rows, standardised by stored moments.
 
@@ -121,6 +117,7 @@ def write_part(
         positions: all training rows.
         part: which share, counted from 0.
         num_parts: how many there are.
+        device: where it is made.
     """
     if RowGram.read(path, store.schema.fingerprint) is not None:
         return
@@ -130,7 +127,7 @@ def write_part(
     standardiser = Standardiser.from_moments(*store.moments(array, layer=layer))
     every = sample_step(len(positions), len(standardiser.mean))
     share = np.array_split(np.sort(positions)[::every], num_parts)[part]
-    RowGram.of(store, source, share, standardiser).write(
+    RowGram.of(store, source, share, standardiser, device).write(
         part_path(path, part), store.schema.fingerprint
     )
 
@@ -170,7 +167,8 @@ def layer_gram(
         if lacking > 0 and len(unseen):
             step = max(1, len(unseen) // lacking)
             added = unseen[::step][:lacking]
-            known = known.plus(RowGram.of(store, source, added, design.standardiser))
+            more = RowGram.of(store, source, added, design.standardiser, design.device)
+            known = known.plus(more)
             fresh = True
     else:
         known = RowGram(sample, design.standardiser, design_gram(design, every))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.descent import Optimum, Path
 from pipeline.design import Design
-from pipeline.gram import design_gram, hessian_gram
+from pipeline.gram import design_gram, hessian_gram, sample_step
 from pipeline.losses import Kind, Losses, Problem, curvature
 from pipeline.parallel import BlockThreads
 from pipeline.precondition import Diagonal, Dual, Preconditioner, Primal, Weighted
@@ -25,8 +25,6 @@ from pipeline.precondition import Diagonal, Dual, Preconditioner, Primal, Weight
 Array = NDArray[Any]
 Method = Literal["auto", "plain", "gram"]
 METHODS: tuple[Method, ...] = ("auto", "plain", "gram")
-SAMPLE_ROWS_PER_FEATURE = 5
-"""Rows of the sample whose Gram preconditions."""
 EASY_PASSES = 20
 """Passes for one C of an easy plain fit: a Gram matrix that costs less is made at once."""
 PRECONDITIONED_PASSES = 15
@@ -44,15 +42,10 @@ CURVATURE: dict[Kind, float] = {"binary": 0.25, "softmax": 0.5, "squared": 1.0}
 """Largest second derivative of a loss in the output (Boehning 1992)."""
 
 
-def sampling(design: Design) -> int:
-    """Every how many rows a Gram matrix that only preconditions needs one."""
-    return max(1, design.num_rows // (SAMPLE_ROWS_PER_FEATURE * design.num_features))
-
-
 def gram_passes(design: Design, num_columns: int = 1) -> float:
     """What the Gram matrix that preconditions costs, in passes of so many columns."""
     n, size = design.num_rows, design.num_features
-    sample = len(range(0, n, sampling(design)))
+    sample = len(range(0, n, sample_step(n, size)))
     per_value = PRODUCTS_PER_PASS + PRODUCTS_PER_COLUMN * num_columns
     return sample * min(n, size) / (per_value * n)
 
@@ -65,7 +58,7 @@ def make_preconditioner(design: Design, gram: Array | None = None) -> Preconditi
         for rows, block in design.blocks():
             xt[:, rows] = block
         return Dual(xt)
-    return Primal(design_gram(design, sampling(design)) if gram is None else gram, n)
+    return Primal(design_gram(design, sample_step(n, size)) if gram is None else gram, n)
 
 
 class JointDescent:
@@ -177,7 +170,7 @@ class JointDescent:
                 hessian_gram(
                     self.design,
                     lambda rows, block: curvature(problem, theta, rows, block),
-                    sampling(self.design),
+                    sample_step(self.design.num_rows, self.design.num_features),
                 )
             )
         self._own[i] = key

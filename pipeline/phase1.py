@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.design import StoreDesign
+from pipeline.design import CPU, StoreDesign
 from pipeline.gramcache import layer_gram, write_part
 from pipeline.layerprobes import ProbeTask, fit_probes
 from pipeline.memory import LayerNeed, layer_need
@@ -181,7 +182,9 @@ def _fit_group(
     val_rows = [target.rows("val") for target, *_ in wanted]
     val_positions, val_places = shared_rows([rows.positions for rows in val_rows])
     # Both positions increase, so a design's rows are in their order.
-    train = StoreDesign(store, source, group.positions, memory_bytes=raw_bytes)
+    train = StoreDesign(
+        store, source, group.positions, memory_bytes=raw_bytes, device=gram_device(config)
+    )
     val = StoreDesign(store, source, val_positions, train.standardiser, memory_bytes=0)
     tasks = []
     for (target, rows, _), val_row, val_place in zip(wanted, val_rows, val_places, strict=True):
@@ -254,7 +257,15 @@ def gram_part(
     folder = RunFolder(Path(config.run_dir))
     for group in group_tasks([load_target(store, task) for task in config.tasks]):
         path = folder.gram(group.name, source)
-        write_part(path, store, source, group.positions, part, num_parts)
+        device = gram_device(config)
+        write_part(path, store, source, group.positions, part, num_parts, device)
+
+
+def gram_device(config: RunConfig) -> torch.device:
+    """Where Gram matrices are made: on the GPU if one is asked for and this worker has it."""
+    asked = config.cluster.device
+    gpu = asked.startswith("cuda") and torch.cuda.is_available()
+    return torch.device(asked) if gpu else CPU
 
 
 def layer_needs(config: RunConfig, store: ActivationStore) -> LayerNeed:

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from pipeline.design import Design, StandardisedDesign
 from pipeline.errors import ProbeError
-from pipeline.gram import design_gram
-from pipeline.joint import METHODS, JointDescent, Method, sampling
-from pipeline.joint import SAMPLE_ROWS_PER_FEATURE as SAMPLE_ROWS_PER_FEATURE
+from pipeline.gram import design_gram, sample_step
+from pipeline.joint import METHODS, JointDescent, Method
 from pipeline.linear import ABSENT_LOGIT, Linear, sklearn_path
 from pipeline.losses import Losses, Problem
 from pipeline.parallel import BlockThreads
@@ -301,7 +300,7 @@ def iterate_path(
         yield from solve_paths(design, [objective], grid, tol=tol, gram=gram)[0]
         return
     if gram is None and len(grid) > 2 and len(x) >= x.shape[1]:
-        gram = design_gram(design, sampling(design))
+        gram = design_gram(design, sample_step(*x.shape))
     model: Linear | None = None
     for penalty in grid:
         ((model,),) = solve_paths(

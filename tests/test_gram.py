@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import gram as module
 from pipeline.design import StandardisedDesign
-from pipeline.gram import design_gram, group_grams, hessian_gram
+from pipeline.gram import _DeviceSum, design_gram, group_grams, hessian_gram
 from pipeline.ridge import solve_shifted, weighted_grams
 
 X = np.random.default_rng(0).normal(size=(900, 17)).astype(np.float32)
@@ -24,6 +25,28 @@ def test_whole_and_sampled() -> None:
     np.testing.assert_allclose(design_gram(design), EXACT.T @ EXACT, rtol=1e-4, atol=1e-2)
     part = EXACT[::4]
     np.testing.assert_allclose(design_gram(design, 4), 4 * part.T @ part, rtol=1e-4, atol=1e-2)
+
+
+def test_sum_on_a_device() -> None:
+    gram = np.zeros((17, 17), order="F")
+    total = _DeviceSum(gram, torch.device("cpu"))
+    for start in range(0, 900, 300):
+        total.add(X[start : start + 300].T)
+    total.finish()
+    np.testing.assert_allclose(gram, EXACT.T @ EXACT, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gram_matrices_of_a_gpu_are_those_of_the_cpu() -> None:
+    design, there = StandardisedDesign(X), StandardisedDesign(X)
+    there.device = torch.device("cuda")
+    np.testing.assert_allclose(design_gram(there), design_gram(design), rtol=1e-4, atol=1e-2)
+    groups = np.arange(900) % 3
+    for gram, expected in zip(
+        group_grams(there, groups, 3)[0], group_grams(design, groups, 3)[0], strict=True
+    ):
+        np.testing.assert_allclose(gram, expected, rtol=1e-4, atol=1e-2)
 
 
 def test_hessian_is_weighted_and_has_the_bias() -> None:

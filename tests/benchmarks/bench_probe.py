@@ -20,7 +20,7 @@ ours. Both have the same number of BLAS threads (``--threads``, one by default).
   directions and a long weak tail, as activations of more samples and neurons have it.
 - *scrambled*: a geometric spectrum of that condition number, dealt to the directions at random: an
   adversarial case, in which what tells the classes apart lies in the weakest directions too.
-- *roberta*: made-up activations of RoBERTa's shape, 6,144 features.
+- *roberta*: made-up activations of RoBERTa's shape, 6,144 features, easy and hard.
 
 ``loss_gap`` is the largest gap of our regularised training loss, relative to the optimum, which is
 scikit-learn's ``newton-cholesky`` in float64 at tolerance 1e-8. ``memory_ratio`` compares the peak
@@ -555,6 +555,12 @@ def roberta(root: Path, rounds: int) -> Result:
     result = {"single": single(case, gaps, SINGLES, found_gaps, rounds)}
     result |= many(case, gaps, "multi", found_gaps, rounds, parts=True)
     result |= ridge(case, "ridge, 10 targets x 10 alphas", rounds)
+    del gaps
+    xt = with_spectrum(xt, power_law(len(xt)))
+    hard = Case(make_store(root / "roberta-hard", xt, dtype="float32"), classes, case.values)
+    gaps = Gaps(hard)
+    header(f"RoBERTa-shaped, hard, {shape(gaps)}")
+    result |= many(hard, gaps, "multi_hard", found_gaps, rounds, parts=True)
     result["loss_gap"] = max(found_gaps)
     return {f"roberta_{key}": value for key, value in result.items()}
 
