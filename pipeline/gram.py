@@ -106,7 +106,8 @@ def group_grams(
     filled = np.zeros(num_groups, np.int64)
 
     def flush(group: int) -> None:
-        totals[group].add(wide[group, :, : filled[group]])
+        if filled[group]:  # oneDNN refuses empty products
+            totals[group].add(wide[group, :, : filled[group]])
         filled[group] = 0
 
     for rows, block in design.blocks():

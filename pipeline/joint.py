@@ -20,7 +20,14 @@ from pipeline.design import Design
 from pipeline.gram import design_gram, hessian_gram, sample_step
 from pipeline.losses import Kind, Losses, Problem, curvature
 from pipeline.parallel import BlockThreads
-from pipeline.precondition import Diagonal, Dual, Preconditioner, Primal, Weighted
+from pipeline.precondition import (
+    MIN_FACTORS,
+    Diagonal,
+    Dual,
+    Preconditioner,
+    Primal,
+    Weighted,
+)
 
 Array = NDArray[Any]
 Method = Literal["auto", "plain", "gram"]
@@ -48,6 +55,14 @@ def gram_passes(design: Design, num_columns: int = 1) -> float:
     sample = len(range(0, n, sample_step(n, size)))
     per_value = PRODUCTS_PER_PASS + PRODUCTS_PER_COLUMN * num_columns
     return sample * min(n, size) / (per_value * n)
+
+
+def grams_held(num_targets: int) -> int:
+    """Gram matrices and others of their size that solving for so many targets may hold.
+
+    The Gram, factors of it, and Hessians with a factor each.
+    """
+    return 1 + MIN_FACTORS + 2 * min(MAX_HESSIANS, num_targets)
 
 
 def make_preconditioner(design: Design, gram: Array | None = None) -> Preconditioner:

@@ -16,8 +16,8 @@ USABLE = 0.8
 """Share of the free memory that is planned with."""
 VECTORS_PER_COLUMN = 30
 """Float64 vectors that a column of a lock-step solve keeps: directions, gradients, optima."""
-BUFFER_BYTES = 64 * 1024 * 1024
-"""Block buffers and BLAS's own."""
+BUFFER_BYTES = 128 * 1024 * 1024
+"""Block buffers, small factors and BLAS's own."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def layer_need(
     itemsize: int,
     num_columns: int,
     num_fits: int,
+    num_grams: int,
     samples_per_shard: int,
 ) -> LayerNeed:
     """What one layer takes.
@@ -65,14 +66,15 @@ def layer_need(
         itemsize: bytes of a stored value.
         num_columns: outputs over all targets and folds, solved together.
         num_fits: targets and folds.
+        num_grams: float32 Gram matrices, or others of that size, that are held together.
         samples_per_shard: rows that are read at once.
     """
-    gram = 3 * 4 * num_features * num_features
+    grams = 4 * num_grams * num_features * num_features
     columns = VECTORS_PER_COLUMN * 8 * num_columns * (num_features + 1)
     labels = 16 * num_fits * num_rows
     shard = 2 * itemsize * num_features * samples_per_shard
     return LayerNeed(
-        itemsize * num_rows * num_features, gram + columns + labels + shard + BUFFER_BYTES
+        itemsize * num_rows * num_features, grams + columns + labels + shard + BUFFER_BYTES
     )
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from pipeline import joint, ridge
 from pipeline.config import RunConfig
 from pipeline.design import CPU, StoreDesign
 from pipeline.gramcache import layer_gram, write_part
@@ -276,6 +277,13 @@ def layer_needs(config: RunConfig, store: ActivationStore) -> LayerNeed:
     for group in groups:
         sizes = [target.num_classes or 1 for target in group.targets]
         columns = sum(1 if size == 2 else size for size in sizes)
+        classified = sum(target.num_classes is not None for target in group.targets)
+        values = len(sizes) - classified
+        # One kind is solved after the other, the Gram of the classes kept.
+        num_grams = max(
+            joint.grams_held(classified) if classified else 0,
+            ridge.grams_held(folds) + (classified > 0) if values else 0,
+        )
         in_memory = config.probe.solver == "sklearn" or config.probe.penalty != "l2"
         needs.append(
             layer_need(
@@ -285,6 +293,7 @@ def layer_needs(config: RunConfig, store: ActivationStore) -> LayerNeed:
                 itemsize=store.schema.itemsize + (16 if in_memory else 0),
                 num_columns=columns * folds,
                 num_fits=len(sizes) * folds,
+                num_grams=num_grams,
                 samples_per_shard=store.schema.samples_per_shard,
             )
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
@@ -26,6 +27,15 @@ RESIDUAL = 1e-9
 MAX_GROUPS = 16
 KERNEL_FEATURES = 512
 """Features widened to float64 at a time."""
+
+
+def grams_held(num_folds: int) -> int:
+    """How many float32 Gram matrices take the room that solving for so many folds does.
+
+    Float64: the folds' Grams, the weighted sum of them, and a factor if need be; float32: a copy of
+    the sum and its factor. The kernel form, of fewer rows than features, takes up to 14.
+    """
+    return max(14, 2 * num_folds + 2 + 2 + 2)
 
 
 def solve_ridge(
@@ -55,7 +65,9 @@ def solve_ridge(
     ):
         total = weight.sum()
         mean = sums / total
-        gram -= np.outer(mean * total, mean)
+        torch.from_numpy(gram).addr_(
+            torch.from_numpy(mean), torch.from_numpy(mean), alpha=-float(total)
+        )
         part = right[chosen]
         centred = (part[:, :-1] - part[:, -1:] * mean).T
         narrow = gram.astype(np.float32)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from pipeline import gram as module
 from pipeline.design import StandardisedDesign
 from pipeline.gram import _DeviceSum, design_gram, group_grams, hessian_gram
 from pipeline.ridge import solve_shifted, weighted_grams
 
+Array = NDArray[Any]
 X = np.random.default_rng(0).normal(size=(900, 17)).astype(np.float32)
 EXACT = X.astype(np.float64)
 
@@ -58,6 +62,16 @@ def test_hessian_is_weighted_and_has_the_bias() -> None:
 
 def test_groups_sum_to_any_fold() -> None:
     groups = np.arange(900) % 4 - 1
+    _check_groups(groups)
+
+
+def test_groups_of_exactly_a_products_rows() -> None:
+    groups = np.full(900, -1)
+    groups[:512], groups[600:856] = 0, 1
+    _check_groups(groups)
+
+
+def _check_groups(groups: Array) -> None:
     grams, sums = group_grams(StandardisedDesign(X), groups, 3)
     for group in range(3):
         rows = EXACT[groups == group]
