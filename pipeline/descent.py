@@ -233,11 +233,13 @@ class Path:
         return False
 
     def _excess(self, gradient: Array) -> float:
-        """How many times the tolerance the estimated gap is; at most 1 at an optimum."""
+        """How often the tolerance fits into the estimated gap, or the gradient's square into its
+        own, whichever is more; at most 1 at an optimum."""
         largest = float(np.abs(gradient).max(initial=0)) / (self.strength * self.total)
         value = max(self._value(self.theta, self._loss), np.finfo(float).tiny)
         gap = -0.5 * self._slope / value
-        return max((largest / self.tol) ** 2, gap / self.tol**2)
+        # NaN if either is.
+        return float(np.maximum((largest / self.tol) ** 2, gap / self.tol**2))
 
     def forecast(self) -> float:
         """Iterations to the optimum at this C, if the excess goes on decaying as it has lately.
@@ -247,6 +249,8 @@ class Path:
         if len(self._excesses) < FORECAST_AFTER:
             return 0.0
         recent = np.log(self._excesses[int(len(self._excesses) * (1 - FORECAST_SHARE)) :])
+        if not np.isfinite(recent).all():
+            return np.inf
         rate = -np.polyfit(np.arange(len(recent)), recent, 1)[0]
         return float(recent[-1] / rate) if rate > 0 else np.inf
 

@@ -23,6 +23,8 @@ PRODUCT_ROWS = 4096
 """Rows of one float32 product: few enough that its rounding stays at 1e-6."""
 TILE = 256
 """Rows of the Gram made by one product; larger ones waste more above the diagonal."""
+GPU_SHARE = 0.5
+"""Share of a GPU's free memory that a sum may take: other layers' may come."""
 SAMPLE_ROWS_PER_FEATURE = 5
 """Rows of a sample whose Gram preconditions as well as that of all rows."""
 
@@ -167,8 +169,12 @@ class _Sum(Protocol):
 
 
 def _sum_into(gram: Array, device: torch.device) -> _Sum:
-    """Sum into a Fortran-ordered Gram that holds zeros."""
-    return _TriangleSum(gram) if device.type == "cpu" else _DeviceSum(gram, device)
+    """Sum into a Fortran-ordered Gram that holds zeros, on the CPU if the device has no room."""
+    if device.type == "cpu":
+        return _TriangleSum(gram)
+    free, _ = torch.cuda.mem_get_info(device)
+    needed = gram.nbytes + 4 * gram.size + 4 * len(gram) * PRODUCT_ROWS
+    return _DeviceSum(gram, device) if needed <= GPU_SHARE * free else _TriangleSum(gram)
 
 
 class _TriangleSum:
@@ -191,7 +197,7 @@ class _TriangleSum:
 
 
 class _DeviceSum:
-    """Adds up on a GPU, whose memory holds the Gram, a product and a block."""
+    """Adds up on a GPU, whose memory holds the sum, a product and a block."""
 
     def __init__(self, gram: Array, device: torch.device) -> None:
         self._gram = gram

@@ -1,9 +1,9 @@
 """Many descents side by side: every pass over the rows serves all that are not done.
 
 :class:`JointDescent` drives :class:`pipeline.descent.Path` objects and chooses their
-preconditioners: none for a lone fit unless it proves hard, the layer's Gram matrix for several, and
-the Hessian at hand for a fit that is slow even so (nearly separable classes at a weak penalty: most
-rows have no curvature left, so the Gram says little about the Hessian).
+preconditioners: the layer's Gram matrix for a path of many penalties, and for few of them if they
+prove hard; the Hessian at hand for a fit that is slow even so (nearly separable classes at a weak
+penalty: most rows have no curvature left, so the Gram says little about the Hessian).
 """
 
 from __future__ import annotations
@@ -49,20 +49,32 @@ CURVATURE: dict[Kind, float] = {"binary": 0.25, "softmax": 0.5, "squared": 1.0}
 """Largest second derivative of a loss in the output (Boehning 1992)."""
 
 
-def gram_passes(design: Design, num_columns: int = 1) -> float:
-    """What the Gram matrix that preconditions costs, in passes of so many columns."""
+def gram_passes(design: Design, num_columns: int, side: int) -> float:
+    """What a preconditioner of so many rows takes to make and factor, in passes of so many columns.
+
+    Args:
+        design: the rows.
+        num_columns: of the passes.
+        side: rows of the matrix: the features, or the design's rows if these are fewer.
+    """
     n, size = design.num_rows, design.num_features
     sample = len(range(0, n, sample_step(n, size)))
     per_value = PRODUCTS_PER_PASS + PRODUCTS_PER_COLUMN * num_columns
-    return sample * min(n, size) / (per_value * n)
+    return (sample * size * side + side**3 / 3) / (per_value * n * size)
 
 
-def grams_held(num_targets: int) -> int:
-    """Gram matrices and others of their size that solving for so many targets may hold.
+def has_hessians(num_rows: int, num_features: int) -> bool:
+    """Whether Hessians may be made: with far fewer rows than features they take too long."""
+    return 2 * num_rows >= num_features
 
-    The Gram, factors of it, and Hessians with a factor each.
-    """
-    return 1 + MIN_FACTORS + 2 * min(MAX_HESSIANS, num_targets)
+
+def matrix_bytes(num_rows: int, num_features: int) -> int:
+    """Most bytes that a descent's matrices take: the Gram, factors, Hessians with a factor each."""
+    side = min(num_rows, num_features)
+    grams = (1 + MIN_FACTORS) * side * side
+    rows = num_rows * num_features if num_rows < num_features else 0
+    hessians = 2 * MAX_HESSIANS * num_features**2 if has_hessians(num_rows, num_features) else 0
+    return 4 * (grams + rows + hessians)
 
 
 def make_preconditioner(design: Design, gram: Array | None = None) -> Preconditioner:
@@ -107,7 +119,15 @@ class JointDescent:
         self.losses = Losses(design, problems, threads)
         self.method = method
         self._gram = gram
-        self.gram_passes = gram_passes(design, sum(p.num_outputs for p in problems))
+        columns = sum(problem.num_outputs for problem in problems)
+        n, size = design.num_rows, design.num_features
+        self.gram_passes = gram_passes(design, columns, min(n, size))
+        # A Hessian made after as many passes as it costs pays, or nearly.
+        self._patience = (
+            max(SLOW_ITERATIONS, gram_passes(design, columns, size))
+            if has_hessians(n, size)
+            else np.inf
+        )
         self.plain = method == "plain" or (
             method == "auto"
             and gram is None
@@ -151,10 +171,8 @@ class JointDescent:
                         if self.paths[i].absorb(loss, gradient):
                             needing.append(i)
             if not self.plain:
-                # A Hessian costs what the Gram does: made after as many passes, it pays or nearly.
-                limit = max(SLOW_ITERATIONS, self.gram_passes)
                 for i in needing:
-                    if self.paths[i].num_slow >= limit:
+                    if self.paths[i].num_slow >= self._patience:
                         self._use_hessian(i)
             while needing:
                 needing = self._give_directions(needing)
@@ -163,8 +181,8 @@ class JointDescent:
     def _is_hard(self) -> bool:
         """Whether to go on plain would take longer than a Gram matrix and what it leaves to do.
 
-        As many passes as the Gram takes have been spent at the latest when it is made, so plain
-        descent never doubles the time (the ski-rental rule of online algorithms).
+        The Gram is made at the latest when as many passes have been spent as it takes, so that at
+        worst the time is about doubled (the ski-rental rule of online algorithms).
         """
         if self.losses.num_passes >= self.gram_passes:
             return True

@@ -23,7 +23,7 @@ from pipeline.solver import Objective, solve_paths
 
 Array = NDArray[Any]
 MIN_FITS = 3
-"""Fits from which on a Gram matrix pays; see :mod:`pipeline.solver`."""
+"""Fits from which on a Gram matrix pays: it is kept, and serves the held-out folds too."""
 
 
 @dataclass(frozen=True)

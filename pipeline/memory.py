@@ -55,7 +55,7 @@ def layer_need(
     itemsize: int,
     num_columns: int,
     num_fits: int,
-    num_grams: int,
+    matrix_bytes: int,
     samples_per_shard: int,
 ) -> LayerNeed:
     """What one layer takes.
@@ -66,15 +66,15 @@ def layer_need(
         itemsize: bytes of a stored value.
         num_columns: outputs over all targets and folds, solved together.
         num_fits: targets and folds.
-        num_grams: float32 Gram matrices, or others of that size, that are held together.
+        matrix_bytes: of Gram matrices, their factors and the like.
         samples_per_shard: rows that are read at once.
     """
-    grams = 4 * num_grams * num_features * num_features
     columns = VECTORS_PER_COLUMN * 8 * num_columns * (num_features + 1)
     labels = 16 * num_fits * num_rows
     shard = 2 * itemsize * num_features * samples_per_shard
     return LayerNeed(
-        itemsize * num_rows * num_features, grams + columns + labels + shard + BUFFER_BYTES
+        itemsize * num_rows * num_features,
+        matrix_bytes + columns + labels + shard + BUFFER_BYTES,
     )
 
 

@@ -15,10 +15,66 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class _OneBlasThread:
+    """Limits BLAS to one thread as long as any thread of this process is inside.
+
+    OpenBLAS has one number for the process, and threadpoolctl heeds only the thread that set it
+    first: so the first to enter sets it, in the name of all, and the last to leave resets it.
+    Others, with a number for each thread, are limited in every thread that enters.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: dict[str, int] = {}
+
+    def num_threads(self, controller: ThreadpoolController) -> int:
+        """BLAS's threads outside."""
+        with self._lock:
+            return min(map(self._outside, controller.lib_controllers), default=1)
+
+    def _outside(self, library: Any) -> int:
+        inside = self._inside and _is_shared(library)
+        number: int = self._before[library.filepath] if inside else library.num_threads
+        return number
+
+    @contextmanager
+    def __call__(self, controller: ThreadpoolController) -> Iterator[None]:
+        """Limit these libraries inside a ``with`` block."""
+        before = {}
+        with self._lock:
+            for library in controller.lib_controllers:
+                before[library.filepath] = self._outside(library)
+                self._set(library, 1)
+            self._before |= before
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                for library in controller.lib_controllers:
+                    if not (self._inside and _is_shared(library)):
+                        self._set(library, before[library.filepath])
+
+    @staticmethod
+    def _set(library: Any, number: int) -> None:
+        OpenBLASController.clear_controlling_thread(force=True)
+        library.set_num_threads(number)
+        OpenBLASController.clear_controlling_thread(force=True)
+
+
+def _is_shared(library: Any) -> bool:
+    return bool(library.internal_api == "openblas" and library.threading_layer != "openmp")
+
+
+_one_blas_thread = _OneBlasThread()
 
 
 class BlockThreads:
@@ -31,8 +87,7 @@ class BlockThreads:
 
     def __init__(self) -> None:
         self._controller = ThreadpoolController().select(user_api="blas")
-        counts = [info["num_threads"] for info in self._controller.info()]
-        self.num_threads: int = min(counts, default=1)
+        self.num_threads = _one_blas_thread.num_threads(self._controller)
         self._local = threading.local()
 
     def __enter__(self) -> BlockThreads:
@@ -53,7 +108,7 @@ class BlockThreads:
         if self.num_threads == 1:
             yield
         else:
-            with self._controller.limit(limits=1):
+            with _one_blas_thread(self._controller):
                 yield
 
     def scratch(self, size: int) -> torch.Tensor:

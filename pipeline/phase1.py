@@ -24,6 +24,7 @@ from pipeline.design import CPU, StoreDesign
 from pipeline.gramcache import layer_gram, write_part
 from pipeline.layerprobes import ProbeTask, fit_probes
 from pipeline.memory import LayerNeed, layer_need
+from pipeline.preflight import offers_gpu
 from pipeline.probe import Probe, ProbeFit, Problem, importance_table
 from pipeline.runfolder import RunFolder
 from pipeline.sharing import group_by_rows, shared_rows
@@ -265,8 +266,15 @@ def gram_part(
 def gram_device(config: RunConfig) -> torch.device:
     """Where Gram matrices are made: on the GPU if one is asked for and this worker has it."""
     asked = config.cluster.device
-    gpu = asked.startswith("cuda") and torch.cuda.is_available()
-    return torch.device(asked) if gpu else CPU
+    if not asked.startswith("cuda") or not torch.cuda.is_available():
+        return CPU
+    if config.cluster.kind != "local":
+        from distributed import get_worker
+
+        # Workers beside a GPU that they do not offer leave it alone.
+        if not offers_gpu(get_worker().state.total_resources):
+            return CPU
+    return torch.device(asked)
 
 
 def layer_needs(config: RunConfig, store: ActivationStore) -> LayerNeed:
@@ -277,27 +285,30 @@ def layer_needs(config: RunConfig, store: ActivationStore) -> LayerNeed:
     for group in groups:
         sizes = [target.num_classes or 1 for target in group.targets]
         columns = sum(1 if size == 2 else size for size in sizes)
-        classified = sum(target.num_classes is not None for target in group.targets)
-        values = len(sizes) - classified
-        # One kind is solved after the other, the Gram of the classes kept.
-        num_grams = max(
-            joint.grams_held(classified) if classified else 0,
-            ridge.grams_held(folds) + (classified > 0) if values else 0,
-        )
+        shape = len(group.positions), store.schema.array("ffn").rows
+        num_values = sum(target.num_classes is None for target in group.targets)
         in_memory = config.probe.solver == "sklearn" or config.probe.penalty != "l2"
         needs.append(
             layer_need(
-                num_rows=len(group.positions),
-                num_features=store.schema.array("ffn").rows,
+                num_rows=shape[0],
+                num_features=shape[1],
                 # In memory scikit-learn holds float32 and works on a copy, at times float64.
                 itemsize=store.schema.itemsize + (16 if in_memory else 0),
                 num_columns=columns * folds,
                 num_fits=len(sizes) * folds,
-                num_grams=num_grams,
+                matrix_bytes=0 if in_memory else _matrix_bytes(shape, folds, num_values, columns),
                 samples_per_shard=store.schema.samples_per_shard,
             )
         )
     return max(needs, key=lambda need: need.raw + need.rest)
+
+
+def _matrix_bytes(shape: tuple[int, int], num_folds: int, num_values: int, num_columns: int) -> int:
+    """Of the kind of target that takes more; classes leave their Gram to the other."""
+    classes = joint.matrix_bytes(*shape) if num_columns > num_values else 0
+    values = ridge.matrix_bytes(*shape, num_folds, num_values) if num_values else 0
+    kept = 4 * min(shape) ** 2 if classes and values else 0
+    return max(classes, values + kept)
 
 
 def _complete(stem: Path, fingerprint: str) -> dict[str, Any] | None:

@@ -24,18 +24,23 @@ from pipeline.products import factorise
 Array = NDArray[Any]
 REFINEMENTS = 4
 RESIDUAL = 1e-9
-MAX_GROUPS = 16
+MAX_GROUPS = 10
+"""Grams to sum up in one pass: the folds of one target, or of several that agree on most."""
 KERNEL_FEATURES = 512
 """Features widened to float64 at a time."""
 
 
-def grams_held(num_folds: int) -> int:
-    """How many float32 Gram matrices take the room that solving for so many folds does.
+def matrix_bytes(num_rows: int, num_features: int, num_folds: int, num_targets: int) -> int:
+    """Most bytes that the matrices take.
 
-    Float64: the folds' Grams, the weighted sum of them, and a factor if need be; float32: a copy of
-    the sum and its factor. The kernel form, of fewer rows than features, takes up to 14.
+    Float64: the Grams of groups of rows, a weighted sum of them and a factor if need be; float32: a
+    copy of the sum and its factor. With fewer rows than features, their kernel and the rows.
     """
-    return max(14, 2 * num_folds + 2 + 2 + 2)
+    n, size = num_rows, num_features
+    if n < size:
+        return 40 * n * n + 16 * n * size
+    groups = min(MAX_GROUPS, num_folds if num_targets == 1 else (num_folds + 1) ** num_targets)
+    return (8 * max(1, groups) + 8 + 8 + 4 + 4) * size * size
 
 
 def solve_ridge(

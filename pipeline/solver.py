@@ -2,9 +2,10 @@
 
 ``solve_paths`` fits every objective (a target, or a fold of one) for every penalty. All advance in
 lock step: a pass over the design evaluates one point of each with one matrix product per block, in
-float32 with float64 sums. Classification descends by L-BFGS in the metric of the layer's Gram
-matrix (:mod:`pipeline.precondition`), which takes some ten passes per penalty however badly scaled
-the features are; a Gram of a sample of the rows only preconditions, so the optimum stays exact.
+float32 with float64 sums. Classification descends by L-BFGS, all but easy fits in the metric of the
+layer's Gram matrix (:mod:`pipeline.precondition`), which takes some ten passes per penalty however
+badly scaled the features are; a Gram of a sample of the rows only preconditions, so the optimum
+stays exact.
 Ridge comes from the Gram alone and is checked by a pass. The objectives are scikit-learn's
 (:mod:`pipeline.linear`).
 """
@@ -78,9 +79,10 @@ def solve_paths(
         not reach its tolerance says so in ``converged``.
 
     Raises:
-        ProbeError: a penalty that is not positive, targets of another length, unknown method.
+        ProbeError: a penalty or tolerance that is not positive, targets of another length, unknown
+            method.
     """
-    _check(design, objectives, penalties, method)
+    _check(design, objectives, penalties, method, tol)
     models: dict[tuple[int, float], Linear] = {}
     fits = [_Fit.of(i, objective) for i, objective in enumerate(objectives)]
     active = [fit for fit in fits if fit.problem is not None]
@@ -121,10 +123,16 @@ def solve_paths(
 
 
 def _check(
-    design: Design, objectives: Sequence[Objective], penalties: Sequence[float], method: str
+    design: Design,
+    objectives: Sequence[Objective],
+    penalties: Sequence[float],
+    method: str,
+    tol: float,
 ) -> None:
     if method not in METHODS:
         raise ProbeError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if not tol > 0:
+        raise ProbeError(f"tol {tol!r}: must be above 0")
     for penalty in penalties:
         if not (penalty > 0 and np.isfinite(penalty)):
             raise ProbeError(f"penalty {penalty!r}: must be a positive number; remove it")
@@ -300,6 +308,7 @@ def iterate_path(
         yield from solve_paths(design, [objective], grid, tol=tol, gram=gram)[0]
         return
     if gram is None and len(grid) > 2 and len(x) >= x.shape[1]:
+        # One for all of them: each is solved by itself, as callers may stop early.
         gram = design_gram(design, sample_step(*x.shape))
     model: Linear | None = None
     for penalty in grid:

@@ -225,7 +225,7 @@ def peak():
 
 draw = np.random.default_rng(0)
 xt = draw.normal(size=(2048, 4096)).astype(np.float16)
-rows, folds = np.arange(4096), np.arange(4096) % 5
+rows = np.arange(4096)
 values = xt[0] + draw.normal(size=4096)
 classes = sys.argv[1] == "classes"
 y = (values > 0).astype(np.int64) if classes else values
@@ -233,29 +233,35 @@ problem = Problem(2, "accuracy", 1) if classes else Problem(None, "pearson", Non
 before = peak()
 train = MemoryDesign(xt)
 val = MemoryDesign(xt[:, :100].copy(), train.standardiser)
-task = ProbeTask(problem, rows, y, np.arange(100), y[:100], folds)
-fit_probes(train, val, [task], config=ProbeConfig(C=(1e-3, 1e-2, 0.1, 10.0)))
+tasks = [
+    ProbeTask(problem, rows, y, np.arange(100), y[:100], draw.integers(0, 4, 4096))
+    for _ in range(2)
+]
+fit_probes(train, val, tasks, config=ProbeConfig(C=(1e-3, 1e-2, 0.1, 10.0)))
 print(peak() - before)
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "num_grams"), [("classes", joint.grams_held(1)), ("values", ridge.grams_held(5))]
-)
-def test_fits_take_no_more_memory_than_estimated(kind: str, num_grams: int) -> None:
+@pytest.mark.parametrize("kind", ["classes", "values"])
+def test_fits_take_no_more_memory_than_estimated(kind: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PEAK, kind], check=True, capture_output=True, text=True
     )
-    need = layer_need(
-        num_rows=4196,
-        num_features=2048,
-        itemsize=2,
-        num_columns=5,
-        num_fits=5,
-        num_grams=num_grams,
-        samples_per_shard=4096,
+    shape = 4096, 2048
+    matrices = joint.matrix_bytes(*shape) if kind == "classes" else ridge.matrix_bytes(*shape, 4, 2)
+    buffers = 2**26  # of blocks, in two threads, and of products
+    assert int(done.stdout) <= matrices + buffers
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 10**5), st.integers(1, 30_000), st.integers(1, 10), st.integers(1, 5))
+def test_few_rows_need_little(rows: int, features: int, folds: int, targets: int) -> None:
+    most = max(
+        joint.matrix_bytes(rows, features), ridge.matrix_bytes(rows, features, folds, targets)
     )
-    assert int(done.stdout) <= need.rest
+    assert most <= 4 * 26 * features**2 + 4
+    if 2 * rows < features:
+        assert most <= 4 * 10 * rows**2 + 16 * rows * features
 
 
 def test_memory_of_a_roberta_layer() -> None:
@@ -265,9 +271,9 @@ def test_memory_of_a_roberta_layer() -> None:
         itemsize=2,
         num_columns=15,
         num_fits=15,
-        num_grams=joint.grams_held(3),
+        matrix_bytes=joint.matrix_bytes(100_000, 6144),
         samples_per_shard=4096,
     )
     assert need.raw == 2 * 6144 * 100_000
-    assert 1.4e9 < need.rest < 2e9
+    assert 1.8e9 < need.rest < 2.2e9
     assert 0 < free_memory() < 1 << 62

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.design import MemoryDesign, StandardisedDesign
 from pipeline.errors import ProbeError
 from pipeline.joint import make_preconditioner
 from pipeline.linear import Linear
+from pipeline.parallel import BlockThreads
 from pipeline.solver import Objective, solve_paths
 
 Array = NDArray[Any]
@@ -165,6 +167,34 @@ def test_result_does_not_depend_on_threads() -> None:
             found.append(solve_paths(design, [objective], [1e-3, 1.0], method="plain")[0])
     for one, two in zip(*found, strict=True):
         np.testing.assert_array_equal(one.weights, two.weights)
+
+
+def test_blas_has_one_thread_inside_whichever_thread_asks() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from threadpoolctl import ThreadpoolController, threadpool_limits
+
+    blas = ThreadpoolController().select(user_api="blas")
+
+    def numbers() -> set[int]:
+        return {library.num_threads for library in blas.lib_controllers}
+
+    def inside(barrier: Barrier) -> tuple[int, set[int], set[int]]:
+        with BlockThreads() as threads:
+            barrier.wait()
+            with threads.single_threaded_blas():
+                here = numbers()
+                barrier.wait()
+                later = BlockThreads().num_threads
+                barrier.wait()
+            barrier.wait()
+        return later, here, numbers()
+
+    with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(2) as pool:
+        barrier = Barrier(2)
+        found = [pool.submit(inside, barrier) for _ in range(2)]
+        assert [each.result(timeout=30) for each in found] == [(2, {1}, {2})] * 2
+        assert numbers() == {2}
 
 
 def test_mistakes_are_named() -> None:

@@ -638,11 +638,15 @@ def memory(root: Path, *, quick: bool) -> Result:
         command = [sys.executable, __file__, "--child", side, str(path)]
         running[side] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     found = {}
-    for side, process in running.items():  # side by side: nothing is timed
-        out, _ = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"the process of {side} failed with {process.returncode}")
-        found[side] = int(out.split()[-1])
+    try:
+        for side, process in running.items():  # side by side: nothing is timed
+            out, _ = process.communicate()
+            if process.returncode:
+                raise SystemExit(f"the process of {side} failed with {process.returncode}")
+            found[side] = int(out.split()[-1])
+    finally:
+        for process in running.values():
+            process.kill()
     print(f"\npeak memory, 3 layers, n {num}, features {2 * neurons}")
     print("  " + ", ".join(f"{side} {size / 1e6:.0f} MB" for side, size in found.items()))
     result = {"memory_ratio": found["ours"] / found["reference"]}
