@@ -8,7 +8,6 @@ other has none until the run is evaluated anew.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +21,7 @@ from pipeline.planner import Plan, recover
 from pipeline.progress import Say
 from pipeline.report import KINDS
 from pipeline.runfolder import read_metrics
-from store.durable import sync_directory
+from store.durable import sync_directory, write_files
 from store.tables import write_json
 
 _FACTS = ("kind", "depth", "selection", "num_features", "val", "score")
@@ -61,11 +60,7 @@ def _exchange(folder: Path) -> None:
     fresh, old = chosen.with_name(".chosen.new"), chosen.with_name(".chosen.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(folder, fresh)
-    for path in (*fresh.iterdir(), fresh):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    write_files({fresh / path.name: [path.read_bytes()] for path in folder.iterdir()})
     chosen.rename(old)  # killed after this: `planner.recover` puts it back
     fresh.rename(chosen)
     sync_directory(chosen.parent)

@@ -285,27 +285,28 @@ def layer_needs(config: RunConfig, store: ActivationStore) -> LayerNeed:
     for group in groups:
         sizes = [target.num_classes or 1 for target in group.targets]
         columns = sum(1 if size == 2 else size for size in sizes)
-        shape = len(group.positions), store.schema.array("ffn").rows
-        num_values = sum(target.num_classes is None for target in group.targets)
+        num_features = store.schema.array("ffn").rows
         in_memory = config.probe.solver == "sklearn" or config.probe.penalty != "l2"
         needs.append(
             layer_need(
-                num_rows=shape[0],
-                num_features=shape[1],
+                num_rows=len(group.positions),
+                num_features=num_features,
                 # In memory scikit-learn holds float32 and works on a copy, at times float64.
                 itemsize=store.schema.itemsize + (16 if in_memory else 0),
                 num_columns=columns * folds,
                 num_fits=len(sizes) * folds,
-                matrix_bytes=0 if in_memory else _matrix_bytes(shape, folds, num_values, columns),
+                matrix_bytes=0 if in_memory else _matrix_bytes(group, num_features, folds),
                 samples_per_shard=store.schema.samples_per_shard,
             )
         )
     return max(needs, key=lambda need: need.raw + need.rest)
 
 
-def _matrix_bytes(shape: tuple[int, int], num_folds: int, num_values: int, num_columns: int) -> int:
+def _matrix_bytes(group: Group, num_features: int, num_folds: int) -> int:
     """Of the kind of target that takes more; classes leave their Gram to the other."""
-    classes = joint.matrix_bytes(*shape) if num_columns > num_values else 0
+    shape = len(group.positions), num_features
+    num_values = sum(target.num_classes is None for target in group.targets)
+    classes = joint.matrix_bytes(*shape) if num_values < len(group.targets) else 0
     values = ridge.matrix_bytes(*shape, num_folds, num_values) if num_values else 0
     kept = 4 * min(shape) ** 2 if classes and values else 0
     return max(classes, values + kept)

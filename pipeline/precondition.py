@@ -90,7 +90,17 @@ class _Factors:
                 )
 
 
-class Primal:
+class _Factored:
+    """What preconditioners by Cholesky factors have in common."""
+
+    _factors: _Factors
+
+    def factor(self, scale: float) -> None:
+        """See :class:`Preconditioner`."""
+        self._factors.get(scale)
+
+
+class Primal(_Factored):
     """By Cholesky factors of ``scale * G + I``.
 
     Args:
@@ -102,10 +112,6 @@ class Primal:
         self.num_rows = num_rows
         self._factors = _Factors(gram)
 
-    def factor(self, scale: float) -> None:
-        """See :class:`Preconditioner`."""
-        self._factors.get(scale)
-
     def solve(self, scale: float, right: Array) -> Array:
         """See :class:`Preconditioner`."""
         factor = self._factors.get(scale)
@@ -115,7 +121,7 @@ class Primal:
         return out
 
 
-class Dual:
+class Dual(_Factored):
     """By Cholesky factors of ``X^T X + I / scale``, for fewer rows than features.
 
     Args:
@@ -125,10 +131,6 @@ class Dual:
     def __init__(self, xt: Array) -> None:
         self._xt = xt
         self._factors = _Factors(xt.T @ xt, dual=True)
-
-    def factor(self, scale: float) -> None:
-        """See :class:`Preconditioner`."""
-        self._factors.get(scale)
 
     def solve(self, scale: float, right: Array) -> Array:
         """See :class:`Preconditioner`."""
@@ -141,7 +143,7 @@ class Dual:
         return out
 
 
-class Weighted:
+class Weighted(_Factored):
     """By Cholesky factors of ``scale * H + diag(1, ..., 1, 0)``, ``H`` a Hessian of a loss.
 
     Args:
@@ -155,10 +157,6 @@ class Weighted:
         hessian *= self._unit
         hessian *= self._unit[:, None]
         self._factors = _Factors(hessian, limit=1)
-
-    def factor(self, scale: float) -> None:
-        """See :class:`Preconditioner`."""
-        self._factors.get(scale)
 
     def solve(self, scale: float, right: Array) -> Array:
         """See :class:`Preconditioner`."""

@@ -438,7 +438,6 @@ def easy_and_hard(root: Path, *, quick: bool, rounds: int) -> Result:
     result |= ridge(linear, name, rounds)
     if not quick:  # its optimum takes longer than all the rest
         found_gaps.append(multinomial_gap(case, gaps))
-    if not quick:
         y = case.classes[0]
         (path,) = our_paths(case, [y], GRID[1::2], None, DEFAULT_TOL)
         result["disagreement"] = max(
