@@ -1,6 +1,7 @@
 """In-model ablation: what the heads lose when salient neurons fall silent, against random ones.
 
-    report = ablate(RunConfig.load("run.toml"), top=50)         # `salient ablate run.toml --top 50`
+    options = AblationOptions(top=50)
+    report = ablate(RunConfig.load("run.toml"), options=options)     # `salient ablate run.toml`
 
 ``ablate`` runs the backbone over a split's texts with the salient neurons of a run silenced, and
 with equally many random ones of the same layers, and compares the metric of (a) the chosen head

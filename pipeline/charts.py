@@ -1,6 +1,6 @@
 """Charts drawn once, with HoloViews, and rendered by Bokeh for a page or Matplotlib for a file.
 
-chart = line_chart([Line("test", [0, 1], [0.6, 0.7], BLUE)], "layer", "accuracy")
+chart = line_chart([Series("test", [0, 1], [0.6, 0.7], BLUE)], "layer", "accuracy")
 figure = Figure("by-layer", "Score by layer", "How to read it.", chart)
 write_image(figure, Path("by-layer.svg"))       # Matplotlib; PNG or SVG by the suffix
 bokeh_model(figure)                             # to embed in a page
@@ -57,7 +57,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Line:
+class Series:
     """A line of a chart, with points and, where bounds are given, a band around it."""
 
     label: str
@@ -75,7 +75,7 @@ def for_both(element: Any, **options: Any) -> Any:
     return element.opts(backend="bokeh", **options).opts(backend="matplotlib", **options)
 
 
-def line_chart(lines: Sequence[Line], x: str, y: str) -> Any:
+def line_chart(lines: Sequence[Series], x: str, y: str) -> Any:
     """Lines over whole numbers, as an overlay for both backends."""
     parts = []
     for line in lines:

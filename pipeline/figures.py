@@ -23,7 +23,7 @@ from pipeline.charts import (
     ORANGE,
     RED,
     Figure,
-    Line,
+    Series,
     for_both,
     heat_map,
     labels_at,
@@ -36,9 +36,10 @@ from pipeline.charts import (
     write_image,
     write_row,
 )
+from pipeline.metrics import METRICS
 from pipeline.rankings import RANKINGS
 from pipeline.report import best_by_depth, judge, judged
-from pipeline.reportdata import TaskFacts, higher_is_better, pareto_front
+from pipeline.reportdata import TaskFacts, pareto_front
 
 Array = NDArray[Any]
 KIND_COLOURS = {"frozen": ORANGE, "sparse": BLUE, "ensemble": GREEN}
@@ -68,11 +69,11 @@ def by_layer(task: TaskFacts) -> Figure | None:
     """Score of one probe per layer (the paper's figure 4)."""
     metric, entries = task.metric, task.metrics["layers"]
     layers = [entry["source"] for entry in entries]
-    lines = [Line("validation", layers, [e["val"] for e in entries], GREY, dashed=True)]
+    lines = [Series("validation", layers, [e["val"] for e in entries], GREY, dashed=True)]
     tests = [entry["test"].get(metric) for entry in entries]
     if None not in tests:
         low, high = _bounds(entries, metric) or (None, None)
-        lines.append(Line("test", layers, tests, BLUE, low=low, high=high))
+        lines.append(Series("test", layers, tests, BLUE, low=low, high=high))
     lines += _baseline(task, layers)
     return Figure(
         "by-layer",
@@ -83,12 +84,12 @@ def by_layer(task: TaskFacts) -> Figure | None:
     )
 
 
-def _baseline(task: TaskFacts, layers: Sequence[int]) -> list[Line]:
+def _baseline(task: TaskFacts, layers: Sequence[int]) -> list[Series]:
     score = task.metrics["hidden"]["test"].get(task.metric)
     ends = [layers[0], layers[-1]] if len(layers) > 1 else [layers[0] - 0.5, layers[0] + 0.5]
     if score is None:
         return []
-    return [Line("final hidden state, test", ends, [score] * 2, RED, marks=False)]
+    return [Series("final hidden state, test", ends, [score] * 2, RED, marks=False)]
 
 
 def by_depth(task: TaskFacts) -> Figure | None:
@@ -104,7 +105,7 @@ def by_depth(task: TaskFacts) -> Figure | None:
         # One band: those of several kinds cover each other.
         shown = len(spans) == len(own) and kind == task.metrics["chosen"]["kind"]
         lines.append(
-            Line(
+            Series(
                 f"{kind} head, {judge(rows)}",
                 [row["depth"] for row in own],
                 [judged(row) for row in own],
@@ -134,9 +135,10 @@ def pareto(task: TaskFacts) -> Figure | None:
     y = f"{judge(rows)} {_words(task.metric)}"
     features = [row["num_features"] for row in rows]
     scores = [judged(row) for row in rows]
-    front = pareto_front(features, scores, higher=higher_is_better(task.metric))
+    higher = METRICS[task.metric].higher_is_better
+    front = pareto_front(features, scores, higher=higher)
     x = "salient features"
-    line = Line(
+    line = Series(
         "Pareto front", [features[i] for i in front], [scores[i] for i in front], GREY, marks=False
     )
     depths = [row["depth"] for row in rows]
@@ -225,12 +227,12 @@ def calibration(task: TaskFacts) -> Figure | None:
     found = task.predictions
     if found is None or found.probability is None:
         return None
-    bins = found.calibration()
+    bins = found.reliability()
     low, high = _wilson(bins.accuracy, bins.count)
     x, y = "probability of the most probable class", "share that is right"
     lines = [
-        Line("perfect", [0, 1], [0, 1], GREY, dashed=True, marks=False),
-        Line("chosen head, test", bins.confidence, bins.accuracy, BLUE, low=low, high=high),
+        Series("perfect", [0, 1], [0, 1], GREY, dashed=True, marks=False),
+        Series("chosen head, test", bins.confidence, bins.accuracy, BLUE, low=low, high=high),
     ]
     start = max(0.0, min(float(bins.confidence.min()), float(low.min())) - 0.05)
     return Figure(
@@ -242,8 +244,9 @@ def calibration(task: TaskFacts) -> Figure | None:
     )
 
 
-def _wilson(share: Array, count: Array, z: float = 1.96) -> tuple[Array, Array]:
-    """Wilson's interval of a share."""
+def _wilson(share: Array, count: Array) -> tuple[Array, Array]:
+    """Wilson's 95 % interval of a share."""
+    z = 1.96
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / 2 / count) ** 2)
     return middle - half, middle + half
@@ -258,7 +261,7 @@ def predicted(task: TaskFacts) -> Figure | None:
     y_true, y_head = found.targets[draw], found.decided[draw]
     x, y = "label", "predicted"
     ends = [float(min(y_true.min(), y_head.min())), float(max(y_true.max(), y_head.max()))]
-    diagonal = Line("perfect", ends, ends, GREY, dashed=True, marks=False)
+    diagonal = Series("perfect", ends, ends, GREY, dashed=True, marks=False)
     return Figure(
         "predicted",
         "Predicted against labelled values",
@@ -277,9 +280,11 @@ def drift(task: TaskFacts) -> Figure | None:
         at = [i for i, date in enumerate(dates) if part in task.drift.dates[date]]
         if at:
             excess = [float(task.drift.dates[dates[i]][part]["excess"]) for i in at]
-            lines.append(Line(label, at, excess, colour))
+            lines.append(Series(label, at, excess, colour))
     ends = [0, max(len(dates) - 1, 1)]
-    lines.append(Line("threshold", ends, [task.drift.threshold] * 2, RED, dashed=True, marks=False))
+    lines.append(
+        Series("threshold", ends, [task.drift.threshold] * 2, RED, dashed=True, marks=False)
+    )
     ticks = [(i, dates[i]) for i in whole_ticks(range(len(dates)))]
     return Figure(
         "drift",
@@ -325,7 +330,7 @@ def plan_figure(plan: Mapping[str, Any], name: str) -> Figure:
     scores = [head["score"] for head in heads]
     spans = [(head["low"], head["high"]) for head in heads if head["low"] is not None]
     known = len(spans) == len(heads)
-    every = Line(
+    every = Series(
         "every depth",
         speeds,
         scores,
@@ -335,7 +340,9 @@ def plan_figure(plan: Mapping[str, Any], name: str) -> Figure:
     )
     front = [i for i, option in enumerate(options) if option["depth"] in plan["front"]]
     ends = ([speeds[i] for i in front], [scores[i] for i in front])
-    chart = line_chart([every, Line("Pareto front", *ends, ORANGE, dashed=True, marks=False)], x, y)
+    chart = line_chart(
+        [every, Series("Pareto front", *ends, ORANGE, dashed=True, marks=False)], x, y
+    )
     depths = [option["depth"] for option in options]
     chart *= labels_at(speeds, scores, [f"0..{depth}" for depth in depths], x, y)
     at = depths.index(plan["picks"][plan["pick"]])

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.figures import task_figures
 from pipeline.neuronranks import RankTables
 from pipeline.progress import Say, advance
-from pipeline.report import ScoreRow, gain_line, score_rows
+from pipeline.report import AblationRow, ScoreRow, ablation_rows, gain_line, score_rows
 from pipeline.reportdata import RunFacts, TaskFacts, read_run
 from store.durable import write_file
 
@@ -44,7 +44,7 @@ class TaskView:
     scores: tuple[ScoreRow, ...]
     gain: str | None
     neurons: tuple[tuple[str, ...], ...]
-    ablation: tuple[tuple[str, ...], ...]
+    ablation: tuple[AblationRow, ...]
     head: tuple[tuple[str, str], ...]
 
 
@@ -109,7 +109,7 @@ def render(run: RunFacts, views: list[TaskView]) -> str:
     }
     script, places = components(models)
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        resources.files("pipeline").joinpath("report.html").read_text(encoding="utf-8")
+        resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     )
     # The raw sources: the rendered ones name files of Panel's too, where that has been imported.
     library = Resources(mode="inline", components=["bokeh"], log_level="error").js_raw
@@ -134,12 +134,11 @@ def render(run: RunFacts, views: list[TaskView]) -> str:
 
 
 def _run_facts(run: RunFacts) -> Iterator[tuple[str, str]]:
-    card = run.card
-    config = card["config"]
+    card, config = run.card, run.config
     yield "created", str(card.get("created_at", "unknown"))
-    yield "backbone", str(config["backbone"]["model"])
-    yield "poolings", ", ".join(config["backbone"].get("poolings", ("mean", "max")))
-    yield "store", str(config["store"]["path"])
+    yield "backbone", config.backbone.model
+    yield "poolings", ", ".join(config.store.poolings)
+    yield "store", config.store.path
     yield "snapshot", str(card.get("snapshot", "unknown"))
     yield "configuration", str(card.get("config_fingerprint", "unknown"))
     yield "seed", str(card.get("seed", "unknown"))
@@ -155,7 +154,7 @@ def view_of(task: TaskFacts) -> TaskView:
         tuple(score_rows(task.metrics)),
         gain_line(task.metrics),
         tuple(_top_neurons(task)),
-        tuple(_ablation_rows(task)),
+        () if task.ablation is None else tuple(ablation_rows(task.ablation)),
         tuple((key.replace("_", " "), _plain(value)) for key, value in task.head.items()),
     )
 
@@ -169,20 +168,6 @@ def _top_neurons(task: TaskFacts) -> Iterator[tuple[str, ...]]:
     for layer, feature, share in tables.first(task.name, TOP_NEURONS):
         pooling, neuron = divmod(feature, task.importance.shape[2])
         yield str(layer), task.poolings[pooling], str(neuron), f"{share:.2%}"
-
-
-def _ablation_rows(task: TaskFacts) -> Iterator[tuple[str, ...]]:
-    """Head, what was silenced, score, change and its interval."""
-    found = task.ablation
-    if found is None:
-        return
-    for key, label in (("chosen", "chosen head"), ("hidden", "final hidden state")):
-        entry = found[key]
-        yield label, "nothing", f"{entry['baseline']:.4f}", "", ""
-        for what in ("salient", "random"):
-            low, high = entry[what]["interval"]
-            change = f"{entry[what]['change']:+.4f}"
-            yield label, what, f"{entry[what]['value']:.4f}", change, f"{low:+.4f} to {high:+.4f}"
 
 
 def _plain(value: Any) -> str:

@@ -200,13 +200,13 @@ def layer_edges(store: ActivationStore, layer: int, columns: Columns) -> Array:
     return quantile_edges(store.read_matrix(layer=layer, samples=used).T)
 
 
-def quantile_edges(xt: Array, num_bins: int = NUM_BINS) -> Array:
-    """Edges ``(num_bins - 1, features)`` of bins with equal shares of ``xt (features, n)``.
+def quantile_edges(xt: Array) -> Array:
+    """Edges ``(NUM_BINS - 1, features)`` of bins with equal shares of ``xt (features, n)``.
 
     A value lies in the bin numbered by how many edges are smaller than it.
     """
     ordered = np.sort(np.asarray(xt, dtype=np.float32), axis=1)
-    places = np.arange(1, num_bins) * xt.shape[1] // num_bins - 1
+    places = np.arange(1, NUM_BINS) * xt.shape[1] // NUM_BINS - 1
     return np.ascontiguousarray(ordered[:, np.maximum(places, 0)].T)
 
 

@@ -32,6 +32,8 @@ from store.errors import SalientError
 
 Array = NDArray[Any]
 NUM_BINS = 40
+NUM_REASONS = 12
+"""Contributions that are shown of a decision; the rest is summed up."""
 
 
 @dataclass(frozen=True)
@@ -336,12 +338,11 @@ class Atlas:
         count, mean, m2 = self.store.moments(layer=layer)
         return mean, np.sqrt(np.maximum(m2, 0.0) / max(count, 1))
 
-    def decisions(self, vectors: Mapping[int, Array], count: int = 12) -> Iterator[Decision]:
+    def decisions(self, vectors: Mapping[int, Array]) -> Iterator[Decision]:
         """What every head says of one text, and its largest reasons.
 
         Args:
             vectors: layer -> ``(features,)`` activations of the text, as stored.
-            count: reasons each.
         """
         for task, head in self.heads.items():
             slices = {layer: vectors[layer][index] for layer, index in head.features.items()}
@@ -363,8 +364,9 @@ class Atlas:
                 )
             ]
             reasons.sort(key=lambda reason: -abs(reason.contribution))
-            rest = sum(reason.contribution for reason in reasons[count:])
-            yield Decision(task, outcome, probabilities, tuple(reasons[:count]), float(rest))
+            rest = sum(reason.contribution for reason in reasons[NUM_REASONS:])
+            largest = tuple(reasons[:NUM_REASONS])
+            yield Decision(task, outcome, probabilities, largest, float(rest))
 
 
 def _product(block: Array, part: Array) -> Array:

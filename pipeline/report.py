@@ -96,6 +96,39 @@ def _span(low: float, high: float) -> str:
     return ("-" if low >= 0 else " to ").join(f"{end:.3f}".removeprefix("0") for end in (low, high))
 
 
+@dataclass(frozen=True)
+class AblationRow:
+    """A head's score with neurons silenced, and its change against none silenced."""
+
+    head: str
+    silenced: str
+    score: str
+    change: str = ""
+    interval: str = ""
+
+
+def ablation_rows(report: JSON) -> Iterator[AblationRow]:
+    """Each head with nothing, salient and random neurons silenced, and the latter's difference.
+
+    Args:
+        report: a task's entry in ``ablation.json``.
+    """
+    for key, head in _heads(report).items():
+        entry = report[key]
+        yield AblationRow(head, "nothing", f"{entry['baseline']:.4f}")
+        for what in ("salient", "random", "difference"):
+            found = entry[what]
+            score = f"{found['value']:.4f}" if "value" in found else ""
+            low, high = found["interval"]
+            span = f"{low:+.4f}, {high:+.4f}"
+            yield AblationRow(head, what, score, f"{found['change']:+.4f}", span)
+
+
+def _heads(report: JSON) -> dict[str, str]:
+    """Keys of a task's entry in ``ablation.json`` that are heads, and what they are called."""
+    return {"chosen": f"chosen ({report['head']['kind']})", "hidden": "final hidden state"}
+
+
 def ablation_table(name: str, report: JSON) -> Table:
     """What each head loses with salient and with random neurons silenced, and the difference.
 
@@ -105,10 +138,11 @@ def ablation_table(name: str, report: JSON) -> Table:
     """
     metric, layers = report["metric"], report["layers"]
     better = "" if METRICS[metric].higher_is_better else " (lower is better)"
-    labels = {"chosen": f"chosen ({report['head']['kind']})", "hidden": "final hidden state"}
     spreads = (
-        f"{min(draws):.4f} to {max(draws):.4f} ({label})"
-        for draws, label in ((report[key]["random"]["values"], labels[key]) for key in labels)
+        f"{min(draws):.4f} to {max(draws):.4f} ({head})"
+        for draws, head in (
+            (report[key]["random"]["values"], head) for key, head in _heads(report).items()
+        )
     )
     table = Table(
         title=f"{name}: {report['num_silenced']} of {report['num_neurons']} neurons of"
@@ -122,18 +156,11 @@ def ablation_table(name: str, report: JSON) -> Table:
     table.add_column("silenced")
     for column in (metric + better, "change", f"{100 * report['level']:.0f} % CI"):
         table.add_column(column, justify="right")
-
-    def change(entry: JSON) -> tuple[str, str]:
-        low, high = entry["interval"]
-        return f"{entry['change']:+.4f}", f"{low:+.4f}, {high:+.4f}"
-
-    for key, label in labels.items():
-        entry = report[key]
-        table.add_row(label, "nothing", f"{entry['baseline']:.4f}")
-        for what in ("salient", "random"):
-            table.add_row("", what, f"{entry[what]['value']:.4f}", *change(entry[what]))
-        table.add_row("", "difference", "", *change(entry["difference"]))
-        table.add_section()
+    for row in ablation_rows(report):
+        head = row.head if row.silenced == "nothing" else ""
+        table.add_row(head, row.silenced, row.score, row.change, row.interval)
+        if row.silenced == "difference":
+            table.add_section()
     return table
 
 

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.heads import Head
-from pipeline.metrics import METRICS
-from pipeline.runfolder import RunFolder, read_card, read_metrics
+from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
 from pipeline.targets import load_target
 from store import ActivationStore
 from store.errors import SalientError
@@ -30,7 +29,7 @@ from store.tables import read_json, read_table
 
 Array = NDArray[Any]
 JSON = Mapping[str, Any]
-CALIBRATION_BINS = 10
+RELIABILITY_BINS = 10
 MIN_BIN_ROWS = 20
 DRIFT = "_drift"
 """Folder of drift reports within a folder of scores."""
@@ -58,14 +57,14 @@ class Predictions:
         np.add.at(counts, (self.targets, self.decided), 1)
         return counts
 
-    def calibration(self, num_bins: int | None = None) -> Calibration:
+    def reliability(self, num_bins: int | None = None) -> Reliability:
         """How often the most probable class is the right one, by its probability.
 
         Args:
-            num_bins: default ``CALIBRATION_BINS``, or fewer of ``MIN_BIN_ROWS`` rows each.
+            num_bins: default ``RELIABILITY_BINS``, or fewer of ``MIN_BIN_ROWS`` rows each.
         """
         assert self.probability is not None
-        num_bins = num_bins or min(CALIBRATION_BINS, max(1, len(self.targets) // MIN_BIN_ROWS))
+        num_bins = num_bins or min(RELIABILITY_BINS, max(1, len(self.targets) // MIN_BIN_ROWS))
         confidence = self.probability.max(axis=1)
         right = self.probability.argmax(axis=1) == self.targets
         order = np.argsort(confidence, kind="stable")
@@ -74,11 +73,11 @@ class Predictions:
         mean = np.array([confidence[part].mean() for part in bins])
         share = np.array([right[part].mean() for part in bins])
         error = float(np.abs(mean - share) @ count / max(count.sum(), 1))
-        return Calibration(mean, share, count, error)
+        return Reliability(mean, share, count, error)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Reliability:
     """Bins of equally many rows, by the probability of the most probable class.
 
     Attributes:
@@ -146,10 +145,11 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A finished run: its card (``run.json``) and its tasks."""
+    """A finished run: its card (``run.json``), the configuration in it and its tasks."""
 
     path: Path
     card: JSON
+    config: RunConfig
     tasks: tuple[TaskFacts, ...]
 
 
@@ -166,13 +166,13 @@ def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
         SalientError: no run there, or damaged files.
     """
     if path.suffix == ".toml" and path.is_file():
-        path = Path(RunConfig.load(path).run_dir)
+        path = Path(run_config(path).run_dir)
     folder = RunFolder(path)
     card = read_card(folder)
     if not folder.metrics.is_file():
         raise ConfigError(f"{path}: the run is not finished; run `salient consolidate` first")
     metrics = read_metrics(folder)
-    config = RunConfig.from_dict(card["config"], origin=folder.card)
+    config = run_config(path)
     ablation = path / "ablation.json"
     ablated = read_json(ablation)["tasks"] if ablation.is_file() else {}
     if scores is None and config.score.output is not None:
@@ -185,7 +185,7 @@ def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
         )
         for name, entry in metrics["tasks"].items()
     )
-    return RunFacts(path, card, tasks)
+    return RunFacts(path, card, config, tasks)
 
 
 def _read_task(
@@ -280,8 +280,3 @@ def pareto_front(cost: Sequence[float], score: Sequence[float], *, higher: bool 
         if not front or gains[i] > gains[front[-1]]:
             front.append(int(i))
     return np.array(front, np.int64)
-
-
-def higher_is_better(metric: str) -> bool:
-    """Whether larger values of a metric are better."""
-    return METRICS[metric].higher_is_better

@@ -90,9 +90,7 @@ class TokenReader:
             )
 
     @classmethod
-    def for_store(
-        cls, schema: StoreSchema, *, model: str | None = None, device: str = "auto"
-    ) -> TokenReader:
+    def for_store(cls, schema: StoreSchema, *, model: str | None = None) -> TokenReader:
         """Load the backbone that a store's provenance names, from this machine only.
 
         A store may come from anybody: nothing is fetched for it, and no code of a model is run.
@@ -100,7 +98,6 @@ class TokenReader:
         Args:
             schema: of the store.
             model: the backbone's location, if it moved.
-            device: torch device.
 
         Raises:
             SalientError: no usable provenance, or a model that is missing or another one.
@@ -109,7 +106,6 @@ class TokenReader:
         backbone = Backbone.load(
             model or _on_this_machine(settings),
             dtype=settings.dtype,
-            device=device,
             ffn_site=settings.ffn_site,
             max_length=settings.max_length,
             last_layer=max(schema.array("ffn").layers),

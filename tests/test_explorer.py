@@ -12,9 +12,10 @@ pytest.importorskip("panel", reason="needs the extra: salient[explore]")
 from pipeline import jobs
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
-from pipeline.explorer import HOST, Page, Sources, distribution_plot, query_arguments
+from pipeline.explorer import HOST, query_arguments
 from pipeline.neurons import Atlas, Distribution, Neuron
 from pipeline.tokenmaps import TokenPlaces, TokenReader
+from pipeline.widgets import Page, Sources, distribution_plot
 from tests.conftest import write_mood_run
 
 

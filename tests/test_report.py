@@ -76,11 +76,11 @@ def test_calibration_and_confusion_are_counts() -> None:
     probability = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     found = Predictions(("a", "b"), np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1]), probability)
     np.testing.assert_array_equal(found.confusion(), [[1, 1], [1, 1]])
-    bins = found.calibration(2)
+    bins = found.reliability(2)
     np.testing.assert_allclose(bins.confidence, [0.65, 0.85])
     np.testing.assert_allclose(bins.accuracy, [1.0, 0.5])
     assert bins.error == pytest.approx((0.35 + 0.35) / 2)
-    assert len(found.calibration(50).count) == 4
+    assert len(found.reliability(50).count) == 4
 
 
 def test_importance_cube_puts_rows_in_their_places() -> None:
@@ -106,9 +106,14 @@ def copied_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         for layer in (0, 1) for other in ("anova_f", "probeless")
     ]  # fmt: skip
     write_table(path / "overlaps" / "mood.parquet", pa.Table.from_pylist(rows))
-    part = {"value": 0.5, "change": -0.1, "interval": [-0.2, 0.0]}
-    silenced = {"baseline": 0.6, "salient": part, "random": {**part, "values": [0.5]}}
+    difference = {"change": -0.1, "interval": [-0.2, 0.0]}
+    part = {"value": 0.5, **difference}
+    silenced = {
+        "baseline": 0.6, "salient": part, "random": {**part, "values": [0.5]},
+        "difference": difference,
+    }  # fmt: skip
     entry = {
+        "head": {"kind": "sparse"},
         "metric": "accuracy", "num_silenced": 5, "num_neurons": 32, "fill": NASTY, "draws": 2,
         "num_texts": 9, "split": "val", "chosen": silenced, "hidden": silenced,
     }  # fmt: skip
@@ -140,6 +145,31 @@ def test_report_has_every_figure_and_escapes_all_text(copied_run: Path, tmp_path
         charts.write_image(figure, tmp_path / f"{figure.name}.svg", title=NASTY)
         text = (tmp_path / f"{figure.name}.svg").read_text()
         assert "<script" not in text and len(text) > 5000
+
+
+def test_report_names_what_the_run_was_made_from(copied_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(copied_run, tmp_path / "run")
+    card = read_json(tmp_path / "run" / "run.json")
+    card["config"]["store"]["poolings"] = ["max"]
+    write_json(tmp_path / "run" / "run.json", card)
+    run = read_run(tmp_path / "run")
+    view = htmlreport.view_of(run.tasks[1])
+    page = htmlreport.render(run, [replace(view, figures=view.figures[:1])])
+    for name, value in (
+        ("poolings", "max"),
+        ("backbone", card["config"]["backbone"]["model"]),
+        ("store", card["config"]["store"]["path"]),
+    ):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+
+
+def test_an_ablation_has_a_row_for_each_head_and_arm(copied_run: Path) -> None:
+    mood = read_run(copied_run).tasks[0]
+    rows = [vars(row) for row in htmlreport.view_of(mood).ablation]
+    assert [row["head"] for row in rows] == 4 * ["chosen (sparse)"] + 4 * ["final hidden state"]
+    assert [row["silenced"] for row in rows[:4]] == ["nothing", "salient", "random", "difference"]
+    assert [row["score"] for row in rows[:4]] == ["0.6000", "0.5000", "0.5000", ""]
+    assert [row["interval"] for row in rows[:2]] == ["", "-0.2000, +0.0000"]
 
 
 def test_names_of_classes_are_no_formulas() -> None:
