@@ -13,17 +13,19 @@ import time
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from pipeline import storecli
-from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.progress import Terminal
 from store.errors import SalientError
+
+if TYPE_CHECKING:  # what help and usage errors do not need is imported by whoever needs it
+    from pipeline.config import RunConfig
+    from pipeline.progress import Terminal
 
 RUN, LOOK, SCORE, CLUSTER, STORE = "Run", "Look", "Score", "Cluster", "Store"
 """Groups of commands on the page of help."""
@@ -62,7 +64,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stand
 
 
 def _say(quiet: bool) -> Terminal:
+    from pipeline.progress import Terminal
+
     return Terminal(quiet=quiet)
+
+
+def _load(config: Path) -> RunConfig:
+    from pipeline.config import RunConfig
+
+    return RunConfig.load(config)
 
 
 def _print_json(data: Any) -> None:
@@ -89,7 +99,7 @@ def run(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> No
     """Extract, probe and consolidate; print the result tables. Run again to resume."""
     from pipeline import jobs
 
-    settings = RunConfig.load(config)
+    settings = _load(config)
     metrics = jobs.run(settings, say=_say(quiet))
     _show_metrics(Path(settings.run_dir), metrics, as_json=as_json)
 
@@ -99,7 +109,7 @@ def extract(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -
     """Compute the activations that the store lacks, and keep the labels beside them."""
     from pipeline import jobs
 
-    report = jobs.extract(RunConfig.load(config), say=_say(quiet))
+    report = jobs.extract(_load(config), say=_say(quiet))
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -111,7 +121,7 @@ def probe(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> 
     """Phase 1: fit one single-layer network per layer and task; write importance tables."""
     from pipeline import jobs
 
-    results = jobs.probe(RunConfig.load(config), say=_say(quiet))
+    results = jobs.probe(_load(config), say=_say(quiet))
     if as_json:
         _print_json([vars(result) for result in results])
         return
@@ -140,8 +150,8 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Rank a probed run's neurons in other ways than by weight; compare the rankings."""
-    settings = RunConfig.load(config)
-    from pipeline import ranktables
+    settings = _load(config)
+    from pipeline import ranktables, report
     from pipeline.runfolder import RunFolder
 
     options = ranktables.RankOptions(
@@ -151,10 +161,10 @@ def rank(
     )
     found = ranktables.rank(settings, tasks=tasks or (), options=options, say=_say(quiet))
     if as_json:
-        _print_json(ranktables.summary(found, rows=rows))
+        _print_json(report.ranking_summary(found, rows=rows))
         return
     for name, tables in found.items():
-        for table in ranktables.views(name, tables, rows=rows):
+        for table in report.ranking_views(name, tables, rows=rows):
             out.print(table, "")
         for kind in tables:
             path = ranktables.table_path(RunFolder(Path(settings.run_dir)), kind, name)
@@ -166,7 +176,7 @@ def consolidate(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = Fals
     """Phase 2: train cross-layer heads on salient slices, choose the depth, report the test."""
     from pipeline import jobs
 
-    settings = RunConfig.load(config)
+    settings = _load(config)
     metrics = jobs.consolidate(settings, say=_say(quiet))
     _show_metrics(Path(settings.run_dir), metrics, as_json=as_json)
 
@@ -198,7 +208,7 @@ def ablate(
     as_json: AsJson = False,
 ) -> None:
     """Silence a finished run's salient neurons in the backbone, and random ones; compare heads."""
-    settings = RunConfig.load(config)
+    settings = _load(config)
     from pipeline import ablation, report
 
     options = ablation.AblationOptions(
@@ -600,7 +610,7 @@ def demo(
     folder.mkdir(parents=True, exist_ok=True)
     config.write_text(text, encoding="utf-8")
     write_demo_tweets(folder / "tweets.csv")
-    settings = RunConfig.load(config)
+    settings = _load(config)
     metrics = jobs.run(settings, say=_say(quiet))
     _show_metrics(Path(settings.run_dir), metrics, as_json=False)
     run_dir, store = escape(str(folder / "run")), escape(str(folder / "activations"))

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import xarray as xr
 from numpy.typing import NDArray
 
 from pipeline.layersums import ROUNDING, Sums
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[Any]
 
@@ -183,6 +185,8 @@ def to_xarray(table: pa.Table) -> xr.Dataset:
         ``value``, ``rank`` (float: NaN where a ranking lacks a layer) and ``share``, each
         ``(layer, pooling, neuron, ranking)``.
     """
+    import xarray as xr  # late: half a second that only this function needs
+
     axes = ("layer", "pooling", "neuron", "ranking")
     frame = table.select([*axes, "value", "rank", "share"]).to_pandas()
     frame[["pooling", "ranking"]] = frame[["pooling", "ranking"]].astype(str)

@@ -11,29 +11,27 @@ Written into the run's folder::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
-from rich.table import Table
 
 from pipeline.cluster import map_tasks
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.design import StoreDesign
 from pipeline.errors import ConfigError, ProbeError
-from pipeline.jobs import open_run
+from pipeline.jobs import open_run, silent
 from pipeline.layersums import Columns, RankingTarget, Sums, layer_sums
 from pipeline.linear import Linear
 from pipeline.locking import one_at_a_time
 from pipeline.phase1 import is_complete, load_probe, probe_fingerprints, problem_of, read_rows
 from pipeline.probe import feature_importance, row_weights
-from pipeline.progress import advance
-from pipeline.rankings import RANKINGS, ranking_table, streamed_values
+from pipeline.progress import Say, advance
+from pipeline.rankings import ranking_table, streamed_values
 from pipeline.runfolder import RunFolder
 from pipeline.selectivity import selectivity
 from pipeline.stability import (
@@ -48,8 +46,6 @@ from store import ActivationStore
 from store.tables import read_json, write_table
 
 Array = NDArray[Any]
-Say = Callable[[str], None]
-KINDS = ("rankings", "overlaps", "stability", "selectivity")
 SHUFFLES = 5
 """Shuffles of the labels for the control, unless told."""
 DESIGN_BYTES = 1 << 30
@@ -80,7 +76,7 @@ class RankOptions:
 
 
 def table_path(folder: RunFolder, kind: str, task: str) -> Path:
-    """Where a task's table of a kind lies; ``kind`` is one of ``KINDS``."""
+    """Where a task's table of a kind lies; the module lists the kinds."""
     return folder.path / kind / f"{task}.parquet"
 
 
@@ -89,7 +85,7 @@ def rank(
     *,
     tasks: Sequence[str] = (),
     options: RankOptions | None = None,
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> dict[str, dict[str, pa.Table]]:
     """Rank the neurons of a probed run and write the tables.
 
@@ -100,7 +96,7 @@ def rank(
         say: told of progress.
 
     Returns:
-        task -> kind (see ``KINDS``) -> table; kinds that were not asked for are left out.
+        task -> kind (see the module) -> table; kinds that were not asked for are left out.
 
     Raises:
         ConfigError: an unknown task, or a top set larger than a layer.
@@ -257,104 +253,3 @@ def _task_tables(
         row = {"task": name, "layer": layer, "metric": problem.metric, **asdict(found)}
         tables["selectivity"] = pa.Table.from_pylist([row | {"shuffles": options.shuffles}])
     return tables
-
-
-# -- what people look at -------------------------------------------------------------------------
-
-
-def top_neurons(table: pa.Table, *, rows: int) -> list[dict[str, Any]]:
-    """The first neurons of a ranking table by their share of a layer's squared importance.
-
-    Returns:
-        ``layer``, ``pooling``, ``neuron``, ``share`` and ``ranks``: ranking -> rank in the layer.
-    """
-    names = table["ranking"].cast(pa.string())
-    first = table.filter(pc.equal(names, names[0]))
-    first = first.sort_by([("share", "descending"), ("layer", "ascending")]).slice(0, rows)
-    out = []
-    for row in first.select(["layer", "pooling", "neuron", "share"]).to_pylist():
-        same = pc.and_(
-            pc.and_(
-                pc.equal(table["layer"], row["layer"]), pc.equal(table["neuron"], row["neuron"])
-            ),
-            pc.equal(table["pooling"].cast(pa.string()), row["pooling"]),
-        )
-        ranks = table.filter(same).select(["ranking", "rank"]).to_pylist()
-        out.append(row | {"ranks": {entry["ranking"]: entry["rank"] for entry in ranks}})
-    return out
-
-
-def summary(found: Mapping[str, Mapping[str, pa.Table]], *, rows: int) -> dict[str, Any]:
-    """The result of :func:`rank` as JSON: the first neurons, and the other tables whole."""
-    return {
-        task: {
-            "neurons": top_neurons(tables["rankings"], rows=rows),
-            **{kind: tables[kind].to_pylist() for kind in KINDS[1:] if kind in tables},
-        }
-        for task, tables in found.items()
-    }
-
-
-def views(task: str, tables: Mapping[str, pa.Table], *, rows: int) -> Iterator[Table]:
-    """Tables for the terminal: first neurons, overlaps, stability and selectivity by layer."""
-    yield _neuron_view(task, top_neurons(tables["rankings"], rows=rows))
-    overlaps = tables["overlaps"].to_pylist()
-    own, expected = overlaps[0]["ranking"], overlaps[0]["expected"]
-    title = (
-        f"{task}: share of the top {overlaps[0]['top']} features in common with"
-        f" {RANKINGS[own].label}"
-        f" (Jaccard; random sets: {expected:.3f})"
-    )
-    with_own = [row | {"ranking": row["other"]} for row in overlaps if row["ranking"] == own]
-    yield _layer_view(title, with_own, "jaccard")
-    if "stability" in tables:
-        entries = tables["stability"].to_pylist()
-        title = (
-            f"{task}: stability of the top {entries[0]['top']} features over"
-            f" {entries[0]['replicates']} bootstrap replicates (1: always the same, 0: random)"
-        )
-        yield _layer_view(title, entries, "stability")
-    if "selectivity" in tables:
-        yield _selectivity_view(task, tables["selectivity"].to_pylist())
-
-
-def _neuron_view(task: str, neurons: Sequence[Mapping[str, Any]]) -> Table:
-    others = list(neurons[0]["ranks"])
-    table = Table(
-        title=f"{task}: neurons with the largest share of their layer's squared importance; rank"
-        " in the layer by each ranking",
-        title_justify="left",
-    )
-    for column in ("layer", "pool", "neuron", "share", *(RANKINGS[name].label for name in others)):
-        table.add_column(column, justify="left" if column == "pool" else "right")
-    for row in neurons:
-        cells = [str(row["layer"]), row["pooling"], str(row["neuron"]), f"{row['share']:.2%}"]
-        table.add_row(*cells, *(str(row["ranks"][name] + 1) for name in others))
-    return table
-
-
-def _layer_view(title: str, entries: Sequence[Mapping[str, Any]], value: str) -> Table:
-    """A row per layer, a column per ranking."""
-    names = list(dict.fromkeys(row["ranking"] for row in entries))
-    cells = {(row["layer"], row["ranking"]): row[value] for row in entries}
-    table = Table(title=title, title_justify="left")
-    for column in ("layer", *(RANKINGS[name].label for name in names)):
-        table.add_column(column, justify="right")
-    for layer in sorted({layer for layer, _ in cells}):
-        table.add_row(str(layer), *(f"{cells[layer, name]:.3f}" for name in names))
-    return table
-
-
-def _selectivity_view(task: str, entries: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(
-        title=f"{task}: {entries[0]['metric']} with labels and with shuffled ones (mean of"
-        f" {entries[0]['shuffles']} shuffles)",
-        title_justify="left",
-    )
-    columns = ("validation", "shuffled", "selectivity", "training", "training, shuffled")
-    for column in ("layer", *columns):
-        table.add_column(column, justify="right")
-    for row in entries:
-        keys = ("val", "val_control", "selectivity", "train", "train_control")
-        table.add_row(str(row["layer"]), *(f"{row[key]:.4f}" for key in keys))
-    return table

@@ -1,4 +1,4 @@
-"""Tables of results for the terminal, from ``metrics.json`` and its companions."""
+"""Tables of results for the terminal, from ``metrics.json``, its companions and rankings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.table import Table
 
 from pipeline.metrics import METRICS
+from pipeline.rankings import RANKINGS
 
 JSON = Mapping[str, Any]
 
@@ -330,3 +332,101 @@ def best_by_depth(rows: Sequence[JSON], metric: str) -> dict[tuple[str, int], JS
         if key not in best or sign * judged(row) > sign * judged(best[key]):
             best[key] = row
     return best
+
+
+def top_neurons(table: pa.Table, *, rows: int) -> list[dict[str, Any]]:
+    """The first neurons of a ranking table by their share of a layer's squared importance.
+
+    Returns:
+        ``layer``, ``pooling``, ``neuron``, ``share`` and ``ranks``: ranking -> rank in the layer.
+    """
+    names = table["ranking"].cast(pa.string())
+    first = table.filter(pc.equal(names, names[0]))
+    first = first.sort_by([("share", "descending"), ("layer", "ascending")]).slice(0, rows)
+    out = []
+    for row in first.select(["layer", "pooling", "neuron", "share"]).to_pylist():
+        same = pc.and_(
+            pc.and_(
+                pc.equal(table["layer"], row["layer"]), pc.equal(table["neuron"], row["neuron"])
+            ),
+            pc.equal(table["pooling"].cast(pa.string()), row["pooling"]),
+        )
+        ranks = table.filter(same).select(["ranking", "rank"]).to_pylist()
+        out.append(row | {"ranks": {entry["ranking"]: entry["rank"] for entry in ranks}})
+    return out
+
+
+def ranking_summary(found: Mapping[str, Mapping[str, pa.Table]], *, rows: int) -> dict[str, Any]:
+    """What `salient rank` made as JSON: the first neurons, and the other tables whole."""
+    return {
+        task: {
+            "neurons": top_neurons(tables["rankings"], rows=rows),
+            **{k: table.to_pylist() for k, table in tables.items() if k != "rankings"},
+        }
+        for task, tables in found.items()
+    }
+
+
+def ranking_views(task: str, tables: Mapping[str, pa.Table], *, rows: int) -> Iterator[Table]:
+    """Tables for the terminal: first neurons, overlaps, stability and selectivity by layer."""
+    yield _neuron_view(task, top_neurons(tables["rankings"], rows=rows))
+    overlaps = tables["overlaps"].to_pylist()
+    own, expected = overlaps[0]["ranking"], overlaps[0]["expected"]
+    title = (
+        f"{task}: share of the top {overlaps[0]['top']} features in common with"
+        f" {RANKINGS[own].label}"
+        f" (Jaccard; random sets: {expected:.3f})"
+    )
+    with_own = [row | {"ranking": row["other"]} for row in overlaps if row["ranking"] == own]
+    yield _layer_view(title, with_own, "jaccard")
+    if "stability" in tables:
+        entries = tables["stability"].to_pylist()
+        title = (
+            f"{task}: stability of the top {entries[0]['top']} features over"
+            f" {entries[0]['replicates']} bootstrap replicates (1: always the same, 0: random)"
+        )
+        yield _layer_view(title, entries, "stability")
+    if "selectivity" in tables:
+        yield _selectivity_view(task, tables["selectivity"].to_pylist())
+
+
+def _neuron_view(task: str, neurons: Sequence[Mapping[str, Any]]) -> Table:
+    others = list(neurons[0]["ranks"])
+    table = Table(
+        title=f"{task}: neurons with the largest share of their layer's squared importance; rank"
+        " in the layer by each ranking",
+        title_justify="left",
+    )
+    for column in ("layer", "pool", "neuron", "share", *(RANKINGS[name].label for name in others)):
+        table.add_column(column, justify="left" if column == "pool" else "right")
+    for row in neurons:
+        cells = [str(row["layer"]), row["pooling"], str(row["neuron"]), f"{row['share']:.2%}"]
+        table.add_row(*cells, *(str(row["ranks"][name] + 1) for name in others))
+    return table
+
+
+def _layer_view(title: str, entries: Sequence[Mapping[str, Any]], value: str) -> Table:
+    """A row per layer, a column per ranking."""
+    names = list(dict.fromkeys(row["ranking"] for row in entries))
+    cells = {(row["layer"], row["ranking"]): row[value] for row in entries}
+    table = Table(title=title, title_justify="left")
+    for column in ("layer", *(RANKINGS[name].label for name in names)):
+        table.add_column(column, justify="right")
+    for layer in sorted({layer for layer, _ in cells}):
+        table.add_row(str(layer), *(f"{cells[layer, name]:.3f}" for name in names))
+    return table
+
+
+def _selectivity_view(task: str, entries: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(
+        title=f"{task}: {entries[0]['metric']} with labels and with shuffled ones (mean of"
+        f" {entries[0]['shuffles']} shuffles)",
+        title_justify="left",
+    )
+    columns = ("validation", "shuffled", "selectivity", "training", "training, shuffled")
+    for column in ("layer", *columns):
+        table.add_column(column, justify="right")
+    for row in entries:
+        keys = ("val", "val_control", "selectivity", "train", "train_control")
+        table.add_row(str(row["layer"]), *(f"{row[key]:.4f}" for key in keys))
+    return table

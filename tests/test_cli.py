@@ -15,12 +15,28 @@ from pipeline.config import RunConfig
 from tests.conftest import RUN_TOML, write_mood_run
 
 
-def test_every_command_has_help_and_help_is_quick() -> None:
-    code = "import sys; sys.argv=['salient','--help']\nimport pipeline.cli as c\n"
-    code += "r = c.run_command()\nassert 'torch' not in sys.modules and r == 0"
-    text = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout
+@pytest.mark.parametrize(
+    ("arguments", "code", "unneeded"),
+    [
+        (["--help"], 0, {"pydantic", "torch", "dask", "rich.progress"}),
+        (["run"], 2, {"pipeline.config", "torch", "dask", "rich.progress"}),
+    ],
+)
+def test_help_and_usage_errors_import_little(
+    arguments: list[str], code: int, unneeded: set[str]
+) -> None:
+    script = f"""
+import sys
+import pipeline.cli
+assert pipeline.cli.run_command({arguments}) == {code}
+assert not {unneeded} & set(sys.modules), {unneeded} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["--help"]) == 0
+    text = capsys.readouterr().out
     for command in (
         "init", "run", "extract", "probe", "rank", "consolidate", "ablate", "score", "inspect",
         "demo", "store", "report", "explore",

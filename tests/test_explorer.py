@@ -28,7 +28,8 @@ def sources(finished_run: Path) -> Sources:
 
 def test_page_starts_at_the_most_important_neuron_and_follows_its_widgets(sources: Sources) -> None:
     page = Page(sources)
-    assert page.view() is not None
+    header, *panes = page.view()
+    assert "160 texts, 3 layers" in header.object and panes == [page.notice, page.tabs]
     task = sources.atlas.tasks[0]
     assert page.task.value == task
     first = sources.atlas.most_important(task, 1)[0][0]
@@ -93,7 +94,7 @@ def test_addresses_are_read_with_care(sources: Sources) -> None:
 
 def test_a_neuron_without_values_has_an_empty_plot() -> None:
     neuron = Neuron(0, "max", 1)
-    assert distribution_plot(None, neuron) is not None
+    assert len(distribution_plot(None, neuron)) == 0
     means, edges = np.array([np.nan]), np.linspace(0, 1, 5)
     one = Distribution(edges, (("a", 0),), np.zeros((1, 4)), means, 0.5)
     assert next(iter(distribution_plot(one, neuron))).label == "a (0)"

@@ -78,7 +78,10 @@ def test_values_top_and_distribution_are_those_of_the_numbers(
         np.testing.assert_allclose(found.shares[i], expected)
     level = atlas.distribution(atlas.values(Neuron(0, "mean", 0)), "level")
     assert level is not None and level.correlation == pytest.approx(1.0, abs=1e-6)
-    assert atlas.distribution(values) is not None
+    every = atlas.distribution(values)
+    assert every is not None and every.names == (("all samples", len(values)),)
+    assert every.means[0] == pytest.approx(values.mean(), rel=1e-5)
+    np.testing.assert_allclose(every.shares[0], np.histogram(values, every.edges)[0] / len(values))
     assert atlas.texts.label_names("mood", [0, 1, 2]) == ["<i>a</i>", "<i>b</i>", ""]
 
 

@@ -38,6 +38,7 @@ from pipeline.rankings import (
     streamed_values,
     to_xarray,
 )
+from pipeline.report import ranking_views
 from pipeline.runfolder import RunFolder
 from pipeline.targets import Rows, load_target
 from store import ActivationStore
@@ -225,7 +226,7 @@ def test_an_l1_probe_is_a_ranking_of_its_own(tmp_path: Path, tiny_bert: Path) ->
         dataset["value"].sel(layer=2, ranking="l1").values.ravel(), np.abs(weights["weights"][0])
     )
     assert "l2" not in dataset["ranking"] and "l1" not in found["stability"]["ranking"].to_pylist()
-    assert list(ranktables.views("mood", found, rows=2))
+    assert list(ranking_views("mood", found, rows=2))
     with pytest.raises(ConfigError, match=r"probe.penalty = 'l2', not 'l1'"):
         ranktables.rank(config, options=ranktables.RankOptions(shuffles=2))
 
