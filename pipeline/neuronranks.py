@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.reportdata import importance_cube
 from pipeline.runfolder import RunFolder
+from pipeline.selection import importance_shares
 from store.schema import StoreSchema
 from store.tables import read_table
 
@@ -90,19 +91,17 @@ class RankTables:
     def rank(self, task: str, layer: int, feature: int) -> Rank:
         """A feature's place in its layer."""
         row = self.importance[task][layer]
-        squared = np.square(row)
         return Rank(
             task,
             1 + int((row > row[feature]).sum()),
             len(row),
-            float(squared[feature] / max(float(squared.sum()), 1e-300)),
+            float(importance_shares(row)[feature]),
             {name: int(r[layer, feature]) for name, r in self.others.get(task, {}).items()},
         )
 
     def first(self, task: str, count: int) -> Iterator[tuple[int, int, float]]:
         """Layer, feature and share of the layer's squared importance, largest shares first."""
-        squared = np.square(self.importance[task])
-        share = squared / np.maximum(squared.sum(axis=1, keepdims=True), 1e-300)
+        share = np.stack([importance_shares(layer) for layer in self.importance[task]])
         for place in np.argsort(-share, axis=None, kind="stable")[:count]:
             layer, feature = divmod(int(place), share.shape[1])
             yield layer, feature, float(share[layer, feature])

@@ -80,7 +80,7 @@ def test_values_top_and_distribution_are_those_of_the_numbers(
     assert level is not None and level.correlation == pytest.approx(1.0, abs=1e-6)
     every = atlas.distribution(values)
     assert every is not None and every.names == (("all samples", len(values)),)
-    assert every.means[0] == pytest.approx(values.mean(), rel=1e-5)
+    assert every.means[0] == pytest.approx(values.mean(dtype=np.float64))
     np.testing.assert_allclose(every.shares[0], np.histogram(values, every.edges)[0] / len(values))
     assert atlas.texts.label_names("mood", [0, 1, 2]) == ["<i>a</i>", "<i>b</i>", ""]
 
