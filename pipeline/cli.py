@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -651,6 +650,8 @@ def _show_metrics(
 
 
 def _packaged(name: str) -> str:
+    from importlib import resources
+
     return resources.files("pipeline").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from pipeline.cluster import map_tasks
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.design import StoreDesign
 from pipeline.errors import ConfigError, ProbeError
-from pipeline.jobs import open_run, silent
+from pipeline.jobs import open_run
 from pipeline.layersums import Columns, RankingTarget, Sums, layer_sums
 from pipeline.linear import Linear
 from pipeline.locking import one_at_a_time
@@ -85,7 +85,7 @@ def rank(
     *,
     tasks: Sequence[str] = (),
     options: RankOptions | None = None,
-    say: Say = silent,
+    say: Say = lambda _: None,
 ) -> dict[str, dict[str, pa.Table]]:
     """Rank the neurons of a probed run and write the tables.
 

@@ -106,6 +106,7 @@ class TokenReader:
         backbone = Backbone.load(
             model or _on_this_machine(settings),
             dtype=settings.dtype,
+            device="auto",
             ffn_site=settings.ffn_site,
             max_length=settings.max_length,
             last_layer=max(schema.array("ffn").layers),
