@@ -10,10 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.heads import Head
-from pipeline.runfolder import SCORE_CARD, RunFolder, read_card, read_metrics
+from pipeline.runfolder import SCORE_CARD, RunFolder, read_card, read_metrics, run_config
 from store import ActivationStore
 from store.tables import read_json
 
@@ -120,7 +119,7 @@ def _parquet(path: Path) -> Facts:
 
 
 def _config(path: Path) -> Facts:
-    config = RunConfig.load(path)
+    config = run_config(path)
     return {
         "kind": "config",
         "fingerprint": config.fingerprint,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +95,44 @@ def test_the_index_names_what_exists() -> None:
         text = (ROOT / package / f"{module}.py").read_text()
         defined = re.search(rf"^(class |def |from .* import )?{name}\b", text, re.M)
         assert defined, f"{package}.{module}.{name}"
+
+
+def parameters(module: ast.Module) -> dict[str, set[str]]:
+    """Names of arguments of a module's functions, and of its dataclasses' fields."""
+    found = {}
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef) and node.args.kwarg is None:
+            every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            found[node.name] = {argument.arg for argument in every}
+        elif isinstance(node, ast.ClassDef) and "dataclass" in map(callee, node.decorator_list):
+            fields = (one.target for one in node.body if isinstance(one, ast.AnnAssign))
+            found[node.name] = {ast.unparse(field) for field in fields}
+    return found
+
+
+def callee(node: ast.expr) -> str:
+    return ast.unparse(node.func if isinstance(node, ast.Call) else node)
+
+
+def examples(docstring: str) -> Iterator[ast.Module]:
+    """The indented blocks that are Python."""
+    for block in re.findall(r"(?:^(?: {4}.*)?\n)+", docstring + "\n", re.M):
+        with contextlib.suppress(SyntaxError):
+            yield ast.parse(textwrap.dedent(block))
+
+
+def test_examples_give_arguments_that_exist() -> None:
+    num_checked = 0
+    for path in MODULES:
+        module = ast.parse(path.read_text())
+        known = parameters(module)
+        for example in examples(ast.get_docstring(module) or ""):
+            for node in ast.walk(example):
+                if isinstance(node, ast.Call) and callee(node) in known:
+                    given = {keyword.arg for keyword in node.keywords}
+                    assert given <= known[callee(node)], f"{path}: {ast.unparse(node)}"
+                    num_checked += 1
+    assert num_checked > 20
 
 
 def test_docstrings_hold_no_bare_html() -> None:
