@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.heads import Head
 from pipeline.metrics import METRICS
 from pipeline.runfolder import RunFolder, read_card, read_metrics
+from pipeline.scorefolder import DRIFT
 from pipeline.targets import load_target
 from store import ActivationStore
 from store.errors import SalientError
@@ -32,8 +33,6 @@ Array = NDArray[Any]
 JSON = Mapping[str, Any]
 CALIBRATION_BINS = 10
 MIN_BIN_ROWS = 20
-DRIFT = "_drift"
-"""Folder of drift reports within a folder of scores."""
 
 
 @dataclass(frozen=True)
