@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +28,7 @@ from pipeline.scorer import Scorer
 from pipeline.scoring import ScoreOptions, score_files
 from store.tables import read_json, write_json
 from tests.conftest import write_mood_csv, write_mood_run
+from tests.made_dumps import scores
 from tests.made_heads import make_head
 from tests.tiny_models import FFN_WIDTH, TEXTS
 
@@ -171,11 +171,6 @@ def planned(run: Path, *tasks: str) -> Plan:
 
 def deepest(run: Path, *tasks: str) -> Plan:
     return choosing.apply(planned(run, *tasks))
-
-
-def scores(folder: Path) -> pa.Table:
-    parts = [pq.read_table(f, partitioning=None) for f in sorted(folder.glob("date=*/*.parquet"))]
-    return pa.concat_tables(parts).sort_by("id").combine_chunks()
 
 
 def test_scoring_a_run_with_its_cascade(own_run: Path, tmp_path: Path) -> None:

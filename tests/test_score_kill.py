@@ -19,8 +19,16 @@ import pytest
 
 from pipeline.scoring import score_files
 from tests.conftest import RUN_TOML
-from tests.test_score import assert_same_scores, quarantine, scores
-from tests.test_tweets import REAL_COUNTS, jsonl, needs_raw, real_objects, v1
+from tests.made_dumps import (
+    REAL_COUNTS,
+    assert_same_scores,
+    jsonl,
+    needs_raw,
+    quarantine,
+    real_objects,
+    scores,
+    v1,
+)
 from tests.tiny_heads import write_heads
 
 ROOT = Path(__file__).parents[1]
