@@ -44,7 +44,6 @@ from store import ActivationStore
 from store.tables import read_arrays
 
 Array = NDArray[Any]
-Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
 Computed = TypeVar("Computed")
 PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
@@ -90,20 +89,20 @@ class _Batch:
 
 
 def ahead(
-    items: Iterable[Item],
-    prepare: Callable[[Item], Prepared],
+    tables: Iterable[pa.Table],
+    prepare: Callable[[pa.Table], Prepared],
     compute: Callable[[Prepared], Computed],
 ) -> Iterator[Computed]:
-    """``compute(prepare(item))`` of each item, in order, up to three items ahead of the caller.
+    """``compute(prepare(table))`` of each table, in order, up to three tables ahead of the caller.
 
     Reading and preparing run in one thread, computing in another with all cores; what any of them
     raises is raised here, once the results before it have been handed out.
     """
-    source = iter(items)
+    source = iter(tables)
 
     def read() -> tuple[Prepared] | None:
-        item = next(source, None)
-        return None if item is None else (prepare(item),)
+        table = next(source, None)
+        return None if table is None else (prepare(table),)
 
     def run(reading: Future[tuple[Prepared] | None]) -> tuple[Computed] | None:
         prepared = reading.result()

@@ -196,6 +196,8 @@ def test_drift_counts_different_texts_by_date(heads: list[Head], whole: Backbone
         "2024-01-02": 1,
         "unknown": 1,
     }
+    nothing = pa.Table.from_batches([], schema=rows([]).schema)
+    assert scorer.score_table(nothing).drift.dates == {}
 
 
 def test_golden_outputs_are_checked(heads: list[Head], whole: Backbone) -> None:
