@@ -54,8 +54,9 @@ def write_run(folder: Path, model: Path, settings: str) -> Path:
 
 
 def command(config: Path, inputs: list[Path], output: Path) -> list[str]:
-    words = [sys.executable, "-m", "pipeline", "score", *map(str, inputs), "--run", str(config)]
-    return [*words, "--out", str(output), "--json", "--max-errors", "1"]
+    """The words after ``salient``."""
+    words = ["score", *map(str, inputs), "--run", str(config), "--out", str(output)]
+    return [*words, "--json", "--max-errors", "1", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +92,9 @@ def whole(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_and_kill(place: Place, output: Path, point: str, number: int) -> bool:
-    """Score; whether it was killed at the point rather than ended, which it may not do otherwise.
-
-    Whatever it leaves, no id is there twice.
-    """
-    words = command(*place, output)[3:]
-    process = CONTEXT.Process(target=score_and_die, args=([*words, "--quiet"], point, number))
+    """Score; whether it was killed at the point before it ended. No id is there twice then."""
+    words = command(*place, output)
+    process = CONTEXT.Process(target=score_and_die, args=(words, point, number))
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
@@ -157,7 +155,10 @@ def repeated(name: str, count: int) -> Iterator[bytes]:
 def peak_mib(words: list[str]) -> tuple[float, dict[str, Any]]:
     """Peak resident memory of a command, and the JSON object that it prints last."""
     process = subprocess.Popen(
-        [*words, "--quiet"], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pipeline", *words],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     with process.stdout:
