@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,15 @@ from hypothesis import HealthCheck, given, settings
 
 from pipeline.cli import run_command
 from pipeline.config import NormaliseConfig, RunConfig
+from pipeline.drift import Drift
 from pipeline.errors import ConfigError, ScoreError
+from pipeline.filters import Filters
 from pipeline.heads import Head
+from pipeline.inputs import InputOptions
 from pipeline.runfolder import RunFolder
-from pipeline.score import IncompleteScores
-from pipeline.scorer import Scorer
+from pipeline.score import IncompleteScores, ScoreRun
+from pipeline.scorefolder import open_scores
+from pipeline.scorer import Compute, Scored, Scorer
 from pipeline.scorereport import OUTCOMES, ScoreReport
 from pipeline.scoring import ScoreOptions, score_files
 from pipeline.targets import load_target
@@ -52,6 +56,7 @@ from tests.made_dumps import (
 from tests.tiny_heads import write_heads
 
 Score = Callable[..., ScoreReport]
+ROW_COLUMNS = ("id", "created_at", "source_file", "text_hash")
 OPTIONS = {field.name for field in fields(ScoreOptions)}
 
 
@@ -431,6 +436,57 @@ def test_rows_wait_for_files_of_some_size(score: Score, tmp_path: Path) -> None:
     report = score(dump, output=tmp_path / "tight", block_rows=16, buffer_rows=100)
     assert 20 < report.files_written <= 200
     assert_same_scores(scores(tmp_path / "tight"), scores(tmp_path / "out"))
+
+
+def compute_up_to(stop: int | None) -> Compute:
+    """Reads all there is ahead of its first result, and fails at a table; no model."""
+
+    def compute(works: Iterable[tuple[Any, pa.Table]]) -> Iterator[tuple[Any, Scored]]:
+        for number, (work, table) in enumerate(list(works)):
+            if number == stop:
+                raise ScoreError("stopped")
+            columns = {name: table[name] for name in ROW_COLUMNS}
+            columns["n_tokens"] = pa.array([3] * len(table), pa.int32())
+            columns["truncated"] = pa.array([False] * len(table))
+            columns["of"] = table["text_hash"]
+            yield work, Scored(pa.table(columns), Drift())
+
+    return compute
+
+
+def run_without_model(inputs: list[Path], output: Path, stop: int | None) -> ScoreReport:
+    report = ScoreReport(str(output), "made")
+    with open_scores(output, {"fingerprint": "made"}, buffer_rows=20) as folder:
+        options, filters = InputOptions(block_rows=8), Filters.of()
+        ScoreRun(
+            folder, report, options=options, filters=filters, cache_texts=30,
+            compute=compute_up_to(stop),
+        ).run(inputs)  # fmt: skip
+    check_balance(report)
+    return report
+
+
+def test_a_run_that_stops_at_any_block_is_completed(tmp_path: Path) -> None:
+    tweets = [v1(i, text=f"dog {i % 37}") for i in range(100)]
+    spans = ((0, 40), (30, 40), (35, 70), (60, 100))  # the second has no new row
+    inputs = [write_tweets(tmp_path / f"{a}-{b}", tweets[a:b]) for a, b in spans]
+    inputs[2].write_bytes(inputs[2].read_bytes() + b"{bad\n")
+    stop, stopped = 0, True
+    while stopped:
+        output = tmp_path / f"out{stop}"
+        try:
+            run_without_model(inputs, output, stop)
+            stopped = False
+        except ScoreError:
+            run_without_model(inputs, output, None)
+        found = scores(output)
+        assert found["id"].to_pylist() == [tweet["id_str"] for tweet in tweets]
+        assert found["of"].equals(found["text_hash"])
+        assert found["text_hash"].to_pylist() == [text_hash(tweet["text"]) for tweet in tweets]
+        assert len(quarantine(output)) == 1
+        assert run_without_model(inputs, output, 0).to_dict()["inputs"]["unchanged"] == 4
+        stop += 1
+    assert stop > 12, "one for every block"
 
 
 def test_a_lost_ledger_is_made_again(score: Score, tmp_path: Path) -> None:
