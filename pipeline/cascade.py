@@ -28,7 +28,7 @@ from pipeline.driftreport import THRESHOLD
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head
 from pipeline.runfolder import RunFolder
-from pipeline.scorer import Scored, Scorer, ahead, head_columns, load_backbone
+from pipeline.scorer import Carried, Scored, Scorer, ahead, head_columns, load_backbone
 from store.tables import read_json, write_json
 
 Array = NDArray[Any]
@@ -173,7 +173,13 @@ class CascadeScorer:
 
     def score(self, tables: Iterable[pa.Table]) -> Iterator[Scored]:
         """Score tables of rows, read and computed ahead of the caller."""
-        return ahead(tables, lambda table: table, self.score_table)
+        return (scored for _, scored in self.score_along((None, table) for table in tables))
+
+    def score_along(
+        self, works: Iterable[tuple[Carried, pa.Table]]
+    ) -> Iterator[tuple[Carried, Scored]]:
+        """Score tables of rows; each comes back with what went in with it."""
+        return ahead(works, lambda work: work, lambda work: (work[0], self.score_table(work[1])))
 
     def score_table(self, table: pa.Table) -> Scored:
         """Score one table of rows; the rows of a text take the same way."""

@@ -330,53 +330,96 @@ def plan(
         out.print(f"written: {escape(str(path))}")
 
 
+HEADS, READING, FILTERS = "What scores", "How files are read", "Which rows"
+"""Groups of options on the page of help of ``score``."""
+
+RunPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", help="A run folder, or the TOML file of a finished run.", rich_help_panel=HEADS
+    ),
+]
+HeadFolders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--heads",
+        help="Instead: a head folder; may be repeated, one for each task.",
+        rich_help_panel=HEADS,
+    ),
+]
+ScoredTasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="Score this task only; may be repeated.", rich_help_panel=HEADS),
+]
+EarlyLeave = Annotated[
+    bool,
+    typer.Option(
+        "--cascade",
+        help="Let easy texts leave early, as salient plan has found.",
+        rich_help_panel=HEADS,
+    ),
+]
+Format = Annotated[
+    str,
+    typer.Option(help="auto, tweets, csv, tsv, jsonl, parquet or text.", rich_help_panel=READING),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the text, in files of texts; default `text`.", rich_help_panel=READING
+    ),
+]
+IdColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the id; default `id` if any, else file name and line.",
+        rich_help_panel=READING,
+    ),
+]
+Languages = Annotated[
+    list[str] | None,
+    typer.Option("--lang", help="This language only; may be repeated.", rich_help_panel=FILTERS),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(help="Only tweets from this date or time (UTC) on.", rich_help_panel=FILTERS),
+]
+Until = Annotated[
+    str | None, typer.Option(help="Only tweets before this date or time.", rich_help_panel=FILTERS)
+]
+Retweets = Annotated[
+    str | None,
+    typer.Option(
+        help="keep (default), drop, or only: nothing but retweets.", rich_help_panel=FILTERS
+    ),
+]
+MaxErrors = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of unreadable lines that is no failure: 0.05."),
+]
+
+
+# A command's options are its parameters: a limit on their number is for other functions.
 @app.command(rich_help_panel=SCORE)
 def score(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Tweet dumps or files of texts.")
     ],
-    run_path: Annotated[
-        Path | None,
-        typer.Option("--run", help="A run folder, or the TOML file of a finished run."),
-    ] = None,
-    heads: Annotated[
-        list[Path] | None,
-        typer.Option("--heads", help="Instead: a head folder; may be repeated, one for each task."),
-    ] = None,
+    run_path: RunPath = None,
+    heads: HeadFolders = None,
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for date=…/*.parquet.")
     ] = None,
-    tasks: Annotated[
-        list[str] | None, typer.Option("--task", help="Score this task only; may be repeated.")
-    ] = None,
-    format: Annotated[
-        str, typer.Option(help="auto, tweets, csv, tsv, jsonl, parquet or text.")
-    ] = "auto",
-    text: Annotated[
-        str | None, typer.Option(help="Column of the text, in files of texts; default `text`.")
-    ] = None,
-    id: Annotated[
-        str | None,
-        typer.Option(help="Column of the id; default `id` if any, else file name and line."),
-    ] = None,
-    languages: Annotated[
-        list[str] | None, typer.Option("--lang", help="This language only; may be repeated.")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only tweets from this date or time (UTC) on.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Only tweets before this date or time.")] = None,
-    retweets: Annotated[
-        str | None, typer.Option(help="keep (default), drop, or only: nothing but retweets.")
-    ] = None,
-    max_errors: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Share of unreadable lines that is no failure: 0.05."),
-    ] = None,
-    cascade: Annotated[
-        bool,
-        typer.Option("--cascade", help="Let easy texts leave early, as salient plan has found."),
-    ] = False,
+    tasks: ScoredTasks = None,
+    format: Format = "auto",
+    text: TextColumn = None,
+    id: IdColumn = None,
+    languages: Languages = None,
+    since: Since = None,
+    until: Until = None,
+    retweets: Retweets = None,
+    max_errors: MaxErrors = None,
+    cascade: EarlyLeave = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and count; run no model, write nothing.")
     ] = False,
@@ -386,24 +429,27 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score texts or tweets into Parquet by date; run again to resume, nothing is done twice."""
-    from pipeline import scoring
     from pipeline.score import IncompleteScores
+    from pipeline.scoring import ScoreOptions, score_files
 
+    options = ScoreOptions(
+        heads=heads or (),
+        tasks=tasks or (),
+        format=format,
+        text=text,
+        id=id,
+        model=model,
+        device=device,
+        cascade=cascade,
+        dry_run=dry_run,
+    )
     failure = None
     try:
-        report = scoring.score_files(
+        report = score_files(
             inputs,
             run_path,
             output,
-            heads=heads or (),
-            tasks=tasks or (),
-            format=format,
-            text=text,
-            id=id,
-            model=model,
-            device=device,
-            cascade=cascade,
-            dry_run=dry_run,
+            options=options,
             say=_say(quiet),
             languages=tuple(languages or ()),
             since=since,

@@ -1,7 +1,7 @@
 """Score on workers: tables of rows go out and come back as files on the shared disk.
 
-    with computing(scorer, config, recipe, output, say) as compute:
-        for scored in compute(tables):              # as of ``Scorer.score``, in the same order
+    with computing(scorer.score_along, config, recipe, output, say) as compute:
+        for work, scored in compute(works):         # as of ``Scorer.score_along``
             ...
 
 A table's results depend on its own texts, and in their last bits on a worker's number of cores; so
@@ -17,25 +17,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 
 from pipeline.config import RunConfig
 from pipeline.drift import Drift
-from pipeline.scorer import Scored, Scorer
+from pipeline.scorer import Carried, Compute, Scored, Scorer
 from pipeline.session import Session, connected
 from store.tables import read_json, write_json
 
 SCRATCH = ".tables-"
-Compute = Callable[[Iterable[pa.Table]], Iterator[Scored]]
-
-
-class Scores(Protocol):
-    """A scorer, or what stands for one."""
-
-    def score(self, tables: Iterable[pa.Table]) -> Iterator[Scored]:
-        """Score tables of rows, in order."""
 
 
 @dataclass(frozen=True)
@@ -57,39 +48,49 @@ class ScoreRecipe:
 
 @contextmanager
 def computing(
-    scorer: Scores | None,
+    here: Compute | None,
     config: RunConfig | None,
     recipe: ScoreRecipe,
     output: Path,
     say: Callable[[str], None],
 ) -> Iterator[Compute | None]:
-    """What computes scores: the scorer itself, or the workers of the run's cluster.
+    """What computes scores: this process, or the workers of the run's cluster.
 
     Args:
-        scorer: of this process; None in a dry run.
+        here: the scorer's method of this process; None in a dry run.
         config: the run, whose ``[cluster]`` says where; None: here.
         recipe: the scorer's heads and model.
         output: folder of scores, on the shared disk; tables under way lie in it for a while.
         say: called with a line for what happens to workers.
     """
-    if scorer is None or config is None or config.cluster.kind == "local":
-        yield None if scorer is None else scorer.score
+    if here is None or config is None or config.cluster.kind == "local":
+        yield here
         return
     scratch = output / f"{SCRATCH}{recipe.run}"
     inputs = list(recipe.heads)
     with connected(config.cluster, folders=[output], inputs=inputs, say=say) as session:
         scratch.mkdir(mode=0o700)
+
+        def there(works: Iterable[tuple[Carried, pa.Table]]) -> Iterator[tuple[Carried, Scored]]:
+            return _score(session, recipe, scratch, works)
+
         try:
-            yield lambda tables: _score(session, recipe, scratch, tables)
+            yield there
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _score(
-    session: Session, recipe: ScoreRecipe, scratch: Path, tables: Iterable[pa.Table]
-) -> Iterator[Scored]:
+    session: Session,
+    recipe: ScoreRecipe,
+    scratch: Path,
+    works: Iterable[tuple[Carried, pa.Table]],
+) -> Iterator[tuple[Carried, Scored]]:
+    away: dict[int, Carried] = {}  # number of a table -> what goes along, which stays here
+
     def tasks() -> Iterator[tuple[ScoreRecipe, str]]:
-        for number, table in enumerate(tables):
+        for number, (carried, table) in enumerate(works):
+            away[number] = carried
             path = scratch / f"{number:08d}"
             _write(path.with_suffix(".rows"), table)
             yield recipe, str(path)
@@ -100,10 +101,11 @@ def _score(
         while wanted in ready:
             ready.remove(wanted)
             path = scratch / f"{wanted:08d}"
-            yield Scored(
+            scored = Scored(
                 _read(path.with_suffix(".scores")),
                 Drift.from_dict(read_json(path.with_suffix(".drift"))),
             )
+            yield away.pop(wanted), scored
             for suffix in (".rows", ".scores", ".drift"):
                 path.with_suffix(suffix).unlink()
             wanted += 1

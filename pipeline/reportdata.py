@@ -22,6 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.heads import Head
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
+from pipeline.scorefolder import DRIFT
 from pipeline.targets import load_target
 from store import ActivationStore
 from store.errors import SalientError
@@ -31,8 +32,6 @@ Array = NDArray[Any]
 JSON = Mapping[str, Any]
 RELIABILITY_BINS = 10
 MIN_BIN_ROWS = 20
-DRIFT = "_drift"
-"""Folder of drift reports within a folder of scores."""
 
 
 @dataclass(frozen=True)

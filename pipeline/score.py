@@ -2,15 +2,19 @@
 
 A ``ScoreRun`` reads files in blocks, leaves out what the filters leave out and what is scored
 already, has the different texts computed, and hands the rows to the folder of scores, which writes
-them. Reading runs in another thread, ahead of computing. A killed run loses nothing and doubles
-nothing: the next one reads the files again that were not finished, and scores what is missing.
+them. A killed run loses nothing and doubles nothing: the next one reads the files again that were
+not finished, and scores what is missing.
+
+    files        -> (Work, texts)         _works: a thread that reads ahead
+    texts        -> Scored                compute: threads or workers; the Work goes along
+    Work, Scored -> rows                  _with_scores: the caller's thread
+    rows         -> folder of scores      _write: the caller's thread
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +29,12 @@ from pipeline.heads import Head
 from pipeline.inputs import TWEETS, InputBlock, InputOptions, content_digest, detect, input_key
 from pipeline.inputs import read_blocks as read_input_blocks
 from pipeline.scorefolder import ScoreFolder
-from pipeline.scorer import Scored, heads_fingerprint
+from pipeline.scorer import Compute, Scored, heads_fingerprint
 from pipeline.scorereport import Counts, InputReport, ScoreReport, reason_kind
 from pipeline.streams import readable
-from pipeline.textcache import Plan, TextCache
+from pipeline.textcache import CachePlan, TextCache
 
 SAY_EVERY_S = 5.0
-Compute = Callable[[Iterable[pa.Table]], Iterator[Scored]]
-"""``Scorer.score``: tables of rows with different texts -> their results, in order."""
 
 
 class IncompleteScores(ScoreError):
@@ -62,22 +64,31 @@ def score_card(heads: Sequence[Head]) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """New rows of one block, on their way to the folder."""
-
-    input_number: int
-    rows: pa.Table
-    plan: Plan
-    counts: Counts
-
-
-@dataclass(frozen=True)
 class _End:
-    """An input was read to its end; its rows came before."""
+    """A file was read to its end."""
 
     input_number: int
     key: str
     counts: Counts
+
+
+@dataclass(frozen=True)
+class Work:
+    """New rows of one block, on their way to the folder.
+
+    Attributes:
+        input_number: of their file.
+        rows: the rows; at least one.
+        plan: where the predictions of their texts come from.
+        counts: of their file.
+        ended: the files that ended before this block and after the last one that had new rows.
+    """
+
+    input_number: int
+    rows: pa.Table
+    plan: CachePlan
+    counts: Counts
+    ended: tuple[_End, ...]
 
 
 class ScoreRun:
@@ -111,26 +122,29 @@ class ScoreRun:
         self._cache = TextCache(max_texts=cache_texts)
         self._compute = compute
         self._say = say
-        self._waiting: deque[_Rows | _End] = deque()
+        self._ended: list[_End] = []
         self.drift = Drift()
         """Of all texts computed."""
 
     def run(self, paths: Sequence[Path]) -> None:
         """Score files, one after another."""
         started = said = time.monotonic()
-        for scored in self._results(self._tables(paths)):
-            self._take(scored)
+        for work, table in self._results(self._works(paths)):
+            self._write(work, table)
             now = time.monotonic()
             if now - said >= SAY_EVERY_S:
                 said = now
                 self._say(self._progress(now - started))
-        self._take_ends()
+        self._finish(self._ended)
 
-    def _results(self, tables: Iterator[pa.Table]) -> Iterator[Scored | None]:
-        """What is computed for each table; nothing in a dry run."""
+    def _results(self, works: Iterator[tuple[Work, pa.Table]]) -> Iterator[tuple[Work, pa.Table]]:
+        """The rows of every block with their scores; in a dry run without."""
         if self._compute is None:
-            return (None for _ in tables)
-        return self._compute(tables)
+            for work, _ in works:
+                yield work, work.rows
+        else:
+            for work, scored in self._compute(works):
+                yield work, self._with_scores(work, scored)
 
     def _progress(self, elapsed_s: float) -> str:
         report = self._report
@@ -142,8 +156,8 @@ class ScoreRun:
 
     # ------------------------------------------------- reading, in the thread that computes ahead
 
-    def _tables(self, paths: Sequence[Path]) -> Iterator[pa.Table]:
-        """Rows with a new text each, block by block; the blocks wait in ``_waiting``."""
+    def _works(self, paths: Sequence[Path]) -> Iterator[tuple[Work, pa.Table]]:
+        """Every block with new rows, and those of its rows whose text is to be computed."""
         for number, path in enumerate(paths):
             entry = InputReport(readable(str(path)))
             self._report.inputs.append(entry)
@@ -154,7 +168,7 @@ class ScoreRun:
                 entry.state, entry.problem = "failed", str(error)
                 self._say(f"failed: {error}")
 
-    def _read(self, number: int, path: Path, entry: InputReport) -> Iterator[pa.Table]:
+    def _read(self, number: int, path: Path, entry: InputReport) -> Iterator[tuple[Work, pa.Table]]:
         before = _state_of_file(path)
         entry.content = content_digest(path)
         entry.kind = detect(path, self._options)
@@ -165,15 +179,20 @@ class ScoreRun:
             entry.state, entry.counts = "unchanged", counts
             return
         for block in read_input_blocks(path, entry.kind, self._options):
-            yield from self._plan(number, block, entry)
+            new = self._new_rows(number, block, entry)
+            if len(new):
+                plan = self._cache.plan(new["text_hash"].to_pylist())
+                ended, self._ended = tuple(self._ended), []
+                work = Work(number, new, plan, entry.counts, ended)
+                yield work, new.take(pa.array(plan.new, pa.int64()))
         entry.state = "read"
         if _state_of_file(path) == before:
-            self._waiting.append(_End(number, key, entry.counts))
+            self._ended.append(_End(number, key, entry.counts))
         else:
             self._say(f"{path}: changed while it was read; the next run reads it again")
 
-    def _plan(self, number: int, block: InputBlock, entry: InputReport) -> Iterator[pa.Table]:
-        """Count a block; yield those of its rows whose text is to be computed."""
+    def _new_rows(self, number: int, block: InputBlock, entry: InputReport) -> pa.Table:
+        """Count a block; its rows that are to be scored."""
         kept, left_out = self._filters.apply(block.rows)
         new, bad, counts = self._folder.sort_out(kept, ids_are_exact=entry.kind == TWEETS)
         for unreadable in (block.bad, bad):
@@ -185,35 +204,32 @@ class ScoreRun:
         counts.update({f"filtered/{reason}": count for reason, count in left_out.items()})
         counts["scored"] += len(new)
         entry.counts.update(counts)
-        if len(new):
-            plan = self._cache.plan(new["text_hash"].to_pylist())
-            self._waiting.append(_Rows(number, new, plan, entry.counts))
-            yield new.take(plan.new)
+        return new
 
-    # ------------------------------------------------------------------ writing
+    # ------------------------------------------------------------------ scores and writing
 
-    def _take(self, scored: Scored | None) -> None:
-        """Hand the next block's rows to the folder."""
-        self._take_ends()
-        block = self._waiting.popleft()
-        assert isinstance(block, _Rows)
-        if scored is None:
-            self._folder.add(block.rows, block.input_number)
-            return
+    def _with_scores(self, work: Work, scored: Scored) -> pa.Table:
+        """The rows of a block with the predictions of their texts, as they are written."""
         self.drift += scored.drift
         predictions = scored.table.drop_columns(list(_OF_ROWS))
-        block.counts["computed"] += len(predictions)
-        table = self._scores(block.rows, self._cache.resolve(block.plan, predictions))
-        blank = [not (text or "").strip() for text in block.rows["text"].to_pylist()]
-        block.counts["empty"] += sum(blank)
-        block.counts["truncated"] += int(pc.sum(table["truncated"]).as_py() or 0)
-        self._folder.add(table, block.input_number)
+        work.counts["computed"] += len(predictions)
+        table = self._scores(work.rows, self._cache.resolve(work.plan, predictions))
+        blank = [not (text or "").strip() for text in work.rows["text"].to_pylist()]
+        work.counts["empty"] += sum(blank)
+        work.counts["truncated"] += int(pc.sum(table["truncated"]).as_py() or 0)
+        return table
 
-    def _take_ends(self) -> None:
-        """Pass on that inputs have ended, up to the next block with rows."""
-        while self._waiting and isinstance(self._waiting[0], _End):
-            end = self._waiting.popleft()
-            assert isinstance(end, _End)
+    def _write(self, work: Work, table: pa.Table) -> None:
+        """The only way of rows to the folder, and of ends of files to its ledger."""
+        # Durable after this: nothing yet; a file's end is recorded with the last of its rows,
+        # all of which have been added before.
+        self._finish(work.ended)
+        # Durable after this: all rows but the last buffer_rows, in files first, then in the ledger
+        # (the others once the folder is flushed).
+        self._folder.add(table, work.input_number)
+
+    def _finish(self, ended: Sequence[_End]) -> None:
+        for end in ended:
             self._folder.finish(end.input_number, end.key, end.counts)
 
     def _scores(self, rows: pa.Table, predictions: pa.Table) -> pa.Table:

@@ -37,6 +37,7 @@ from store.tables import read_json, table_digest, write_json, write_table
 
 RUNS = "_runs"
 DRIFT = "_drift"
+"""Folders of summaries and of drift reports within a folder of scores."""
 FORMAT_VERSION = 2
 _LOCK = ".lock"
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +51,8 @@ PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
 golden outputs, relative to the largest output."""
 AHEAD = 2
 """Tables that are read and computed before the caller asks for them."""
+Carried = TypeVar("Carried")
+"""What goes along with a table."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,21 @@ class Scored:
     """The results for one table of rows.
 
     Attributes:
-        table: a row for each of them, in order; see :func:`result_table`.
+        table: a row for each of them, in order; see :meth:`Scorer.score_table`.
         drift: counts of its different texts with content, by date, for tasks with a reference.
     """
 
     table: pa.Table
     drift: Drift
+
+
+class Compute(Protocol):
+    """What computes scores: :meth:`Scorer.score_along`, or what stands for it."""
+
+    def __call__(
+        self, works: Iterable[tuple[Carried, pa.Table]]
+    ) -> Iterator[tuple[Carried, Scored]]:
+        """Score tables of rows, in order, each with what goes along."""
 
 
 @dataclass(frozen=True)
@@ -226,21 +237,41 @@ class Scorer:
     # ------------------------------------------------------------------ scoring
 
     def score(self, tables: Iterable[pa.Table]) -> Iterator[Scored]:
-        """Score tables of rows; columns as in :func:`result_table`.
+        """Score tables of rows; columns as in :meth:`score_table`.
 
         The iterable is consumed by another thread, up to three tables ahead of the caller; what it
         raises is raised here once the results before it have been handed out. A table's results
         depend on its own texts only, so that doing it again gives the same bits.
         """
+        return (scored for _, scored in self.score_along((None, table) for table in tables))
 
-        def compute(batch: _Batch) -> tuple[_Batch, Pooled]:
-            return batch, self._run(batch.encoded)
+    def score_along(
+        self, works: Iterable[tuple[Carried, pa.Table]]
+    ) -> Iterator[tuple[Carried, Scored]]:
+        """Score tables of rows as :meth:`score` does; each comes back with what went in with it."""
 
-        for batch, pooled in ahead(tables, self._prepare, compute):
-            yield self._finish(batch, pooled)
+        def prepare(work: tuple[Carried, pa.Table]) -> tuple[Carried, _Batch]:
+            return work[0], self._prepare(work[1])
+
+        def compute(work: tuple[Carried, _Batch]) -> tuple[Carried, _Batch, Pooled]:
+            return *work, self._run(work[1].encoded)
+
+        for carried, batch, pooled in ahead(works, prepare, compute):
+            yield carried, self._finish(batch, pooled)
 
     def score_table(self, table: pa.Table) -> Scored:
-        """Score one table of rows."""
+        """Score one table of rows.
+
+        Args:
+            table: id, text (normalised), text_hash, created_at (int64 seconds or null),
+                source_file.
+
+        Returns:
+            With ``id``, ``created_at`` (UTC), ``source_file``, ``text_hash``, ``n_tokens``,
+            ``truncated``, then per task its prediction ``TASK`` (class name or float64) and, for
+            classes, a probability ``TASK_p_CLASS`` float32 each. Null predictions where the text
+            is empty.
+        """
         batch = self._prepare(table)
         return self._finish(batch, self._run(batch.encoded))
 
@@ -438,18 +469,3 @@ def heads_fingerprint(heads: Sequence[Head]) -> str:
 def head_columns(head: Head) -> dict[str, str]:
     """Class name -> column of its probability."""
     return {name: f"{head.card.task}_p_{name}" for name in head.card.classes}
-
-
-def result_table(scorer: Scorer, rows: pa.Table) -> pa.Table:
-    """Predictions for rows.
-
-    Args:
-        scorer: the heads.
-        rows: id, text (normalised), text_hash, created_at (int64 seconds or null), source_file.
-
-    Returns:
-        ``id``, ``created_at`` (UTC), ``source_file``, ``text_hash``, ``n_tokens``, ``truncated``,
-        then per task its prediction ``TASK`` (class name or float64) and, for classes, a
-        probability ``TASK_p_CLASS`` float32 each. Null predictions where the text is empty.
-    """
-    return scorer.score_table(rows).table

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from pipeline.cascade import Cascade, CascadeScorer
 from pipeline.clusterscore import ScoreRecipe, computing
 from pipeline.config import NormaliseConfig, RunConfig, ScoreConfig
+from pipeline.drift import Drift
 from pipeline.errors import ConfigError, ScoreError
 from pipeline.filters import Filters
 from pipeline.heads import Head, describe_heads
@@ -34,6 +35,33 @@ from store.tables import write_json
 
 
 @dataclass(frozen=True)
+class ScoreOptions:
+    """What to score with, and how to read the files.
+
+    Attributes:
+        heads: head folders, instead of a run.
+        tasks: score these only; default all.
+        format: one of ``FORMATS``.
+        text, id: columns of files of texts; default ``text``, and ``id`` if there is one. Giving
+            either says that the files are no tweet dumps.
+        model: the backbone's location, if it moved.
+        device: torch device.
+        cascade: let easy texts leave early, as ``cascade.json`` of the run says.
+        dry_run: read and count only: no model, nothing written.
+    """
+
+    heads: Sequence[Path] = ()
+    tasks: Sequence[str] = ()
+    format: str = "auto"
+    text: str | None = None
+    id: str | None = None
+    model: str | None = None
+    device: str = "auto"
+    cascade: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
 class Source:
     """Where heads come from.
 
@@ -46,38 +74,28 @@ class Source:
     config: RunConfig | None
 
 
+AnyScorer = Scorer | CascadeScorer
+
+
 def score_files(
     inputs: Sequence[Path],
-    run_path: Path | None = None,
+    run: Path | None = None,
     output: Path | None = None,
     *,
-    heads: Sequence[Path] = (),
-    tasks: Sequence[str] = (),
-    format: str = "auto",
-    text: str | None = None,
-    id: str | None = None,
-    model: str | None = None,
-    device: str = "auto",
-    cascade: bool = False,
-    dry_run: bool = False,
+    options: ScoreOptions | None = None,
     say: Say = silent,
     **settings: Any,
 ) -> ScoreReport:
     """Score files with the chosen heads of a run, or with the heads in some folders.
 
+        score_files([Path("new.csv")], Path("run.toml"), Path("scores"), languages=("en",))
+        score_files(dumps, output=Path("scores"), options=ScoreOptions(heads=folders))
+
     Args:
         inputs: tweet dumps or files of texts.
-        run_path: a run folder, or the TOML file of a finished run.
+        run: a run folder, or the TOML file of a finished run.
         output: where the Parquet goes; default ``score.output`` of the configuration.
-        heads: head folders, instead of ``run_path``.
-        tasks: score these only; default all.
-        format: one of ``FORMATS``.
-        text, id: columns of files of texts; default ``text``, and ``id`` if there is one. Giving
-            either says that the files are no tweet dumps.
-        model: the backbone's location, if it moved.
-        device: torch device.
-        cascade: let easy texts leave early, as ``cascade.json`` of the run says.
-        dry_run: read and count only: no model, nothing written.
+        options: what to score with, and how to read the files.
         say: called with progress lines.
         **settings: keys of ``[score]`` that replace those of the configuration; None: as there.
 
@@ -89,84 +107,64 @@ def score_files(
         IncompleteScores: a file failed, or too many rows were unreadable; has the counts.
         SalientError: nothing could be scored.
     """
-    started = time.monotonic()
-    begun_at = datetime.now(UTC)
-    if format not in FORMATS:
-        raise ConfigError(f"--format {format!r}: choose one of {', '.join(FORMATS)}")
-    for path in inputs:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such input file")
-    source = find_heads(run_path, heads, tasks)
-    loaded = [Head.load(folder) for folder in source.folders]
+    started, begun_at = time.monotonic(), datetime.now(UTC)
+    options = options or ScoreOptions()
+    _check_inputs(inputs, options)
+    source = find_heads(run, options.heads, options.tasks)
+    heads = [Head.load(folder) for folder in source.folders]
     config = _settings(source.config, settings)
-    filters = Filters.of(
-        languages=config.languages,
-        since=config.since,
-        until=config.until,
-        retweets=config.retweets,
-    )
-    normalise = _normalisation(loaded, source.config)
-    target = output or (Path(config.output) if config.output else None)
-    if target is None:
-        raise ConfigError("no output folder: give --out FOLDER, or `output` under [score]")
-    say(f"heads: {describe_heads(loaded)}")
-    card = score_card(loaded)
-    early = _cascade(source, [head.card.task for head in loaded]) if cascade else None
-    if early is not None:
-        card |= {"fingerprint": early.fingerprint, "cascade": early.to_dict()}
-    scorer: Scorer | CascadeScorer | None = None
-    if not dry_run:
-        if early is None or source.config is None:
-            scorer = full = Scorer.load(source.folders, model=model, device=device)
-        else:
-            run_folder = RunFolder(Path(source.config.run_dir))
-            scorer = early.scorer(run_folder, model=model, device=device)
-            full = scorer.full
-            say(f"cascade: texts may leave after layers 0..{scorer.early.depth}")
-        _check_scorer(full, source.config, config.parity_samples, say)
-    report = ScoreReport(str(target), str(card["fingerprint"]), dry_run=dry_run)
+    filters = _filters(config)
+    reading = _reading(options, config, _normalisation(heads, source.config))
+    target = _target(output, config)
+    say(f"heads: {describe_heads(heads)}")
+    cascade = _cascade(source, [head.card.task for head in heads]) if options.cascade else None
+    card = score_card(heads)
+    if cascade is not None:
+        card |= {"fingerprint": cascade.fingerprint, "cascade": cascade.to_dict()}
+    scorer = None if options.dry_run else _load_scorer(source, cascade, options, config, say)
+    report = ScoreReport(str(target), str(card["fingerprint"]), dry_run=options.dry_run)
     report.details = {
         "begun_at": begun_at.isoformat(timespec="seconds"),
         "filters": filters.to_dict(),
-        "normalise": normalise.model_dump(),
+        "normalise": reading.normalise.model_dump(),
         "heads": [str(folder) for folder in source.folders],
     }
-    recipe = ScoreRecipe.of(source.folders, model=model, device=device)
+    here = None if scorer is None else scorer.score_along
+    recipe = ScoreRecipe.of(source.folders, model=options.model, device=options.device)
     with (
         open_scores(
-            target, card, buffer_rows=config.buffer_rows, dry_run=dry_run, say=say
+            target, card, buffer_rows=config.buffer_rows, dry_run=options.dry_run, say=say
         ) as folder,
-        computing(scorer, source.config, recipe, target, say) as compute,
+        computing(here, source.config, recipe, target, say) as compute,
     ):
-        run = ScoreRun(
+        files = ScoreRun(
             folder,
             report,
-            options=InputOptions(
-                format=format, text=text, id=id, normalise=normalise, block_rows=config.block_rows
-            ),
+            options=reading,
             filters=filters,
             cache_texts=config.cache_texts,
             compute=compute,
             say=say,
         )
-        run.run(inputs)
+        files.run(inputs)
         folder.flush()
         report.files_written = folder.files_written
         report.elapsed_s = time.monotonic() - started
         report.problem = _problem(report, config.max_errors)
         if scorer is not None:
             name = f"{begun_at:%Y%m%dT%H%M%S%f}-{os.getpid()}"
-            if run.drift.dates:
-                drift = scorer.write_drift(
-                    target / DRIFT, name, run.drift, threshold=config.drift_warning
-                )
-                report.warnings = list(drift["warnings"])
-            for line in report.warnings:
-                say(f"warning: {line}")
-            write_json(target / RUNS / f"{name}.json", report.record())
+            _write_records(target, name, scorer, files.drift, report, config, say)
     if report.problem is not None:
         raise IncompleteScores(report)
     return report
+
+
+def _check_inputs(inputs: Sequence[Path], options: ScoreOptions) -> None:
+    if options.format not in FORMATS:
+        raise ConfigError(f"--format {options.format!r}: choose one of {', '.join(FORMATS)}")
+    for path in inputs:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such input file")
 
 
 def find_heads(run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str]) -> Source:
@@ -240,6 +238,34 @@ def _settings(config: RunConfig | None, changes: dict[str, Any]) -> ScoreConfig:
         raise ConfigError(f"{where}: {first['msg']}, not {first['input']!r}") from None
 
 
+def _filters(config: ScoreConfig) -> Filters:
+    return Filters.of(
+        languages=config.languages,
+        since=config.since,
+        until=config.until,
+        retweets=config.retweets,
+    )
+
+
+def _reading(
+    options: ScoreOptions, config: ScoreConfig, normalise: NormaliseConfig
+) -> InputOptions:
+    return InputOptions(
+        format=options.format,
+        text=options.text,
+        id=options.id,
+        normalise=normalise,
+        block_rows=config.block_rows,
+    )
+
+
+def _target(output: Path | None, config: ScoreConfig) -> Path:
+    target = output or (Path(config.output) if config.output else None)
+    if target is None:
+        raise ConfigError("no output folder: give --out FOLDER, or `output` under [score]")
+    return target
+
+
 def _normalisation(heads: Sequence[Head], config: RunConfig | None) -> NormaliseConfig:
     """How texts were normalised in training.
 
@@ -266,6 +292,25 @@ def _normalisation(heads: Sequence[Head], config: RunConfig | None) -> Normalise
     return normalise
 
 
+def _load_scorer(
+    source: Source,
+    cascade: Cascade | None,
+    options: ScoreOptions,
+    config: ScoreConfig,
+    say: Say,
+) -> AnyScorer:
+    """What scores, once it has been checked."""
+    model, device = options.model, options.device
+    if cascade is None or source.config is None:
+        scorer = Scorer.load(source.folders, model=model, device=device)
+        _check_scorer(scorer, source.config, config.parity_samples, say)
+        return scorer
+    both = cascade.scorer(RunFolder(Path(source.config.run_dir)), model=model, device=device)
+    say(f"cascade: texts may leave after layers 0..{both.early.depth}")
+    _check_scorer(both.full, source.config, config.parity_samples, say)
+    return both
+
+
 def _check_scorer(scorer: Scorer, config: RunConfig | None, num_samples: int, say: Say) -> None:
     """Say what runs; compare with the run's stored activations, where they are at hand."""
     backbone = scorer.extractor.backbone
@@ -286,6 +331,24 @@ def _check_scorer(scorer: Scorer, config: RunConfig | None, num_samples: int, sa
     fingerprints = {head.card.provenance.get("config_fingerprint") for head in scorer.heads}
     if fingerprints != {config.fingerprint}:
         say("the heads were trained with an earlier configuration of this run")
+
+
+def _write_records(
+    target: Path,
+    name: str,
+    scorer: AnyScorer,
+    drift: Drift,
+    report: ScoreReport,
+    config: ScoreConfig,
+    say: Say,
+) -> None:
+    """Leave the drift report and the run's summary in the folder; say what is to be warned of."""
+    if drift.dates:
+        found = scorer.write_drift(target / DRIFT, name, drift, threshold=config.drift_warning)
+        report.warnings = list(found["warnings"])
+    for line in report.warnings:
+        say(f"warning: {line}")
+    write_json(target / RUNS / f"{name}.json", report.record())
 
 
 def _problem(report: ScoreReport, max_errors: float) -> str | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,9 +25,10 @@ from pipeline.metrics import score
 from pipeline.planner import Plan, Speed, make_plan
 from pipeline.runfolder import RunFolder
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_files
+from pipeline.scoring import ScoreOptions, score_files
 from store.tables import read_json, write_json
 from tests.conftest import write_mood_csv, write_mood_run
+from tests.made_dumps import scores
 from tests.made_heads import make_head
 from tests.tiny_models import FFN_WIDTH, TEXTS
 
@@ -173,11 +173,6 @@ def deepest(run: Path, *tasks: str) -> Plan:
     return choosing.apply(planned(run, *tasks))
 
 
-def scores(folder: Path) -> pa.Table:
-    parts = [pq.read_table(f, partitioning=None) for f in sorted(folder.glob("date=*/*.parquet"))]
-    return pa.concat_tables(parts).sort_by("id").combine_chunks()
-
-
 def test_scoring_a_run_with_its_cascade(own_run: Path, tmp_path: Path) -> None:
     run = RunFolder(own_run)
     plan = deepest(own_run, "mood")
@@ -193,12 +188,12 @@ def test_scoring_a_run_with_its_cascade(own_run: Path, tmp_path: Path) -> None:
     )
     assert facts["expected_gain"] == pytest.approx(gain)
     write_mood_csv(tmp_path / "new.csv", num_rows=200, seed=7)
-    options: dict[str, Any] = {"tasks": ["mood"]}
-    plain = score_files([tmp_path / "new.csv"], own_run, tmp_path / "plain", **options)
-    dry = score_files(
-        [tmp_path / "new.csv"], own_run, tmp_path / "c", cascade=True, dry_run=True, **options
-    )
-    report = score_files([tmp_path / "new.csv"], own_run, tmp_path / "c", cascade=True, **options)
+    new, plainly = [tmp_path / "new.csv"], ScoreOptions(tasks=["mood"])
+    early_too = replace(plainly, cascade=True)
+    plain = score_files(new, own_run, tmp_path / "plain", options=plainly)
+    counting = replace(early_too, dry_run=True)
+    dry = score_files(new, own_run, tmp_path / "c", options=counting)
+    report = score_files(new, own_run, tmp_path / "c", options=early_too)
     assert report.fingerprint == dry.fingerprint == cascade.fingerprint != plain.fingerprint
     one, two = scores(tmp_path / "plain"), scores(tmp_path / "c")
     assert one.schema == two.schema and one["id"].equals(two["id"]) and len(two) == 200
@@ -206,7 +201,7 @@ def test_scoring_a_run_with_its_cascade(own_run: Path, tmp_path: Path) -> None:
     # Each row is that of the head whose turn it was.
     threshold = cascade.tasks["mood"].threshold
     folders = [run.head("mood", cascade.tasks["mood"].early)]
-    score_files([tmp_path / "new.csv"], None, tmp_path / "early", heads=folders)
+    score_files(new, output=tmp_path / "early", options=ScoreOptions(heads=folders))
     early = scores(tmp_path / "early")
     classes = [name for name in two.column_names if name.startswith("mood_p")]
     shallow, deep, found = (
@@ -219,12 +214,10 @@ def test_scoring_a_run_with_its_cascade(own_run: Path, tmp_path: Path) -> None:
         found[:, clear], np.where(leaves, shallow, deep)[:, clear], atol=1e-5
     )
     # Folders of scores are not mixed; scoring again does nothing.
-    for folder, mixed in (("plain", True), ("c", False)):
+    for folder, mixed in (("plain", early_too), ("c", plainly)):
         with pytest.raises(ScoreError, match="scores of other heads"):
-            score_files(
-                [tmp_path / "new.csv"], own_run, tmp_path / folder, cascade=mixed, **options
-            )
-    again = score_files([tmp_path / "new.csv"], own_run, tmp_path / "c", cascade=True, **options)
+            score_files(new, own_run, tmp_path / folder, options=mixed)
+    again = score_files(new, own_run, tmp_path / "c", options=early_too)
     assert again.files_written == 0 and scores(tmp_path / "c").equals(two)
 
 
@@ -234,25 +227,26 @@ def test_a_cascade_of_other_heads_or_tasks_is_refused(own_run: Path, tmp_path: P
     write_mood_csv(csv, num_rows=5)
     run = RunFolder(home)
     run.cascade.unlink(missing_ok=True)
-    out, mood = tmp_path / "out", {"tasks": ["mood"], "cascade": True}
+    out, both = tmp_path / "out", ScoreOptions(cascade=True)
+    mood = replace(both, tasks=["mood"])
     with pytest.raises(ConfigError, match="no cascade here; run `salient plan"):
-        score_files([csv], home, out, **mood)
+        score_files([csv], home, out, options=mood)
     plan = deepest(home, "mood")
     cascade, facts = build(plan, loss=1.0, rounds=1)
     assert facts["share_early"] == 1.0
     cascade.save(run, facts)
     with pytest.raises(ConfigError, match="is for mood, and mood, level are to be scored"):
-        score_files([csv], home, out, cascade=True)
+        score_files([csv], home, out, options=both)
     with pytest.raises(ConfigError, match="goes with --run"):
-        score_files([csv], None, out, heads=[run.head("mood")], cascade=True)
+        score_files([csv], output=out, options=replace(both, heads=[run.head("mood")]))
     card = read_json(run.card)
     write_json(run.card, card | {"config": card["config"] | {"cluster": {"kind": "processes"}}})
     with pytest.raises(ConfigError, match="on this machine only"):
-        score_files([csv], home, out, **mood)
+        score_files([csv], home, out, options=mood)
     write_json(run.card, card)
     choosing.apply(replace(plan, picks={"best": 0}))
     with pytest.raises(ConfigError, match="made for other heads of task 'mood'"):
-        score_files([csv], home, out, **mood)
+        score_files([csv], home, out, options=mood)
     write_json(run.cascade, {"format_version": 99})
     with pytest.raises(ConfigError, match="format 99"):
         Cascade.load(run)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("distributed", reason="needs the extra: salient[cluster]")
@@ -35,6 +34,7 @@ from store.maintenance import verify
 from store.tables import read_table
 from tests.cluster_processes import ClusterProcesses
 from tests.conftest import write_mood_csv, write_mood_run
+from tests.made_dumps import scores
 
 PRELOAD = ("--preload", str(Path(__file__).with_name("crash_preload.py")))
 
@@ -87,12 +87,6 @@ def test_a_run_on_workers_equals_one_in_one_process(
     assert isinstance(again, ClusterReport)
     assert (again.num_new, again.num_known) == (0, 160)
     assert again.snapshot_id == ActivationStore.open(config.store.path).snapshot_id
-
-
-def scores(folder: Path) -> pa.Table:
-    """All rows of a folder of scores, in the order of their ids."""
-    parts = [pq.read_table(path, partitioning=None) for path in folder.glob("date=*/*.parquet")]
-    return pa.concat_tables(parts).sort_by("id").combine_chunks()
 
 
 def test_scores_of_workers_equal_those_of_one_process(

@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +23,41 @@ from hypothesis import HealthCheck, given, settings
 
 from pipeline.cli import run_command
 from pipeline.config import NormaliseConfig, RunConfig
+from pipeline.drift import Drift
 from pipeline.errors import ConfigError, ScoreError
+from pipeline.filters import Filters
 from pipeline.heads import Head
+from pipeline.inputs import InputOptions
 from pipeline.runfolder import RunFolder
-from pipeline.score import IncompleteScores
-from pipeline.scorer import Scorer
+from pipeline.score import IncompleteScores, ScoreRun
+from pipeline.scorefolder import open_scores
+from pipeline.scorer import Compute, Scored, Scorer
 from pipeline.scorereport import OUTCOMES, ScoreReport
-from pipeline.scoring import score_files
+from pipeline.scoring import ScoreOptions, score_files
 from pipeline.targets import load_target
 from store import ActivationStore, text_hash
 from tests.conftest import write_mood_csv
-from tests.test_tweets import (
+from tests.made_dumps import (
     MADE_UP,
     RAW,
     REAL_COUNTS,
+    assert_same_scores,
     independent_counts,
     jsonl,
     mutated,
     needs_raw,
+    quarantine,
     real_objects,
+    scores,
     some_real_objects,
     v1,
+    write_tweets,
 )
 from tests.tiny_heads import write_heads
 
 Score = Callable[..., ScoreReport]
-
-
-def scores(folder: Path) -> pa.Table:
-    """All rows of a folder of scores, by id."""
-    files = sorted(folder.glob("date=*/*.parquet"))
-    tables = [pq.read_table(file, partitioning=None) for file in files]
-    return pa.concat_tables(tables).sort_by("id")
-
-
-def quarantine(folder: Path) -> list[dict[str, Any]]:
-    """All quarantined lines."""
-    return [
-        row
-        for file in sorted(folder.glob("_quarantine/*.parquet"))
-        for row in pq.read_table(file, partitioning=None).to_pylist()
-    ]
+ROW_COLUMNS = ("id", "created_at", "source_file", "text_hash")
+OPTIONS = {field.name for field in fields(ScoreOptions)}
 
 
 def check_balance(report: ScoreReport) -> dict[str, Any]:
@@ -74,18 +69,6 @@ def check_balance(report: ScoreReport) -> dict[str, Any]:
     return found
 
 
-def assert_same_scores(found: pa.Table, expected: pa.Table) -> None:
-    """The same rows once each; texts computed beside others may differ by rounding."""
-    assert found["id"].to_pylist() == expected["id"].to_pylist()
-    for name in expected.column_names:
-        if pa.types.is_floating(expected[name].type):
-            np.testing.assert_allclose(
-                found[name].to_numpy(), expected[name].to_numpy(), atol=2e-3, rtol=1e-3
-            )
-        elif name not in ("source_file", "mood"):
-            assert found[name].equals(expected[name]), name
-
-
 @pytest.fixture(scope="session")
 def heads(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> list[Path]:
     """Folders of random heads over the tiny BERT."""
@@ -94,19 +77,16 @@ def heads(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> list[Pat
 
 @pytest.fixture
 def score(heads: list[Path], tmp_path: Path) -> Score:
-    """Score files into ``tmp_path / "out"``, with any settings; never fails on bad lines."""
+    """Score files into ``tmp_path / "out"``, with any options; never fails on bad lines."""
 
-    def run(*inputs: Path, output: Path = tmp_path / "out", **options: Any) -> ScoreReport:
-        report = score_files(inputs, None, output, **{"heads": heads, "max_errors": 1.0, **options})
+    def run(*inputs: Path, output: Path | None = tmp_path / "out", **words: Any) -> ScoreReport:
+        own = {name: words.pop(name) for name in OPTIONS & set(words)}
+        options = ScoreOptions(**{"heads": heads, **own})
+        report = score_files(inputs, None, output, options=options, **{"max_errors": 1.0, **words})
         check_balance(report)
         return report
 
     return run
-
-
-def write_tweets(path: Path, tweets: Iterable[Any]) -> Path:
-    path.write_bytes(jsonl(tweets))
-    return path
 
 
 # --- a finished run -----------------------------------------------------------------------------
@@ -152,7 +132,8 @@ def test_heads_alone_score_like_their_run(finished_run: Path, tmp_path: Path) ->
     carried = tmp_path / "carried"
     shutil.copytree(run_dir / "heads", carried)
     folders = [carried / "mood" / "chosen", carried / "level" / "chosen"]
-    score_files([tmp_path / "in.csv"], None, tmp_path / "by_heads", heads=folders)
+    options = ScoreOptions(heads=folders)
+    score_files([tmp_path / "in.csv"], output=tmp_path / "by_heads", options=options)
     assert scores(tmp_path / "by_heads").equals(scores(tmp_path / "by_run"))
 
 
@@ -343,7 +324,8 @@ def test_real_dumps_give_the_counts_of_an_independent_count(
 
 def check_mutants(values: list[Any], heads: list[Path], folder: Path) -> None:
     dump = write_tweets(folder / "fuzz", [v1(0), *values, v1(0)])
-    report = score_files([dump], None, folder / "none", heads=heads, max_errors=1.0, dry_run=True)
+    options = ScoreOptions(heads=heads, dry_run=True)
+    report = score_files([dump], output=folder / "none", options=options, max_errors=1.0)
     found = check_balance(report)
     assert found["read"] >= len(values) + 2 and found["scored"] >= 1
 
@@ -410,8 +392,7 @@ def test_repeated_texts_are_computed_once_and_every_tweet_has_its_row(
     found = score(dump, block_rows=10).to_dict()
     assert found["scored"] == len(tweets) == 120
     assert found["retweets"] == found["recovered"] == 89
-    # A block without a new text has one computed again, to keep the threads in step.
-    assert 31 <= found["computed"] <= 31 + 12
+    assert found["computed"] == 31
     table = scores(tmp_path / "out")
     same = table.filter(pa.array([h == text_hash(original["text"]) for h in
                                   table["text_hash"].to_pylist()]))  # fmt: skip
@@ -457,16 +438,65 @@ def test_rows_wait_for_files_of_some_size(score: Score, tmp_path: Path) -> None:
     assert_same_scores(scores(tmp_path / "tight"), scores(tmp_path / "out"))
 
 
-def test_a_lost_or_damaged_ledger_is_made_again(score: Score, tmp_path: Path) -> None:
+def compute_up_to(stop: int | None) -> Compute:
+    """Reads all there is ahead of its first result, and fails at a table; no model."""
+
+    def compute(works: Iterable[tuple[Any, pa.Table]]) -> Iterator[tuple[Any, Scored]]:
+        for number, (work, table) in enumerate(list(works)):
+            if number == stop:
+                raise ScoreError("stopped")
+            columns = {name: table[name] for name in ROW_COLUMNS}
+            columns["n_tokens"] = pa.array([3] * len(table), pa.int32())
+            columns["truncated"] = pa.array([False] * len(table))
+            columns["of"] = table["text_hash"]
+            yield work, Scored(pa.table(columns), Drift())
+
+    return compute
+
+
+def run_without_model(inputs: list[Path], output: Path, stop: int | None) -> ScoreReport:
+    report = ScoreReport(str(output), "made")
+    with open_scores(output, {"fingerprint": "made"}, buffer_rows=20) as folder:
+        options, filters = InputOptions(block_rows=8), Filters.of()
+        ScoreRun(
+            folder, report, options=options, filters=filters, cache_texts=30,
+            compute=compute_up_to(stop),
+        ).run(inputs)  # fmt: skip
+    check_balance(report)
+    return report
+
+
+def test_a_run_that_stops_at_any_block_is_completed(tmp_path: Path) -> None:
+    tweets = [v1(i, text=f"dog {i % 37}") for i in range(100)]
+    spans = ((0, 40), (30, 40), (35, 70), (60, 100))  # the second has no new row
+    inputs = [write_tweets(tmp_path / f"{a}-{b}", tweets[a:b]) for a, b in spans]
+    inputs[2].write_bytes(inputs[2].read_bytes() + b"{bad\n")
+    stop, stopped = 0, True
+    while stopped:
+        output = tmp_path / f"out{stop}"
+        try:
+            run_without_model(inputs, output, stop)
+            stopped = False
+        except ScoreError:
+            run_without_model(inputs, output, None)
+        found = scores(output)
+        assert found["id"].to_pylist() == [tweet["id_str"] for tweet in tweets]
+        assert found["of"].equals(found["text_hash"])
+        assert found["text_hash"].to_pylist() == [text_hash(tweet["text"]) for tweet in tweets]
+        assert len(quarantine(output)) == 1
+        assert run_without_model(inputs, output, 0).to_dict()["inputs"]["unchanged"] == 4
+        stop += 1
+    assert stop > 12, "one for every block"
+
+
+def test_a_lost_ledger_is_made_again(score: Score, tmp_path: Path) -> None:
     dump = write_tweets(tmp_path / "dump", [v1(i) for i in range(20)])
     (tmp_path / "dump").write_bytes(dump.read_bytes() + b"{bad\n")
     score(dump)
-    ledger = tmp_path / "out" / "_ledger.sqlite"
-    for damage in (ledger.unlink, lambda: ledger.write_bytes(b"no database, but quite long" * 9)):
-        damage()
-        found = score(dump).to_dict()
-        assert (found["scored"], found["already_scored"], found["quarantined"]) == (0, 20, 1)
-        assert score(dump).to_dict()["inputs"]["unchanged"] == 1
+    (tmp_path / "out" / "_ledger.sqlite").unlink()
+    found = score(dump).to_dict()
+    assert (found["scored"], found["already_scored"], found["quarantined"]) == (0, 20, 1)
+    assert score(dump).to_dict()["inputs"]["unchanged"] == 1
     assert len(quarantine(tmp_path / "out")) == 1
 
 
@@ -553,5 +583,5 @@ def test_normalisation_is_that_of_the_heads(tiny_bert: Path, tmp_path: Path) -> 
     raw = NormaliseConfig(users=False, urls=False, html_unescape=False)
     folders = write_heads(tmp_path / "raw", tiny_bert, normalise=raw)
     dump = write_tweets(tmp_path / "dump", [v1(0)])
-    score_files([dump], None, tmp_path / "out", heads=folders)
+    score_files([dump], output=tmp_path / "out", options=ScoreOptions(heads=folders))
     assert scores(tmp_path / "out")["text_hash"].to_pylist() == [text_hash(v1(0)["text"])]

@@ -1,15 +1,15 @@
-"""The scoring command killed at random, and its memory on a dump twenty times as large."""
+"""The scoring command killed at every point, and its memory on a dump twenty times as large."""
 
 from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,27 @@ import pytest
 
 from pipeline.scoring import score_files
 from tests.conftest import RUN_TOML
-from tests.test_score import assert_same_scores, quarantine, scores
-from tests.test_tweets import REAL_COUNTS, jsonl, needs_raw, real_objects, v1
+from tests.made_dumps import (
+    REAL_COUNTS,
+    assert_same_scores,
+    jsonl,
+    needs_raw,
+    quarantine,
+    real_objects,
+    scores,
+    v1,
+)
+from tests.score_processes import POINT_NAMES, score_and_die
 from tests.tiny_heads import write_heads
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 Place = tuple[Path, list[Path]]
+NUM_TWEETS = 600
+ONCE = {name for name in POINT_NAMES if "claimed" in name or "summary" in name}
+"""Points that a run passes once."""
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.score_processes"])
 
 
 def write_run(folder: Path, model: Path, settings: str) -> Path:
@@ -40,8 +54,9 @@ def write_run(folder: Path, model: Path, settings: str) -> Path:
 
 
 def command(config: Path, inputs: list[Path], output: Path) -> list[str]:
-    words = [sys.executable, "-m", "pipeline", "score", *map(str, inputs), "--run", str(config)]
-    return [*words, "--out", str(output), "--json", "--max-errors", "1"]
+    """The words after ``salient``."""
+    words = ["score", *map(str, inputs), "--run", str(config), "--out", str(output)]
+    return [*words, "--json", "--max-errors", "1", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -51,82 +66,69 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Place:
     config = write_run(folder, tiny_bert, "block_rows = 40\nbuffer_rows = 200\ncache_texts = 100")
     draw = random.Random(0)
     tweets = []
-    for i in range(1500):
+    for i in range(NUM_TWEETS):
         day = f"Fri Jan {draw.randint(1, 12):02d} 07:29:00 +0000 2021"
         tweet = v1(i, created_at=day, text=f"the happy dog {draw.randrange(10**6)} sat")
         if i and draw.random() < 0.3:
             tweet["retweeted_status"] = draw.choice(tweets[-50:])
         tweets.append(tweet)
     lines = [json.dumps(tweet).encode() for tweet in tweets]
-    for at in range(0, len(lines), 60):
+    for at in range(0, len(lines), 40):
         lines.insert(at, b'{"broken": ' + str(at).encode())
-    (folder / "a").write_bytes(b"\n".join(lines[:900]))
-    (folder / "b").write_bytes(b"\n".join(lines[850:]))
+    (folder / "a").write_bytes(b"\n".join(lines[:400]))
+    (folder / "b").write_bytes(b"\n".join(lines[350:]))
     return config, [folder / "a", folder / "b"]
 
 
-def start(config: Path, inputs: list[Path], output: Path) -> subprocess.Popen[str]:
-    """The command, once it has loaded the model."""
-    process = subprocess.Popen(
-        command(config, inputs, output),
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "so parity with it is not checked" in line:
-            return process
-    raise AssertionError(f"ended with {process.wait()}")
-
-
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for the end; the summary."""
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    found: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return found
-
-
-def kill_often(place: Place, folder: Path, *, num_kills: int, seed: int) -> None:
-    """Kill runs at random moments; each folder of scores must end as one left in peace."""
+@pytest.fixture(scope="module")
+def whole(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of scores of a run that was left in peace."""
     config, inputs = place
-    whole = score_files(inputs, config, folder / "whole", max_errors=1.0)
-    assert whole.scored == 1500 and whole.counts()["repeated"] > 0
-    expected, lines = scores(folder / "whole"), quarantine(folder / "whole")
-    assert len(lines) > 20
-    draw = random.Random(seed)
-    kills = number = with_rows = 0
-    while kills < num_kills:
-        output = folder / f"out{number}"
-        number += 1
-        for _ in range(min(draw.randint(2, 4), num_kills - kills)):
-            process = start(config, inputs, output)
-            time.sleep(draw.random() * whole.elapsed_s)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += process.returncode == -signal.SIGKILL
-            if list(output.glob("date=*/*.parquet")):
-                with_rows += 1
-                ids = scores(output)["id"].to_pylist()
-                assert len(ids) == len(set(ids)) <= 1500
-        finish(start(config, inputs, output))
-        assert_same_scores(scores(output), expected)
-        assert sorted(map(str, quarantine(output))) == sorted(map(str, lines))
-        assert not list(output.glob("**/*.tmp"))
+    folder = tmp_path_factory.mktemp("whole") / "scores"
+    report = score_files(inputs, config, folder, max_errors=1.0)
+    assert report.scored == NUM_TWEETS and report.counts()["repeated"] > 0
+    assert len(quarantine(folder)) > 10
+    return folder
+
+
+def run_and_kill(place: Place, output: Path, point: str, number: int) -> bool:
+    """Score; whether it was killed at the point before it ended. No id is there twice then."""
+    words = command(*place, output)
+    process = CONTEXT.Process(target=score_and_die, args=(words, point, number))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    if list(output.glob("date=*/*.parquet")):
+        ids = scores(output)["id"].to_pylist()
+        assert len(ids) == len(set(ids)) <= NUM_TWEETS
+    return process.exitcode != 0
+
+
+def check_kills(place: Place, whole: Path, output: Path, point: str, numbers: list[int]) -> None:
+    """Kill runs at a point, one after another; the next must end as one left in peace."""
+    killed = [run_and_kill(place, output, point, number) for number in numbers]
+    assert killed[0], f"{point}: never passed"
+    config, inputs = place
+    score_files(inputs, config, output, max_errors=1.0)
+    assert_same_scores(scores(output), scores(whole))
+    assert sorted(map(str, quarantine(output))) == sorted(map(str, quarantine(whole)))
+    assert not list(output.glob("**/*.tmp"))
     assert score_files(inputs, config, output, max_errors=1.0).read == 0
-    print(f"{kills} kills over {number} folders, {with_rows} of them with rows already written")
 
 
-def test_a_few_kills(place: Place, tmp_path: Path) -> None:
-    kill_often(place, tmp_path, num_kills=3, seed=0)
+@pytest.mark.parametrize(
+    "point", ["after rows are added", "after a file is written", "within the ledger's transaction"]
+)
+def test_a_killed_run_is_completed(place: Place, whole: Path, tmp_path: Path, point: str) -> None:
+    check_kills(place, whole, tmp_path / "scores", point, [2, 3])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 6))
-def test_many_kills(place: Place, tmp_path: Path, seed: int) -> None:
-    kill_often(place, tmp_path, num_kills=12, seed=seed)
+@pytest.mark.parametrize("point", POINT_NAMES)
+def test_kills_at_every_point(place: Place, whole: Path, tmp_path: Path, point: str) -> None:
+    check_kills(place, whole, tmp_path / "once", point, [1, 1])
+    if point not in ONCE:
+        check_kills(place, whole, tmp_path / "later", point, [2, 1, 5, 9])
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -153,7 +155,10 @@ def repeated(name: str, count: int) -> Iterator[bytes]:
 def peak_mib(words: list[str]) -> tuple[float, dict[str, Any]]:
     """Peak resident memory of a command, and the JSON object that it prints last."""
     process = subprocess.Popen(
-        [*words, "--quiet"], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pipeline", *words],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     with process.stdout:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -140,21 +141,29 @@ def test_repeated_texts_are_computed_once(scorer: Scorer) -> None:
 
 
 def test_tables_are_read_ahead_and_errors_come_in_their_turn(scorer: Scorer) -> None:
-    read: list[int] = []
+    third_is_read = threading.Event()
 
     def tables() -> Iterator[pa.Table]:
         for i in range(3):
-            read.append(i)
-            yield rows([f"dog {i}"])
+            if i == 2:
+                third_is_read.set()
+            yield rows([f"dog {i}"], first=i)
         raise ValueError("broken file")
 
     results = scorer.score(tables())
-    next(results)
-    assert next(results).table["id"].to_pylist() == ["0"]
-    assert len(read) == 3, "the third is read before it is asked for"
-    next(results)
+    assert [next(results).table["id"].to_pylist() for _ in range(2)] == [["0"], ["1"]]
+    assert third_is_read.wait(60), "the third is read before it is asked for"
+    assert next(results).table["id"].to_pylist() == ["2"]
     with pytest.raises(ValueError, match="broken file"):
         next(results)
+
+
+def test_what_goes_along_comes_back_with_its_table(scorer: Scorer) -> None:
+    works = [(name, rows([name] * n, first=n)) for n, name in enumerate(("none", "cat", "dog"))]
+    found = list(scorer.score_along(works))
+    assert [name for name, _ in found] == ["none", "cat", "dog"]
+    for (_, table), (_, scored) in zip(works, found, strict=True):
+        assert scored.table["id"].equals(table["id"])
 
 
 def test_a_caller_may_stop_early(scorer: Scorer) -> None:
@@ -187,6 +196,8 @@ def test_drift_counts_different_texts_by_date(heads: list[Head], whole: Backbone
         "2024-01-02": 1,
         "unknown": 1,
     }
+    nothing = pa.Table.from_batches([], schema=rows([]).schema)
+    assert scorer.score_table(nothing).drift.dates == {}
 
 
 def test_golden_outputs_are_checked(heads: list[Head], whole: Backbone) -> None:
