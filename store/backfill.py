@@ -7,8 +7,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
 from store.errors import StoreError
 from store.plans import AppendPlan, PlanRecord, new_plan_id, save_plan
 from store.samples import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, SampleIndex
@@ -90,7 +88,7 @@ def plan_backfill(
     tables = {
         "samples": samples,
         "aliases": ALIAS_SCHEMA.empty_table(),
-        "replaced": pa.table(DELETED_SCHEMA.empty_table()),
+        "replaced": DELETED_SCHEMA.empty_table(),
     }
     return save_plan(root, record, tables, samples_per_shard=schema.samples_per_shard)
 

@@ -22,7 +22,14 @@ import pyarrow.compute as pc
 from store import durable
 from store.blocks import Block, plan_blocks
 from store.errors import ChangedTextError, StoreError
-from store.samples import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, Positions, SampleIndex
+from store.samples import (
+    ALIAS_SCHEMA,
+    DELETED_SCHEMA,
+    SAMPLE_SCHEMA,
+    Positions,
+    SampleIndex,
+    one_chunk,
+)
 from store.snapshots import ACTIVE_PLAN, MANIFESTS, PLANS, Snapshot
 
 
@@ -126,10 +133,6 @@ class AppendPlan:
             self.staged_manifest(block).exists() or (self.root / self.manifest_path(block)).exists()
         )
 
-    def is_active(self) -> bool:
-        """Whether this is still the plan that the next commit publishes."""
-        return active_plan_id(self.root) == self.id
-
 
 def active_plan_id(root: Path) -> str | None:
     """Id of the plan under way, if any."""
@@ -188,8 +191,8 @@ def select_new(samples: pa.Table, index: SampleIndex, *, replace_changed: bool) 
     Raises:
         ChangedTextError: an id comes with two texts.
     """
-    ids = _column(samples, "id")
-    hashes = _column(samples, "text_hash")
+    ids = one_chunk(samples["id"])
+    hashes = one_chunk(samples["text_hash"])
     first_of_id = _first_occurrence(ids)
     clash = np.flatnonzero(
         pc.not_equal(hashes, hashes.take(pa.array(first_of_id))).to_numpy(zero_copy_only=False)
@@ -239,11 +242,6 @@ def select_new(samples: pa.Table, index: SampleIndex, *, replace_changed: bool) 
         ),
         num_known=len(ids) - len(new_rows),
     )
-
-
-def _column(table: pa.Table, name: str) -> pa.Array:
-    combined = table[name].combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
 
 
 def _first_occurrence(values: pa.Array) -> Positions:
