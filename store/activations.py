@@ -168,18 +168,21 @@ class ActivationStore(StoreView):
         Raises:
             StoreError: no such layers, no texts to compute them of.
         """
-        wanted = backfill_layers(
-            self.schema,
-            layers=layers,
-            hidden_layers=hidden_layers,
-            hidden_size=hidden_size,
-            poolings=poolings,
-        )
+
+        def missing() -> dict[str, tuple[int, ...]]:
+            return backfill_layers(
+                self.schema,
+                layers=layers,
+                hidden_layers=hidden_layers,
+                hidden_size=hidden_size,
+                poolings=poolings,
+            )
 
         def make(root: Path) -> AppendPlan:
-            return plan_backfill(root, self.snapshot, self.index, wanted, hidden_size)
+            # Looked up again: another process may have brought some of them meanwhile.
+            return plan_backfill(root, self.snapshot, self.index, missing(), hidden_size)
 
-        return self._plan(backfill_digest(wanted, hidden_size), make)
+        return self._plan(backfill_digest(missing(), hidden_size), make)
 
     def _plan(self, digest: str, make: Callable[[Path], AppendPlan]) -> AppendPlan:
         root = self.writable_root()

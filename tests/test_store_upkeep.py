@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, durable
+from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, durable, text_hash
 from store.compaction import compact
 from store.export import export_archive, export_parquet
 from store.location import LocalLocation
@@ -281,6 +281,11 @@ def test_backfill_layers_and_hidden_states(tmp_path: Path) -> None:
         store.plan_backfill(layers=[1], poolings=["mean", "min"])
     with pytest.raises(StoreError, match="valid are 0 to 3"):
         store.plan_backfill(layers=[9])
+    known = pa.table({"id": ["id99"], "text_hash": [text_hash("somewhere else")]})
+    append_all(root, [known])
+    store.refresh()
+    with pytest.raises(StoreError, match="1 of this store's samples came without a text"):
+        store.plan_backfill(layers=[1])
 
 
 def test_privacy_store_without_texts(tmp_path: Path) -> None:
