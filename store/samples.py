@@ -246,7 +246,7 @@ def _strings(values: Sequence[Any]) -> pa.Array:
 
 
 def one_chunk(column: Any) -> pa.Array:
-    """A column as one array."""
+    """A column as one array, `(rows,)`."""
     if not isinstance(column, pa.ChunkedArray):
         return column
     combined = column.combine_chunks()

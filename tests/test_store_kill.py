@@ -1,7 +1,8 @@
 """Processes that are really killed: no torn read, no lost commit, the same bytes in the end.
 
-They die at fsyncs and renames, which lie between and within all states of a block: planned, written,
-staged, published (`store.plans`), and of a shard: steady, being replaced (`store.manifests`).
+They die at fsyncs and renames, which lie between and within all states of a block: planned,
+written, staged, published (`store.plans`), and of a shard: steady, being replaced
+(`store.manifests`).
 """
 
 from __future__ import annotations

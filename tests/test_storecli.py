@@ -150,9 +150,7 @@ def test_an_addition_that_is_killed_goes_on(extracted: Path, tmp_path: Path) -> 
     files = last + 1  # of a block: a shard of each state that was not there, and the manifest
     plan, blocks = 5, 2  # renames until the plan is active; blocks of the store
     computed = {
-        plan + files - 1: 100,  # before the manifest of the first block: written, not staged
-        plan + blocks * files - 1: 36,  # before that of the second: one is staged
-        plan + blocks * files: 0,  # all are staged, nothing is moved yet
+        plan + blocks * files - 1: 36,  # the first is staged, the second written only
         plan + 2 * blocks * files: 0,  # all are in place, nothing is published
     }
     context = multiprocessing.get_context("spawn")
