@@ -117,8 +117,8 @@ def open_store(
     schema = store.schema
     asked = {
         "poolings": extractor.poolings,
-        "layers": extractor.layers,
-        "hidden states": extractor.hidden_layers,
+        "layers": _or_more(extractor.layers, schema.layers),
+        "hidden states": _or_more(extractor.hidden_layers, schema.hidden_layers),
         "dtype": dtype,
         "peaks": extractor.peaks,
     }
@@ -137,11 +137,19 @@ def open_store(
     if different := [key for key in asked if asked[key] != held[key]]:
         key = different[0]
         name = "model (its fingerprint)" if key == "fingerprint" else key
+        remedy = "use the same settings, or another store path"
+        if key in ("layers", "hidden states"):
+            remedy = f"`salient store add {path}` brings what is missing; or {remedy}"
         raise ExtractError(
             f"{path}: made with other settings: its {name} is {held[key]!r}, this run's "
-            f"{asked[key]!r}; use the same settings, or another store path"
+            f"{asked[key]!r}; {remedy}"
         )
     return store
+
+
+def _or_more(asked: tuple[int, ...], held: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """What the store holds, if all that is asked for is in it: new texts bring the same."""
+    return held if set(asked) <= set(held or ()) else asked
 
 
 def extract_corpus(
@@ -205,7 +213,7 @@ def extract_corpus(
     check_disk(store_path, todo * store.schema.bytes_per_sample)
     find_texts = _text_finder(plan, texts if not store.schema.store_text else None)
     try:
-        _extract_blocks(extractor, store, plan, find_texts, progress)
+        extract_blocks(extractor, store, plan, find_texts, progress)
         snapshot = store.commit()
     finally:
         store.release()  # whatever happened: others may append, and a rerun resumes
@@ -228,13 +236,23 @@ def extract_corpus(
     )
 
 
-def _extract_blocks(
+def extract_blocks(
     extractor: Extractor,
     store: ActivationStore,
     plan: Any,
     find_texts: Callable[[Block], list[str]],
     progress: Progress | None,
 ) -> None:
+    """Compute and write the blocks of a plan that are not finished; the caller commits.
+
+    Args:
+        extractor: the same settings as the store was opened with.
+        store: the store.
+        plan: from ``plan_append`` or ``plan_backfill``.
+        find_texts: gives the texts of a block.
+        progress: as in ``extract_corpus``.
+    """
+    _aim(extractor, plan)
     todo, done = sum(len(block) for block in plan.blocks), 0
     dtype = STORED[store.schema.dtype]
     with threads(1, "tokenise") as reader, threads(1, "write") as writer:
@@ -286,6 +304,7 @@ def extract_block(
         texts: columns id and text, if the store does not keep texts.
         on_computed: called before the block is written; the extractor is then free for another.
     """
+    _aim(extractor, plan)
     meter = extractor.meter
     encoded = extractor.encode(_text_finder(plan, texts)(block))
     pooled = extractor.compute(encoded, dtype=STORED[store.schema.dtype])
@@ -293,9 +312,18 @@ def extract_block(
     _write(store, plan, block, pooled, meter)
 
 
+def _aim(extractor: Extractor, plan: Any) -> None:
+    """Have the extractor pool the layers that a plan's blocks bring, in the store's order."""
+    layers = plan.record.layers
+    extractor.layers = layers.get("ffn", ())
+    extractor.hidden_layers = layers.get("hidden", ())
+
+
 def _write(store: ActivationStore, plan: Any, block: Block, pooled: Pooled, meter: Meter) -> None:
     start = time.perf_counter()
-    arrays = {"ffn": Turned(pooled.ffn, "ffn")}
+    arrays = {}
+    if pooled.ffn:
+        arrays["ffn"] = Turned(pooled.ffn, "ffn")
     if pooled.hidden:
         arrays["hidden"] = Turned(pooled.hidden, "hidden")
     if pooled.peaks:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from store.locks import locked
 
 
 @contextmanager
@@ -14,16 +14,9 @@ def one_at_a_time(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold ``folder/.lock``; if another process holds it, say so and wait.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError, StoreError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{folder}: another process is at work there; waiting for it to end")
-        lock.acquire()
-    try:
+    waiting = f"{folder}: another process is at work there; waiting for it to end"
+    with locked(folder / ".lock", on_wait=lambda _: say(waiting)):
         yield
-    finally:
-        lock.release()

@@ -1,4 +1,7 @@
-"""``salient store …``: look after a store; each command is one function of ``store``."""
+"""``salient store …``: look after a store.
+
+Each command is one function of ``store``, but for ``add``, which needs the model.
+"""
 
 from __future__ import annotations
 
@@ -108,6 +111,46 @@ def delete(
         print(json.dumps({"deleted": removed}))
     else:
         print(f"{removed} ids deleted; `salient store compact {path}` removes their bytes")
+
+
+@app.command()
+def add(
+    path: StorePath,
+    hidden: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="Hidden states: all, final, or numbers such as 0,6 (0: the embeddings).",
+        ),
+    ] = "",
+    layers: Annotated[
+        str, typer.Option(metavar="WHICH", help="FFN layers: all, or numbers such as 3,4.")
+    ] = "",
+    model: Annotated[
+        str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")
+    ] = "auto",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compute layers that the store lacks for all its samples, with the model that made it.
+
+    Its texts are computed once more. All samples gain the layers at once, at the end; interrupted,
+    the same command goes on where it was (an extraction in between begins it anew).
+    """
+    from pipeline.adding import add_layers
+    from pipeline.progress import Terminal
+
+    if not hidden and not layers:
+        raise ConfigError("nothing to add: give --hidden or --layers")
+    report = add_layers(
+        path, layers=layers, hidden=hidden, model=model, device=device, say=Terminal(quiet=quiet)
+    )
+    _show(report, as_json=as_json)
 
 
 @app.command()

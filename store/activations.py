@@ -121,9 +121,7 @@ class ActivationStore(StoreView):
         )
         publish(root, empty)
 
-    def plan_append(
-        self, samples: pa.Table, *, changed: str = "error", timeout_s: float | None = None
-    ) -> AppendPlan:
+    def plan_append(self, samples: pa.Table, *, changed: str = "error") -> AppendPlan:
         """Find what is new in `samples` and give it positions.
 
         Asking again for the same samples after a crash resumes the plan with its finished blocks.
@@ -133,11 +131,10 @@ class ActivationStore(StoreView):
             samples: `id` and `text` or `text_hash` (or both); optional `created_at` (int64
                 seconds) and `author_id`.
             changed: a known id with another text is an "error", or "replace" stores a new version.
-            timeout_s: how long to wait for another append; None for ever.
 
         Raises:
             ChangedTextError: an id comes with another text.
-            StoreError: wrong columns, no permission, another append in the way for too long.
+            StoreError: wrong columns, no permission.
         """
         if changed not in ("error", "replace"):
             raise StoreError(f'changed is {changed!r}; valid are "error" and "replace"')
@@ -148,7 +145,7 @@ class ActivationStore(StoreView):
             chosen = select_new(table, self.index, replace_changed=changed == "replace")
             return plan_append(root, self.snapshot, chosen, digest=digest)
 
-        return self._plan(digest, make, timeout_s)
+        return self._plan(digest, make)
 
     def plan_backfill(
         self,
@@ -157,7 +154,6 @@ class ActivationStore(StoreView):
         hidden_layers: Sequence[int] = (),
         hidden_size: int | None = None,
         poolings: Sequence[str] = (),
-        timeout_s: float | None = None,
     ) -> AppendPlan:
         """Plan the computation of further layers for all stored samples.
 
@@ -168,27 +164,30 @@ class ActivationStore(StoreView):
             hidden_layers: hidden states to add.
             hidden_size: needed where the store has no hidden states yet.
             poolings: poolings that the caller wants; new ones are refused (see the message).
-            timeout_s: how long to wait for another append; None for ever.
+
+        Raises:
+            StoreError: no such layers, no texts to compute them of.
         """
-        wanted = backfill_layers(
-            self.schema,
-            layers=layers,
-            hidden_layers=hidden_layers,
-            hidden_size=hidden_size,
-            poolings=poolings,
-        )
+
+        def missing() -> dict[str, tuple[int, ...]]:
+            return backfill_layers(
+                self.schema,
+                layers=layers,
+                hidden_layers=hidden_layers,
+                hidden_size=hidden_size,
+                poolings=poolings,
+            )
 
         def make(root: Path) -> AppendPlan:
-            return plan_backfill(root, self.snapshot, self.index, wanted, hidden_size)
+            # Looked up again: another process may have brought some of them meanwhile.
+            return plan_backfill(root, self.snapshot, self.index, missing(), hidden_size)
 
-        return self._plan(backfill_digest(wanted, hidden_size), make, timeout_s)
+        return self._plan(backfill_digest(missing(), hidden_size), make)
 
-    def _plan(
-        self, digest: str, make: Callable[[Path], AppendPlan], timeout_s: float | None
-    ) -> AppendPlan:
+    def _plan(self, digest: str, make: Callable[[Path], AppendPlan]) -> AppendPlan:
         root = self.writable_root()
         lease = process_lock(root / APPEND_LOCK)
-        lease.acquire(timeout_s=timeout_s)
+        lease.acquire()
         try:
             with locked(root / COMMIT_LOCK):
                 # What a dead process finished is kept, whether or not its plan is resumed.

@@ -7,8 +7,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
 from store.errors import StoreError
 from store.plans import AppendPlan, PlanRecord, new_plan_id, save_plan
 from store.samples import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, SampleIndex
@@ -65,9 +63,14 @@ def plan_backfill(
         StoreError: the store keeps no texts.
     """
     schema = snapshot.schema
-    if not schema.store_text:
-        raise StoreError("this store keeps no texts, so nothing can be computed for its samples")
+    check_texts(schema)
     samples = index.visible_rows(0, snapshot.num_samples).select(SAMPLE_SCHEMA.names)
+    missing = samples["text"].null_count - int(index.dead.sum())
+    if missing:
+        raise StoreError(
+            f"{missing} of this store's samples came without a text, so nothing can be computed for"
+            " them; extract a new store, with all that is wanted"
+        )
     for name in ("id", "text", "text_hash"):  # deleted samples are computed as empty texts
         column = samples[name].fill_null("")
         samples = samples.set_column(samples.column_names.index(name), name, column)
@@ -90,9 +93,18 @@ def plan_backfill(
     tables = {
         "samples": samples,
         "aliases": ALIAS_SCHEMA.empty_table(),
-        "replaced": pa.table(DELETED_SCHEMA.empty_table()),
+        "replaced": DELETED_SCHEMA.empty_table(),
     }
     return save_plan(root, record, tables, samples_per_shard=schema.samples_per_shard)
+
+
+def check_texts(schema: StoreSchema) -> None:
+    """Refuse a store without texts."""
+    if not schema.store_text:
+        raise StoreError(
+            "this store keeps no texts, so nothing can be computed for its samples; extract a new"
+            " store, with all that is wanted"
+        )
 
 
 def backfill_digest(layers: dict[str, tuple[int, ...]], hidden_size: int | None) -> str:

@@ -2,10 +2,10 @@
 
 `compact` keeps every position where it is, so open readers, snapshots and label tables stay true:
 deleted samples' values become NaN, their ids and texts disappear from all tables, and slots without
-any living sample lose their shard files. `copy_living` writes the rest to a new store without gaps.
+any living sample lose their shard files.
 
-It can die anywhere and be run again. While a shard is being replaced, its manifests accept the old
-and the new checksums.
+It can die anywhere and be run again: see `store.manifests` for what holds while a shard is being
+replaced.
 """
 
 from __future__ import annotations
@@ -64,19 +64,20 @@ class CompactReport:
         )
 
 
-def compact(store: ActivationStore, *, timeout_s: float | None = None) -> CompactReport:
+def compact(store: ActivationStore) -> CompactReport:
     """Really remove what was deleted; every snapshot that is kept loses it too.
+
+    Waits for an append under way in another process.
 
     Args:
         store: the store, opened without a snapshot.
-        timeout_s: how long to wait for an append under way.
 
     Raises:
         StoreError: an unfinished append; finish it first.
     """
     root = store.writable_root()
     lease = process_lock(root / APPEND_LOCK)
-    lease.acquire(timeout_s=timeout_s)
+    lease.acquire()
     try:
         with locked(root / COMMIT_LOCK):
             snapshot = commit_finished(root)
@@ -170,11 +171,9 @@ def _scrub_slot(
                 if manifest.covers(layout.name, layer):
                     after[manifest.path][layout.name, layer] = summarise(shard[:, : manifest.count])
     for manifest in manifests:
-        both = {
-            key: replace(new, crcs=np.concatenate([manifest.summary(*key).crcs, new.crcs]))
-            for key, new in after[manifest.path].items()
-        }
-        content = encode_manifest(manifest.count, both, results[manifest.path])
+        content = encode_manifest(
+            manifest.count, after[manifest.path], results[manifest.path], replacing=manifest
+        )
         durable.write_file(root / manifest.path, [content])
     for source, target in moves:
         durable.replace_file(source, target)
@@ -226,42 +225,3 @@ def _remove_shards(root: Path, snapshot: Snapshot, emptied: Iterable[int]) -> in
                     freed += path.stat().st_size
                     path.unlink()
     return freed
-
-
-def copy_living(store: ActivationStore, path: str | Path) -> ActivationStore:
-    """Write the living samples and their labels to a new store at `path`, without gaps.
-
-    Positions change; ids, texts, labels and values do not.
-    """
-    target = ActivationStore.create(path, store.schema)
-    records = store.index.records
-    texts = store.index.rows(["text", "text_hash"]).take(records["position"])
-    for name in texts.column_names:
-        records = records.append_column(name, texts[name])
-    plan = target.plan_append(records)
-    rows = store.index.rows(["n_tokens", "truncated"])
-    for block in plan.blocks:
-        positions = store.positions(plan.samples(block)["id"])
-        block_rows = rows.take(pa.array(positions))
-        target.write_block(
-            plan,
-            block,
-            {name: _gather(store, name, positions) for name in store.schema.arrays},
-            n_tokens=block_rows["n_tokens"].to_numpy(),
-            truncated=block_rows["truncated"].to_numpy(),
-        )
-        target.commit()
-    target.commit()
-    for task in store.tasks():
-        target.put_labels(task, store.labels(task), spec=store.label_spec(task))
-    return target
-
-
-def _gather(store: ActivationStore, name: str, positions: npt.NDArray[np.int64]) -> AnyArray:
-    layout = store.schema.array(name)
-    out = np.empty((len(layout.layers), layout.rows, len(positions)), store.schema.dtype)
-    for index, layer in enumerate(layout.layers):
-        out[index] = store.read_matrix(
-            name, layer=layer, samples=positions, dtype=store.schema.dtype
-        ).T
-    return out.reshape(len(layout.layers), layout.num_poolings, layout.width, len(positions))

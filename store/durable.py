@@ -100,17 +100,31 @@ def write_file(
     Raises:
         StoreError: no space, no permission.
     """
+    fill_file(path, lambda file: _write_parts(file, parts), sync_name=sync_name, shared=shared)
+
+
+def fill_file(
+    path: Path, fill: Callable[[Path], object], *, sync_name: bool = True, shared: bool = False
+) -> None:
+    """Let `fill` write a new file, durably, that then appears as `path`: all of it or nothing.
+
+    For what is streamed to a file by name; the rest is as in `write_file`.
+    """
     suffix = f".{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}" if shared else TEMPORARY_SUFFIX
-    temporary = path.with_name(path.name + suffix)
+    # Hidden, for whoever reads all files of a folder leaves such names out.
+    temporary = path.with_name(f".{path.name}{suffix}")
     try:
-        _write_temporary(temporary, parts)
+        fill(temporary)
+        sync_file(temporary)
         replace_file(temporary, path)
         if sync_name:
             sync_directory(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise explain(error, path) from error
+        if isinstance(error, OSError):
+            raise explain(error, path) from error
+        raise
 
 
 def write_files(contents: Mapping[Path, Iterable[Buffer]]) -> None:
@@ -141,7 +155,7 @@ def sync_directories(paths: Iterable[Path], pool: ThreadPoolExecutor | None = No
         job.result()
 
 
-def _write_temporary(path: Path, parts: Iterable[Buffer]) -> None:
+def _write_parts(path: Path, parts: Iterable[Buffer]) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
     try:
@@ -150,11 +164,19 @@ def _write_temporary(path: Path, parts: Iterable[Buffer]) -> None:
             view = view[_write_directly(descriptor, view) :]
             while len(view):
                 view = view[os.write(descriptor, view) :]
-        _step("before sync_file")
-        os.fsync(descriptor)
-        _step("after sync_file")
     finally:
         os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    _step("before sync_file")
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _step("after sync_file")
 
 
 def _write_directly(descriptor: int, view: memoryview) -> int:

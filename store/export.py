@@ -20,6 +20,7 @@ from store.zarr_metadata import ROOT_DOCUMENT, encode_document, root_document
 
 AnyArray = npt.NDArray[np.generic]
 MAX_BLOSC_BYTES = 2**31 - 17
+BLOSC_LEVEL = 5
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,7 @@ class ExportReport:
         )
 
 
-def export_archive(
-    store: ActivationStore, path: str | Path, *, keepbits: int = 5, level: int = 5
-) -> ExportReport:
+def export_archive(store: ActivationStore, path: str | Path, *, keepbits: int = 5) -> ExportReport:
     """Write the snapshot as a compressed, rounded, plain Zarr v3 group (not a Salient store).
 
     Mantissas are rounded to `keepbits` bits (5: relative error up to 1.6 %; the token numbers of
@@ -58,7 +57,7 @@ def export_archive(
             f"export: keepbits is {keepbits}; valid for {schema.dtype}: 1 to {largest}"
         )
     rounding = numcodecs.BitRound(keepbits=keepbits)
-    blosc = numcodecs.Blosc(cname="lz4", clevel=level, shuffle=numcodecs.Blosc.BITSHUFFLE)
+    blosc = numcodecs.Blosc(cname="lz4", clevel=BLOSC_LEVEL, shuffle=numcodecs.Blosc.BITSHUFFLE)
     num_bytes = 0
     size = schema.samples_per_shard
     for layout in schema.arrays.values():
@@ -81,11 +80,11 @@ def export_archive(
     }
     write_sample_chunks(root, schema, slots)
     write_axis_coordinates(root, schema)
-    _write_documents(root, store, level)
+    _write_documents(root, store)
     return ExportReport(str(root), num_bytes, store.num_samples * schema.bytes_per_sample)
 
 
-def _write_documents(root: Path, store: ActivationStore, level: int) -> None:
+def _write_documents(root: Path, store: ActivationStore) -> None:
     document = root_document(store.schema, store.num_samples, store.snapshot_id)
     salient = document["attributes"].pop("salient")
     document["attributes"]["salient_export"] = salient
@@ -98,7 +97,7 @@ def _write_documents(root: Path, store: ActivationStore, level: int) -> None:
                 "configuration": {
                     "typesize": store.schema.itemsize,
                     "cname": "lz4",
-                    "clevel": level,
+                    "clevel": BLOSC_LEVEL,
                     "shuffle": "bitshuffle",
                     "blocksize": 0,
                 },

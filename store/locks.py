@@ -1,7 +1,8 @@
 """Locks between processes, and which file systems can be trusted with them.
 
-`commit.lock` is held for the moments of a commit; `append.lock` is the lease of the one process
-whose append is under way. Both are `flock` locks: the kernel drops them when the process dies.
+In a store `commit.lock` is held for the moments of a commit, and `append.lock` is the lease of the
+one process whose append is under way. They are `flock` locks: the kernel drops them when the
+process dies.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from store.errors import StoreError
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
+WAIT_IN_SILENCE_S = 2.0
 # Network file systems without locks and atomic renames that all clients see.
 UNSAFE_FILE_SYSTEMS = ("cifs", "smb3", "smbfs", "vboxsf", "9p", "ncpfs", "afs", "davfs")
 UNSAFE_OPTIONS = {
@@ -41,11 +43,15 @@ class FileLock:
         """Whether this object holds the lock."""
         return self._descriptor is not None
 
-    def acquire(self, *, timeout_s: float | None = None) -> None:
-        """Take the lock, waiting up to `timeout_s` (None: for ever, saying so in the log).
+    def acquire(self, *, on_wait: Callable[[str], None] | None = None) -> None:
+        """Take the lock, waiting for whoever holds it.
+
+        Args:
+            on_wait: called with the holder's name if the lock is not free; by default a wait of
+                more than a few seconds is logged.
 
         Raises:
-            StoreError: not free in time, or the file system has no locks.
+            StoreError: no permission, or the file system has no locks.
         """
         if self.held:
             return
@@ -54,7 +60,7 @@ class FileLock:
         except OSError as error:
             raise explain(error, self.path) from error
         try:
-            self._wait(descriptor, timeout_s)
+            self._wait(descriptor, on_wait)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         except BaseException:
@@ -63,9 +69,9 @@ class FileLock:
         self._descriptor = descriptor
         _held_in_this_process.add(self)
 
-    def _wait(self, descriptor: int, timeout_s: float | None) -> None:
+    def _wait(self, descriptor: int, on_wait: Callable[[str], None] | None) -> None:
         started = time.monotonic()
-        warned = False
+        told = False
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,16 +83,13 @@ class FileLock:
                     f"{self.path}: the file system has no locks ({error.strerror}); write the "
                     "store to a local disk or a POSIX file system with locks"
                 ) from error
-            waited_s = time.monotonic() - started
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-            if timeout_s is not None and waited_s >= timeout_s:
-                raise StoreError(
-                    f"{self.path}: held by {holder} for longer than {timeout_s:g} s; wait for it "
-                    "to finish, or end that process"
-                )
-            if not warned and waited_s > 2:
-                warned = True
-                logger.warning("waiting for %s, held by %s", self.path, holder)
+            if not told and (on_wait or time.monotonic() - started > WAIT_IN_SILENCE_S):
+                told = True
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+                if on_wait:
+                    on_wait(holder)
+                else:
+                    logger.warning("waiting for %s, held by %s", self.path, holder)
             time.sleep(POLL_S)
 
     def release(self) -> None:
@@ -111,10 +114,10 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 @contextmanager
-def locked(path: Path, *, timeout_s: float | None = None) -> Iterator[None]:
-    """Hold the lock on `path` for the length of a `with` block."""
+def locked(path: Path, *, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock on `path` for the length of a `with` block; see `FileLock.acquire`."""
     lock = FileLock(path)
-    lock.acquire(timeout_s=timeout_s)
+    lock.acquire(on_wait=on_wait)
     try:
         yield
     finally:

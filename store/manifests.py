@@ -4,6 +4,16 @@ Inner chunks of the shards carry no checksums of their own, so a file beside the
 once a slot's shards are durable. Checksums cover the first `count` samples of a row: a shard that
 later appends complete keeps every earlier manifest true.
 
+A shard is in one of two states:
+
+    steady           its manifests hold one checksum a row
+    being replaced   they hold those of the old shard and of the new one, and accept either
+
+Compaction takes a slot through it: manifests say "being replaced", the new shards are renamed into
+place, manifests say "steady" again. So whatever a reader finds together, before, between or after
+a crash, is accepted; running the compaction again ends the state. Only this module knows how the
+checksums are kept: others ask `Manifest.accepts`.
+
 The format is safetensors, whose plain layout lets a reader fetch the checksums of a few rows only.
 Its metadata hold a crc32c of every member.
 """
@@ -39,8 +49,7 @@ class LayerSummary:
     """Checksums and moments of one shard.
 
     Attributes:
-        crcs: `(alternatives, rows)` uint32; a row is sound if it matches any alternative. There is
-            one, but for a shard that is being compacted.
+        crcs: `(rows,)` uint32.
         moments: per row, over the slot's samples.
     """
 
@@ -54,6 +63,7 @@ def encode_manifest(
     sample_results: Mapping[str, AnyArray] | None = None,
     *,
     attempt: str = "",
+    replacing: Manifest | None = None,
 ) -> bytes:
     """The bytes of a manifest file.
 
@@ -62,10 +72,13 @@ def encode_manifest(
         layers: what to record of each shard.
         sample_results: per-sample arrays (tokens, truncated) that travel along to the commit.
         attempt: names the staged shards that belong to it.
+        replacing: the manifest so far, of shards that are being replaced: its checksums are
+            accepted too.
     """
     members: dict[str, AnyArray] = {"count": np.array(count, np.int64)}
     for (name, layer), summary in layers.items():
-        members[f"{name}/{layer}/crc32c"] = summary.crcs
+        before = [] if replacing is None else [replacing.accepted(name, layer)]
+        members[f"{name}/{layer}/crc32c"] = np.concatenate([*before, summary.crcs[None]])
         members[f"{name}/{layer}/count"] = np.array(summary.moments.count, np.int64)
         members[f"{name}/{layer}/mean"] = summary.moments.mean
         members[f"{name}/{layer}/m2"] = summary.moments.m2
@@ -112,23 +125,36 @@ class Manifest:
         """Whether this manifest has the shards of one layer."""
         return f"{name}/{layer}/crc32c" in self._members
 
-    def summary(self, name: str, layer: int) -> LayerSummary:
-        """Checksums and moments of one shard."""
-        crcs = self[f"{name}/{layer}/crc32c"].astype(np.uint32, copy=False)
-        return LayerSummary(crcs, self.moments(name, layer))
-
     def moments(self, name: str, layer: int) -> Moments:
         """Moments of one shard's rows."""
         mean, m2 = self[f"{name}/{layer}/mean"], self[f"{name}/{layer}/m2"]
         count = int(self[f"{name}/{layer}/count"])
         return Moments(count, mean.astype(np.float64), m2.astype(np.float64))
 
-    def row_crcs(self, name: str, layer: int, rows: npt.NDArray[np.int64]) -> Crcs:
-        """`(alternatives, len(rows))` checksums of some rows; reads only those bytes."""
+    def accepts(
+        self, name: str, layer: int, rows: npt.NDArray[np.int64], crcs: Crcs
+    ) -> npt.NDArray[np.bool_]:
+        """Which rows of a shard are as they should be: `(len(rows),)` bool.
+
+        Args:
+            name: of the array.
+            layer: whose shard.
+            rows: numbers of the rows; only their bytes of the manifest are read.
+            crcs: `(len(rows),)` checksums found.
+        """
+        sound: npt.NDArray[np.bool_] = (self._accepted_of(name, layer, rows) == crcs).any(axis=0)
+        return sound
+
+    def accepted(self, name: str, layer: int) -> Crcs:
+        """`(1, rows)` checksums of one shard; more than one of each row if it is being replaced."""
+        return self[f"{name}/{layer}/crc32c"].astype(np.uint32, copy=False)
+
+    def _accepted_of(self, name: str, layer: int, rows: npt.NDArray[np.int64]) -> Crcs:
+        """`accepted` of some rows, reading only those bytes."""
         member = f"{name}/{layer}/crc32c"
         alternatives, total = self._members[member]["shape"]
         if 4 * len(rows) > total:
-            return self[member].astype(np.uint32, copy=False)[:, rows]
+            return self.accepted(name, layer)[:, rows]
         start = self._data + self._members[member]["data_offsets"][0]
         out = np.empty((alternatives, len(rows)), "<u4")
         flat = out.reshape(-1)

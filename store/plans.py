@@ -1,8 +1,52 @@
-"""Append plans: which samples are new, where they go, and what is already finished.
+"""The states of an append, and its plan: which samples are new, where they go, what is finished.
 
-A plan is a directory, `.salient/plans/<id>`: `plan.json`, the samples (Arrow, memory-mapped), the
-aliases, and the staged shards and manifests of finished blocks. Nothing in it is visible to
-readers until a commit moves it, so a killed or superseded plan harms nobody.
+    plan    = plan_append(…)               planned
+    write_block(plan, block, …)            written, staged: each block by itself
+    commit()                               published, as far as blocks follow on without a gap
+
+A block of samples goes through these states:
+
+    planned -> written -> staged -> published
+                                 -> abandoned, from any state before
+
+planned
+    `.salient/plans/<plan>/` holds `plan.json` and `samples.arrow`, `aliases.arrow` and
+    `replaced.arrow`; `.salient/active.json`, which is written last, names the plan. One plan is
+    active at a time, that of the process with `append.lock`; others write its blocks.
+    A crash before the last file leaves a folder that nobody names: `gc` removes it.
+
+written
+    `<plan>/<slot>-<attempt>/<array>.<layer>`, one durable file for each shard. Whoever writes a
+    block makes an attempt of its own, so two at the same block never mix.
+    A crash leaves an attempt that no manifest names: it goes when the block is published.
+
+staged
+    `<plan>/block-<slot>.safetensors`, the block's manifest, appears by one rename. It holds the
+    checksums, the moments and the name of the attempt that counts.
+    A crash loses nothing: whoever asks for the same samples again gets the same plan and writes
+    the blocks that are not staged.
+
+published
+    Under `commit.lock`: the shards are renamed to `<array>/c/<layer's number>/0/0/<slot>`, the
+    manifests to `.salient/manifests/<slot>-<count>-<plan>.safetensors`; the index part
+    `.salient/index/rows-<start>-<stop>-<plan>.parquet` and the chunks of the coordinates are
+    written, then the snapshot's record; at last `zarr.json` at the root is replaced, and that one
+    rename is the commit. The arrays' own `zarr.json` follow, and the plan's folder goes.
+    A crash before that rename leaves readers what they had: they look no further than the
+    snapshot, and a shard that has replaced a shorter one begins with the same samples. The next
+    commit, plan or compaction repeats the moves. After it, the snapshot says that the plan is
+    finished, and they tidy up.
+
+abandoned
+    Whoever plans something else publishes what the active plan has staged without a gap, makes its
+    own plan the active one, and removes the other's folder with all that is left in it. Writers of
+    the old plan are told so.
+    A crash in between leaves that folder: `gc` removes it.
+
+Layers that are added to samples stored before (`plan_backfill`) go the same way, with two
+differences: the blocks are the slots there are, and they are published all together or not at all.
+
+Nothing in a plan's folder is seen by readers, so a dead or abandoned plan harms nobody.
 """
 
 from __future__ import annotations
@@ -22,7 +66,14 @@ import pyarrow.compute as pc
 from store import durable
 from store.blocks import Block, plan_blocks
 from store.errors import ChangedTextError, StoreError
-from store.samples import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, Positions, SampleIndex
+from store.samples import (
+    ALIAS_SCHEMA,
+    DELETED_SCHEMA,
+    SAMPLE_SCHEMA,
+    Positions,
+    SampleIndex,
+    one_chunk,
+)
 from store.snapshots import ACTIVE_PLAN, MANIFESTS, PLANS, Snapshot
 
 
@@ -126,10 +177,6 @@ class AppendPlan:
             self.staged_manifest(block).exists() or (self.root / self.manifest_path(block)).exists()
         )
 
-    def is_active(self) -> bool:
-        """Whether this is still the plan that the next commit publishes."""
-        return active_plan_id(self.root) == self.id
-
 
 def active_plan_id(root: Path) -> str | None:
     """Id of the plan under way, if any."""
@@ -188,8 +235,8 @@ def select_new(samples: pa.Table, index: SampleIndex, *, replace_changed: bool) 
     Raises:
         ChangedTextError: an id comes with two texts.
     """
-    ids = _column(samples, "id")
-    hashes = _column(samples, "text_hash")
+    ids = one_chunk(samples["id"])
+    hashes = one_chunk(samples["text_hash"])
     first_of_id = _first_occurrence(ids)
     clash = np.flatnonzero(
         pc.not_equal(hashes, hashes.take(pa.array(first_of_id))).to_numpy(zero_copy_only=False)
@@ -239,11 +286,6 @@ def select_new(samples: pa.Table, index: SampleIndex, *, replace_changed: bool) 
         ),
         num_known=len(ids) - len(new_rows),
     )
-
-
-def _column(table: pa.Table, name: str) -> pa.Array:
-    combined = table[name].combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
 
 
 def _first_occurrence(values: pa.Array) -> Positions:

@@ -113,7 +113,7 @@ class SampleIndex:
         self._replay()
 
     def _replay(self) -> None:
-        records = _empty(ALIAS_SCHEMA)
+        records = ALIAS_SCHEMA.empty_table()
         start = 0
         for part in self._snapshot.index:
             if part.kind == "rows":
@@ -138,12 +138,12 @@ class SampleIndex:
 
     @cached_property
     def _ids(self) -> pa.Array:
-        return _one_chunk(self.records["id"])
+        return one_chunk(self.records["id"])
 
     @cached_property
     def _hashes(self) -> pa.Array:
         """Hash per position; null where dead, so that a deleted text is computed anew."""
-        hashes = _one_chunk(self.rows(["text_hash"])["text_hash"])
+        hashes = one_chunk(self.rows(["text_hash"])["text_hash"])
         if self.dead.any():
             hashes = pc.if_else(pa.array(~self.dead), hashes, pa.scalar(None, pa.string()))
         return hashes
@@ -154,7 +154,7 @@ class SampleIndex:
         """The stored rows of positions `[start, stop)`, dead ones included, in position order."""
         wanted = pa.schema([ROW_SCHEMA.field(name) for name in columns or ROW_SCHEMA.names])
         stop = self.num_rows if stop is None else stop
-        tables = [_empty(wanted)]
+        tables = [wanted.empty_table()]
         for part in self._snapshot.index:
             if part.kind == "rows" and part.start < stop and part.stop > start:
                 first = max(start - part.start, 0)
@@ -189,7 +189,7 @@ class SampleIndex:
                 columns[field.name] = owners[field.name]
             else:
                 null = pa.scalar(None, field.type)
-                columns[field.name] = pc.if_else(alive, _one_chunk(rows[field.name]), null)
+                columns[field.name] = pc.if_else(alive, one_chunk(rows[field.name]), null)
         return pa.table(columns, schema=ROW_SCHEMA)
 
     def positions(self, ids: Sequence[str] | pa.Array) -> Positions:
@@ -206,9 +206,7 @@ class SampleIndex:
 
     def was_deleted(self, ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         """Which ids were deleted and have not come back: `(n,)` bool."""
-        gone = [
-            _one_chunk(self._read(part.path, ["id"])["id"]) for part in self._snapshot.deletions
-        ]
+        gone = [one_chunk(self._read(part.path, ["id"])["id"]) for part in self._snapshot.deletions]
         if not gone:
             return np.zeros(len(ids), bool)
         deleted: npt.NDArray[np.bool_] = pc.is_in(ids, value_set=pa.concat_arrays(gone)).to_numpy()
@@ -217,7 +215,7 @@ class SampleIndex:
     def in_period(self, since: int | None, until: int | None) -> npt.NDArray[np.bool_]:
         """Positions alive with a record of `since <= created_at < until`: `(samples,)` bool."""
         keep = pa.array(np.ones(len(self.records), bool))
-        created = _one_chunk(self.records["created_at"])
+        created = one_chunk(self.records["created_at"])
         if since is not None:
             keep = pc.and_(keep, pc.greater_equal(created, since))
         if until is not None:
@@ -236,7 +234,7 @@ class SampleIndex:
 def _look_up(values: Sequence[str] | pa.Array, known: pa.Array, positions: Positions) -> Positions:
     array = values if isinstance(values, pa.Array | pa.ChunkedArray) else _strings(values)
     found = pc.index_in(array.cast(pa.string()), value_set=known, skip_nulls=True)
-    found = _one_chunk(found) if isinstance(found, pa.ChunkedArray) else found
+    found = one_chunk(found) if isinstance(found, pa.ChunkedArray) else found
     index = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     if len(positions) == 0:
         return np.full(len(index), -1, np.int64)
@@ -247,7 +245,8 @@ def _strings(values: Sequence[Any]) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
-def _one_chunk(column: Any) -> pa.Array:
+def one_chunk(column: Any) -> pa.Array:
+    """A column as one array, `(rows,)`."""
     if not isinstance(column, pa.ChunkedArray):
         return column
     combined = column.combine_chunks()
@@ -261,10 +260,6 @@ def _without(records: pa.Table, deleted: pa.Table) -> pa.Table:
     joined = order.join(marked, keys=["id", "position"], join_type="left outer")
     kept = np.sort(joined.filter(pc.is_null(joined["gone"]))["order"].to_numpy())
     return records.take(pa.array(kept))
-
-
-def _empty(schema: pa.Schema) -> pa.Table:
-    return schema.empty_table()
 
 
 def read_parquet(location: Location, path: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -53,9 +53,10 @@ class ArrayLayout:
         try:
             return self.layers.index(int(layer))
         except ValueError:
+            option = "hidden" if self.name == "hidden" else "layers"
             raise StoreError(
                 f"array {self.name!r} has no layer {layer}: it holds {_ranges(self.layers)}; "
-                "add the layer with a backfill"
+                f"`salient store add STORE --{option} {layer}` adds one of the model's"
             ) from None
 
     def shard_path(self, layer: int, slot: int) -> str:
@@ -210,7 +211,7 @@ class StoreSchema:
         """The schema after more layers have been added at the end of the axes."""
         return replace(
             self,
-            hidden_size=self.hidden_size or hidden_size,
+            hidden_size=self.hidden_size or (hidden_size if hidden_layers else None),
             layers=(*(self.layers or ()), *layers),
             hidden_layers=(*self.hidden_layers, *hidden_layers),
         )

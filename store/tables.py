@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,9 @@ from store import durable
 from store.errors import StoreError
 
 
-def _publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, make it durable and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise durable.explain(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    durable.sync_directory(path.parent)
+def _publish(path: Path, fill: Callable[[Path], object]) -> None:
+    durable.make_directories(path.parent)
+    durable.fill_file(path, fill, shared=True)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ def write_block(
                 moments = row_moments(shard)
             if not prove_finite(moments):
                 _refuse_unstorable(layout, layer, shard, values)
-            summary = LayerSummary(row_crcs(shard)[None], moments)
+            summary = LayerSummary(row_crcs(shard), moments)
         else:
             summary = summarise(shard[:, :count])
         writing.result()
@@ -112,7 +112,7 @@ def summarise(committed: AnyArray) -> LayerSummary:
     """Checksums of the committed samples `(rows, count)`, moments of those not compacted away."""
     living = ~np.isnan(committed[0])
     values = committed if living.all() else np.ascontiguousarray(committed[:, living])
-    return LayerSummary(row_crcs(committed)[None], row_moments(values))
+    return LayerSummary(row_crcs(committed), row_moments(values))
 
 
 def _shards(

@@ -9,7 +9,9 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -100,12 +102,6 @@ def acknowledge(path: Path | None, snapshot_id: str, num_samples: int) -> None:
             file.write(f"{snapshot_id} {num_samples}\n")
 
 
-def die_at_step(root: Path, batches: list[pa.Table], acknowledged: Path, step: int) -> None:
-    """Append, and die by SIGKILL at the `step`-th fsync or rename."""
-    arm(step)
-    append_all(root, batches, acknowledged)
-
-
 def delete_and_compact(root: Path) -> None:
     """Remove some samples: single ones, and all of slot 1."""
     store = ActivationStore.open(root)
@@ -113,14 +109,8 @@ def delete_and_compact(root: Path) -> None:
     compact(store)
 
 
-def die_while_compacting(root: Path, step: int) -> None:
-    """Delete and compact, and die by SIGKILL at the `step`-th fsync or rename."""
-    arm(step)
-    delete_and_compact(root)
-
-
-def arm(step: int) -> None:
-    """Let this process kill itself at the `step`-th fsync or rename from now on."""
+def armed(step: int | None, target: Callable[..., None], *args: Any) -> None:
+    """Call `target`, and die by SIGKILL at the `step`-th fsync or rename from now on."""
     seen = 0
 
     def watch(name: str) -> None:
@@ -130,6 +120,7 @@ def arm(step: int) -> None:
         seen += 1
 
     durable.watch_steps(watch)
+    target(*args)
 
 
 def append_forever_until(root: Path, numbers: range, barrier: Path) -> None:

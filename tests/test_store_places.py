@@ -11,7 +11,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from store import ActivationStore, DamagedShardError, StoreError
+from pipeline.locking import one_at_a_time
+from store import ActivationStore, DamagedShardError, StoreError, locks
 from store.locks import FileLock, check_writable_file_system
 from store.maintenance import verify
 from tests.store_processes import SCHEMA, append_all, make_samples, values_of, write_one
@@ -73,12 +74,49 @@ def test_file_systems_without_shared_locks_are_refused(mount: str, refused: str 
 
 def test_a_lock_says_who_holds_it(tmp_path: Path) -> None:
     first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
-    first.acquire()
-    with pytest.raises(StoreError, match=rf"held by process {os.getpid()} on .* longer than 0.1 s"):
-        second.acquire(timeout_s=0.1)
-    first.release()
-    second.acquire(timeout_s=0)
+    holders: list[str] = []
+
+    def end_the_wait(holder: str) -> None:
+        holders.append(holder)
+        first.release()
+
+    first.acquire(on_wait=end_the_wait)
+    assert not holders
+    second.acquire(on_wait=end_the_wait)
+    assert second.held and not first.held
     second.release()
+    assert holders == [f"process {os.getpid()} on {os.uname().nodename}"]
+
+
+def test_a_long_wait_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    monkeypatch.setattr(locks, "WAIT_IN_SILENCE_S", -1.0)
+    monkeypatch.setattr(locks.time, "sleep", lambda _: first.release())
+    first.acquire()
+    second.acquire()
+    second.release()
+    assert f"waiting for {tmp_path / 'lock'}, held by process {os.getpid()}" in caplog.text
+
+
+def test_one_writer_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    told: list[str] = []
+    other = FileLock(tmp_path / "run" / ".lock")
+
+    def say(message: str) -> None:
+        told.append(message)
+        other.release()
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()  # as an earlier version left it
+    with one_at_a_time(tmp_path / "run", say):
+        assert not told
+    other.acquire()
+    with one_at_a_time(tmp_path / "run", say):
+        assert told == [
+            f"{tmp_path / 'run'}: another process is at work there; waiting for it to end"
+        ]
 
 
 @pytest.fixture

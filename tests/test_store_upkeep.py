@@ -14,10 +14,13 @@ import pytest
 import xarray as xr
 import zarr
 
-from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, durable
-from store.compaction import compact, copy_living
+from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, durable, text_hash
+from store.compaction import compact
 from store.export import export_archive, export_parquet
+from store.location import LocalLocation
 from store.maintenance import describe_snapshots, gc, info, verify
+from store.manifests import LayerSummary, Manifest, encode_manifest
+from store.moments import Moments
 from tests.store_processes import SCHEMA, append_all, make_samples, values_of, write_one
 
 
@@ -142,18 +145,6 @@ def test_a_shared_text_survives_under_its_other_id(store: ActivationStore) -> No
     assert not any(
         "id5" in pq.read_table(path)["id"].to_pylist() for path in root.rglob("rows-*.parquet")
     )
-
-
-def test_copy_living(store: ActivationStore, tmp_path: Path) -> None:
-    store.put_labels("t", pa.table({"id": ["id3", "id4"], "split": ["a", "a"], "label": [1, 2]}))
-    store.delete(author_ids=["author0"])
-    copy = copy_living(store, tmp_path / "copy")
-    assert copy.num_samples == store.num_living == 26
-    ids = copy.samples()["id"].to_pylist()
-    assert ids == store.samples()["id"].to_pylist()
-    np.testing.assert_array_equal(copy.read_matrix(layer=1), want(ids, layer=1))
-    assert copy.labels("t").to_pylist() == [{"id": "id4", "split": "a", "label": 2.0}]
-    assert verify(copy).sound
 
 
 def test_verify_names_damaged_slots_and_reads_refuse_them(store: ActivationStore) -> None:
@@ -290,6 +281,11 @@ def test_backfill_layers_and_hidden_states(tmp_path: Path) -> None:
         store.plan_backfill(layers=[1], poolings=["mean", "min"])
     with pytest.raises(StoreError, match="valid are 0 to 3"):
         store.plan_backfill(layers=[9])
+    known = pa.table({"id": ["id99"], "text_hash": [text_hash("somewhere else")]})
+    append_all(root, [known])
+    store.refresh()
+    with pytest.raises(StoreError, match="1 of this store's samples came without a text"):
+        store.plan_backfill(layers=[1])
 
 
 def test_privacy_store_without_texts(tmp_path: Path) -> None:
@@ -355,8 +351,6 @@ def test_peaks_share_the_care_for_a_store(tmp_path: Path) -> None:
     everything = store.read_matrix("peak", layer=1)
     np.testing.assert_array_equal(everything[living], values[living])
     assert np.isnan(everything[dead]).all()
-    copy = copy_living(store, tmp_path / "copy")
-    np.testing.assert_array_equal(copy.read_matrix("peak", layer=1), values[living])
 
     export_archive(store, tmp_path / "archive", keepbits=1)
     with xr.open_zarr(tmp_path / "archive", chunks=None) as archive:
@@ -388,3 +382,33 @@ def test_damage_to_peaks_is_named(tmp_path: Path) -> None:
     store.refresh()
     with pytest.raises(DamagedShardError, match=r"peak/c/0.*pooling 'max', unit 0"):
         store.read_matrix("peak", layer=0)
+
+
+def test_a_manifest_accepts_the_old_and_the_new_shard_while_it_is_replaced(tmp_path: Path) -> None:
+    def summary(*crcs: int) -> LayerSummary:
+        more = [0] * 5  # so that the checksum of one row is read alone
+        return LayerSummary(np.array([*crcs, *more], np.uint32), Moments(2, *np.zeros((2, 8))))
+
+    def write(layer: LayerSummary, replacing: Manifest | None = None) -> Manifest:
+        content = encode_manifest(2, {("ffn", 0): layer}, replacing=replacing)
+        (tmp_path / "m").write_bytes(content)
+        return Manifest(LocalLocation(tmp_path), "m")
+
+    def accepted(manifest: Manifest, *crcs: int) -> list[bool]:
+        rows = np.arange(3)
+        by_one = [
+            manifest.accepts("ffn", 0, rows[row : row + 1], np.array(crcs[row : row + 1]))[0]
+            for row in rows
+        ]
+        assert manifest.accepts("ffn", 0, rows, np.array(crcs)).tolist() == by_one
+        return by_one
+
+    steady = write(summary(1, 2, 3))
+    assert accepted(steady, 1, 2, 4) == [True, True, False]
+    replaced = write(summary(5, 2, 7), steady)
+    assert accepted(replaced, 1, 2, 4) == [True, True, False]
+    assert accepted(replaced, 5, 3, 7) == [True, False, True]
+    again = write(summary(9, 2, 7), replaced)  # died here, and more was deleted since
+    for crcs in ((1, 2, 3), (5, 2, 7), (9, 2, 7)):
+        assert accepted(again, *crcs) == [True] * 3
+    assert accepted(write(summary(9, 2, 7)), 1, 2, 7) == [False, True, True]
