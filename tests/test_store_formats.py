@@ -1,4 +1,4 @@
-"""Stores that earlier versions wrote: read, verified, appended to, compacted (formats/README.md)."""
+"""Stores that earlier versions wrote: read, appended to, compacted (formats/README.md)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring import score_files
 from store import ActivationStore, StoreSchema
 from tests.conftest import write_mood_csv
-from tests.store_processes import append_all, make_samples, values_of, write_one
+from tests.store_processes import append_all, make_samples, write_one
 from tests.tiny_models import make_tiny_model
 
 PLACE = Path("/fixture")
