@@ -151,6 +151,10 @@ def main(target: Path) -> None:
     PLACE.mkdir()
     try:
         expected = {"store": make_store(PLACE / "store"), "run": make_run(PLACE)}
+        expected["modified_ns"] = {
+            str(path.relative_to(PLACE)): path.stat().st_mtime_ns
+            for path in sorted(PLACE.rglob("scores/*/*.parquet"))
+        }
         (PLACE / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
         for lock in PLACE.rglob("*.lock"):
             lock.unlink()
