@@ -54,24 +54,31 @@ class RowShardingCodec(ShardingCodec):
     ) -> NDBuffer | None:
         if not self._has_plain_rows(shard_spec):
             return await super()._decode_partial_single(byte_getter, selection, shard_spec)
-        dtype = shard_spec.dtype.to_native_dtype()
         wanted = _Selection(selection, shard_spec.shape)
         path = _local_path(byte_getter)
-        row_bytes = shard_spec.shape[-1] * dtype.itemsize
+        row_bytes = shard_spec.shape[-1] * shard_spec.dtype.to_native_dtype().itemsize
         if path is None:
             values = await _read_remote(byte_getter, wanted.rows, wanted.num_rows, row_bytes)
         else:
             values = await asyncio.to_thread(
                 _read_local, path, wanted.rows, wanted.num_rows, row_bytes
             )
-        if values is None:
-            return None
-        found, present = values
-        block = found.view(dtype)
-        if not present.all():
-            block[~present] = shard_spec.fill_value
-        array = wanted.apply(block)
-        return shard_spec.prototype.nd_buffer.from_numpy_array(array)
+        return _chosen(values, wanted, shard_spec)
+
+    def _decode_partial_sync(
+        self, byte_getter: ByteGetter, selection: Any, shard_spec: ArraySpec
+    ) -> NDBuffer | None:
+        """The same for zarr's `FusedCodecPipeline` (3.3 and newer), which awaits nothing."""
+        path = _local_path(byte_getter)
+        if path is None or not self._has_plain_rows(shard_spec):
+            found: NDBuffer | None = super()._decode_partial_sync(  # type: ignore[misc]
+                byte_getter, selection, shard_spec
+            )
+            return found
+        wanted = _Selection(selection, shard_spec.shape)
+        row_bytes = shard_spec.shape[-1] * shard_spec.dtype.to_native_dtype().itemsize
+        values = _read_local(path, wanted.rows, wanted.num_rows, row_bytes)
+        return _chosen(values, wanted, shard_spec)
 
     def _has_plain_rows(self, shard_spec: ArraySpec) -> bool:
         inner = tuple(self.chunk_shape)
@@ -127,6 +134,21 @@ class _Selection:
         else:
             values = block[self._lookup][..., self._last]
         return values
+
+
+def _chosen(
+    values: tuple[AnyArray, npt.NDArray[np.bool_]] | None,
+    wanted: _Selection,
+    shard_spec: ArraySpec,
+) -> NDBuffer | None:
+    """What zarr asked for, of the rows read; None where there is no shard."""
+    if values is None:
+        return None
+    found, present = values
+    block = found.view(shard_spec.dtype.to_native_dtype())
+    if not present.all():
+        block[~present] = shard_spec.fill_value
+    return shard_spec.prototype.nd_buffer.from_numpy_array(wanted.apply(block))
 
 
 def _local_path(byte_getter: ByteGetter) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,17 @@ import xarray as xr
 import zarr
 from zarr.storage import MemoryStore
 
-from store import ActivationStore, DamagedShardError, StoreSchema
-from store.sharding_codec import ZARRS_OWN, RowShardingCodec, register
+from store import ActivationStore, DamagedShardError, StoreSchema, sharding_codec
+from store.sharding_codec import ZARRS_OWN, RowShardingCodec, _read_local, register
 from tests.store_processes import append_all, make_samples, values_of
 
 OURS = "store.sharding_codec.RowShardingCodec"
+PIPELINES = [
+    f"zarr.core.codec_pipeline.{name}"
+    for name in ("BatchedCodecPipeline", "FusedCodecPipeline")
+    if hasattr(zarr.core.codec_pipeline, name)
+]
+"""The second one is in zarr from 3.3 on."""
 SELECTIONS: list[Any] = [
     np.s_[:],
     np.s_[1],
@@ -27,6 +34,12 @@ SELECTIONS: list[Any] = [
     np.s_[1, 0, 5, 39],
     np.s_[..., 59],
 ]
+
+
+@pytest.fixture(params=PIPELINES, autouse=True)
+def pipeline(request: pytest.FixtureRequest) -> Iterator[None]:
+    with zarr.config.set({"codec_pipeline.path": request.param}):
+        yield
 
 
 @pytest.fixture(params=["float16", "float32"])
@@ -83,6 +96,19 @@ def test_vectorised_and_coordinate_selections(root: Path) -> None:
     with xr.open_zarr(root, chunks=None) as dataset:
         chosen = dataset.ffn.isel(neuron=xr.DataArray([5, 0], dims="z"), sample=[3, 50])
         np.testing.assert_array_equal(chosen.values, full[:, :, [5, 0]][..., [3, 50]])
+
+
+def test_whole_rows_are_read_by_this_codec(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = open_with(root / "ffn", OURS)
+    reads = []
+
+    def counted(*arguments: Any) -> Any:
+        reads.append(arguments[0])
+        return _read_local(*arguments)
+
+    monkeypatch.setattr(sharding_codec, "_read_local", counted)
+    array[1, :, 2:4]
+    assert len(set(reads)) == len(reads) == 4  # every slot once
 
 
 def test_other_stores_than_local_files(root: Path) -> None:

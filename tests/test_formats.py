@@ -1,0 +1,149 @@
+"""Runs and scores that earlier versions wrote still open and go on (formats/README.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from pipeline import jobs
+from pipeline.cascade import Cascade
+from pipeline.cli import run_command
+from pipeline.config import RunConfig
+from pipeline.heads import Head
+from pipeline.inspection import inspect
+from pipeline.phase1 import load_probe
+from pipeline.runfolder import RunFolder, read_metrics
+from pipeline.scoring import score_files
+from store import ActivationStore
+from store.compaction import compact
+from store.maintenance import verify
+from store.tables import read_table
+
+FORMATS = Path(__file__).parent / "formats"
+TOLERANCE = 2e-3
+"""Of probabilities and outputs; float16 activations of another processor differ by this much."""
+
+
+@pytest.fixture(params=sorted(p.name for p in FORMATS.iterdir() if (p / "run").is_dir()))
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of what a version wrote."""
+    copy = tmp_path / "old"
+    shutil.copytree(FORMATS / request.param, copy)
+    facts = json.loads((copy / "expected.json").read_text(encoding="utf-8"))
+    for name, time_ns in facts["modified_ns"].items():  # the ledger knows files by it, git does not
+        os.utime(copy / name, ns=(time_ns, time_ns))
+    return copy
+
+
+@pytest.fixture
+def expected(old: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((old / "expected.json").read_text(encoding="utf-8"))["run"]
+    return found
+
+
+def scores(folder: Path) -> pa.Table:
+    return ds.dataset(folder, partitioning="hive").to_table().sort_by("id")
+
+
+def check_scores(table: pa.Table, rows: list[dict[str, Any]]) -> None:
+    found = {row["id"]: row for row in table.to_pylist()}
+    for row in rows:
+        for name in ("mood_p_glad", "level"):
+            assert found[row["id"]][name] == pytest.approx(row[name], abs=TOLERANCE)
+        if abs(row["mood_p_glad"] - 0.5) > TOLERANCE:
+            assert found[row["id"]]["mood"] == row["mood"]
+
+
+def test_its_store(old: Path, expected: dict[str, Any]) -> None:
+    store = ActivationStore.open(old / "activations")
+    assert verify(store).sound, str(verify(store))
+    positions = store.positions(expected["ids"])
+    found = store.read_matrix(layer=1, samples=positions)
+    np.testing.assert_array_equal(found, np.array(expected["activations"], np.float32))
+    assert compact(store).num_samples == 10
+    assert verify(store).sound
+    np.testing.assert_array_equal(store.read_matrix(layer=1, samples=positions), found)
+
+
+def test_its_heads(old: Path, expected: dict[str, Any]) -> None:
+    config = RunConfig.load(old / "run.toml")
+    store = ActivationStore.open(config.store.path)
+    positions = store.positions(expected["ids"])
+    for name, outputs in expected["outputs"].items():
+        head = Head.load(old / "run" / "heads" / name)
+        stored = {i: store.read_matrix(layer=i, samples=positions) for i in head.features}
+        np.testing.assert_allclose(head.outputs_full(stored), outputs, atol=TOLERANCE, err_msg=name)
+    folder = RunFolder(Path(config.run_dir))
+    for task in config.tasks:
+        for source in ("hidden", 0, 1, 2):
+            assert np.isfinite(load_probe(folder, task.name, source).weights).all()
+        for kind in ("importance", "rankings", "overlaps", "stability", "selectivity", "sweep"):
+            assert len(read_table(folder.path / kind / f"{task.name}.parquet"))
+    assert Cascade.load(folder).tasks["mood"].early_depth < 2
+
+
+def test_running_again(old: Path, expected: dict[str, Any]) -> None:
+    """All is done before; a further text is appended to the old store."""
+    config = RunConfig.load(old / "run.toml")
+    said: list[str] = []
+    assert jobs.run(config, say=said.append) == expected["metrics"]
+    assert sum("done before" in line for line in said) == 9
+    assert read_metrics(RunFolder(Path(config.run_dir))) == expected["metrics"]
+    with (old / "texts.csv").open("a", encoding="utf-8") as file:
+        file.write("77,it was a glad dog,2024-05-01T12:00:00Z,glad,1.0\n")
+    assert jobs.extract(config).num_new == 1
+    store = ActivationStore.open(config.store.path)
+    assert store.positions(["77"])[0] == store.num_samples - 1
+    assert verify(store).sound
+
+
+def test_scoring_goes_on(old: Path, expected: dict[str, Any]) -> None:
+    """Nothing twice, a new file is added; and scored anew, everything gets the same scores."""
+    inputs = [old / "texts.csv", old / "tweets.jsonl"]
+    options: dict[str, Any] = {"model": str(old / "bert"), "device": "cpu", "max_errors": 0.5}
+    again = score_files(inputs, old / "run.toml", old / "scores", **options).to_dict()
+    assert (again["scored"], again["inputs"]["unchanged"]) == (0, 2)
+    shutil.copyfile(old / "texts.csv", old / "renamed.csv")  # the same ids in another file
+    (old / "more.csv").write_text("id,text\n1,happy cat today\n88,sad dog\n", encoding="utf-8")
+    inputs += [old / "renamed.csv", old / "more.csv"]
+    found = score_files(inputs, old / "run.toml", old / "scores", **options).to_dict()
+    assert found["scored"] == 1
+    table = scores(old / "scores")
+    assert max(Counter(table["id"].to_pylist()).values()) == 1
+    assert len(table) == expected["num_scores"] + 1
+    check_scores(table, expected["scores"])
+    for path in (old / "scores").glob("_ledger.sqlite*"):
+        path.unlink()
+    found = score_files(inputs[-1:], old / "run.toml", old / "scores", **options).to_dict()
+    assert found["scored"] == 0
+    score_files(inputs[:2], old / "run.toml", old / "new", **options)
+    check_scores(scores(old / "new"), expected["scores"])
+
+
+def test_looking_and_planning(old: Path) -> None:
+    for name, kind in (
+        ("activations", "store"),
+        ("run", "run"),
+        ("run/heads/mood/chosen", "head"),
+        ("scores", "scores"),
+        ("run.toml", "config"),
+    ):
+        assert inspect(old / name)["kind"] == kind
+        assert run_command(["inspect", str(old / name)]) == 0
+    run = str(old / "run.toml")
+    assert run_command(["report", run, "--images", "none", "--scores", str(old / "scores")]) == 0
+    page = (old / "run" / "report.html").read_text(encoding="utf-8")
+    assert "mood" in page
+    model = ["--model", str(old / "bert"), "--device", "cpu"]
+    assert run_command(["plan", run, "--num-texts", "8", "--rounds", "1", *model]) == 0
+    cascaded = ["score", str(old / "texts.csv"), "--run", run, "--cascade", *model]
+    assert run_command([*cascaded, "--task", "mood", "--out", str(old / "cascaded")]) == 0
