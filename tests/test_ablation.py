@@ -269,14 +269,6 @@ def test_token_means_need_the_mean_pooling(tiny_bert: Path, tmp_path: Path) -> N
 # ------------------------------------------------------------------ the experiment
 
 
-@pytest.fixture
-def own_run(finished_run: Path, tmp_path: Path) -> RunConfig:
-    """A finished run with a folder of its own."""
-    config = RunConfig.load(finished_run)
-    shutil.copytree(config.run_dir, tmp_path / "run")
-    return config.model_copy(update={"run_dir": str(tmp_path / "run")})
-
-
 def expected_value(config: RunConfig, task: str, neurons: Mapping[int, Any], values: Any) -> Any:
     """The metric of both heads with Hugging Face's own model, text by text."""
     store = ActivationStore.open(config.store.path)
