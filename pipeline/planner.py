@@ -166,6 +166,14 @@ def sets_by_depth(
 ) -> list[dict[str, PlannedHead]]:
     """For every depth the best heads of which the deepest is that deep.
 
+    =====  ====  =====  =====================  ===========================================
+    depth  mood  level  heads                  why
+    =====  ====  =====  =====================  ===========================================
+    0      0.70  0.50   mood at 0, level at 0
+    1      0.74  0.48   mood at 1, level at 0  each task's best up to there
+    2      0.73  0.47   mood at 2, level at 0  mood loses less by its head of 2 than level
+    =====  ====  =====  =====================  ===========================================
+
     Args:
         heads: task -> heads, at most one for each depth.
         metrics: task -> selection metric.

@@ -73,6 +73,15 @@ def test_sets_lose_least_of_all_sets_of_their_depth(heads: dict[str, list[Planne
         assert planner.loss_of(one, heads, metrics) == pytest.approx(best[0])
 
 
+def test_sets_of_the_example_in_the_docs() -> None:
+    scores = {"mood": (0.70, 0.74, 0.73), "level": (0.50, 0.48, 0.47)}
+    heads = {
+        task: [head(depth, one) for depth, one in enumerate(own)] for task, own in scores.items()
+    }
+    found = planner.sets_by_depth(heads, {"mood": "macro_f1", "level": "pearson"})
+    assert [[one["mood"].depth, one["level"].depth] for one in found] == [[0, 0], [1, 0], [2, 0]]
+
+
 def option(depth: int, loss: float, texts_per_s: float) -> Option:
     speed = Speed(texts_per_s, 10 * texts_per_s, (1.0,))
     return Option(depth, {"mood": head(depth, 1 - loss)}, loss, 1, 1.0, 1.0, speed)

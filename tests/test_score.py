@@ -32,6 +32,7 @@ from pipeline.scoring import score_files
 from pipeline.targets import load_target
 from store import ActivationStore, text_hash
 from tests.conftest import write_mood_csv
+from tests.made_heads import write_heads
 from tests.test_tweets import (
     MADE_UP,
     RAW,
@@ -44,7 +45,6 @@ from tests.test_tweets import (
     some_real_objects,
     v1,
 )
-from tests.tiny_heads import write_heads
 
 Score = Callable[..., ScoreReport]
 

@@ -19,9 +19,9 @@ import pytest
 
 from pipeline.scoring import score_files
 from tests.conftest import RUN_TOML
+from tests.made_heads import write_heads
 from tests.test_score import assert_same_scores, quarantine, scores
 from tests.test_tweets import REAL_COUNTS, jsonl, needs_raw, real_objects, v1
-from tests.tiny_heads import write_heads
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
