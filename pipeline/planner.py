@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.costs import MeasureOptions, Speed, flops, measure
@@ -34,7 +33,6 @@ from pipeline.targets import wanted_tasks
 from store.durable import sync_directory
 from store.tables import read_table, write_json
 
-Array = NDArray[Any]
 FORMAT_VERSION = 1
 SLACK = 1e-9
 """Differences of scores up to this are rounding."""

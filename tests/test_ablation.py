@@ -395,7 +395,7 @@ def test_command(
     assert json.loads(shown.out)["tasks"]["mood"]["share"] == 0.2
     assert shown.err == ""
     for arguments, message in (
-        (["--task", "joy"], "--task 'joy': the run has ['mood', 'level']"),
+        (["--task", "joy"], "--task 'joy': there are heads for mood, level"),
         (["--top", "3", "--share", "0.1"], "--top 3 and --share 0.1: give one of them"),
         (["--top", "9999"], "--top 9999: layer 0 has"),
         (["--share", "1.5"], "--share 1.5: must lie in (0, 1]"),
