@@ -20,6 +20,7 @@ from pipeline.costs import MeasureOptions, measuring_rows, rows_of
 from pipeline.errors import ConfigError, ExtractError, HeadError
 from pipeline.heads import Head
 from pipeline.metrics import utility
+from pipeline.outcome import plan_runs
 from pipeline.planner import Option, Plan, PlannedHead, Speed, make_plan
 from pipeline.report import gain_line
 from pipeline.runfolder import RunFolder, read_metrics
@@ -234,6 +235,22 @@ def test_applying_a_plan_and_going_back(own_run: RunConfig) -> None:
         choosing.apply(own)
     assert {t: Head.load(folder.head(t)).fingerprint for t in before["tasks"]} == heads
     assert read_metrics(folder) == before
+
+
+def test_what_is_asked_for_is_done_with_the_plan(own_run: RunConfig) -> None:
+    home, told = RunFolder(Path(own_run.run_dir).resolve()), []
+    found = plan_runs(
+        [home.path],
+        tasks=["mood"],
+        tolerance=9.0,
+        apply=True,
+        measuring=ONCE,
+        on_plan=lambda facts, run: told.append((facts["chosen"]["depth"], run)),
+    )
+    assert told == [(0, home)]
+    assert Head.load(home.head("mood")).card.depth == 0
+    assert found.written == (home.plan,)
+    assert json.loads(json.dumps(found.facts)) == read_json(home.plan)
 
 
 def test_the_command(
