@@ -45,7 +45,7 @@ from pipeline.silencing import (
     silenced,
     token_means,
 )
-from pipeline.targets import Rows, Split, Target, load_target
+from pipeline.targets import Rows, Split, Target, load_target, wanted_tasks
 from store import ActivationStore, StoreError
 from store.tables import read_json, read_table, write_json
 
@@ -201,17 +201,12 @@ def ablate(
         SalientError: the run is not finished, or its parts do not belong together.
     """
     options = options or AblationOptions()
-    if unknown := sorted(set(tasks) - {task.name for task in config.tasks}):
-        raise ConfigError(f"--task {unknown[0]!r}: the run has {[t.name for t in config.tasks]}")
+    wanted = wanted_tasks(tasks, [task.name for task in config.tasks])
     folder = RunFolder(Path(config.run_dir))
     if not folder.metrics.is_file():
         raise HeadError(f"{folder.path}: no finished run here; run `salient run` first")
     with one_at_a_time(folder.path, say):
-        heads = {
-            task.name: Head.load(folder.head(task.name))
-            for task in config.tasks
-            if not tasks or task.name in tasks
-        }
+        heads = {name: Head.load(folder.head(name)) for name in wanted}
         experiment = _Experiment.prepare(config, options, folder, tuple(heads.values()), say)
         reports = {name: experiment.report(head) for name, head in heads.items()}
         _keep(folder.path / "ablation.json", reports)

@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cascade import NEVER, Cascade, CascadeTask, leaving
-from pipeline.costs import NUM_TEXTS, ROUNDS, measure, measuring_rows
+from pipeline.costs import MeasureOptions, measure
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head
 from pipeline.intervals import Resamples, difference
@@ -108,11 +107,7 @@ def build(
     plan: Plan,
     *,
     loss: float,
-    texts: Path | None = None,
-    num_texts: int | None = None,
-    rounds: int = ROUNDS,
-    model: str | None = None,
-    device: str = "auto",
+    measuring: MeasureOptions | None = None,
     say: Say = lambda _: None,
 ) -> tuple[Cascade, dict[str, Any]]:
     """Choose depth and thresholds by the validation rows' stored activations; measure the gain.
@@ -120,10 +115,8 @@ def build(
     Args:
         plan: of one run's classification tasks; its chosen heads are those to reach.
         loss: what no task may lose of its selection metric on its validation rows.
-        texts, num_texts, rounds: to measure on, as in :func:`pipeline.planner.make_plan`; stored
-            texts are those of the validation rows only, for heads are surer of training texts.
-        model: the backbone's location, if it moved.
-        device: torch device.
+        measuring: what to measure on, and how; stored texts are those of the validation rows only,
+            for heads are surer of training texts.
         say: called with progress lines.
 
     Returns:
@@ -133,7 +126,69 @@ def build(
         ConfigError: several runs, or tasks without classes.
         HeadError: none is faster than the chosen heads.
     """
-    run = check(plan.tasks)
+    run, measuring = check(plan.tasks), measuring or MeasureOptions()
+    best = _cheapest(plan, loss, say)
+    cascade = Cascade(
+        {
+            task: CascadeTask(
+                early.name,
+                early.depth,
+                early.fingerprint,
+                plan.chosen.heads[task].depth,
+                plan.chosen.heads[task].fingerprint,
+                best.thresholds[task],
+            )
+            for task, early in best.option.heads.items()
+        },
+        loss,
+    )
+    scorer = cascade.scorer(run, model=measuring.model, device=measuring.device)
+    device = scorer.full.extractor.backbone.device
+    rows = measuring.rows(plan.tasks[0].config, device, splits=("val",))
+    plain, own = measure([scorer.full, scorer], rows, rounds=measuring.rounds, say=say)
+    early_table = scorer.early.score_table(rows).table
+    return cascade, {
+        "early_depth": best.option.depth,
+        "full_depth": plan.chosen.depth,
+        "num_validation_texts": len(best.leaves),
+        "share_early": float(best.leaves.mean()),
+        "expected_gain": best.gain,
+        "tasks": {task: _scores(one, best.leaves) for task, one in best.judged.items()},
+        "measured": {
+            "num_texts": len(rows),
+            "share_early": float(scorer.leaves(early_table).mean()),
+            "gain": own.texts_per_s / plain.texts_per_s,
+            "plain": asdict(plain),
+            "cascade": asdict(own),
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What leaving early at an option's depth would bring.
+
+    Attributes:
+        option: with the heads to leave at.
+        judged: task -> its validation rows.
+        thresholds: task -> the loosest one allowed.
+        leaves: mask ``(texts,)`` of the texts that leave by them.
+        gain: how many times as fast as the chosen heads alone the cascade is to be.
+    """
+
+    option: Option
+    judged: Mapping[str, Judged]
+    thresholds: Mapping[str, float]
+    leaves: Array
+    gain: float
+
+
+def _cheapest(plan: Plan, loss: float, say: Say) -> _Tried:
+    """The depth above the chosen heads' that makes the fastest cascade.
+
+    Raises:
+        HeadError: none is faster than the chosen heads.
+    """
     stored = _Stored(plan.tasks)
     plain = {task.name: stored.outputs(task, "chosen") for task in plan.tasks}
     seconds = 1 / plan.chosen.speed.texts_per_s
@@ -144,54 +199,19 @@ def build(
             thresholds = find_thresholds(judged, loss=loss)
             leaves = leaving({t: one.confidence for t, one in judged.items()}, thresholds)
             cost = 1 / option.speed.texts_per_s + (1 - leaves.mean()) * seconds
-            tried.append((cost, option, thresholds, leaves, judged))
+            tried.append(_Tried(option, judged, thresholds, leaves, seconds / cost))
             say(
                 f"layers 0..{option.depth}: {leaves.mean():.0%} of {len(leaves)} validation texts"
-                f" may leave, {seconds / cost:.2f} times as fast to expect"
+                f" may leave, {tried[-1].gain:.2f} times as fast to expect"
             )
-    best = min(tried, key=lambda one: one[0], default=None)
-    if best is None or best[0] >= seconds:
+    best = max(tried, key=lambda one: one.gain, default=None)
+    if best is None or best.gain <= 1:
         raise HeadError(
             f"no cascade is faster than the chosen heads alone within a loss of {loss:g}"
-            + ("" if best is None else f" (the best: {seconds / best[0]:.2f} times as fast)")
+            + ("" if best is None else f" (the best: {best.gain:.2f} times as fast)")
             + ": allow more --loss, or stay with the chosen heads"
         )
-    cost, option, thresholds, leaves, judged = best
-    cascade = Cascade(
-        {
-            task: CascadeTask(
-                early.name,
-                early.depth,
-                early.fingerprint,
-                plan.chosen.heads[task].depth,
-                plan.chosen.heads[task].fingerprint,
-                thresholds[task],
-            )
-            for task, early in option.heads.items()
-        },
-        loss,
-    )
-    scorer = cascade.scorer(run, model=model, device=device)
-    kind = scorer.full.extractor.backbone.device.type
-    count = num_texts or NUM_TEXTS.get(kind, NUM_TEXTS["cpu"])
-    rows = measuring_rows(plan.tasks[0].config, count, texts=texts, splits=("val",))
-    speeds = measure([scorer.full, scorer], rows, rounds=rounds, say=say)
-    early_table = scorer.early.score_table(rows).table
-    return cascade, {
-        "early_depth": option.depth,
-        "full_depth": plan.chosen.depth,
-        "num_validation_texts": len(leaves),
-        "share_early": float(leaves.mean()),
-        "expected_gain": seconds / cost,
-        "tasks": {task: _scores(one, leaves) for task, one in judged.items()},
-        "measured": {
-            "num_texts": len(rows),
-            "share_early": float(scorer.leaves(early_table).mean()),
-            "gain": speeds[1].texts_per_s / speeds[0].texts_per_s,
-            "plain": asdict(speeds[0]),
-            "cascade": asdict(speeds[1]),
-        },
-    }
+    return best
 
 
 def check(tasks: Sequence[PlannedTask]) -> RunFolder:

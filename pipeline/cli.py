@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -228,6 +228,7 @@ def ablate(
     out.print(f"written: {escape(str(Path(settings.run_dir) / 'ablation.json'))}")
 
 
+# A command has as many parameters as options.
 @app.command(rich_help_panel=SCORE)
 def plan(
     runs: Annotated[
@@ -273,60 +274,44 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Measure what scoring costs at every depth; pick how deep to go for all tasks together."""
-    from pipeline import choosing, planner, report
+    from pipeline import report
+    from pipeline.costs import MeasureOptions
+    from pipeline.outcome import plan_runs
     from pipeline.runfolder import RunFolder
 
-    say = _say(quiet)
-    if cascade:
-        from pipeline import cascadesearch
+    drawn: list[Path] = []
 
-        cascadesearch.check(planner.read_tasks(runs, tasks or ()))  # before the long work
-    found = planner.make_plan(
+    def show(facts: Mapping[str, Any], run: RunFolder) -> None:
+        try:
+            from pipeline import figures
+
+            drawn.extend(figures.write_plan(facts, run.figures))
+        except (ConfigError, OSError) as error:
+            print(f"salient: no plot: {error}", file=sys.stderr)
+        if not as_json:
+            out.print(report.plan_table(facts), "")
+            for line in report.plan_lines(facts):
+                out.print(escape(line))
+
+    found = plan_runs(
         runs,
         tasks=tasks or (),
         pick=pick,
         tolerance=tolerance,
         min_texts_per_s=min_texts_per_s,
-        texts=texts,
-        num_texts=num_texts,
-        rounds=rounds,
-        model=model,
-        device=device,
-        say=say,
+        apply=apply,
+        loss=loss if cascade else None,
+        measuring=MeasureOptions(texts, num_texts, rounds, model, device),
+        say=_say(quiet),
+        on_plan=show,
     )
-    if apply:
-        found = choosing.apply(found, say=say)
-    facts, written = found.to_dict(), [planner.write_plan(found)]
-    folder = RunFolder(written[0].parent)
-    try:
-        from pipeline import figures
-
-        written += figures.write_plan(facts, folder.figures)
-    except (ConfigError, OSError) as error:
-        print(f"salient: no plot: {error}", file=sys.stderr)
-    if not as_json:
-        out.print(report.plan_table(facts), "")
-        for line in report.plan_lines(facts):
-            out.print(escape(line))
-    if cascade:
-        made, gained = cascadesearch.build(
-            found,
-            loss=loss,
-            texts=texts,
-            num_texts=num_texts,
-            rounds=rounds,
-            model=model,
-            device=device,
-            say=say,
-        )
-        written.append(made.save(folder, gained))
-        facts |= {"cascade": made.to_dict() | {"found": gained}}
-        if not as_json:
-            out.print("", report.cascade_table(facts["cascade"]), "")
     if as_json:
-        _print_json(facts)
+        _print_json(found.facts)
         return
-    for path in written:
+    if cascade:
+        out.print("", report.cascade_table(found.facts["cascade"]), "")
+    first, *others = found.written
+    for path in (first, *drawn, *others):
         out.print(f"written: {escape(str(path))}")
 
 

@@ -4,15 +4,14 @@
 salient features of layers ``0..d``, judges them on rows that they were not fitted on, and adds the
 mean of each depth's best two; :mod:`pipeline.candidates` chooses. Only salient slices are held.
 
-Heads are judged on the validation rows, or on these and the training rows together: each of those
-by a head fitted without its fold, on the salient features of a probe that was fitted without it.
+Which rows a head is trained and judged on is said by :mod:`pipeline.modes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,10 @@ from pipeline.calibration import METHODS
 from pipeline.candidates import Candidate, best_of
 from pipeline.config import HeadConfig, ProbeConfig
 from pipeline.densehead import iterate_dense
-from pipeline.heads import LayerEdges, Part
+from pipeline.heads import Dense, LayerEdges, Part
+from pipeline.linear import Linear
 from pipeline.metrics import utility
+from pipeline.modes import Index, Mode
 from pipeline.probe import Problem
 from pipeline.salientsets import SalientLayer, SalientSets, salient_sets
 from pipeline.solver import iterate_path
@@ -34,7 +35,7 @@ PATIENCE = 2
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Targets of the training and validation rows, and what parts the training rows play.
+    """Targets of the training and validation rows, with folds and weights of the former.
 
     Attributes:
         y_train, y_val: class indices or values.
@@ -58,8 +59,23 @@ M = TypeVar("M", bound=_Model)
 
 
 @dataclass(frozen=True)
+class _Fit(Generic[M]):
+    """A model for each penalty, and the rows that judge it.
+
+    Attributes:
+        path: the models, fitted as they are asked for.
+        x: ``(k, inputs)`` what the model takes for the rows that judge it.
+        rows: where these are among the judged rows.
+    """
+
+    path: Iterator[M]
+    x: Array
+    rows: Index
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """Trains and judges heads on one task's salient slices.
+    """Trains and judges heads on one task's salient slices; :meth:`candidates` does all of it.
 
     Attributes:
         layers: the salient slices of layers 0, 1, … in order.
@@ -76,14 +92,14 @@ class Sweep:
     config: HeadConfig
 
     @property
-    def num_judge_folds(self) -> int:
-        """Folds of the training rows that heads are judged on; 0 for validation rows only."""
-        return self.config.num_folds if self.config.judge == "cross_validation" else 0
+    def mode(self) -> Mode:
+        """Which rows train, and which judge."""
+        return Mode.of(self.config)
 
     @property
     def judged(self) -> Array:
-        """Targets of the rows that heads are judged on."""
-        if not self.num_judge_folds:
+        """Targets of the rows that heads are judged on, validation rows first."""
+        if not self.mode.num_judge_folds:
             return self.data.y_val
         return np.concatenate([self.data.y_val, self.data.y_train])
 
@@ -106,18 +122,12 @@ class Sweep:
 
     def _sparse(self, sets: SalientSets, size: float) -> Candidate:
         """One regularised linear model on the concatenated salient activations."""
-        data = self.data
-        x, x_val = sets.standardised(), sets.standardised_val()
-        paths = [self._path(x, data.y_train, data.weight)]
-        held = [(np.zeros(0, np.int64), x_val)]
-        for k in range(self.num_judge_folds):
-            assert data.folds is not None
-            x_fold = sets.standardised(k)
-            fit = data.folds != k
-            weight = None if data.weight is None else data.weight[fit]
-            paths.append(self._path(x_fold[fit], data.y_train[fit], weight))
-            held.append((np.flatnonzero(~fit), x_fold[~fit]))
-        model, outputs, score = self._best(zip(*paths, strict=False), held)
+        fits, x_val = [], sets.standardised_val()
+        for fold in self.mode.fits:
+            x = sets.standardised(fold)
+            path = self._path(x, self.mode.train_rows(self.data.folds, fold))
+            fits.append(self._fit(path, fold, x_val, x))
+        model, outputs, score = self._best(fits)
         ends = np.cumsum([0, *(len(own) for own in sets.whole)])
         last = len(sets.whole) - 1
         edges = tuple(
@@ -131,15 +141,15 @@ class Sweep:
         )
         return self._candidate("sparse", size, score, (Part(edges),), outputs)
 
-    def _path(self, x: Array, y: Array, weight: Array | None) -> Iterator[Any]:
+    def _path(self, x: Array, rows: Index) -> Iterator[Linear]:
         regression = self.problem.num_classes is None
         return iterate_path(
-            x,
-            y,
+            x[rows],
+            self.data.y_train[rows],
             num_classes=self.problem.num_classes,
             penalties=self.probe_config.alpha if regression else self.probe_config.C,
             solver=self.probe_config.solver,
-            sample_weight=weight,
+            sample_weight=self._weight(rows),
             tol=self.probe_config.tol,
         )
 
@@ -147,52 +157,38 @@ class Sweep:
 
     def _frozen(self, sets: SalientSets, size: float) -> Candidate:
         """Frozen Phase-1 edges under a dense network."""
-        data = self.data
         projected = [self._project(sets, i) for i in range(len(sets.whole))]
         z = np.concatenate([z for z, _, _ in projected], axis=1)
         z_val = np.concatenate([z_val for _, z_val, _ in projected], axis=1)
-        use = np.ones(len(z), bool)
-        if self.config.training == "unseen":
-            assert data.folds is not None
-            use = data.folds == 0
-        paths = [self._network(z, use)]
-        held = [(np.zeros(0, np.int64), z_val)]
-        for k in range(self.num_judge_folds):
-            assert data.folds is not None
-            paths.append(self._network(z, data.folds != k))
-            held.append((np.flatnonzero(data.folds == k), z[data.folds == k]))
-        dense, outputs, score = self._best(zip(*paths, strict=True), held)
+        fits = []
+        for fold in self.mode.fits:
+            path = self._network(z, self.mode.network_rows(self.data.folds, fold))
+            fits.append(self._fit(path, fold, z_val, z))
+        dense, outputs, score = self._best(fits)
         part = Part(tuple(edges for _, _, edges in projected), dense)
         return self._candidate("frozen", size, score, (part,), outputs)
 
-    def _network(self, z: Array, rows: Array) -> Iterator[Any]:
-        weight = None if self.data.weight is None else self.data.weight[rows]
+    def _network(self, z: Array, rows: Index) -> Iterator[Dense]:
         return iterate_dense(
             z[rows],
             self.data.y_train[rows],
             num_classes=self.problem.num_classes,
             width=self.config.hidden_width,
             seed=self.data.seed,
-            weight=weight,
+            weight=self._weight(rows),
         )
 
     def _project(self, sets: SalientSets, i: int) -> tuple[Array, Array, LayerEdges]:
         """Phase-1 outputs on the training and validation rows with the other edges dropped."""
         layer, own = sets.layers[i], sets.whole[i]
-        probe = layer.probe
-        full = layer.standardised(own) @ probe.weights[:, own].T + probe.bias
-        z = full
-        if self.config.training == "cross_fit":
+        probe, num_folds = layer.probe, len(layer.probe.fold_weights)
+        z = full = layer.probe_outputs(own)
+        if self.mode.out_of_fold:
             folds = self.data.folds
-            if folds is None or folds.max() + 1 != len(probe.fold_weights):
+            if folds is None or folds.max() + 1 != num_folds:
                 raise ValueError("cross_fit needs the folds that the probes were fitted on")
-            z = np.empty_like(full)
-            for k, (weights, bias) in enumerate(
-                zip(probe.fold_weights, probe.fold_bias, strict=True)
-            ):
-                columns = sets.folds[k][i] if sets.folds else own
-                rows = folds == k
-                z[rows] = layer.standardised(columns)[rows] @ weights[:, columns].T + bias
+            read = [by_layer[i] for by_layer in sets.folds] or [own] * num_folds
+            z = layer.fold_outputs(read, folds)
         # Centred and scaled by the whole model's outputs, which the network sees when scoring.
         mean, scale = full.mean(axis=0), np.maximum(full.std(axis=0), 1e-6)
         weights = probe.weights[:, own] / scale[:, None]
@@ -226,29 +222,43 @@ class Sweep:
 
     # -- judging -----------------------------------------------------------------------------
 
-    def _best(
-        self, steps: Iterable[tuple[M, ...]], held: Sequence[tuple[Array, Array]]
-    ) -> tuple[M, Array, float]:
+    def _fit(self, path: Iterator[M], fold: int | None, x_val: Array, x: Array) -> _Fit[M]:
+        """With the validation rows to judge the head itself, those of a fold the one without it.
+
+        Args:
+            path: models fitted without the fold.
+            fold: None for the head itself.
+            x_val, x: inputs of all validation and of all training rows.
+        """
+        num_val = len(self.data.y_val)
+        if fold is None:
+            return _Fit(path, x_val, slice(num_val))
+        rows = self.mode.judge_rows(self.data.folds, fold)
+        return _Fit(path, x[rows], num_val + np.flatnonzero(rows))
+
+    def _weight(self, rows: Index) -> Array | None:
+        return None if self.data.weight is None else self.data.weight[rows]
+
+    def _best(self, fits: Sequence[_Fit[M]]) -> tuple[M, Array, float]:
         """The best step of a path, giving up after some in a row without a gain.
 
         Args:
-            steps: per penalty the model of all training rows, and one without each fold.
-            held: per model the training rows that it is judged on and its inputs; of the first
-                model those are the validation rows' inputs.
+            fits: of the head itself, and of those without a fold.
 
         Returns:
-            The model of all training rows, its outputs on the judged rows and its score.
+            The head's model, the outputs on the judged rows and their score.
         """
         best: tuple[M, Array, float] | None = None
-        worse, num_val = 0, len(self.data.y_val)
-        for models in steps:
-            first = models[0].outputs(held[0][1].astype(np.float32))
-            outputs = np.empty((len(self.judged), first.shape[1]), np.float32)
-            outputs[:num_val] = first
-            for model, (rows, x) in zip(models[1:], held[1:], strict=True):
-                outputs[num_val + rows] = model.outputs(x.astype(np.float32))
-            score = self.problem.score(self.judged, outputs)
-            metric = self.problem.metric
+        judged, metric, worse = self.judged, self.problem.metric, 0
+        for models in zip(*(fit.path for fit in fits), strict=True):
+            found = [
+                model.outputs(fit.x.astype(np.float32))
+                for model, fit in zip(models, fits, strict=True)
+            ]
+            outputs = np.empty((len(judged), found[0].shape[1]), np.float32)
+            for fit, own in zip(fits, found, strict=True):
+                outputs[fit.rows] = own
+            score = self.problem.score(judged, outputs)
             if best is None or utility(metric, score) > utility(metric, best[2]):
                 best, worse = (models[0], outputs, score), 0
             elif (worse := worse + 1) == PATIENCE:

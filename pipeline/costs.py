@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
@@ -56,7 +57,33 @@ def flops(scorer: Scorer, rows: pa.Table) -> tuple[float, float]:
     return flops / len(encoded), flops / batch.num_tokens
 
 
-class Scores(Protocol):
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What throughput is measured on, and how.
+
+    Attributes:
+        texts: a file of texts, read as `salient score` reads it; None for stored texts.
+        num_texts: how many of them; None for as many as ``NUM_TEXTS`` has for the device.
+        rounds: timed passes over them of every scorer.
+        model: the backbone's location, if it moved.
+        device: torch device.
+    """
+
+    texts: Path | None = None
+    num_texts: int | None = None
+    rounds: int = ROUNDS
+    model: str | None = None
+    device: str = "auto"
+
+    def rows(
+        self, config: RunConfig, device: torch.device, splits: Sequence[Split] = ("val", "train")
+    ) -> pa.Table:
+        """:func:`measuring_rows` for scorers on a device."""
+        count = self.num_texts or NUM_TEXTS.get(device.type, NUM_TEXTS["cpu"])
+        return measuring_rows(config, count, texts=self.texts, splits=splits)
+
+
+class Measurable(Protocol):
     """What can be measured: a scorer, or what stands for one."""
 
     def score_table(self, table: pa.Table) -> Scored:
@@ -64,7 +91,7 @@ class Scores(Protocol):
 
 
 def measure(
-    scorers: Sequence[Scores], rows: pa.Table, *, rounds: int, say: Say = lambda _: None
+    scorers: Sequence[Measurable], rows: pa.Table, *, rounds: int, say: Say = lambda _: None
 ) -> list[Speed]:
     """Throughput of each scorer over the same rows: the median of rounds that take them in turn."""
     seconds: list[list[float]] = [[] for _ in scorers]

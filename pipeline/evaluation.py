@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.calibration import calibrate
+from pipeline.calibration import Calibration, calibrate
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.heads import Head
-from pipeline.intervals import Interval, Resamples, difference, intervals
+from pipeline.intervals import Resamples, difference, intervals
 from pipeline.metrics import metric_names, utility
 from pipeline.phase1 import HIDDEN, load_probe, problem_of, read_rows
 from pipeline.phase2 import finite
+from pipeline.probe import Probe, Problem
 from pipeline.runfolder import RunFolder
-from pipeline.targets import load_target
+from pipeline.targets import Target, load_target
 from store import ActivationStore
 from store.tables import read_json
 
@@ -39,60 +42,19 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
     folder = RunFolder(Path(config.run_dir))
     target = load_target(store, task)
     problem = problem_of(target)
-    heads = {"chosen": Head.load(folder.head(task.name))}
-    for kind in config.head.kinds:
-        if folder.head(task.name, kind).is_dir():
-            heads[kind] = Head.load(folder.head(task.name, kind))
+    heads = _load_heads(config, folder, task.name)
     hidden_probe = load_probe(folder, task.name, HIDDEN)
-    val = target.rows("val")
-    tuned = None
-    if problem.num_classes is not None and config.head.calibrate:
-        tuned = calibrate(
-            hidden_probe.outputs(read_rows(store, HIDDEN, val)),
-            val.targets,
-            metric=problem.metric,
-            positive=problem.positive,
-            seed=config.seed,
-        )
-    test = target.rows("test")
-    names = metric_names(regression=problem.num_classes is None)
-    resamples = Resamples(len(test), seed=config.seed)
-
-    def report(outputs: Array, plain: Array | None = None) -> dict[str, Any]:
-        """Metrics of decided classes or values; those of probabilities from ``plain`` outputs."""
-        options: dict[str, Any] = {"resamples": resamples, "positive": target.positive}
-        found = intervals(names, test.targets, outputs, **options)
-        if plain is not None and "auc" in names:
-            found |= intervals(["auc"], test.targets, plain, **options)
-        return {
-            "test": {name: finite(entry.value) for name, entry in found.items()},
-            "test_interval": {
-                name: None if np.isnan(entry.low) else [entry.low, entry.high]
-                for name, entry in found.items()
-            },
-        }
-
-    def gain(outputs: Array, baseline: Array) -> dict[str, float | None]:
-        found: Interval = difference(
-            task.selection_metric,
-            test.targets,
-            outputs,
-            baseline,
-            resamples=resamples,
-            positive=target.positive,
-        )
-        return {name: finite(getattr(found, name)) for name in ("value", "low", "high")}
-
-    def probe_entry(source: int | str, outputs: Array) -> dict[str, Any]:
-        card = read_json(folder.probe(task.name, source).with_suffix(".json"))
-        return {"source": source, "val": card["val_score"], **report(outputs)}
-
-    hidden_outputs = hidden_probe.outputs(read_rows(store, HIDDEN, test))
+    tuned = _calibrated(config, store, target, hidden_probe)
+    rows = target.rows("test")
+    test = HeldOut(rows.targets, problem, Resamples(len(rows), seed=config.seed))
+    hidden_outputs = hidden_probe.outputs(read_rows(store, HIDDEN, rows))
+    hidden = _probe_entry(folder, task.name, HIDDEN, test.report(hidden_outputs))
     layers = []
     needed: dict[str, dict[int, Array]] = {name: {} for name in heads}
     for layer in range(store.schema.num_layers):
-        x = read_rows(store, layer, test)
-        layers.append(probe_entry(layer, load_probe(folder, task.name, layer).outputs(x)))
+        x = read_rows(store, layer, rows)
+        own = test.report(load_probe(folder, task.name, layer).outputs(x))
+        layers.append(_probe_entry(folder, task.name, layer, own))
         for name, head in heads.items():
             if layer in head.features:
                 needed[name][layer] = x[:, head.features[layer]]
@@ -102,27 +64,114 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
         "metric": task.selection_metric,
         "type": task.type,
         "classes": list(target.classes),
-        "num_test": len(test),
-        "hidden": probe_entry(HIDDEN, hidden_outputs),
+        "num_test": len(rows),
+        "hidden": hidden,
         "layers": layers,
         "best_layer": max(layers, key=lambda e: utility(task.selection_metric, e["val"])),
-        "gain": gain(decided["chosen"], hidden_outputs),
+        "gain": test.gain(decided["chosen"], hidden_outputs),
     }
     if tuned is not None:
         baseline = tuned.decision_outputs(hidden_outputs)
-        calibration = {"val": found["hidden"]["val"], "calibration": tuned.facts}
-        found["hidden_calibrated"] = calibration | report(baseline, hidden_outputs)
-        found["gain_calibrated"] = gain(decided["chosen"], baseline)
+        calibration = {"val": hidden["val"], "calibration": tuned.facts}
+        found["hidden_calibrated"] = calibration | test.report(baseline, hidden_outputs)
+        found["gain_calibrated"] = test.gain(decided["chosen"], baseline)
     for name, head in heads.items():
-        card = head.card
-        found[name] = {
-            "kind": card.kind,
-            "depth": card.depth,
-            "selection": card.selection,
-            "num_features": card.num_features,
-            "val": card.val_score,
-            "score": card.metrics["score"],
-            **{key: card.metrics[key] for key in ("calibration",) if key in card.metrics},
-            **report(decided[name], outputs[name]),
-        }
+        found[name] = _head_entry(head, test.report(decided[name], outputs[name]))
     return found
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows on which nothing was fitted or chosen, and how outputs for them are judged.
+
+    Attributes:
+        targets: ``(n,)`` class indices or values.
+        problem: classes and metric.
+        resamples: of the rows; the same for all outputs, so that intervals of gains are paired.
+    """
+
+    targets: Array
+    problem: Problem
+    resamples: Resamples
+
+    def report(self, outputs: Array, plain: Array | None = None) -> dict[str, Any]:
+        """Every metric of outputs ``(n, outputs)`` with its interval, as JSON.
+
+        Args:
+            outputs: those of the decided classes, or values.
+            plain: those of the probabilities, for the metrics of these; default ``outputs``.
+        """
+        names = metric_names(regression=self.problem.num_classes is None)
+        options: dict[str, Any] = {
+            "resamples": self.resamples,
+            "positive": self.problem.positive,
+        }
+        found = intervals(names, self.targets, outputs, **options)
+        if plain is not None and "auc" in names:
+            found |= intervals(["auc"], self.targets, plain, **options)
+        return {
+            "test": {name: finite(entry.value) for name, entry in found.items()},
+            "test_interval": {
+                name: None if np.isnan(entry.low) else [entry.low, entry.high]
+                for name, entry in found.items()
+            },
+        }
+
+    def gain(self, outputs: Array, baseline: Array) -> dict[str, float | None]:
+        """What the selection metric gains over a baseline's outputs, with its interval."""
+        found = difference(
+            self.problem.metric,
+            self.targets,
+            outputs,
+            baseline,
+            resamples=self.resamples,
+            positive=self.problem.positive,
+        )
+        return {name: finite(getattr(found, name)) for name in ("value", "low", "high")}
+
+
+def _load_heads(config: RunConfig, folder: RunFolder, task: str) -> dict[str, Head]:
+    """The chosen head, and the best one of each kind."""
+    heads = {"chosen": Head.load(folder.head(task))}
+    for kind in config.head.kinds:
+        if folder.head(task, kind).is_dir():
+            heads[kind] = Head.load(folder.head(task, kind))
+    return heads
+
+
+def _calibrated(
+    config: RunConfig, store: ActivationStore, target: Target, probe: Probe
+) -> Calibration | None:
+    """The final hidden state's head calibrated as heads are; None where these are not."""
+    problem = problem_of(target)
+    if problem.num_classes is None or not config.head.calibrate:
+        return None
+    val = target.rows("val")
+    return calibrate(
+        probe.outputs(read_rows(store, HIDDEN, val)),
+        val.targets,
+        metric=problem.metric,
+        positive=problem.positive,
+        seed=config.seed,
+    )
+
+
+def _probe_entry(
+    folder: RunFolder, task: str, source: int | str, report: Mapping[str, Any]
+) -> dict[str, Any]:
+    card = read_json(folder.probe(task, source).with_suffix(".json"))
+    return {"source": source, "val": card["val_score"], **report}
+
+
+def _head_entry(head: Head, report: Mapping[str, Any]) -> dict[str, Any]:
+    card = head.card
+    return {
+        "kind": card.kind,
+        "depth": card.depth,
+        "selection": card.selection,
+        "num_features": card.num_features,
+        "val": card.val_score,
+        "score": card.metrics["score"],
+        **{key: card.metrics[key] for key in ("calibration",) if key in card.metrics},
+        **report,
+    }

@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.costs import NUM_TEXTS, ROUNDS, Speed, flops, measure, measuring_rows
+from pipeline.costs import MeasureOptions, Speed, flops, measure
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head
 from pipeline.locking import one_at_a_time
@@ -30,10 +29,10 @@ from pipeline.progress import Say
 from pipeline.reportdata import pareto_front
 from pipeline.runfolder import RunFolder, run_config
 from pipeline.scorer import Scorer, load_backbone
+from pipeline.targets import wanted_tasks
 from store.durable import sync_directory
 from store.tables import read_table, write_json
 
-Array = NDArray[Any]
 FORMAT_VERSION = 1
 SLACK = 1e-9
 """Differences of scores up to this are rounding."""
@@ -165,6 +164,14 @@ def sets_by_depth(
 ) -> list[dict[str, PlannedHead]]:
     """For every depth the best heads of which the deepest is that deep.
 
+    =====  ====  =====  =====================  ===========================================
+    depth  mood  level  heads                  why
+    =====  ====  =====  =====================  ===========================================
+    0      0.70  0.50   mood at 0, level at 0
+    1      0.74  0.48   mood at 1, level at 0  each task's best up to there
+    2      0.73  0.47   mood at 2, level at 0  mood loses less by its head of 2 than level
+    =====  ====  =====  =====================  ===========================================
+
     Args:
         heads: task -> heads, at most one for each depth.
         metrics: task -> selection metric.
@@ -278,11 +285,7 @@ def make_plan(
     pick: str | None = None,
     tolerance: float | None = None,
     min_texts_per_s: float | None = None,
-    texts: Path | None = None,
-    num_texts: int | None = None,
-    rounds: int = ROUNDS,
-    model: str | None = None,
-    device: str = "auto",
+    measuring: MeasureOptions | None = None,
     say: Say = lambda _: None,
 ) -> Plan:
     """Read the heads of finished runs, and measure what scoring with them takes at every depth.
@@ -293,11 +296,7 @@ def make_plan(
         pick: a key of ``RULES``; default ``smallest``, or with ``min_texts_per_s`` ``best``.
         tolerance: loss allowed to the pick ``smallest``; default ``head.tolerance``.
         min_texts_per_s: throughput that a pick must reach.
-        texts: a file to measure on, read as `salient score` reads it; default stored texts.
-        num_texts: how many of them; default ``NUM_TEXTS``.
-        rounds: timed passes over them at every depth.
-        model: the backbone's location, if it moved.
-        device: torch device.
+        measuring: what to measure on, and how.
         say: called with progress lines.
 
     Raises:
@@ -315,22 +314,8 @@ def make_plan(
     if _prints(chosen) not in [_prints(one) for one in sets]:
         sets.append(chosen)
     say(f"planning {', '.join(metrics)}: {len(sets)} sets of heads to measure")
-    scorers = load_scorers(planned, sets, model=model, device=device)
-    backbone = scorers[0].extractor.backbone
-    count = num_texts or NUM_TEXTS.get(backbone.device.type, NUM_TEXTS["cpu"])
-    rows = measuring_rows(planned[0].config, count, texts=texts)
-    speeds = measure(scorers, rows, rounds=rounds, say=say)
-    options = [
-        Option(
-            max(head.depth for head in one.values()),
-            one,
-            loss_of(one, heads, metrics),
-            _num_neurons(scorer),
-            *flops(scorer, rows),
-            speed,
-        )
-        for one, scorer, speed in zip(sets, scorers, speeds, strict=True)
-    ]
+    losses = [loss_of(one, heads, metrics) for one in sets]
+    options, measured = _measured(planned, sets, losses, measuring or MeasureOptions(), say)
     now = next(option for option in options if _prints(option.heads) == _prints(chosen))
     if sets[-1] is chosen:
         options.pop()
@@ -346,17 +331,43 @@ def make_plan(
         pick=pick,
         tolerance=margin,
         min_texts_per_s=min_texts_per_s,
-        measured={
-            "source": "stored texts" if texts is None else str(texts),
-            "num_texts": len(rows),
-            "num_tokens": int(scorers[0].extractor.encode(rows["text"].to_pylist()).lengths.sum()),
-            "rounds": rounds,
-            "device": str(backbone.device),
-            "dtype": scorers[0].dtype,
-            "engine": backbone.engine,
-            "threads": torch.get_num_threads(),
-        },
+        measured=measured,
     )
+
+
+def _measured(
+    tasks: Sequence[PlannedTask],
+    sets: Sequence[Mapping[str, PlannedHead]],
+    losses: Sequence[float],
+    measuring: MeasureOptions,
+    say: Say,
+) -> tuple[list[Option], dict[str, Any]]:
+    """An option for each set of heads, and what they were measured on."""
+    scorers = load_scorers(tasks, sets, model=measuring.model, device=measuring.device)
+    first, backbone = scorers[0], scorers[0].extractor.backbone
+    rows = measuring.rows(tasks[0].config, backbone.device)
+    speeds = measure(scorers, rows, rounds=measuring.rounds, say=say)
+    options = [
+        Option(
+            max(head.depth for head in heads.values()),
+            heads,
+            loss,
+            _num_neurons(scorer),
+            *flops(scorer, rows),
+            speed,
+        )
+        for heads, loss, scorer, speed in zip(sets, losses, scorers, speeds, strict=True)
+    ]
+    return options, {
+        "source": "stored texts" if measuring.texts is None else str(measuring.texts),
+        "num_texts": len(rows),
+        "num_tokens": int(first.extractor.encode(rows["text"].to_pylist()).lengths.sum()),
+        "rounds": measuring.rounds,
+        "device": str(backbone.device),
+        "dtype": first.dtype,
+        "engine": backbone.engine,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _prints(heads: Mapping[str, PlannedHead]) -> dict[str, str]:
@@ -372,15 +383,13 @@ def read_tasks(runs: Sequence[Path], names: Sequence[str] = ()) -> tuple[Planned
     """
     configs = [run_config(path) for path in runs]
     known = [(config, task) for config in configs for task in config.tasks]
-    tasks = [task.name for _, task in known]
-    if unknown := sorted(set(names) - set(tasks)):
-        raise ConfigError(f"--task {unknown[0]!r}: there are heads for {', '.join(tasks)}")
-    wanted = [(config, task) for config, task in known if not names or task.name in names]
-    twice = [task.name for _, task in wanted]
-    if len(set(twice)) < len(twice):
-        raise ConfigError(f"two runs have a task of one name among {twice}; plan them one by one")
+    wanted = wanted_tasks(names, [task.name for _, task in known])
+    if len(set(wanted)) < len(wanted):
+        raise ConfigError(f"two runs have a task of one name among {wanted}; plan them one by one")
     found = []
-    for config, task in wanted:
+    for config, task in known:
+        if task.name not in wanted:
+            continue
         folder = RunFolder(Path(config.run_dir))
         if not folder.metrics.is_file() or not folder.sweep(task.name).is_file():
             raise ConfigError(

@@ -43,6 +43,25 @@ class SalientLayer:
         """Training rows of some features, ``(n, k)`` float32, standardised as in Phase 1."""
         return np.asarray(self.train[:, np.searchsorted(self.features, features)])
 
+    def probe_outputs(self, features: Array) -> Array:
+        """The probe's outputs ``(n, outputs)`` for the training rows from some features alone."""
+        weights = self.probe.weights[:, features]
+        return np.asarray(self.standardised(features) @ weights.T + self.probe.bias)
+
+    def fold_outputs(self, features: Sequence[Array], folds: Array) -> Array:
+        """The same, of each row by the probe fitted without its fold.
+
+        Args:
+            features: fold -> ``(k,)`` what its probe reads.
+            folds: ``(n,)`` fold of each training row.
+        """
+        probe = self.probe
+        out = np.empty((len(folds), len(probe.bias)), np.float32)
+        for k, (weights, bias) in enumerate(zip(probe.fold_weights, probe.fold_bias, strict=True)):
+            rows, own = folds == k, features[k]
+            out[rows] = self.standardised(own)[rows] @ weights[:, own].T + bias
+        return out
+
     def raw_val(self, features: Array) -> Array:
         """Validation rows of some features, ``(m, k)`` float32, raw."""
         return np.asarray(self.val[:, np.searchsorted(self.features, features)])

@@ -30,6 +30,7 @@ from pipeline.score import IncompleteScores, ScoreRun, score_card
 from pipeline.scorefolder import DRIFT, RUNS, open_scores
 from pipeline.scorer import Scorer
 from pipeline.scorereport import ScoreReport, total
+from pipeline.targets import wanted_tasks
 from store import ActivationStore
 from store.tables import write_json
 
@@ -179,12 +180,12 @@ def find_heads(run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str
         config = run_config(run_path)
         run = RunFolder(Path(config.run_dir))
         found = {task.name: run.head(task.name) for task in config.tasks}
-        source = Source(tuple(found[name] for name in _chosen(tasks, list(found))), config)
+        source = Source(tuple(found[name] for name in wanted_tasks(tasks, list(found))), config)
     else:
         by_task = {_task_of(folder): folder for folder in heads}
         if len(by_task) < len(heads):
             raise ConfigError(f"--heads: two heads for one task among {list(map(str, heads))}")
-        chosen = _chosen(tasks, list(by_task))
+        chosen = wanted_tasks(tasks, list(by_task))
         source = Source(tuple(by_task[name] for name in chosen), None)
     return source
 
@@ -218,12 +219,6 @@ def _task_of(folder: Path) -> str:
         hint = f"; there are {', '.join(inside[:5])}" if inside else ""
         raise ConfigError(f"--heads {folder}: no head here (no head.json){hint}")
     return Head.load(folder).card.task
-
-
-def _chosen(tasks: Sequence[str], known: list[str]) -> list[str]:
-    if unknown := sorted(set(tasks) - set(known)):
-        raise ConfigError(f"--task {unknown[0]!r}: there are heads for {', '.join(known)}")
-    return [name for name in known if not tasks or name in tasks]
 
 
 def _settings(config: RunConfig | None, changes: dict[str, Any]) -> ScoreConfig:

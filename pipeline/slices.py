@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.config import HeadConfig, RunConfig
 from pipeline.errors import HeadError
 from pipeline.memory import free_memory
+from pipeline.modes import Mode
 from pipeline.phase1 import load_probe
 from pipeline.probe import Probe, feature_importance
 from pipeline.runfolder import RunFolder
@@ -63,7 +64,7 @@ def deepest_layer(num_layers: int, max_depth: float) -> int:
 
 def sweep_bytes(num_features: int, num_rows: int, head: HeadConfig) -> int:
     """Memory of the slices and of the largest fit: a matrix for each model, and a Gram."""
-    copies = 2 + (head.num_folds if head.judge == "cross_validation" else 0)
+    copies = 2 + Mode.of(head).num_judge_folds
     widest = min(num_features, head.max_features)
     return 4 * (num_rows * (num_features + copies * widest) + 3 * min(widest, num_rows) ** 2)
 
@@ -78,16 +79,16 @@ def read_slices(
     """
     folder, head, name = RunFolder(Path(config.run_dir)), config.head, target.task.name
     num_layers = deepest_layer(store.schema.num_layers, head.max_depth) + 1
-    probes = [load_probe(folder, name, layer) for layer in range(num_layers)]
-    if head.training in ("unseen", "both"):
-        probes = [probe.without_fold(0) for probe in probes]
+    mode = Mode.of(head)
+    probes = [mode.probe(load_probe(folder, name, layer)) for layer in range(num_layers)]
     shares = [importance_shares(feature_importance(probe.weights)) for probe in probes]
-    fold_shares: list[tuple[Array, ...]] = [() for _ in probes]
-    if head.judge == "cross_validation":
-        fold_shares = [
-            tuple(importance_shares(feature_importance(weights)) for weights in probe.fold_weights)
-            for probe in probes
-        ]
+    fold_shares = [
+        tuple(
+            importance_shares(feature_importance(weights))
+            for weights in probe.fold_weights[: mode.num_judge_folds]
+        )
+        for probe in probes
+    ]
     if head.ranking != "weight":
         shares = ranked_shares(folder, name, head.ranking, probes, store.schema.poolings)
         fold_shares = [(own,) * len(folds) for own, folds in zip(shares, fold_shares, strict=True)]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import random
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -102,3 +107,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> P
     config = write_mood_run(tmp_path_factory.mktemp("mood"), tiny_bert)
     jobs.run(RunConfig.load(config))
     return config
+
+
+@pytest.fixture
+def own_run(finished_run: Path, tmp_path: Path) -> RunConfig:
+    """A copy of the finished run, ``run.toml`` beside its folder, that may be written to."""
+    from pipeline.config import RunConfig
+
+    shutil.copytree(finished_run.parent, tmp_path / "own")
+    return RunConfig.load(tmp_path / "own" / finished_run.name)

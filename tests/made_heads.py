@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.backbone import Backbone
-from pipeline.config import BackboneConfig
-from pipeline.extract import Extractor
+from pipeline.config import BackboneConfig, NormaliseConfig
+from pipeline.extractor import Extractor
 from pipeline.heads import Dense, Head, HeadCard, LayerEdges, Part
 from pipeline.linear import Standardiser
 
@@ -88,3 +89,21 @@ def make_head(
         extraction_fingerprint=extractor.fingerprint(normalisation=normalise),
     )
     return Head(card, (Part(tuple(layers), dense),))
+
+
+def write_heads(
+    folder: Path, model: Path, *, normalise: NormaliseConfig | None = None
+) -> list[Path]:
+    """A classifier ``mood`` (glad, sad) and a regression ``level``; returns their folders."""
+    backbone = Backbone.load(str(model), dtype="float32", device="cpu")
+    settings = (normalise or NormaliseConfig()).model_dump()
+    draw = np.random.default_rng(0)
+    folders = []
+    for seed, (task, classes) in enumerate((("mood", ("glad", "sad")), ("level", ()))):
+        features = {i: draw.choice(2 * backbone.neuron_size, 12, replace=False) for i in (0, 1)}
+        head = make_head(
+            backbone, features, task=task, classes=classes, seed=seed, normalise=settings
+        )
+        head.save(folder / task)
+        folders.append(folder / task)
+    return folders

@@ -269,14 +269,6 @@ def test_token_means_need_the_mean_pooling(tiny_bert: Path, tmp_path: Path) -> N
 # ------------------------------------------------------------------ the experiment
 
 
-@pytest.fixture
-def own_run(finished_run: Path, tmp_path: Path) -> RunConfig:
-    """A finished run with a folder of its own."""
-    config = RunConfig.load(finished_run)
-    shutil.copytree(config.run_dir, tmp_path / "run")
-    return config.model_copy(update={"run_dir": str(tmp_path / "run")})
-
-
 def expected_value(config: RunConfig, task: str, neurons: Mapping[int, Any], values: Any) -> Any:
     """The metric of both heads with Hugging Face's own model, text by text."""
     store = ActivationStore.open(config.store.path)
@@ -403,7 +395,7 @@ def test_command(
     assert json.loads(shown.out)["tasks"]["mood"]["share"] == 0.2
     assert shown.err == ""
     for arguments, message in (
-        (["--task", "joy"], "--task 'joy': the run has ['mood', 'level']"),
+        (["--task", "joy"], "--task 'joy': there are heads for mood, level"),
         (["--top", "3", "--share", "0.1"], "--top 3 and --share 0.1: give one of them"),
         (["--top", "9999"], "--top 9999: layer 0 has"),
         (["--share", "1.5"], "--share 1.5: must lie in (0, 1]"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import choosing, jobs
+from pipeline import choosing
 from pipeline.backbone import Backbone
 from pipeline.cascade import NEVER, Cascade, CascadeScorer
 from pipeline.cascadesearch import Judged, build, find_thresholds
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
-from pipeline.costs import rows_of
+from pipeline.costs import MeasureOptions, rows_of
 from pipeline.errors import ConfigError, HeadError, ScoreError
 from pipeline.metrics import score
 from pipeline.planner import Plan, Speed, make_plan
@@ -27,12 +26,13 @@ from pipeline.runfolder import RunFolder
 from pipeline.scorer import Scorer
 from pipeline.scoring import ScoreOptions, score_files
 from store.tables import read_json, write_json
-from tests.conftest import write_mood_csv, write_mood_run
+from tests.conftest import write_mood_csv
 from tests.made_dumps import scores
 from tests.made_heads import make_head
 from tests.tiny_models import FFN_WIDTH, TEXTS
 
 CLASSES = ("glad", "mad", "sad")
+ONCE = MeasureOptions(rounds=1)
 
 
 # --- two passes ---------------------------------------------------------------------------------
@@ -150,17 +150,15 @@ def test_no_task_loses_more_than_stated(tasks: list[tuple[int, int, float]], los
 # --- a run --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def own_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
-    """The folder of a finished run whose chosen heads are as deep as can be."""
-    config = RunConfig.load(write_mood_run(tmp_path_factory.mktemp("cascade"), tiny_bert))
-    jobs.run(config)
-    return Path(config.run_dir)
+@pytest.fixture
+def home(own_run: RunConfig) -> Path:
+    """The folder of a finished run."""
+    return Path(own_run.run_dir)
 
 
 def planned(run: Path, *tasks: str) -> Plan:
     """A plan with the deepest heads chosen, and costs as if blocks were all that costs."""
-    plan = make_plan([run], tasks=tasks, rounds=1)
+    plan = make_plan([run], tasks=tasks, measuring=ONCE)
 
     def speed(depth: int) -> Speed:
         return Speed(1 / (depth + 1), 1.0, (1.0,))
@@ -173,10 +171,10 @@ def deepest(run: Path, *tasks: str) -> Plan:
     return choosing.apply(planned(run, *tasks))
 
 
-def test_scoring_a_run_with_its_cascade(own_run: Path, tmp_path: Path) -> None:
-    run = RunFolder(own_run)
-    plan = deepest(own_run, "mood")
-    cascade, facts = build(plan, loss=0.05, rounds=1)
+def test_scoring_a_run_with_its_cascade(home: Path, tmp_path: Path) -> None:
+    run = RunFolder(home)
+    plan = deepest(home, "mood")
+    cascade, facts = build(plan, loss=0.05, measuring=ONCE)
     cascade.save(run, facts)
     assert Cascade.load(run) == cascade
     mood = facts["tasks"]["mood"]
@@ -190,10 +188,10 @@ def test_scoring_a_run_with_its_cascade(own_run: Path, tmp_path: Path) -> None:
     write_mood_csv(tmp_path / "new.csv", num_rows=200, seed=7)
     new, plainly = [tmp_path / "new.csv"], ScoreOptions(tasks=["mood"])
     early_too = replace(plainly, cascade=True)
-    plain = score_files(new, own_run, tmp_path / "plain", options=plainly)
+    plain = score_files(new, home, tmp_path / "plain", options=plainly)
     counting = replace(early_too, dry_run=True)
-    dry = score_files(new, own_run, tmp_path / "c", options=counting)
-    report = score_files(new, own_run, tmp_path / "c", options=early_too)
+    dry = score_files(new, home, tmp_path / "c", options=counting)
+    report = score_files(new, home, tmp_path / "c", options=early_too)
     assert report.fingerprint == dry.fingerprint == cascade.fingerprint != plain.fingerprint
     one, two = scores(tmp_path / "plain"), scores(tmp_path / "c")
     assert one.schema == two.schema and one["id"].equals(two["id"]) and len(two) == 200
@@ -216,23 +214,20 @@ def test_scoring_a_run_with_its_cascade(own_run: Path, tmp_path: Path) -> None:
     # Folders of scores are not mixed; scoring again does nothing.
     for folder, mixed in (("plain", early_too), ("c", plainly)):
         with pytest.raises(ScoreError, match="scores of other heads"):
-            score_files(new, own_run, tmp_path / folder, options=mixed)
-    again = score_files(new, own_run, tmp_path / "c", options=early_too)
+            score_files(new, home, tmp_path / folder, options=mixed)
+    again = score_files(new, home, tmp_path / "c", options=early_too)
     assert again.files_written == 0 and scores(tmp_path / "c").equals(two)
 
 
-def test_a_cascade_of_other_heads_or_tasks_is_refused(own_run: Path, tmp_path: Path) -> None:
-    home, csv = tmp_path / "run", tmp_path / "new.csv"
-    shutil.copytree(own_run, home)
+def test_a_cascade_of_other_heads_or_tasks_is_refused(home: Path, tmp_path: Path) -> None:
+    run, csv = RunFolder(home), tmp_path / "new.csv"
     write_mood_csv(csv, num_rows=5)
-    run = RunFolder(home)
-    run.cascade.unlink(missing_ok=True)
     out, both = tmp_path / "out", ScoreOptions(cascade=True)
     mood = replace(both, tasks=["mood"])
     with pytest.raises(ConfigError, match="no cascade here; run `salient plan"):
         score_files([csv], home, out, options=mood)
     plan = deepest(home, "mood")
-    cascade, facts = build(plan, loss=1.0, rounds=1)
+    cascade, facts = build(plan, loss=1.0, measuring=ONCE)
     assert facts["share_early"] == 1.0
     cascade.save(run, facts)
     with pytest.raises(ConfigError, match="is for mood, and mood, level are to be scored"):
@@ -253,28 +248,28 @@ def test_a_cascade_of_other_heads_or_tasks_is_refused(own_run: Path, tmp_path: P
     assert not out.exists()
 
 
-def test_what_cannot_be_built(own_run: Path) -> None:
-    plan = deepest(own_run, "mood")
+def test_what_cannot_be_built(home: Path) -> None:
+    plan = deepest(home, "mood")
     with pytest.raises(ConfigError, match=r"'level' is a regression.* --task mood"):
-        build(planned(own_run), loss=0.01)
+        build(planned(home), loss=0.01)
     shallow = replace(plan, chosen=plan.options[0])
     with pytest.raises(HeadError, match="no cascade is faster"):
         build(shallow, loss=0.01)
-    other = replace(plan.tasks[0], run=RunFolder(own_run.parent))
+    other = replace(plan.tasks[0], run=RunFolder(home.parent))
     with pytest.raises(ConfigError, match="one run at a time"):
         build(replace(plan, tasks=(*plan.tasks, other)), loss=0.01)
 
 
 def test_the_command(
-    own_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_command(["plan", str(own_run), "--cascade", "-q"]) == 2
+    assert run_command(["plan", str(home), "--cascade", "-q"]) == 2
     assert "'level' is a regression" in capsys.readouterr().err
-    plan = deepest(own_run, "mood")
-    monkeypatch.setattr("pipeline.planner.make_plan", lambda *_, **__: plan)
+    plan = deepest(home, "mood")
+    monkeypatch.setattr("pipeline.outcome.make_plan", lambda *_, **__: plan)
     words = [
         "plan",
-        str(own_run),
+        str(home),
         "--task",
         "mood",
         "--cascade",

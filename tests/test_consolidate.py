@@ -14,6 +14,7 @@ from pipeline.consolidate import Sweep, TrainingData
 from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadCard
 from pipeline.layerprobes import fit_probe
+from pipeline.modes import MODES, Mode
 from pipeline.probe import Problem, feature_importance
 from pipeline.salientsets import SalientLayer, features_read
 from pipeline.selection import importance_shares
@@ -55,16 +56,16 @@ def swept(classes: int | None, **options: Any) -> tuple[Sweep, list[Candidate], 
         )
         for x in xs
     ]  # fmt: skip
-    probes = [fit.probe for fit in fits]
-    if config.training in ("unseen", "both"):
-        probes = [probe.without_fold(0) for probe in probes]
+    mode = Mode.of(config)
+    probes = [mode.probe(fit.probe) for fit in fits]
     shares = [importance_shares(feature_importance(probe.weights)) for probe in probes]
-    fold_shares: list[tuple[Array, ...]] = [() for _ in probes]
-    if config.judge == "cross_validation":
-        fold_shares = [
-            tuple(importance_shares(feature_importance(w)) for w in probe.fold_weights)
-            for probe in probes
-        ]
+    fold_shares = [
+        tuple(
+            importance_shares(feature_importance(w))
+            for w in probe.fold_weights[: mode.num_judge_folds]
+        )
+        for probe in probes
+    ]
     layers = [
         SalientLayer(
             i,
@@ -81,6 +82,32 @@ def swept(classes: int | None, **options: Any) -> tuple[Sweep, list[Candidate], 
     ]
     sweep = Sweep(layers, data, problem, PROBE, config)
     return sweep, list(sweep.candidates()), xs
+
+
+@pytest.mark.parametrize("training", MODES)
+def test_a_network_is_trained_on_outputs_as_the_mode_says(training: Any) -> None:
+    folds = np.arange(12) % 4
+    mode = Mode.of(HeadConfig(training=training, folds=4))
+    assert mode.fits == (None,)
+    np.testing.assert_array_equal(folds[mode.train_rows(folds)], folds)
+    trained_on = set(folds[mode.network_rows(folds)].tolist())
+    assert trained_on == ({0} if training == "unseen" else {0, 1, 2, 3})
+    # Seen outputs are those of a probe that knew the row.
+    known = {0, 1, 2, 3} - {mode.probes_without}
+    unseen = mode.out_of_fold or not trained_on & known
+    assert unseen == (training in ("unseen", "cross_fit"))
+
+
+def test_by_cross_validation_every_row_is_judged_once_by_a_head_that_has_not_seen_it() -> None:
+    folds = np.arange(12) % 4
+    mode = Mode.of(HeadConfig(judge="cross_validation", folds=4))
+    none, *without = mode.fits
+    assert none is None
+    judged = np.stack([mode.judge_rows(folds, k) for k in without])
+    np.testing.assert_array_equal(judged.sum(axis=0), 1)
+    for k, own in zip(without, judged, strict=True):
+        np.testing.assert_array_equal(mode.train_rows(folds, k), ~own)
+        np.testing.assert_array_equal(mode.network_rows(folds, k), ~own)
 
 
 def head_of(candidate: Candidate, problem: Problem) -> Head:

@@ -52,12 +52,29 @@ def counts(head: Head, reference: Reference, count: int, **options) -> DriftCoun
 
 
 @given(SHARES, SHARES)
-def test_psi_is_symmetric_and_zero_only_for_equal_shares(one, other):
+def test_psi_is_symmetric_zero_for_equal_shares_and_grows_with_the_distance(
+    one: list[float], other: list[float]
+) -> None:
     size = min(len(one), len(other))
     a, b = (np.array(s[:size]) / sum(s[:size]) for s in (one, other))
     assert psi(a, a) == 0
     assert psi(a, b) == pytest.approx(psi(b, a))
-    assert psi(a, b) >= 0
+    way = [psi(a, a + step * (b - a)) for step in (0, 0.25, 0.5, 0.75, 1)]
+    if np.abs(b - a).max() > 1e-6:
+        assert (np.diff(way) > 0).all()
+
+
+def test_the_same_texts_show_no_drift_and_a_larger_shift_more(
+    head: Head, reference: Reference
+) -> None:
+    found = [
+        reference.compare(counts(head, reference, 400, seed=0, shift=shift))
+        for shift in (0.0, 0.05, 0.1, 0.2)
+    ]
+    same, *_ = found
+    assert {one.psi for one in (*same.activations, *same.predictions, same.classes)} == {0}
+    means = [np.mean([one.psi for one in each.activations]) for each in found]
+    assert (np.diff(means) > 0.1).all()
 
 
 def test_psi_by_hand() -> None:

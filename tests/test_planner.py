@@ -12,34 +12,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import choosing, jobs, planner
+from pipeline import choosing, planner
 from pipeline.backbone import Backbone
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
-from pipeline.costs import measuring_rows, rows_of
+from pipeline.costs import MeasureOptions, measuring_rows, rows_of
 from pipeline.errors import ConfigError, ExtractError, HeadError
 from pipeline.heads import Head
 from pipeline.metrics import utility
+from pipeline.outcome import plan_runs
 from pipeline.planner import Option, Plan, PlannedHead, Speed, make_plan
 from pipeline.report import gain_line
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scorer import Scorer
 from store.tables import read_json, read_table
-from tests.conftest import write_mood_csv, write_mood_run
+from tests.conftest import write_mood_csv
 from tests.tiny_models import FFN_WIDTH
 
-
-@pytest.fixture(scope="module")
-def own_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
-    """The configuration of a finished run that may be written to."""
-    config = write_mood_run(tmp_path_factory.mktemp("planned"), tiny_bert)
-    jobs.run(RunConfig.load(config))
-    return config
+ONCE = MeasureOptions(rounds=1)
 
 
 @pytest.fixture(scope="module")
-def plan(own_run: Path) -> Plan:
-    return make_plan([own_run], rounds=1)
+def plan(finished_run: Path) -> Plan:
+    return make_plan([finished_run], measuring=ONCE)
 
 
 def run_folder(config: Path) -> RunFolder:
@@ -77,6 +72,15 @@ def test_sets_lose_least_of_all_sets_of_their_depth(heads: dict[str, list[Planne
         assert one.keys() == heads.keys()
         best = min(every[depth])
         assert planner.loss_of(one, heads, metrics) == pytest.approx(best[0])
+
+
+def test_sets_of_the_example_in_the_docs() -> None:
+    scores = {"mood": (0.70, 0.74, 0.73), "level": (0.50, 0.48, 0.47)}
+    heads = {
+        task: [head(depth, one) for depth, one in enumerate(own)] for task, own in scores.items()
+    }
+    found = planner.sets_by_depth(heads, {"mood": "macro_f1", "level": "pearson"})
+    assert [[one["mood"].depth, one["level"].depth] for one in found] == [[0, 0], [1, 0], [2, 0]]
 
 
 def option(depth: int, loss: float, texts_per_s: float) -> Option:
@@ -119,8 +123,8 @@ def test_picks(options: list[Option], tolerance: float, limit: float | None) -> 
 # --- a run --------------------------------------------------------------------------------------
 
 
-def test_every_depth_has_its_score_and_cost(plan: Plan, own_run: Path) -> None:
-    folder = run_folder(own_run)
+def test_every_depth_has_its_score_and_cost(plan: Plan, finished_run: Path) -> None:
+    folder = run_folder(finished_run)
     assert [one.depth for one in plan.options] == [0, 1, 2]
     for one in plan.options:
         assert set(one.heads) == {"mood", "level"}
@@ -136,20 +140,22 @@ def test_every_depth_has_its_score_and_cost(plan: Plan, own_run: Path) -> None:
     assert plan.options[plan.picks["best"]].loss == pytest.approx(0)
     # Alone, a task's smallest depth is the one that consolidation has chosen.
     for task in plan.tasks:
-        alone = make_plan([own_run], tasks=[task.name], rounds=1)
+        alone = make_plan([finished_run], tasks=[task.name], measuring=ONCE)
         assert alone.picked.heads[task.name].fingerprint == task.chosen.fingerprint
         assert alone.picked.depth == alone.chosen.depth
 
 
-def test_operations_are_those_of_the_formula(plan: Plan, own_run: Path, tiny_bert: Path) -> None:
+def test_operations_are_those_of_the_formula(
+    plan: Plan, finished_run: Path, tiny_bert: Path
+) -> None:
     whole = Backbone.load(tiny_bert)
     hidden, width = whole.hidden_size, FFN_WIDTH
-    rows = measuring_rows(RunConfig.load(own_run), 256)
+    rows = measuring_rows(RunConfig.load(finished_run), 256)
     lengths = [len(whole.tokenizer(text)["input_ids"]) for text in rows["text"].to_pylist()]
     tokens = sum(lengths)
     assert plan.measured["num_tokens"] == tokens and plan.measured["num_texts"] == len(lengths)
     for one in plan.options:
-        folders = [run_folder(own_run).head(task, h.name) for task, h in one.heads.items()]
+        folders = [run_folder(finished_run).head(task, h.name) for task, h in one.heads.items()]
         last = [Head.load(f).features.get(one.depth, np.empty(0, int)) for f in folders]
         neurons = len(np.unique(np.concatenate(last) % width))
         attention = 4 * 2 * hidden * hidden
@@ -174,8 +180,8 @@ def test_scorers_of_a_plan_are_those_that_scoring_makes(plan: Plan) -> None:
                 np.testing.assert_allclose(*pair, atol=1e-5)
 
 
-def test_texts_from_a_file_and_none_at_all(own_run: Path, tmp_path: Path) -> None:
-    config = RunConfig.load(own_run)
+def test_texts_from_a_file_and_none_at_all(finished_run: Path, tmp_path: Path) -> None:
+    config = RunConfig.load(finished_run)
     write_mood_csv(tmp_path / "new.csv", num_rows=50, seed=3)
     assert len(measuring_rows(config, 20, texts=tmp_path / "new.csv")) == 20
     assert len(measuring_rows(config, 10)) == 10
@@ -190,13 +196,12 @@ def test_texts_from_a_file_and_none_at_all(own_run: Path, tmp_path: Path) -> Non
         measuring_rows(moved, 10)
 
 
-def test_applying_a_plan_and_going_back(own_run: Path, tmp_path: Path) -> None:
-    home = tmp_path / "run"
-    shutil.copytree(run_folder(own_run).path, home)
+def test_applying_a_plan_and_going_back(own_run: RunConfig) -> None:
+    home = Path(own_run.run_dir)
     folder, before = RunFolder(home), read_metrics(RunFolder(home))
     heads = {t: Head.load(folder.head(t)).fingerprint for t in before["tasks"]}
-    best = make_plan([home], pick="best", tolerance=0.5, rounds=1)
-    shallow = make_plan([home], pick="smallest", tolerance=9.0, rounds=1)
+    best = make_plan([home], pick="best", tolerance=0.5, measuring=ONCE)
+    shallow = make_plan([home], pick="smallest", tolerance=9.0, measuring=ONCE)
     assert shallow.picked.depth == 0
     applied = choosing.apply(shallow)
     assert applied.chosen == shallow.picked
@@ -226,20 +231,39 @@ def test_applying_a_plan_and_going_back(own_run: Path, tmp_path: Path) -> None:
     # The report still stands, and what the run had chosen comes back with its test scores.
     assert run_command(["inspect", str(home)]) == 0
     for task in before["tasks"]:
-        own = make_plan([home], tasks=[task], rounds=1)
+        own = make_plan([home], tasks=[task], measuring=ONCE)
         choosing.apply(own)
     assert {t: Head.load(folder.head(t)).fingerprint for t in before["tasks"]} == heads
     assert read_metrics(folder) == before
 
 
-def test_the_command(own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = run_folder(own_run).path
+def test_what_is_asked_for_is_done_with_the_plan(own_run: RunConfig) -> None:
+    home, told = RunFolder(Path(own_run.run_dir).resolve()), []
+    found = plan_runs(
+        [home.path],
+        tasks=["mood"],
+        tolerance=9.0,
+        apply=True,
+        measuring=ONCE,
+        on_plan=lambda facts, run: told.append((facts["chosen"]["depth"], run)),
+    )
+    assert told == [(0, home)]
+    assert Head.load(home.head("mood")).card.depth == 0
+    assert found.written == (home.plan,)
+    assert json.loads(json.dumps(found.facts)) == read_json(home.plan)
+
+
+def test_the_command(
+    own_run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Path(own_run.run_dir)
+    toml = str(home.parent / "run.toml")
     assert run_command(["plan", str(home), "--rounds", "1", "-q"]) == 0
     text = capsys.readouterr().out
     assert "smallest: layers 0.." in text and "texts/s" in text and "chosen" in text
     assert all((home / "figures" / f"plan.{suffix}").stat().st_size for suffix in ("png", "svg"))
     arguments = ["--task", "mood", "--min-texts-per-s", "1", "--rounds", "1", "-q", "--json"]
-    assert run_command(["plan", str(own_run), *arguments]) == 0
+    assert run_command(["plan", toml, *arguments]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts == read_json(home / "plan.json")
     assert facts["pick"] == "best" and list(facts["tasks"]) == ["mood"]
@@ -248,7 +272,7 @@ def test_the_command(own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--pick", "worst"], 2, "choose one of best, smallest"),
         (["--task", "moood"], 2, "there are heads for mood, level"),
         (["--texts", str(tmp_path / "none")], 2, "no such file"),
-        ([str(own_run)], 2, "two runs have a task of one name"),
+        ([toml], 2, "two runs have a task of one name"),
     ):
         assert run_command(["plan", str(home), *words, "--rounds", "1", "-q"]) == code
         assert message in capsys.readouterr().err
@@ -256,11 +280,11 @@ def test_the_command(own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "no run here" in capsys.readouterr().err
 
 
-def test_an_unfinished_run(own_run: Path, tmp_path: Path) -> None:
-    home = tmp_path / "run"
-    shutil.copytree(run_folder(own_run).path, home)
+def test_an_unfinished_run(own_run: RunConfig) -> None:
+    home = Path(own_run.run_dir)
     shutil.rmtree(home / "heads" / "mood" / "depth_000")
-    assert [one.depth for one in make_plan([home], tasks=["mood"], rounds=1).options] == [1, 2]
+    plan = make_plan([home], tasks=["mood"], measuring=ONCE)
+    assert [one.depth for one in plan.options] == [1, 2]
     (home / "metrics.json").unlink()
     with pytest.raises(ConfigError, match="salient consolidate"):
         make_plan([home])

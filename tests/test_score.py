@@ -53,7 +53,7 @@ from tests.made_dumps import (
     v1,
     write_tweets,
 )
-from tests.tiny_heads import write_heads
+from tests.made_heads import write_heads
 
 Score = Callable[..., ScoreReport]
 ROW_COLUMNS = ("id", "created_at", "source_file", "text_hash")

@@ -29,8 +29,8 @@ from tests.made_dumps import (
     scores,
     v1,
 )
+from tests.made_heads import write_heads
 from tests.score_processes import POINT_NAMES, score_and_die
-from tests.tiny_heads import write_heads
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
