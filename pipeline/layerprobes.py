@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.config import ProbeConfig
 from pipeline.design import Design, MemoryDesign
-from pipeline.estimators import sparse_path
-from pipeline.linear import Linear, sklearn_path
+from pipeline.estimators import sklearn_path, sparse_path
+from pipeline.linear import Linear
 from pipeline.probe import Probe, ProbeFit, Problem, choose, row_weights
 from pipeline.solver import Objective, solve_paths
 
