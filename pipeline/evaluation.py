@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from pipeline.calibration import calibrate
 from pipeline.config import RunConfig, TaskConfig
+from pipeline.design import HIDDEN
 from pipeline.heads import Head
 from pipeline.intervals import Interval, Resamples, difference, intervals
 from pipeline.metrics import metric_names, utility
-from pipeline.phase1 import HIDDEN, load_probe, problem_of, read_rows
+from pipeline.phase1 import load_probe, problem_of, read_rows
 from pipeline.phase2 import finite
 from pipeline.runfolder import RunFolder
 from pipeline.targets import load_target

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.design import Design
+from pipeline.layerprobes import design_outputs
 from pipeline.linear import Linear
 from pipeline.metrics import score, utility
 from pipeline.probe import Problem
@@ -79,7 +80,7 @@ def selectivity(
     controls = [(shuffled(train, draw), shuffled(val, draw)) for _ in range(shuffles)]
     objectives = [Objective(labels, problem.num_classes, weight) for labels, _ in controls]
     models = [path[0] for path in solve_paths(design, objectives, [model.penalty], tol=tol)]
-    outputs = _outputs(design, [model, *models])
+    outputs = design_outputs(design, [model, *models])
 
     def value(targets: Array, z: Array) -> float:
         return score(problem.metric, targets, z, positive=problem.positive)
@@ -102,14 +103,3 @@ def selectivity(
     return Selectivity(
         val_score, val_control, value(train.targets, outputs[0]), train_control, gain
     )
-
-
-def _outputs(design: Design, models: list[Linear]) -> list[Array]:
-    """``(n, outputs)`` of every model on the design's rows, in one pass."""
-    weights = np.concatenate([model.weights for model in models])
-    bias = np.concatenate([model.bias for model in models])
-    z = np.empty((design.num_rows, len(weights)), np.float32)
-    for rows, block in design.blocks():
-        z[rows] = (weights @ block).T + bias
-    ends = np.cumsum([len(model.weights) for model in models])
-    return np.split(z, ends[:-1], axis=1)
