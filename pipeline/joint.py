@@ -1,14 +1,14 @@
 """Many descents side by side: every pass over the rows serves all that are not done.
 
-A round of :class:`JointDescent`, ``d`` for every :class:`pipeline.descent.Descent`::
+A round of :class:`JointDescent`, ``d`` being every :class:`pipeline.descent.Descent`::
 
-    d.ask() ............ point ─────┐  of all, at most one pass in float32 and one in float64
-                            Losses.evaluate: one pass over the rows
-    d.tell() ........... loss ──────┘  on along the line, or a direction is needed:
-
-    d.right_sides() .... gradient ──┐  of all that share a preconditioner at one scale
-                            Preconditioner.solve: one solve
-    d.turn() ........... solved ────┘  a new line, or an optimum: the next penalty needs one too
+    d.ask()              where to evaluate
+       │                     Losses.evaluate: one pass over the rows (float64 after float32)
+    d.tell()             loss and gradient there: on along the line, or a direction is needed
+    d.right_sides()      gradients
+       │                     Preconditioner.solve: one for all that share it at one scale
+    d.turn()             solved: a new line, or an optimum and a direction for the next penalty
+       └── next round
 
 The layer's Gram matrix preconditions a path of many penalties, and few of them if they prove hard;
 the Hessian at hand a fit that is slow even so (nearly separable classes at a weak penalty: most
