@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.backbone import Backbone
 from pipeline.config import RunConfig
+from pipeline.design import HIDDEN
 from pipeline.errors import ConfigError, HeadError, ProbeError
 from pipeline.extractor import Activations, Extractor
 from pipeline.heads import Head
@@ -31,7 +32,7 @@ from pipeline.intervals import Resamples
 from pipeline.jobs import Say, silent
 from pipeline.locking import one_at_a_time
 from pipeline.metrics import METRICS, predictions, probabilities, score
-from pipeline.phase1 import HIDDEN, load_probe
+from pipeline.phase1 import load_probe
 from pipeline.probe import Probe
 from pipeline.progress import advance
 from pipeline.runfolder import RunFolder

@@ -21,6 +21,7 @@ from scipy import optimize
 
 from pipeline.intervals import Resamples, difference
 from pipeline.metrics import METRICS, probabilities, score, utility
+from pipeline.targets import Rows, assign_folds
 
 Array = NDArray[Any]
 FOLDS = 5
@@ -74,7 +75,7 @@ def calibrate(
     if len(outputs) < MIN_ROWS:
         facts = {"rows": len(outputs), "method": "none", "decisions": "as fitted"}
         return Calibration(np.ones(size), np.zeros(size), None, facts)
-    fold = _folds(targets, seed)
+    fold = assign_folds(Rows(np.arange(len(targets)), targets), folds=FOLDS, seed=seed)
     method, calibrated = _choose_method(outputs, targets, fold)
     scale, shift = METHODS[method](outputs, targets)
     judge = _Judge(metric, positive, _prior(targets, max(size, 2)))
@@ -157,18 +158,17 @@ def _choose_decisions(
     return choice
 
 
-def calibration_error(probability: Array, targets: Array, *, num_bins: int = NUM_BINS) -> float:
+def calibration_error(probability: Array, targets: Array) -> float:
     """Expected calibration error of the most probable class, equal-width bins (Guo et al. 2017).
 
     Args:
         probability: ``(n, classes)``.
         targets: ``(n,)`` classes.
-        num_bins: of the confidence.
     """
     confidence = probability.max(axis=1)
     right = probability.argmax(axis=1) == targets
-    bins = np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=num_bins)
+    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / len(targets))
 
 
@@ -227,15 +227,6 @@ def _held_out(
         scale, shift = fit(outputs[~held], targets[~held])
         out[held] = outputs[held] * scale + shift
     return out
-
-
-def _folds(targets: Array, seed: int) -> Array:
-    """Fold of each row, stratified."""
-    order = np.random.default_rng(seed).permutation(len(targets))
-    order = order[np.argsort(targets[order], kind="stable")]
-    fold = np.empty(len(targets), np.int64)
-    fold[order] = np.arange(len(targets)) % FOLDS
-    return fold
 
 
 def _prior(targets: Array, num_classes: int) -> Array:

@@ -20,9 +20,10 @@ _CONSTANT = 1e-12
 """Share of a variable's sum of squares below which its variance is rounding noise."""
 
 
-def _divide(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Array:
+def divide(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Array:
+    """The quotient of arrays that broadcast; ``otherwise`` where the denominator is not above 0."""
     out = np.full(np.broadcast(numerator, denominator).shape, otherwise)
-    return np.asarray(np.divide(numerator, denominator, out=out, where=denominator != 0))
+    return np.asarray(np.divide(numerator, denominator, out=out, where=denominator > 0))
 
 
 def _confusion(counts: Array, targets: Array, predictions: Array, classes: int) -> Array:
@@ -38,14 +39,14 @@ def _confusion(counts: Array, targets: Array, predictions: Array, classes: int) 
 
 def accuracy(counts: Array, y: Array, prediction: Array, _: Array, __: int) -> Array:
     """Share of rows predicted right."""
-    return _divide(counts @ (y == prediction), counts.sum(axis=1), np.nan)
+    return divide(counts @ (y == prediction), counts.sum(axis=1), np.nan)
 
 
 def macro_f1(counts: Array, y: Array, prediction: Array, probability: Array, _: int) -> Array:
     """Mean F1 of the classes that the targets have."""
     confusion = _confusion(counts, y, prediction, probability.shape[1])
     support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
-    each = _divide(2 * np.einsum("rkk->rk", confusion), support + predicted)
+    each = divide(2 * np.einsum("rkk->rk", confusion), support + predicted)
     return _mean_present(each, support)
 
 
@@ -53,18 +54,18 @@ def macro_recall(counts: Array, y: Array, prediction: Array, probability: Array,
     """Mean recall of the classes that the targets have."""
     confusion = _confusion(counts, y, prediction, probability.shape[1])
     support = confusion.sum(axis=2)
-    return _mean_present(_divide(np.einsum("rkk->rk", confusion), support), support)
+    return _mean_present(divide(np.einsum("rkk->rk", confusion), support), support)
 
 
 def _mean_present(each: Array, support: Array) -> Array:
     present = support > 0
-    return _divide((each * present).sum(axis=1), present.sum(axis=1), np.nan)
+    return divide((each * present).sum(axis=1), present.sum(axis=1), np.nan)
 
 
 def f1(counts: Array, y: Array, prediction: Array, _: Array, positive: int) -> Array:
     """F1 of the positive class; 0 where it is neither present nor predicted."""
     truth, guess = (y == positive).astype(np.float64), (prediction == positive).astype(np.float64)
-    return _divide(2 * (counts @ (truth * guess)), counts @ (truth + guess))
+    return divide(2 * (counts @ (truth * guess)), counts @ (truth + guess))
 
 
 def auc(counts: Array, y: Array, _: Array, probability: Array, positive: int) -> Array:
@@ -75,7 +76,7 @@ def auc(counts: Array, y: Array, _: Array, probability: Array, positive: int) ->
     above = np.add.reduceat(taken * truth, starts, axis=1)
     below = np.add.reduceat(taken * ~truth, starts, axis=1)
     pairs = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
-    return _divide(pairs, above.sum(axis=1) * below.sum(axis=1), np.nan)
+    return divide(pairs, above.sum(axis=1) * below.sum(axis=1), np.nan)
 
 
 def pearson(counts: Array, y: Array, prediction: Array, _: Array, __: int) -> Array:
@@ -105,7 +106,7 @@ def _correlation(n: Array, x: Array, y: Array, xx: Array, yy: Array, xy: Array) 
 
 def mae(counts: Array, y: Array, prediction: Array, _: Array, __: int) -> Array:
     """Mean absolute error."""
-    return _divide(counts @ np.abs(y - prediction), counts.sum(axis=1), np.nan)
+    return divide(counts @ np.abs(y - prediction), counts.sum(axis=1), np.nan)
 
 
 def r2(counts: Array, y: Array, prediction: Array, _: Array, __: int) -> Array:
@@ -113,7 +114,7 @@ def r2(counts: Array, y: Array, prediction: Array, _: Array, __: int) -> Array:
     error = counts @ np.square(y - prediction)
     y = y - y.mean()
     n, squares = counts.sum(axis=1), counts @ np.square(y)
-    total = squares - _divide(np.square(counts @ y), n)
+    total = squares - divide(np.square(counts @ y), n)
     varies = total > _CONSTANT * squares
     explained = 1 - error / np.where(varies, total, 1.0)
     return np.asarray(np.where(varies, explained, (error == 0).astype(np.float64)))

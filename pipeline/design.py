@@ -30,7 +30,13 @@ BLOCK_BYTES = 4 * 1024 * 1024
 SPAN_ROWS = 2048
 """Rows whose gradient is summed in float32."""
 HIDDEN = "hidden"
+"""Stands for the final hidden state where others name a layer."""
 CPU = torch.device("cpu")
+
+
+def source_array(store: ActivationStore, source: int | str) -> tuple[str, int]:
+    """The store's array that holds a layer, or the final hidden state, and the layer's index."""
+    return (HIDDEN, max(store.schema.hidden_layers)) if source == HIDDEN else ("ffn", int(source))
 
 
 class Span(Protocol):
@@ -283,8 +289,7 @@ class StoreDesign(_RawDesign):
     ) -> None:
         self.device = device
         self._store = store
-        self._array = HIDDEN if source == HIDDEN else "ffn"
-        self._layer = max(store.schema.hidden_layers) if source == HIDDEN else int(source)
+        self._array, self._layer = source_array(store, source)
         layout = store.schema.array(self._array)
         positions = np.asarray(positions, np.int64)
         self.order = np.argsort(positions, kind="stable")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from pipeline import onednn
 from pipeline.sites import FfnSite
 
 Engine = Literal["auto", "torch", "onednn"]
@@ -101,7 +102,7 @@ def speed_up(
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear | Conv1D)
     }
-    if engine == "torch" or not sizes or not _available(dtype):
+    if engine == "torch" or not sizes or not onednn.available(dtype):
         return "torch"
     if engine == "auto" and not _wins_race(
         network.get_submodule(max(sizes, key=lambda name: sizes[name]))
@@ -119,14 +120,6 @@ def speed_up(
             network.set_submodule(followers[name], nn.Identity())
         swapped = True
     return "onednn" if swapped else "torch"
-
-
-def _available(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _followers(network: nn.Module, site: FfnSite, num_layers: int) -> dict[str, str]:

@@ -1,12 +1,14 @@
-"""Probes by scikit-learn's estimators on a matrix in memory: L1 and elastic-net penalties.
+"""Linear models by scikit-learn's estimators on a matrix in memory.
 
-The objectives, with sample weights ``s`` and the share ``r`` of the L1 norm (``l1_ratio``)::
+:func:`sklearn_path` fits the objectives of :mod:`pipeline.linear`: it is the reference that
+:mod:`pipeline.solver` is held to. :func:`sparse_path` fits L1 and elastic-net penalties. With
+sample weights ``s`` and the share ``r`` of the L1 norm (``l1_ratio``) its objectives are::
 
     classes     r * |W|_1 + (1 - r) / 2 * ||W||^2 + C * sum_i s_i * crossentropy(y_i, W x_i + b)
     values      2 * alpha * r * |W|_1 + alpha * (1 - r) * ||W||^2 + sum_i s_i * (y_i - W x_i - b)^2
 
-so that ``r = 0`` is the ridge penalty of :mod:`pipeline.linear`. Classes are fitted by SAGA, values
-by coordinate descent; both take many passes and hold the layer in memory as float32.
+so that ``r = 0`` is the ridge penalty. Classes are fitted by SAGA, values by coordinate descent;
+both take many passes and hold the layer in memory as float32.
 """
 
 from __future__ import annotations
@@ -19,13 +21,48 @@ import numpy as np
 import sklearn
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import ElasticNet, LogisticRegression
+from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
 
-from pipeline.linear import ABSENT_LOGIT, Linear
+from pipeline.linear import Linear, all_classes
 
 Array = NDArray[Any]
+MAX_REFERENCE_ITERATIONS = 20_000
 MAX_EPOCHS = 1000
 _BEFORE_1_8 = tuple(int(part) for part in sklearn.__version__.split(".")[:2]) < (1, 8)
+
+
+def sklearn_path(
+    x: Array,
+    y: Array,
+    *,
+    num_classes: int | None,
+    penalties: Sequence[float],
+    sample_weight: Array | None = None,
+    tol: float = 1e-4,
+) -> list[Linear]:
+    """Models with an L2 penalty along a path, with float64 features in memory: the reference.
+
+    Args:
+        x: ``(n, features)`` standardised.
+        y: ``(n,)`` class indices, or values when ``num_classes`` is None.
+        num_classes: number of classes; None for regression.
+        penalties: C (classification) or alpha (regression), in any order.
+        sample_weight: ``(n,)`` weights; rows of weight 0 are left out.
+        tol: scikit-learn's.
+
+    Returns:
+        A model per penalty, in the order given.
+    """
+    rows, target, weight = _kept_rows(x, y, sample_weight)
+    rows = rows.astype(np.float64)
+    path = []
+    for penalty in penalties:
+        if num_classes is None:
+            model = Ridge(alpha=penalty)
+        else:
+            model = LogisticRegression(C=penalty, tol=tol, max_iter=MAX_REFERENCE_ITERATIONS)
+        path.append(_fit(model, rows, target, weight, num_classes, penalty))
+    return path
 
 
 def sparse_path(
@@ -52,82 +89,51 @@ def sparse_path(
     Returns:
         A model per penalty, in the order given.
     """
-    weight = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-    keep = weight > 0
-    rows, target, weight = x[keep], y[keep], weight[keep]
-    fit = _values if num_classes is None else _classes
+    rows, target, weight = _kept_rows(x, y, sample_weight)
+    options: dict[str, Any] = {
+        "l1_ratio": l1_ratio,
+        "tol": tol,
+        "max_iter": MAX_EPOCHS,
+        "warm_start": True,
+    }
+    if num_classes is None:
+        model = ElasticNet(**options)
+        rows = np.asfortranarray(rows)
+        target, weight = target.astype(rows.dtype), weight.astype(rows.dtype)
+    else:
+        if _BEFORE_1_8:
+            options["penalty"] = "elasticnet"
+        model = LogisticRegression(solver="saga", random_state=0, **options)
+    path = {}
     # A small C and a large alpha regularise strongly.
-    grid = sorted(set(penalties), reverse=num_classes is None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        path = fit(rows, target, num_classes, grid, l1_ratio, weight, tol)
+    for penalty in sorted(set(penalties), reverse=num_classes is None):
+        if num_classes is None:
+            model.set_params(alpha=penalty / weight.sum())
+        else:
+            model.set_params(C=penalty)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            path[penalty] = _fit(model, rows, target, weight, num_classes, penalty)
     return [path[penalty] for penalty in penalties]
 
 
-def _values(
-    x: Array,
-    y: Array,
-    _: int | None,
-    grid: Sequence[float],
-    l1_ratio: float,
-    weight: Array,
-    tol: float,
-) -> dict[float, Linear]:
-    path = {}
-    model = ElasticNet(l1_ratio=l1_ratio, tol=tol, max_iter=MAX_EPOCHS, warm_start=True)
-    for alpha in grid:
-        model.set_params(alpha=alpha / weight.sum())
-        model.fit(np.asfortranarray(x), y.astype(x.dtype), sample_weight=weight.astype(x.dtype))
-        path[alpha] = Linear(
-            np.array(model.coef_[None], np.float32),
-            np.array([model.intercept_], np.float32),
-            alpha,
-            bool(model.n_iter_ < MAX_EPOCHS),
-            int(model.n_iter_),
-        )
-    return path
+def _kept_rows(x: Array, y: Array, sample_weight: Array | None) -> tuple[Array, Array, Array]:
+    weight = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    keep = weight > 0
+    return x[keep], y[keep], weight[keep]
 
 
-def _classes(
-    x: Array,
-    y: Array,
-    num_classes: int | None,
-    grid: Sequence[float],
-    l1_ratio: float,
-    weight: Array,
-    tol: float,
-) -> dict[float, Linear]:
-    assert num_classes is not None
-    present = np.unique(y)
-    num_outputs = 1 if num_classes == 2 else num_classes
-    path = {}
-    options = {"penalty": "elasticnet"} if _BEFORE_1_8 else {}
-    model = LogisticRegression(
-        solver="saga",
-        l1_ratio=l1_ratio,
-        tol=tol,
-        max_iter=MAX_EPOCHS,
-        warm_start=True,
-        random_state=0,
-        **options,
-    )
-    for penalty in grid:
-        w = np.zeros((num_outputs, x.shape[1]), np.float32)
-        b = np.full(num_outputs, -ABSENT_LOGIT, np.float32)
-        converged, epochs = True, 0
-        if len(present) < 2:
-            if num_outputs > 1 or (len(present) and present[0] == 1):
-                b[present if num_outputs > 1 else [0]] = ABSENT_LOGIT
-        else:
-            model.set_params(C=penalty)
-            model.fit(x, y, sample_weight=weight)
-            epochs = int(model.n_iter_.max())
-            converged = epochs < MAX_EPOCHS
-            if len(present) == 2 and num_outputs > 1:
-                w[present] = model.coef_ * np.array([[-0.5], [0.5]])
-                b[present] = model.intercept_ * np.array([-0.5, 0.5])
-            else:
-                used = [0] if num_outputs == 1 else present
-                w[used], b[used] = model.coef_, model.intercept_
-        path[penalty] = Linear(w, b, penalty, converged, epochs)
-    return path
+def _fit(
+    model: Any, x: Array, y: Array, weight: Array, num_classes: int | None, penalty: float
+) -> Linear:
+    """Fit an estimator, unless there are fewer than two classes."""
+    present = np.zeros(0, np.int64) if num_classes is None else np.unique(y).astype(np.int64)
+    theta, converged, count = None, True, 0
+    if num_classes is None or len(present) > 1:
+        model.fit(x, y, sample_weight=weight)
+        theta = np.column_stack([np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)])
+        if getattr(model, "n_iter_", None) is not None:  # a closed form has none
+            count = int(np.max(model.n_iter_))
+            converged = count < model.max_iter
+    weights, bias = all_classes(theta, present, num_classes, x.shape[1])
+    return Linear(weights, bias, penalty, converged, count)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.design import CPU, Design, StoreDesign
+from pipeline.design import CPU, Design, StoreDesign, source_array
 from pipeline.gram import design_gram, sample_step
 from pipeline.linear import Standardiser
 from store import ActivationStore, StoreError
@@ -121,9 +121,7 @@ def write_part(
     """
     if RowGram.read(path, store.schema.fingerprint) is not None:
         return
-    hidden = isinstance(source, str)
-    array = "hidden" if hidden else "ffn"
-    layer = max(store.schema.hidden_layers) if hidden else int(source)
+    array, layer = source_array(store, source)
     standardiser = Standardiser.from_moments(*store.moments(array, layer=layer))
     every = sample_step(len(positions), len(standardiser.mean))
     share = np.array_split(np.sort(positions)[::every], num_parts)[part]

@@ -4,24 +4,23 @@
     interval("macro_f1", targets, outputs, resamples=resamples)       # Interval(value, low, high)
     difference("macro_f1", targets, outputs, baseline, resamples=resamples)
 
-The test rows are drawn again with replacement (Efron & Tibshirani 1993). The same ``Resamples``
-draws the same rows for every model, so differences between models are paired.
+The test rows are drawn again with replacement, and the interval lies between percentiles of the
+metric's values on them (Efron & Tibshirani 1993, ch. 13). The same ``Resamples`` draws the same
+rows for every model, so differences between models are paired.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from pipeline.metrics import METRICS, predictions, probabilities, score
 
 Array = NDArray[Any]
-Method = Literal["percentile", "bca"]
 CHUNK_BYTES = 1 << 25
 """Size of the counts that are worked on at once."""
 
@@ -59,15 +58,6 @@ class Resamples:
                 row[...] = np.bincount(drawn, minlength=self.num_rows)
             yield slice(start, stop), counts
 
-    def left_out(self) -> Iterator[tuple[slice, Array]]:
-        """Counts of the jackknife, ``(chunk, num_rows)``: every row once, less one of them."""
-        size = max(1, CHUNK_BYTES // (8 * max(1, self.num_rows)))
-        for start in range(0, self.num_rows, size):
-            rows = np.arange(start, min(start + size, self.num_rows))
-            counts = np.ones((len(rows), self.num_rows))
-            counts[np.arange(len(rows)), rows] = 0.0
-            yield slice(start, start + len(rows)), counts
-
 
 def intervals(
     names: Sequence[str],
@@ -77,7 +67,6 @@ def intervals(
     resamples: Resamples,
     positive: int = -1,
     level: float = 0.95,
-    method: Method = "percentile",
 ) -> dict[str, Interval]:
     """Intervals of several metrics of one model.
 
@@ -88,12 +77,10 @@ def intervals(
         resamples: draws of the ``n`` rows.
         positive: class index that ``f1`` and ``auc`` are about.
         level: share of the sampling distribution inside the interval.
-        method: ``"percentile"``, or ``"bca"`` (bias-corrected and accelerated, Efron 1987; its
-            jackknife takes time quadratic in ``n``).
     """
     many = _scorers(names, targets, outputs, positive)
     plain = [score(name, targets, outputs, positive=positive) for name in names]
-    found = _bounds(many, plain, resamples, level, method)
+    found = _bounds(many, plain, resamples, level)
     return dict(zip(names, found, strict=True))
 
 
@@ -111,7 +98,6 @@ def difference(
     resamples: Resamples,
     positive: int = -1,
     level: float = 0.95,
-    method: Method = "percentile",
 ) -> Interval:
     """Interval of ``metric(outputs) - metric(baseline)``, ``(n, outputs)`` each, rows resampled
     together."""
@@ -119,9 +105,7 @@ def difference(
     plain = score(name, targets, outputs, positive=positive) - score(
         name, targets, baseline, positive=positive
     )
-    return _bounds(
-        [lambda counts: ours(counts) - theirs(counts)], [plain], resamples, level, method
-    )[0]
+    return _bounds([lambda counts: ours(counts) - theirs(counts)], [plain], resamples, level)[0]
 
 
 def _scorers(
@@ -146,39 +130,18 @@ def _bounds(
     plain: Sequence[float],
     resamples: Resamples,
     level: float,
-    method: Method,
 ) -> list[Interval]:
+    """Percentile intervals of each scorer, whose values on all rows are ``plain``."""
     drawn = np.empty((len(scorers), resamples.replicates))
     for rows, counts in resamples.chunks():
         for values, scorer in zip(drawn, scorers, strict=True):
             values[rows] = scorer(counts)
-    jackknife = np.empty((len(scorers), resamples.num_rows if method == "bca" else 0))
-    if method == "bca":
-        for rows, counts in resamples.left_out():
-            for values, scorer in zip(jackknife, scorers, strict=True):
-                values[rows] = scorer(counts)
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    tails = [(1 - level) / 2, (1 + level) / 2]
     out = []
-    for value, replicates, left_out in zip(plain, drawn, jackknife, strict=True):
+    for value, replicates in zip(plain, drawn, strict=True):
         finite = replicates[np.isfinite(replicates)]
-        if not len(finite) or not np.isfinite(value):
-            out.append(Interval(float(value), float("nan"), float("nan"), level))
-            continue
-        shares = tails if method == "percentile" else _bca(tails, value, finite, left_out)
-        low, high = np.quantile(finite, shares)
+        low = high = float("nan")
+        if len(finite) and np.isfinite(value):
+            low, high = np.quantile(finite, tails)
         out.append(Interval(float(value), float(low), float(high), level))
     return out
-
-
-def _bca(tails: Array, value: float, replicates: Array, jackknife: Array) -> Array:
-    """Corrected tail shares (Efron & Tibshirani 1993, eq. 14.10); the plain ones if undefined."""
-    below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
-    finite = jackknife[np.isfinite(jackknife)]
-    away = finite.mean() - finite if len(finite) else np.zeros(1)
-    spread = np.square(away).sum()
-    if not 0 < below < 1 or spread == 0:
-        return tails
-    bias = stats.norm.ppf(below)
-    acceleration = (away**3).sum() / (6 * spread**1.5)
-    z = bias + stats.norm.ppf(tails)
-    return np.asarray(stats.norm.cdf(bias + z / (1 - acceleration * z)))

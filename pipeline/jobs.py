@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.cluster import at_most, map_tasks, task_memory, workers_for
 from pipeline.clusterextract import SET_ASIDE_SCHEMA, extract_on_workers, write_set_aside
 from pipeline.config import RunConfig
 from pipeline.corpus import Corpus, load_corpus
+from pipeline.design import HIDDEN
 from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
 from pipeline.evaluation import evaluate_task
 from pipeline.extract import Extractor, extract_corpus
@@ -25,12 +27,12 @@ from pipeline.golden import write_golden
 from pipeline.locking import one_at_a_time
 from pipeline.memory import MemoryPlan, plan_memory
 from pipeline.phase1 import (
-    HIDDEN,
     ProbeResult,
     fit_layer,
     gram_part,
     is_complete,
     layer_needs,
+    load_targets,
     probe_fingerprints,
     write_importance,
 )
@@ -38,7 +40,7 @@ from pipeline.phase2 import HeadResult, consolidate_task
 from pipeline.progress import Say as Say
 from pipeline.progress import advance
 from pipeline.runfolder import RunFolder, read_card, read_metrics, write_card
-from pipeline.targets import load_target
+from pipeline.targets import Target
 from pipeline.throughput import ExtractReport
 from store import ActivationStore
 from store.tables import table_digest, write_json
@@ -233,7 +235,7 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
 
 def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
     snapshot, store = open_run(config)
-    targets = {task.name: load_target(store, task) for task in config.tasks}
+    targets = load_targets(config, store)
     sources: list[int | str] = [HIDDEN, *range(store.schema.num_layers)]
     num_done = 0
 
@@ -252,7 +254,7 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
 
     folder = RunFolder(Path(config.run_dir))
     with one_at_a_time(folder.path, say):
-        plan = _plan_layers(config, store, len(sources), say)
+        plan = _plan_layers(config, store, targets, len(sources), say)
         cluster = at_most(config.cluster, plan.at_a_time)
         if plan.streams and config.cluster.kind != "local":
             shares = [(source, part) for source in sources for part in range(GRAM_PARTS)]
@@ -260,21 +262,27 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
             map_tasks(gram_part, tasks, config.cluster)
         layers = [(config, snapshot, source, plan.raw_bytes) for source in sources]
         results = map_tasks(fit_layer, layers, cluster, on_done=announce)
-        for task in config.tasks:
+        for target in targets:
             write_importance(
                 folder,
-                task.name,
+                target.task.name,
                 range(store.schema.num_layers),
                 poolings=store.schema.poolings,
-                classes=targets[task.name].classes,
+                classes=target.classes,
             )
     by_task = {task.name: i for i, task in enumerate(config.tasks)}
     return sorted((r for layer in results for r in layer), key=lambda r: by_task[r.task])
 
 
-def _plan_layers(config: RunConfig, store: ActivationStore, num_tasks: int, say: Say) -> MemoryPlan:
+def _plan_layers(
+    config: RunConfig,
+    store: ActivationStore,
+    targets: Sequence[Target],
+    num_tasks: int,
+    say: Say,
+) -> MemoryPlan:
     """How many layers are fitted at a time, and what of each is held in memory."""
-    need = layer_needs(config, store)
+    need = layer_needs(config, store, targets)
     slots, free = task_memory(config.cluster, num_tasks)
     plan = plan_memory(need, free=free, workers=slots)
     size = need.raw + need.rest
@@ -307,18 +315,19 @@ def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
 def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
     snapshot, store = open_run(config)
     folder = RunFolder(Path(config.run_dir))
-    fingerprints = probe_fingerprints(config, store)
-    for task in config.tasks:
-        target = load_target(store, task)
+    targets = load_targets(config, store)
+    fingerprints = probe_fingerprints(config, store, targets)
+    for target in targets:
+        name = target.task.name
         for source in (HIDDEN, *range(store.schema.num_layers)):
-            if not is_complete(config, target, source, fingerprints[task.name]):
+            if not is_complete(config, target, source, fingerprints[name]):
                 raise ProbeError(
-                    f"{config.run_dir}: no probe of task {task.name!r} for"
+                    f"{config.run_dir}: no probe of task {name!r} for"
                     f" {_source_name(source)} with this configuration; run `salient probe` first"
                 )
     digest = hashlib.sha256(f"{config.fingerprint} {store.schema.fingerprint}".encode())
-    for task in config.tasks:
-        digest.update(load_target(store, task).digest.encode())
+    for target in targets:
+        digest.update(target.digest.encode())
     fingerprint = digest.hexdigest()[:16]
     if folder.metrics.is_file():
         done = read_metrics(folder)

@@ -1,9 +1,18 @@
 """Many descents side by side: every pass over the rows serves all that are not done.
 
-:class:`JointDescent` drives :class:`pipeline.descent.Path` objects and chooses their
-preconditioners: the layer's Gram matrix for a path of many penalties, and for few of them if they
-prove hard; the Hessian at hand for a fit that is slow even so (nearly separable classes at a weak
-penalty: most rows have no curvature left, so the Gram says little about the Hessian).
+A round of :class:`JointDescent`, ``d`` being every :class:`pipeline.descent.Descent`::
+
+    d.ask()              where to evaluate
+       │                     Losses.evaluate: one pass over the rows (float64 after float32)
+    d.tell()             loss and gradient there: on along the line, or a direction is needed
+    d.right_sides()      gradients
+       │                     Preconditioner.solve: one for all that share it at one scale
+    d.turn()             solved: a new line, or an optimum and a direction for the next penalty
+       └── next round
+
+The layer's Gram matrix preconditions a path of many penalties, and few of them if they prove hard;
+the Hessian at hand a fit that is slow even so (nearly separable classes at a weak penalty: most
+rows have no curvature left, so the Gram says little about the Hessian).
 """
 
 from __future__ import annotations
@@ -15,18 +24,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.descent import Optimum, Path
+from pipeline.descent import Descent, Optimum
 from pipeline.design import Design
 from pipeline.gram import design_gram, hessian_gram, sample_step
-from pipeline.losses import Kind, Losses, Problem, curvature
+from pipeline.losses import Kind, Loss, Losses
 from pipeline.parallel import BlockThreads
 from pipeline.precondition import (
+    MAX_HESSIANS,
     MIN_FACTORS,
     Diagonal,
     Dual,
+    Hessians,
     Preconditioner,
     Primal,
-    Weighted,
 )
 
 Array = NDArray[Any]
@@ -42,7 +52,6 @@ PRODUCTS_PER_COLUMN = 2.5
 """As many more for each column of the pass."""
 SLOW_ITERATIONS = 40
 """Iterations at one C after which the Hessian at hand is made, at the earliest."""
-MAX_HESSIANS = 4
 MEMORY = 20
 """Curvature pairs to keep."""
 CURVATURE: dict[Kind, float] = {"binary": 0.25, "softmax": 0.5, "squared": 1.0}
@@ -89,23 +98,23 @@ def make_preconditioner(design: Design, gram: Array | None = None) -> Preconditi
 
 
 class JointDescent:
-    """Descends several paths at once.
+    """Descends to the optima of several losses at once.
 
     Args:
         design: the standardised rows.
-        problems: the losses.
-        strengths: every C of each problem, smallest first.
-        tol: see :class:`Path`.
+        losses: what to minimise, beside the penalty.
+        strengths: every C of each loss, smallest first.
+        tol: see :class:`Descent`.
         gram: ``(features, features)`` float32 Gram of the rows, if known.
         method: "gram" preconditions from the start, "plain" never; "auto" decides.
-        starts: ``(outputs, features + 1)`` float64 of each problem, or None for zeros.
+        starts: ``(outputs, features + 1)`` float64 of each loss, or None for zeros.
         threads: to run passes on.
     """
 
     def __init__(
         self,
         design: Design,
-        problems: Sequence[Problem],
+        losses: Sequence[Loss],
         strengths: Sequence[Sequence[float]],
         *,
         tol: float,
@@ -115,11 +124,10 @@ class JointDescent:
         threads: BlockThreads,
     ) -> None:
         self.design = design
-        self.problems = problems
-        self.losses = Losses(design, problems, threads)
+        self.losses = Losses(design, losses, threads)
         self.method = method
         self._gram = gram
-        columns = sum(problem.num_outputs for problem in problems)
+        columns = sum(loss.num_outputs for loss in losses)
         n, size = design.num_rows, design.num_features
         self.gram_passes = gram_passes(design, columns, min(n, size))
         # A Hessian made after as many passes as it costs pays, or nearly.
@@ -133,50 +141,47 @@ class JointDescent:
             and gram is None
             and max(map(len, strengths)) * EASY_PASSES < self.gram_passes
         )
-        self.paths = [
-            Path(
-                (problem.num_outputs, design.num_features + 1),
-                grid,
-                problem.total,
-                tol=tol,
-                memory=MEMORY,
-                start=start,
+        self.descents = [
+            Descent(
+                (loss.num_outputs, size + 1), grid, loss.total, tol=tol, memory=MEMORY, start=start
             )
-            for problem, grid, start in zip(problems, strengths, starts, strict=True)
+            for loss, grid, start in zip(losses, strengths, starts, strict=True)
         ]
-        self._shared: Preconditioner = (
-            Diagonal(design.num_rows) if self.plain else make_preconditioner(design, gram)
-        )
-        self._hessians: dict[tuple[int, float], Weighted] = {}
-        self._own: dict[int, tuple[int, float]] = {}
+        self._shared: Preconditioner = Diagonal(n) if self.plain else self._of_gram()
+        self._hessians = Hessians()
 
     def run(self) -> list[list[Optimum]]:
-        """Descend to the end: one optimum per problem and strength."""
-        while any(path.trial is not None for path in self.paths):
+        """Descend to the end: one optimum per loss and strength."""
+        while any(descent.ask() is not None for descent in self.descents):
             if self.plain and self.method == "auto" and self._is_hard():
                 self.plain = False
-                self._shared = make_preconditioner(self.design, self._gram)
-                for path in self.paths:
-                    path.num_slow = 0
-            needing = []
-            for precise in (False, True):
-                points = {
-                    i: path.trial
-                    for i, path in enumerate(self.paths)
-                    if path.trial is not None and path.precise == precise
-                }
-                if points:
-                    dtype = torch.float64 if precise else torch.float32
-                    for i, (loss, gradient) in self.losses.evaluate(points, dtype).items():
-                        if self.paths[i].absorb(loss, gradient):
-                            needing.append(i)
+                self._shared = self._of_gram()
+                for descent in self.descents:
+                    descent.num_slow = 0
+            needing = self._evaluate()
             if not self.plain:
                 for i in needing:
-                    if self.paths[i].num_slow >= self._patience:
+                    if self.descents[i].num_slow >= self._patience:
                         self._use_hessian(i)
             while needing:
                 needing = self._give_directions(needing)
-        return [path.optima for path in self.paths]
+        return [descent.optima for descent in self.descents]
+
+    def _evaluate(self) -> list[int]:
+        """Answer all that ask; returns the descents that now need a direction."""
+        needing = []
+        for precise in (False, True):
+            points = {
+                i: point
+                for i, descent in enumerate(self.descents)
+                if descent.precise == precise and (point := descent.ask()) is not None
+            }
+            if points:
+                dtype = torch.float64 if precise else torch.float32
+                for i, found in self.losses.evaluate(points, dtype).items():
+                    if self.descents[i].tell(*found):
+                        needing.append(i)
+        return needing
 
     def _is_hard(self) -> bool:
         """Whether to go on plain would take longer than a Gram matrix and what it leaves to do.
@@ -186,40 +191,38 @@ class JointDescent:
         """
         if self.losses.num_passes >= self.gram_passes:
             return True
-        ahead = max(path.forecast() for path in self.paths if path.trial is not None)
+        ahead = max(each.forecast() for each in self.descents if each.ask() is not None)
         return ahead > self.gram_passes + PRECONDITIONED_PASSES
 
+    def _of_gram(self) -> Preconditioner:
+        return make_preconditioner(self.design, self._gram)
+
     def _use_hessian(self, i: int) -> None:
-        """Precondition a slow path by the Hessian where it is, or where one much like it was."""
-        path = self.paths[i]
-        path.num_slow = 0
-        key = self.losses.target_key(i), path.strength
-        if key not in self._hessians or self._own.get(i) == key:
-            problem, theta = self.problems[i], path.theta
-            self._hessians.pop(key, None)
-            while len(self._hessians) >= MAX_HESSIANS:
-                self._hessians.pop(next(iter(self._hessians)))
-            self._hessians[key] = Weighted(
-                hessian_gram(
-                    self.design,
-                    lambda rows, block: curvature(problem, theta, rows, block),
-                    sample_step(self.design.num_rows, self.design.num_features),
-                )
+        """Precondition a slow descent by the Hessian where it is, or where one like it was."""
+        descent, loss = self.descents[i], self.losses.each[i]
+        descent.num_slow = 0
+        theta = descent.theta
+
+        def make() -> Array:
+            every = sample_step(self.design.num_rows, self.design.num_features)
+            return hessian_gram(
+                self.design, lambda rows, block: loss.curvature(theta, rows, block), every
             )
-        self._own[i] = key
+
+        self._hessians.keep(i, (self.losses.target_key(i), descent.strength), make)
 
     def _preconditioner(self, i: int) -> tuple[Preconditioner, float]:
-        """What to precondition a path with, and at which scale."""
-        path, problem = self.paths[i], self.problems[i]
-        own = self._hessians.get(self._own[i]) if i in self._own else None
-        if own is not None:
-            return own, path.strength
-        share = problem.total / self.design.num_rows
-        return self._shared, CURVATURE[problem.kind] * path.strength * share
+        """What to precondition a descent with, and at which scale."""
+        strength, loss = self.descents[i].strength, self.losses.each[i]
+        hessian = self._hessians.get(i)
+        if hessian is not None:
+            return hessian, strength
+        share = loss.total / self.design.num_rows
+        return self._shared, CURVATURE[loss.kind] * strength * share
 
     def _give_directions(self, needing: Sequence[int]) -> list[int]:
-        """Set the next trial of some paths; returns those that went on to their next penalty."""
-        halves = {i: self.paths[i].begin_direction() for i in needing}
+        """Turn some descents; returns those that went on to their next penalty."""
+        halves = {i: self.descents[i].right_sides() for i in needing}
         batches: dict[tuple[int, float], list[int]] = {}
         for i in needing:
             inverse, scale = self._preconditioner(i)
@@ -236,6 +239,6 @@ class JointDescent:
             for i in members:
                 applied = next(parts)
                 change = None if halves[i][1] is None else next(parts)
-                if self.paths[i].end_direction(applied, change, first):
+                if self.descents[i].turn(applied, change, first):
                     again.append(i)
         return again

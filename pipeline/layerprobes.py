@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import ProbeConfig
-from pipeline.design import Design, MemoryDesign
-from pipeline.estimators import sparse_path
-from pipeline.linear import Linear, sklearn_path
+from pipeline.design import Design
+from pipeline.estimators import sklearn_path, sparse_path
+from pipeline.linear import Linear
 from pipeline.probe import Probe, ProbeFit, Problem, choose, row_weights
 from pipeline.solver import Objective, solve_paths
 
@@ -230,33 +230,3 @@ def matrix(design: Design) -> Array:
     for rows, block in design.blocks():
         x[rows] = block.T
     return x
-
-
-def fit_probe(
-    x_train: Array,
-    y_train: Array,
-    x_val: Array,
-    y_val: Array,
-    *,
-    problem: Problem,
-    config: ProbeConfig,
-    folds: Array | None = None,
-    weight: Array | None = None,
-) -> ProbeFit:
-    """Fit one probe on matrices in memory.
-
-    Args:
-        x_train: ``(n, features)`` float32 or float16 raw activations.
-        y_train: ``(n,)`` class indices or values.
-        x_val, y_val: the validation rows.
-        problem: classes and metric.
-        config: solver and penalties.
-        folds: ``(n,)`` fold of each training row, for out-of-fold models.
-        weight: ``(n,)`` float64 sample weights.
-    """
-    train = MemoryDesign(np.ascontiguousarray(x_train.T))
-    val = MemoryDesign(np.ascontiguousarray(x_val.T), train.standardiser)
-    task = ProbeTask(
-        problem, np.arange(len(y_train)), y_train, np.arange(len(y_val)), y_val, folds, weight
-    )
-    return fit_probes(train, val, [task], config=config)[0]

@@ -1,4 +1,4 @@
-"""Linear models on standardised features, the standardisation, and scikit-learn as the reference.
+"""Linear models on standardised features, and the standardisation.
 
 The objectives are scikit-learn's::
 
@@ -7,12 +7,11 @@ The objectives are scikit-learn's::
 
 with an unpenalised intercept ``b``, sample weights ``s`` and one row of ``W`` per class (a single
 one for two classes and for regression). :mod:`pipeline.solver` minimises them fast and out of core;
-:func:`sklearn_path` is the reference that it is held to.
+:func:`pipeline.estimators.sklearn_path` is the reference that it is held to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-MAX_REFERENCE_ITERATIONS = 20_000
 ABSENT_LOGIT = 20.0
 """Logit, negated, of a class that has no rows to fit on (scikit-learn has no row for it)."""
 
@@ -46,6 +44,41 @@ class Linear:
     def outputs(self, x: Array) -> Array:
         """Logits or values ``(n, outputs)`` float32 for standardised ``x`` ``(n, features)``."""
         return np.asarray(x @ self.weights.T + self.bias)
+
+
+def all_classes(
+    theta: Array | None, present: Array, num_classes: int | None, num_features: int
+) -> tuple[Array, Array]:
+    """Weights and bias over all classes, of a fit over those that have rows.
+
+    Args:
+        theta: ``(k, features + 1)``, the bias last: a row for each class that is present, or one
+            row of two classes and of values; None if nothing was fitted (fewer than two classes).
+        present: ``(k,)`` int64 increasing classes that have rows.
+        num_classes: all of them; None for values.
+        num_features: features.
+
+    Returns:
+        ``(outputs, features)`` and ``(outputs,)`` float32; a single row for two classes and values.
+    """
+    rows = num_classes if num_classes is not None and num_classes > 2 else 1
+    weights, bias = np.zeros((rows, num_features), np.float32), np.zeros(rows, np.float32)
+    if rows == 1:
+        if theta is not None:
+            weights[:], bias[:] = theta[:, :-1], theta[:, -1]
+        elif num_classes == 2 and len(present):
+            bias[:] = ABSENT_LOGIT if present[0] == 1 else -ABSENT_LOGIT
+        return weights, bias
+    bias[:] = -ABSENT_LOGIT
+    if theta is None:
+        bias[present] = ABSENT_LOGIT
+    elif len(theta) < len(present):
+        # One logit for two of the classes: half of it for each has the same difference.
+        half = theta * np.array([[-0.5], [0.5]])
+        weights[present], bias[present] = half[:, :-1], half[:, -1]
+    else:
+        weights[present], bias[present] = theta[:, :-1], theta[:, -1]
+    return weights, bias
 
 
 @dataclass(frozen=True)
@@ -92,63 +125,3 @@ class Standardiser:
     def take(self, features: Array) -> Standardiser:
         """The standardiser of some features ``(k,)``."""
         return Standardiser(self.mean[features], self.scale[features], self.bound)
-
-
-def sklearn_path(
-    x: Array,
-    y: Array,
-    *,
-    num_classes: int | None,
-    penalties: Sequence[float],
-    sample_weight: Array | None = None,
-    tol: float = 1e-4,
-) -> list[Linear]:
-    """The same problems by scikit-learn, with float64 features in memory: the reference.
-
-    Args:
-        x: ``(n, features)`` standardised.
-        y: ``(n,)`` class indices, or values when ``num_classes`` is None.
-        num_classes: number of classes; None for regression.
-        penalties: C (classification) or alpha (regression), in any order.
-        sample_weight: ``(n,)`` weights; rows of weight 0 are left out.
-        tol: scikit-learn's.
-
-    Returns:
-        A model per penalty, in the order given.
-    """
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    weight = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-    keep = weight > 0
-    rows, target, weight = x[keep].astype(np.float64), y[keep], weight[keep]
-    if num_classes is None:
-        models = [Ridge(alpha=alpha).fit(rows, target, sample_weight=weight) for alpha in penalties]
-        return [
-            Linear(_float32(model.coef_[None]), _float32([model.intercept_]), alpha)
-            for model, alpha in zip(models, penalties, strict=True)
-        ]
-    present = np.unique(target)
-    path = []
-    for penalty in penalties:
-        w = np.zeros((1 if num_classes == 2 else num_classes, x.shape[1]))
-        b = np.full(len(w), -ABSENT_LOGIT)
-        converged = True
-        if len(present) > 1:
-            model = LogisticRegression(C=penalty, tol=tol, max_iter=MAX_REFERENCE_ITERATIONS)
-            model.fit(rows, target, sample_weight=weight)
-            converged = bool(model.n_iter_.max() < MAX_REFERENCE_ITERATIONS)
-            if len(present) == 2 and num_classes > 2:
-                # One logit for two of the classes: half of it for each has the same difference.
-                w[present] = model.coef_ * np.array([[-0.5], [0.5]])
-                b[present] = model.intercept_ * np.array([-0.5, 0.5])
-            else:
-                used = [0] if num_classes == 2 else present
-                w[used], b[used] = model.coef_, model.intercept_
-        elif num_classes > 2 or (len(present) and present[0] == 1):
-            b[present if num_classes > 2 else [0]] = ABSENT_LOGIT
-        path.append(Linear(_float32(w), _float32(b), penalty, converged))
-    return path
-
-
-def _float32(values: Any) -> Array:
-    return np.asarray(values, dtype=np.float32)

@@ -24,17 +24,17 @@ Kind = Literal["binary", "softmax", "squared"]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One model to fit.
+class Loss:
+    """What one model is fitted to, summed over rows, each times its weight.
 
-    The loss is summed over rows, each times its weight: binary and softmax cross-entropy, or half
-    the squared error.
+    Binary and softmax cross-entropy, or half the squared error.
 
     Attributes:
         kind: the loss.
         num_outputs: columns of the model.
         target: ``(n,)`` float32: +1 and -1 (binary), class indices (softmax), values (squared).
         weight: ``(n,)`` float32, 0 leaves a row out.
+        total: sum of the weights.
     """
 
     kind: Kind
@@ -46,10 +46,26 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", float(self.weight.sum(dtype=np.float64)))
 
+    def curvature(self, theta: Array, rows: slice, block: Array) -> Array:
+        """Second derivative at each row of a block, summed over the outputs: ``(rows,)``.
+
+        Args:
+            theta: ``(outputs, features + 1)``, the bias last.
+            rows: of the block.
+            block: ``(features, rows)`` float32.
+        """
+        weight = self.weight[rows]
+        if self.kind == "squared":
+            return weight
+        z = torch.from_numpy(theta[:, :-1].astype(np.float32) @ block)
+        z += torch.from_numpy(theta[:, -1:].astype(np.float32))
+        p = torch.sigmoid(z) if self.kind == "binary" else torch.softmax(z, dim=0)
+        return np.asarray((p * (1 - p)).sum(dim=0).numpy() * weight)
+
 
 @dataclass
 class _Group:
-    """Problems of one kind and width, with shared targets and weights kept once."""
+    """Losses of one kind and width, with shared targets and weights kept once."""
 
     members: list[int]
     target_rows: dict[int, int]
@@ -59,25 +75,25 @@ class _Group:
 
 
 class Losses:
-    """Evaluates problems over a design.
+    """Evaluates many losses over a design.
 
     Args:
         design: the rows.
-        problems: targets and weights in the design's row order.
+        each: the losses, in the design's row order.
         threads: to run on.
     """
 
-    def __init__(self, design: Design, problems: Sequence[Problem], threads: BlockThreads) -> None:
+    def __init__(self, design: Design, each: Sequence[Loss], threads: BlockThreads) -> None:
         self.design = design
-        self.problems = problems
+        self.each = each
         self.threads = threads
         self.num_passes = 0
         self._groups: dict[tuple[Kind, int], _Group] = {}
-        keys = [(problem.kind, problem.num_outputs) for problem in problems]
+        keys = [(loss.kind, loss.num_outputs) for loss in each]
         for key in dict.fromkeys(keys):
             members = [i for i, other in enumerate(keys) if other == key]
-            targets, target_rows = _distinct([problems[i].target for i in members])
-            weights, weight_rows = _distinct([problems[i].weight for i in members])
+            targets, target_rows = _distinct([each[i].target for i in members])
+            weights, weight_rows = _distinct([each[i].weight for i in members])
             if key[0] == "softmax":
                 targets = targets.long()
             self._groups[key] = _Group(
@@ -89,22 +105,22 @@ class Losses:
             )
 
     def target_key(self, index: int) -> int:
-        """Equal for problems with equal targets, such as the folds of one."""
-        problem = self.problems[index]
-        group = self._groups[problem.kind, problem.num_outputs]
+        """Equal for losses with equal targets, such as the folds of one."""
+        loss = self.each[index]
+        group = self._groups[loss.kind, loss.num_outputs]
         return group.members[list(group.target_rows.values()).index(group.target_rows[index])]
 
     def evaluate(
         self, points: dict[int, Array], dtype: torch.dtype = torch.float32
     ) -> dict[int, tuple[float, Array]]:
-        """Loss and gradient of some problems, each at its own point, in one pass.
+        """Value and gradient of some losses, each at its own point, in one pass.
 
         Args:
-            points: problem index -> ``(outputs, features + 1)`` float64, the bias last.
+            points: index of a loss -> ``(outputs, features + 1)`` float64, the bias last.
             dtype: of the products.
 
         Returns:
-            problem index -> loss and gradient ``(outputs, features + 1)`` float64.
+            Index of a loss -> its value and gradient ``(outputs, features + 1)`` float64.
         """
         self.num_passes += 1
         active: list[tuple[_Group, list[int], slice, Kind, int]] = []
@@ -158,7 +174,7 @@ class Losses:
         out: dict[int, tuple[float, Array]] = {}
         at = 0
         for number, i in enumerate(order):
-            width = self.problems[i].num_outputs
+            width = self.each[i].num_outputs
             out[i] = float(loss[number]), full[at : at + width]
             at += width
         return out
@@ -167,7 +183,7 @@ class Losses:
 def _residuals(
     kind: Kind, width: int, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
-    """Loss of each problem on a block, float64; ``z`` becomes the loss's derivative in place."""
+    """Each loss on a block, float64; ``z`` becomes its derivative in place."""
     if kind == "binary":
         sign = target.to(z.dtype)
         margin = z * sign
@@ -203,21 +219,3 @@ def _distinct(arrays: Sequence[Array]) -> tuple[torch.Tensor, list[int]]:
             kept.append(array)
         rows.append(seen[key])
     return torch.from_numpy(np.stack(kept).astype(np.float32)), rows
-
-
-def curvature(problem: Problem, theta: Array, rows: slice, block: Array) -> Array:
-    """Second derivative of the loss at each row of a block, summed over the outputs: ``(rows,)``.
-
-    Args:
-        problem: whose loss.
-        theta: ``(outputs, features + 1)``, the bias last.
-        rows: of the block.
-        block: ``(features, rows)`` float32.
-    """
-    weight = problem.weight[rows]
-    if problem.kind == "squared":
-        return weight
-    z = torch.from_numpy(theta[:, :-1].astype(np.float32) @ block)
-    z += torch.from_numpy(theta[:, -1:].astype(np.float32))
-    p = torch.sigmoid(z) if problem.kind == "binary" else torch.softmax(z, dim=0)
-    return np.asarray((p * (1 - p)).sum(dim=0).numpy() * weight)

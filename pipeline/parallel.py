@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -24,54 +24,55 @@ Result = TypeVar("Result")
 class _OneBlasThread:
     """Limits BLAS to one thread as long as any thread of this process is inside.
 
-    OpenBLAS has one number for the process, and threadpoolctl heeds only the thread that set it
-    first: so the first to enter sets it, in the name of all, and the last to leave resets it.
-    Others, with a number for each thread, are limited in every thread that enters.
+    OpenBLAS has one number of threads for the process: the first to enter sets it, the last to
+    leave resets it. Other libraries have a number for each thread, which sets and resets its own.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._before: dict[str, int] = {}
+        self._inside: dict[tuple[str, int], tuple[int, int]] = {}
+        """A library, and the thread if that has its own number -> how many are inside, and the
+        number outside."""
 
-    def num_threads(self, controller: ThreadpoolController) -> int:
+    def num_threads(self, libraries: Sequence[Any]) -> int:
         """BLAS's threads outside."""
         with self._lock:
-            return min(map(self._outside, controller.lib_controllers), default=1)
-
-    def _outside(self, library: Any) -> int:
-        inside = self._inside and _is_shared(library)
-        number: int = self._before[library.filepath] if inside else library.num_threads
-        return number
+            return min((self._state(_key(each), each)[1] for each in libraries), default=1)
 
     @contextmanager
-    def __call__(self, controller: ThreadpoolController) -> Iterator[None]:
+    def __call__(self, libraries: Sequence[Any]) -> Iterator[None]:
         """Limit these libraries inside a ``with`` block."""
-        before = {}
+        keys = [_key(library) for library in libraries]
         with self._lock:
-            for library in controller.lib_controllers:
-                before[library.filepath] = self._outside(library)
-                self._set(library, 1)
-            self._before |= before
-            self._inside += 1
+            for key, library in zip(keys, libraries, strict=True):
+                count, outside = self._state(key, library)
+                self._inside[key] = count + 1, outside
+                _set_threads(library, 1)
         try:
             yield
         finally:
             with self._lock:
-                self._inside -= 1
-                for library in controller.lib_controllers:
-                    if not (self._inside and _is_shared(library)):
-                        self._set(library, before[library.filepath])
+                for key, library in zip(keys, libraries, strict=True):
+                    count, outside = self._inside.pop(key)
+                    if count > 1:
+                        self._inside[key] = count - 1, outside
+                    else:
+                        _set_threads(library, outside)
 
-    @staticmethod
-    def _set(library: Any, number: int) -> None:
-        OpenBLASController.clear_controlling_thread(force=True)
-        library.set_num_threads(number)
-        OpenBLASController.clear_controlling_thread(force=True)
+    def _state(self, key: tuple[str, int], library: Any) -> tuple[int, int]:
+        return self._inside.get(key, (0, library.num_threads))
 
 
-def _is_shared(library: Any) -> bool:
-    return bool(library.internal_api == "openblas" and library.threading_layer != "openmp")
+def _key(library: Any) -> tuple[str, int]:
+    is_shared = library.internal_api == "openblas" and library.threading_layer != "openmp"
+    return library.filepath, 0 if is_shared else threading.get_ident()
+
+
+def _set_threads(library: Any, number: int) -> None:
+    # Else threadpoolctl heeds only the thread that was the first to set OpenBLAS's number.
+    OpenBLASController.clear_controlling_thread(force=True)
+    library.set_num_threads(number)
+    OpenBLASController.clear_controlling_thread(force=True)
 
 
 _one_blas_thread = _OneBlasThread()
@@ -86,8 +87,8 @@ class BlockThreads:
     """
 
     def __init__(self) -> None:
-        self._controller = ThreadpoolController().select(user_api="blas")
-        self.num_threads = _one_blas_thread.num_threads(self._controller)
+        self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
+        self.num_threads = _one_blas_thread.num_threads(self._blas)
         self._local = threading.local()
 
     def __enter__(self) -> BlockThreads:
@@ -108,7 +109,7 @@ class BlockThreads:
         if self.num_threads == 1:
             yield
         else:
-            with _one_blas_thread(self._controller):
+            with _one_blas_thread(self._blas):
                 yield
 
     def scratch(self, size: int) -> torch.Tensor:

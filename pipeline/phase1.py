@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline import joint, ridge
 from pipeline.config import RunConfig
-from pipeline.design import CPU, StoreDesign
+from pipeline.design import CPU, HIDDEN, StoreDesign, source_array
 from pipeline.gramcache import layer_gram, write_part
 from pipeline.layerprobes import ProbeTask, fit_probes
 from pipeline.memory import LayerNeed, layer_need
@@ -33,7 +33,6 @@ from store import ActivationStore, StoreError
 from store.tables import read_arrays, read_json, write_arrays, write_json, write_table
 
 Array = NDArray[Any]
-HIDDEN = "hidden"
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,9 @@ def problem_of(target: Target) -> Problem:
 
 def read_rows(store: ActivationStore, source: int | str, rows: Rows) -> Array:
     """Raw activations ``(n, features)`` float32 of a layer, or of the final hidden state."""
-    if source == HIDDEN:
-        matrix = store.read_matrix("hidden", layer=final_hidden(store), samples=rows.positions)
-    else:
-        matrix = store.read_matrix("ffn", layer=int(source), samples=rows.positions)
+    array, layer = source_array(store, source)
+    matrix = store.read_matrix(array, layer=layer, samples=rows.positions)
     return np.array(matrix, dtype=np.float32, order="C")
-
-
-def final_hidden(store: ActivationStore) -> int:
-    """Index of the final hidden state among the stored ones."""
-    return max(store.schema.hidden_layers)
 
 
 @dataclass(frozen=True)
@@ -93,6 +85,11 @@ class Group:
         if len(self.targets) == 1:
             return ""
         return hashlib.sha256(self.positions.tobytes()).hexdigest()[:16]
+
+
+def load_targets(config: RunConfig, store: ActivationStore) -> list[Target]:
+    """All tasks, in the configuration's order."""
+    return [load_target(store, task) for task in config.tasks]
 
 
 def group_tasks(targets: Sequence[Target]) -> list[Group]:
@@ -127,12 +124,13 @@ def phase1_fingerprint(config: RunConfig, target: Target, extraction: str, share
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def probe_fingerprints(config: RunConfig, store: ActivationStore) -> dict[str, str]:
-    """The fingerprint of each task's probes."""
-    groups = group_tasks([load_target(store, task) for task in config.tasks])
+def probe_fingerprints(
+    config: RunConfig, store: ActivationStore, targets: Sequence[Target]
+) -> dict[str, str]:
+    """The fingerprint of each task's probes, of all tasks of the configuration."""
     return {
         target.task.name: phase1_fingerprint(config, target, store.schema.fingerprint, group.digest)
-        for group in groups
+        for group in group_tasks(targets)
         for target in group.targets
     }
 
@@ -152,9 +150,8 @@ def fit_layer(
         A result per task, in the configuration's order; probes that were complete stay.
     """
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
-    groups = group_tasks([load_target(store, task) for task in config.tasks])
     found: dict[str, ProbeResult] = {}
-    for group in groups:
+    for group in group_tasks(load_targets(config, store)):
         for result in _fit_group(config, store, source, group, raw_bytes):
             found[result.task] = result
     return [found[task.name] for task in config.tasks]
@@ -257,7 +254,7 @@ def gram_part(
     """Make one share of a layer's Gram matrices, for a layer too large for one worker's memory."""
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     folder = RunFolder(Path(config.run_dir))
-    for group in group_tasks([load_target(store, task) for task in config.tasks]):
+    for group in group_tasks(load_targets(config, store)):
         path = folder.gram(group.name, source)
         device = gram_device(config)
         write_part(path, store, source, group.positions, part, num_parts, device)
@@ -277,12 +274,11 @@ def gram_device(config: RunConfig) -> torch.device:
     return torch.device(asked)
 
 
-def layer_needs(config: RunConfig, store: ActivationStore) -> LayerNeed:
+def layer_needs(config: RunConfig, store: ActivationStore, targets: Sequence[Target]) -> LayerNeed:
     """What the largest layer task takes: that of the FFN layers' largest group."""
     folds = max(1, config.head.num_folds)
-    groups = group_tasks([load_target(store, task) for task in config.tasks])
     needs = []
-    for group in groups:
+    for group in group_tasks(targets):
         sizes = [target.num_classes or 1 for target in group.targets]
         columns = sum(1 if size == 2 else size for size in sizes)
         num_features = store.schema.array("ffn").rows

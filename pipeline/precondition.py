@@ -7,6 +7,7 @@ than features the same inverse is applied in the rows (Woodbury's identity).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,8 @@ MIN_FACTORS = 3
 """Factors to keep, however large: models of one solve differ by a C or two at a time."""
 KEPT_BYTES = 64 * 2**20
 """Room for more, where they are small."""
+MAX_HESSIANS = 4
+"""Hessians to keep."""
 
 
 class Preconditioner(Protocol):
@@ -162,6 +165,37 @@ class Weighted(_Factored):
         """See :class:`Preconditioner`."""
         factor = self._factors.get(scale)
         return np.asarray(_solve(factor, (right * self._unit).T).T * self._unit)
+
+
+class Hessians:
+    """The Hessians at hand, of descents to which the Gram alone says too little.
+
+    Descents much like each other (the folds of one target at one strength) share a key, and the
+    Hessian that the first of them made.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Weighted] = {}
+        self._keys: dict[int, Hashable] = {}
+
+    def get(self, user: int) -> Weighted | None:
+        """What a descent goes by, as long as it is kept."""
+        return self._kept.get(self._keys[user]) if user in self._keys else None
+
+    def keep(self, user: int, key: Hashable, make: Callable[[], Array]) -> None:
+        """Let a descent go by the key's Hessian: the one at hand, or a new one if it did already.
+
+        Args:
+            user: the descent.
+            key: what it descends.
+            make: makes its Hessian, as :class:`Weighted` takes it.
+        """
+        if key not in self._kept or self._keys.get(user) == key:
+            self._kept.pop(key, None)
+            while len(self._kept) >= MAX_HESSIANS:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = Weighted(make())
+        self._keys[user] = key
 
 
 def _solve(factor: Array, right: Array) -> Array:

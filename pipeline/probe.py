@@ -131,6 +131,19 @@ def feature_importance(weights: Array) -> Array:
     return np.asarray(np.sqrt(np.square(weights.astype(np.float64)).sum(axis=0)))
 
 
+def importance_shares(importance: Array) -> Array:
+    """Share of each feature in the layer's squared importance, float64 ``(features,)``."""
+    squared = np.square(np.asarray(importance, np.float64))
+    return np.asarray(squared / max(squared.sum(), np.finfo(float).tiny))
+
+
+def feature_rank(values: Array) -> Array:
+    """Rank of each feature ``(features,)``, 0 for the largest value; equals in order; int32."""
+    rank = np.empty(len(values), dtype=np.int32)
+    rank[np.argsort(-values, kind="stable")] = np.arange(len(values))
+    return rank
+
+
 def importance_table(
     weights: Array, *, layer: int, poolings: Sequence[str], classes: Sequence[str]
 ) -> pa.Table:
@@ -150,18 +163,15 @@ def importance_table(
     """
     importance = feature_importance(weights)
     num_neurons = len(importance) // len(poolings)
-    squared = np.square(importance)
-    rank = np.empty(len(importance), dtype=np.int32)
-    rank[np.argsort(-importance, kind="stable")] = np.arange(len(importance))
-    both = np.sqrt(squared.reshape(len(poolings), num_neurons).sum(axis=0))
+    both = np.sqrt(np.square(importance).reshape(len(poolings), num_neurons).sum(axis=0))
     columns: dict[str, Any] = {
         "layer": np.full(len(importance), layer, dtype=np.int16),
         "pooling": np.repeat(np.array(poolings, dtype=object), num_neurons),
         "neuron": np.tile(np.arange(num_neurons, dtype=np.int32), len(poolings)),
         "importance": importance.astype(np.float32),
         "neuron_importance": np.tile(both, len(poolings)).astype(np.float32),
-        "rank": rank,
-        "share": (squared / max(squared.sum(), np.finfo(float).tiny)).astype(np.float32),
+        "rank": feature_rank(importance),
+        "share": importance_shares(importance).astype(np.float32),
     }
     if len(weights) > 1:
         for name, row in zip(classes, weights, strict=True):

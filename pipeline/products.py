@@ -1,8 +1,8 @@
 """Products of a few rows with a large block, and Cholesky factors, by the fastest kernel at hand.
 
 BLAS libraries are made for large square matrices: with some ten rows they reach a quarter of what
-oneDNN's kernels for linear layers do. The operator is private to torch, so where it is missing or
-refuses, torch's own product does the work.
+oneDNN's kernels for linear layers do. The operator is private to torch, so where it is missing,
+torch's own product does the work.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, lapack
 from torch import Tensor
 
+from pipeline import onednn
+
 FEW_ROWS = 1
 """So few rows are a matrix-vector product, which BLAS does at the memory's speed."""
 
 
-def _has_linear() -> bool:
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(available) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-_HAS_LINEAR = _has_linear()
+_HAS_LINEAR = onednn.available()
 
 
 def times(rows: Tensor, block: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.countmetrics import divide
 from pipeline.layersums import ROUNDING, Sums
+from pipeline.probe import feature_rank
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,15 +28,10 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-def _divide(numerator: Array, denominator: Array) -> Array:
-    out = np.zeros(np.broadcast(numerator, denominator).shape)
-    return np.asarray(np.divide(numerator, denominator, out=out, where=denominator > 0))
-
-
 def mean_difference(sums: Sums) -> Array:
     """Largest difference between two groups' means, in standard deviations."""
     deviation = np.sqrt(sums.scatter / max(sums.num_rows, 1.0))
-    return _divide(np.ptp(sums.group_means, axis=0), deviation)
+    return divide(np.ptp(sums.group_means, axis=0), deviation)
 
 
 def probeless(sums: Sums) -> Array:
@@ -63,7 +60,7 @@ def anova_f(sums: Sums) -> Array:
         freedom = len(present) - 1
     rest = np.maximum(total - explained, ROUNDING * total)
     scale = (sums.num_rows - freedom - 1) / max(freedom, 1)
-    return _divide(np.where(total > 0, explained, 0.0) * max(scale, 0.0), rest)
+    return divide(np.where(total > 0, explained, 0.0) * max(scale, 0.0), rest)
 
 
 def correlation(sums: Sums) -> Array:
@@ -73,7 +70,7 @@ def correlation(sums: Sums) -> Array:
     n, inside = sums.num_rows, sums.counts[:, None]
     covariance = sums.sums - inside * sums.mean
     spread = sums.scatter * (inside * (n - inside) / max(n, 1.0))
-    return np.asarray(_divide(np.abs(covariance), np.sqrt(spread)).max(axis=0))
+    return np.asarray(divide(np.abs(covariance), np.sqrt(spread)).max(axis=0))
 
 
 def _pearson(sums: Sums) -> Array:
@@ -81,7 +78,7 @@ def _pearson(sums: Sums) -> Array:
     covariance = sums.products - sums.mean * sums.value_sum
     spread = sums.value_square - sums.value_sum**2 / n
     scale = np.sqrt(sums.scatter * max(spread, 0.0))
-    return np.asarray(np.clip(_divide(covariance, scale), -1, 1))
+    return np.asarray(np.clip(divide(covariance, scale), -1, 1))
 
 
 def mutual_information(sums: Sums) -> Array:
@@ -125,13 +122,6 @@ def streamed_values(sums: Sums) -> dict[str, Array]:
         for name, ranking in RANKINGS.items()
         if ranking.compute is not None
     }
-
-
-def feature_rank(values: Array) -> Array:
-    """Rank of each feature ``(features,)``, 0 for the largest value; equals in order; int32."""
-    rank = np.empty(len(values), dtype=np.int32)
-    rank[np.argsort(-values, kind="stable")] = np.arange(len(values))
-    return rank
 
 
 def ranking_table(

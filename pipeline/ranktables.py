@@ -28,7 +28,14 @@ from pipeline.jobs import open_run
 from pipeline.layersums import Columns, RankingTarget, Sums, layer_sums
 from pipeline.linear import Linear
 from pipeline.locking import one_at_a_time
-from pipeline.phase1 import is_complete, load_probe, probe_fingerprints, problem_of, read_rows
+from pipeline.phase1 import (
+    is_complete,
+    load_probe,
+    load_targets,
+    probe_fingerprints,
+    problem_of,
+    read_rows,
+)
 from pipeline.probe import feature_importance, row_weights
 from pipeline.progress import Say, advance
 from pipeline.rankings import ranking_table, streamed_values
@@ -117,13 +124,14 @@ def rank(
             f"--selectivity fits probes with probe.penalty = 'l2', not {config.probe.penalty!r};"
             " rank without it, or use a run with that penalty"
         )
-    fingerprints = probe_fingerprints(config, store)
-    for task in chosen:
-        target = load_target(store, task)
+    targets = load_targets(config, store)
+    fingerprints = probe_fingerprints(config, store, targets)
+    for target in (each for each in targets if each.task in chosen):
+        name = target.task.name
         for layer in layers:
-            if not is_complete(config, target, layer, fingerprints[task.name]):
+            if not is_complete(config, target, layer, fingerprints[name]):
                 raise ProbeError(
-                    f"{config.run_dir}: no probe of task {task.name!r} for layer {layer} with this"
+                    f"{config.run_dir}: no probe of task {name!r} for layer {layer} with this"
                     " configuration; run `salient probe` first"
                 )
     folder = RunFolder(Path(config.run_dir))

@@ -18,7 +18,7 @@ from scipy import linalg
 
 from pipeline.design import Design
 from pipeline.gram import group_grams
-from pipeline.losses import Problem
+from pipeline.losses import Loss
 from pipeline.products import factorise
 
 Array = NDArray[Any]
@@ -44,26 +44,26 @@ def matrix_bytes(num_rows: int, num_features: int, num_folds: int, num_targets: 
 
 
 def solve_ridge(
-    design: Design, problems: Sequence[Problem], right: Array, alphas: Sequence[float]
+    design: Design, losses: Sequence[Loss], right: Array, alphas: Sequence[float]
 ) -> Iterator[tuple[list[int], float, Array]]:
     """Ridge solutions.
 
     Args:
         design: the standardised rows.
-        problems: of kind ``"squared"``.
-        right: ``(problems, features + 1)`` float64, ``sum_i s_i y_i (x_i, 1)`` of each.
+        losses: of kind ``"squared"``.
+        right: ``(losses, features + 1)`` float64, ``sum_i s_i y_i (x_i, 1)`` of each.
         alphas: penalties.
 
     Yields:
-        ``(problems, alpha, (problems, features + 1))``: float64, for each weighting and penalty.
+        ``(losses, alpha, (losses, features + 1))``: float64, for each weighting and penalty.
     """
     weightings: dict[bytes, list[int]] = {}
-    for i, problem in enumerate(problems):
-        weightings.setdefault(problem.weight.tobytes(), []).append(i)
+    for i, loss in enumerate(losses):
+        weightings.setdefault(loss.weight.tobytes(), []).append(i)
     members = list(weightings.values())
-    weights = [problems[m[0]].weight.astype(np.float64) for m in members]
+    weights = [losses[m[0]].weight.astype(np.float64) for m in members]
     if design.num_rows < design.num_features:
-        yield from _kernel_solutions(design, problems, members, weights, alphas)
+        yield from _kernel_solutions(design, losses, members, weights, alphas)
         return
     for chosen, (gram, sums), weight in zip(
         members, weighted_grams(design, weights), weights, strict=True
@@ -139,14 +139,18 @@ def solve_shifted(gram: Array, alpha: float, right: Array, *, narrow: Array | No
 def _solve_exactly(gram: Array, alpha: float, right: Array) -> Array:
     matrix = gram.copy(order="F")
     matrix[np.diag_indices_from(matrix)] += alpha
-    return np.asarray(
-        linalg.solve(matrix, right, assume_a="pos", overwrite_a=True, check_finite=False)
-    )
+    try:
+        return np.asarray(
+            linalg.solve(matrix, right, assume_a="pos", overwrite_a=True, check_finite=False)
+        )
+    except linalg.LinAlgError:
+        # Rounding of the Gram hides so small an alpha: no solution, which a pass will tell.
+        return np.zeros_like(right)
 
 
 def _kernel_solutions(
     design: Design,
-    problems: Sequence[Problem],
+    losses: Sequence[Loss],
     members: Sequence[list[int]],
     weights: Sequence[Array],
     alphas: Sequence[float],
@@ -167,7 +171,7 @@ def _kernel_solutions(
         row_mean = part @ w / total
         part -= row_mean + row_mean[:, None] - w @ row_mean / total
         part *= root * root[:, None]
-        y = np.stack([problems[i].target[keep].astype(np.float64) for i in chosen], axis=1)
+        y = np.stack([losses[i].target[keep].astype(np.float64) for i in chosen], axis=1)
         y_mean = w @ y / total
         x_mean = xt[:, keep] @ (w / total)
         narrow = part.astype(np.float32)

@@ -15,13 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.probe import importance_shares
+
 Array = NDArray[Any]
-
-
-def importance_shares(importance: Array) -> Array:
-    """Share of each feature in the layer's squared importance, float64 ``(features,)``."""
-    squared = np.square(np.asarray(importance, np.float64))
-    return np.asarray(squared / max(squared.sum(), np.finfo(float).tiny))
 
 
 def salient_features(importance: Array, eta: float) -> Array:

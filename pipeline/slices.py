@@ -17,10 +17,9 @@ from pipeline.errors import HeadError
 from pipeline.memory import free_memory
 from pipeline.modes import Mode
 from pipeline.phase1 import load_probe
-from pipeline.probe import Probe, feature_importance
+from pipeline.probe import Probe, feature_importance, importance_shares
 from pipeline.runfolder import RunFolder
 from pipeline.salientsets import SalientLayer, features_read
-from pipeline.selection import importance_shares
 from pipeline.targets import Rows, Target
 from store import ActivationStore
 from store.tables import read_table

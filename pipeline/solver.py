@@ -24,8 +24,8 @@ from pipeline.design import Design, StandardisedDesign
 from pipeline.errors import ProbeError
 from pipeline.gram import design_gram, sample_step
 from pipeline.joint import METHODS, JointDescent, Method
-from pipeline.linear import ABSENT_LOGIT, Linear, sklearn_path
-from pipeline.losses import Losses, Problem
+from pipeline.linear import Linear, all_classes
+from pipeline.losses import Loss, Losses
 from pipeline.parallel import BlockThreads
 from pipeline.ridge import solve_ridge
 
@@ -71,7 +71,8 @@ def solve_paths(
             in ten thousand other than at the optimum.
         gram: ``(features, features)`` float32 Gram of these standardised rows or of a sample of
             them, scaled to their number; made if needed.
-        method: "gram" preconditions from the start, "plain" never; "auto" decides.
+        method: "gram" preconditions from the start, "plain" never; "auto" decides. To compare them:
+            their optima are the same.
         starts: models to start classification from.
 
     Returns:
@@ -85,16 +86,16 @@ def solve_paths(
     _check(design, objectives, penalties, method, tol)
     models: dict[tuple[int, float], Linear] = {}
     fits = [_Fit.of(i, objective) for i, objective in enumerate(objectives)]
-    active = [fit for fit in fits if fit.problem is not None]
+    active = [fit for fit in fits if fit.loss is not None]
     remaining: list[tuple[_Fit, list[float]]] = []
     for fit in fits:
-        if fit.problem is None:
+        if fit.loss is None:
             for penalty in penalties:
-                models[fit.index, penalty] = fit.model(None, design.num_features, penalty, True, 0)
+                models[fit.index, penalty] = fit.model(None, design.num_features, penalty)
     with BlockThreads() as threads:
         regressions = [fit for fit in active if fit.num_classes is None]
         for fit, penalty, theta in _regress(design, regressions, penalties, tol, threads):
-            models[fit.index, penalty] = fit.model(theta, design.num_features, penalty, True, 0)
+            models[fit.index, penalty] = fit.model(theta, design.num_features, penalty)
         for fit in active:
             grid = sorted({p for p in penalties if (fit.index, p) not in models}, key=fit.strength)
             if grid:
@@ -102,7 +103,7 @@ def solve_paths(
         if remaining:
             step = JointDescent(
                 design,
-                [fit.problem for fit, _ in remaining if fit.problem is not None],
+                [fit.loss for fit, _ in remaining if fit.loss is not None],
                 [[fit.strength(p) for p in grid] for fit, grid in remaining],
                 tol=tol,
                 gram=gram,
@@ -148,12 +149,12 @@ def _check(
 
 @dataclass(frozen=True)
 class _Fit:
-    """An objective as a problem over the classes that have rows."""
+    """An objective as a loss over the classes that have rows; none to fit without two of them."""
 
     index: int
     num_classes: int | None
     present: Array
-    problem: Problem | None
+    loss: Loss | None
 
     @classmethod
     def of(cls, index: int, objective: Objective) -> _Fit:
@@ -164,42 +165,33 @@ class _Fit:
         kept = weight > 0
         if objective.num_classes is None:
             values = np.where(missing, 0, targets).astype(np.float32)
-            problem = Problem("squared", 1, values, weight) if kept.any() else None
-            return cls(index, None, np.zeros(0, np.int64), problem)
+            loss = Loss("squared", 1, values, weight) if kept.any() else None
+            return cls(index, None, np.zeros(0, np.int64), loss)
         present = np.unique(targets[kept]).astype(np.int64)
         if len(present) < 2:
             return cls(index, objective.num_classes, present, None)
         if objective.num_classes == 2:
             sign = np.where(targets == 1, 1, -1).astype(np.float32)
-            problem = Problem("binary", 1, sign, weight)
+            loss = Loss("binary", 1, sign, weight)
         else:
             codes = np.clip(np.searchsorted(present, targets), 0, len(present) - 1)
-            problem = Problem("softmax", len(present), codes.astype(np.float32), weight)
-        return cls(index, objective.num_classes, present, problem)
+            loss = Loss("softmax", len(present), codes.astype(np.float32), weight)
+        return cls(index, objective.num_classes, present, loss)
 
     def strength(self, penalty: float) -> float:
         """The factor C of the loss beside ``1/2 ||W||^2``."""
         return 1.0 / penalty if self.num_classes is None else penalty
 
     def model(
-        self, theta: Array | None, num_features: int, penalty: float, converged: bool, count: int
+        self,
+        theta: Array | None,
+        num_features: int,
+        penalty: float,
+        converged: bool = True,
+        num_iterations: int = 0,
     ) -> Linear:
-        rows = self.num_classes if (self.num_classes or 0) > 2 else 1
-        assert rows is not None
-        weights = np.zeros((rows, num_features), np.float32)
-        bias = np.zeros(rows, np.float32)
-        if theta is None:
-            if rows > 1:
-                bias[:] = -ABSENT_LOGIT
-                bias[self.present] = ABSENT_LOGIT
-            elif self.num_classes == 2 and len(self.present):
-                bias[:] = ABSENT_LOGIT if self.present[0] == 1 else -ABSENT_LOGIT
-        elif rows > 1:
-            bias[:] = -ABSENT_LOGIT
-            weights[self.present], bias[self.present] = theta[:, :-1], theta[:, -1]
-        else:
-            weights[:], bias[:] = theta[:, :-1], theta[:, -1]
-        return Linear(weights, bias, penalty, converged, count)
+        weights, bias = all_classes(theta, self.present, self.num_classes, num_features)
+        return Linear(weights, bias, penalty, converged, num_iterations)
 
     def start(self, model: Linear | None) -> Array | None:
         """A point ``(outputs, features + 1)`` float64 from an earlier model."""
@@ -217,20 +209,18 @@ def _regress(
     threads: BlockThreads,
 ) -> Iterator[tuple[_Fit, float, Array]]:
     """Ridge solutions from Gram matrices, those that a pass over the rows confirms."""
-    problems = [fit.problem for fit in fits if fit.problem is not None]
-    if not problems:
+    losses = [fit.loss for fit in fits if fit.loss is not None]
+    if not losses:
         return
     zero = np.zeros((1, design.num_features + 1))
-    at_zero = Losses(design, problems, threads).evaluate({i: zero for i in range(len(problems))})
-    right = np.concatenate([-at_zero[i][1] for i in range(len(problems))])
+    at_zero = Losses(design, losses, threads).evaluate({i: zero for i in range(len(losses))})
+    right = np.concatenate([-at_zero[i][1] for i in range(len(losses))])
     found = [
         (i, alpha, theta[None])
-        for members, alpha, solutions in solve_ridge(
-            design, problems, right, sorted(set(penalties))
-        )
+        for members, alpha, solutions in solve_ridge(design, losses, right, sorted(set(penalties)))
         for i, theta in zip(members, solutions, strict=True)
     ]
-    repeated = Losses(design, [problems[i] for i, *_ in found], threads)
+    repeated = Losses(design, [losses[i] for i, *_ in found], threads)
     unsure = {number: theta for number, (*_, theta) in enumerate(found)}
     # Where float32's rounding alone exceeds the bound, as for rows that are nearly interpolated,
     # float64 decides.
@@ -238,7 +228,7 @@ def _regress(
         values = repeated.evaluate(unsure, dtype) if unsure else {}
         for number, (loss, gradient) in values.items():
             i, alpha, theta = found[number]
-            if is_ridge_optimum(theta, alpha, loss, gradient, problems[i].total, tol):
+            if is_ridge_optimum(theta, alpha, loss, gradient, losses[i].total, tol):
                 del unsure[number]
                 yield fits[i], alpha, theta
 
@@ -256,12 +246,6 @@ def is_ridge_optimum(
     value = loss + 0.5 * alpha * float(np.vdot(theta[:, :-1], theta[:, :-1]))
     gap = float(np.vdot(full, full)) / (2 * alpha)
     return bool(np.abs(full).max() <= tol * total and gap <= RIDGE_GAP * tol * value)
-
-
-def fit_path(x: Array, y: Array, *, penalties: Sequence[float], **options: Any) -> list[Linear]:
-    """One model per penalty, in the order of ``penalties``; see :func:`iterate_path`."""
-    models = {m.penalty: m for m in iterate_path(x, y, penalties=penalties, **options)}
-    return [models[penalty] for penalty in penalties]
 
 
 def iterate_path(
@@ -293,6 +277,8 @@ def iterate_path(
     # A small C and a large alpha regularise strongly.
     grid = sorted(set(penalties), reverse=num_classes is None)
     if solver == "sklearn":
+        from pipeline.estimators import sklearn_path
+
         yield from sklearn_path(
             x,
             y,

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from pipeline.design import Design
 from pipeline.intervals import Resamples
 from pipeline.linear import Linear
-from pipeline.probe import feature_importance
-from pipeline.rankings import feature_rank
+from pipeline.probe import feature_importance, feature_rank
 from pipeline.solver import Objective, solve_paths
 
 Array = NDArray[Any]

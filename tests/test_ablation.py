@@ -22,12 +22,13 @@ from pipeline.ablation import AblationOptions, ablate
 from pipeline.backbone import Backbone
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
+from pipeline.design import HIDDEN
 from pipeline.errors import BackboneError, ConfigError, ExtractError, HeadError
 from pipeline.extract import extract_corpus
 from pipeline.extractor import Extractor
 from pipeline.heads import Head
 from pipeline.metrics import score
-from pipeline.phase1 import HIDDEN, load_probe
+from pipeline.phase1 import load_probe
 from pipeline.probe import importance_table
 from pipeline.runfolder import RunFolder
 from pipeline.sampletexts import sample_texts

@@ -55,14 +55,29 @@ def test_what_is_calibrated_stays_as_it_is() -> None:
     np.testing.assert_array_equal(found.decision_outputs(logits), logits)
 
 
-def test_biases_do_not_change_decisions_that_they_do_not_improve() -> None:
-    logits, y = drawn(3)
-    # Shifted alike for all rows: the log-loss gains, but decisions for the rare metric need not.
+def test_biases_that_gain_little_do_not_change_decisions() -> None:
+    logits, y = drawn(7)
     shifted = 2 * logits + np.array([0.3, 0.0, -0.3])
     found = calibrate(shifted, y, metric="macro_recall")
-    if found.facts["decisions"] == "as fitted":
-        same = predictions(found.decision_outputs(shifted), regression=False)
-        np.testing.assert_array_equal(same, predictions(shifted, regression=False))
+    assert (found.facts["method"], found.facts["decisions"]) == (
+        "temperature and bias",
+        "as fitted",
+    )
+    plain = predictions(shifted, regression=False)
+    np.testing.assert_array_equal(
+        predictions(found.decision_outputs(shifted), regression=False), plain
+    )
+    # The biases alone would: thresholds undo them.
+    assert (predictions(shifted * found.scale + found.shift, regression=False) != plain).any()
+
+
+def test_biases_that_gain_much_change_decisions() -> None:
+    logits, y = drawn(7)
+    shifted = 2 * logits + np.array([2.0, 0.0, -2.0])
+    found = calibrate(shifted, y, metric="macro_recall")
+    assert found.facts["decisions"] != "as fitted"
+    after = score("macro_recall", y, found.decision_outputs(shifted))
+    assert after > score("macro_recall", y, shifted) + 0.01
 
 
 def test_thresholds_help_where_classes_are_rare() -> None:

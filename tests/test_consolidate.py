@@ -13,11 +13,10 @@ from pipeline.config import HeadConfig, ProbeConfig
 from pipeline.consolidate import Sweep, TrainingData
 from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadCard
-from pipeline.layerprobes import fit_probe
 from pipeline.modes import MODES, Mode
-from pipeline.probe import Problem, feature_importance
+from pipeline.probe import Problem, feature_importance, importance_shares
 from pipeline.salientsets import SalientLayer, features_read
-from pipeline.selection import importance_shares
+from tests.made_probes import fit_probe
 
 Array = NDArray[Any]
 PROBE = ProbeConfig(C=(1e-2, 1e-1, 1.0), alpha=(1.0, 10.0))

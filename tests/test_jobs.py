@@ -123,7 +123,7 @@ def test_layers_that_do_not_fit_are_streamed(
     whole = jobs.probe(config)
     shutil.rmtree(tmp_path / "run" / "probes")
     _, store = jobs.open_run(config)
-    need = jobs.layer_needs(config, store)
+    need = jobs.layer_needs(config, store, jobs.load_targets(config, store))
     free = int((need.rest + need.raw / 2) / 0.8)
     monkeypatch.setattr("pipeline.jobs.task_memory", lambda *_: (2, free))
     said: list[str] = []

@@ -20,12 +20,13 @@ from pipeline.errors import ProbeError
 from pipeline.estimators import sparse_path
 from pipeline.gram import design_gram
 from pipeline.gramcache import layer_gram, part_path, write_part
-from pipeline.layerprobes import ProbeTask, fit_probe, fit_probes
+from pipeline.layerprobes import ProbeTask, fit_probes
 from pipeline.linear import Standardiser
 from pipeline.memory import LayerNeed, free_memory, layer_need, plan_memory
 from pipeline.probe import Problem
 from pipeline.sharing import group_by_rows, shared_rows
 from store import ActivationStore, StoreSchema
+from tests.made_probes import fit_probe
 
 CONFIG = ProbeConfig(C=(1e-3, 1e-2, 1e-1), alpha=(1.0, 10.0), tol=1e-5)
 positions = st.lists(st.integers(0, 12), max_size=30).map(lambda x: np.array(x, np.int64))
@@ -122,16 +123,18 @@ def test_elastic_net_is_scikit_learns(classes: int | None) -> None:
     if classes is not None:
         y = np.digitize(y, [0.0] if classes == 2 else [-0.5, 0.5])
     penalties = [0.05, 0.5] if classes is not None else [20.0, 5.0]
-    path = sparse_path(x, y, num_classes=classes, penalties=penalties, l1_ratio=0.7, tol=1e-6)
+    path = sparse_path(x, y, num_classes=classes, penalties=penalties, l1_ratio=0.7, tol=1e-5)
+    # In float32 rounding hides so small a tolerance as the reference's.
+    exact = x.astype(np.float64)
     for model, penalty in zip(path, penalties, strict=True):
         assert model.penalty == penalty
         assert model.converged
         if classes is None:
-            other = ElasticNet(alpha=penalty / 200, l1_ratio=0.7, tol=1e-9).fit(x, y)
+            other = ElasticNet(alpha=penalty / 200, l1_ratio=0.7, tol=1e-9).fit(exact, y)
         else:
             other = LogisticRegression(
                 C=penalty, l1_ratio=0.7, solver="saga", tol=1e-9, max_iter=20_000
-            ).fit(x.astype(np.float64), y)
+            ).fit(exact, y)
         np.testing.assert_allclose(model.weights, np.atleast_2d(other.coef_), atol=2e-3)
 
 
@@ -218,6 +221,7 @@ import numpy as np
 from pipeline.config import ProbeConfig
 from pipeline.design import MemoryDesign
 from pipeline.layerprobes import ProbeTask, fit_probes
+from pipeline.parallel import BlockThreads
 from pipeline.probe import Problem
 
 def peak():
@@ -238,7 +242,7 @@ tasks = [
     for _ in range(2)
 ]
 fit_probes(train, val, tasks, config=ProbeConfig(C=(1e-3, 1e-2, 0.1, 10.0)))
-print(peak() - before)
+print(peak() - before, BlockThreads().num_threads)
 """
 
 
@@ -249,8 +253,9 @@ def test_fits_take_no_more_memory_than_estimated(kind: str) -> None:
     )
     shape = 4096, 2048
     matrices = joint.matrix_bytes(*shape) if kind == "classes" else ridge.matrix_bytes(*shape, 4, 2)
-    buffers = 2**26  # of blocks, in two threads, and of products
-    assert int(done.stdout) <= matrices + buffers
+    taken, threads = map(int, done.stdout.split())
+    buffers = 2**25 * max(2, threads)  # of blocks, in every thread, and of products
+    assert taken <= matrices + buffers
 
 
 @settings(max_examples=50)

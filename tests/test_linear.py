@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,16 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.linear import Standardiser
-from pipeline.solver import fit_path
+from pipeline.linear import Linear, Standardiser
+from pipeline.solver import iterate_path
 
 Array = NDArray[Any]
+
+
+def fit_path(x: Array, y: Array, *, penalties: Sequence[float], **options: Any) -> list[Linear]:
+    """A model per penalty, in the order given."""
+    models = {model.penalty: model for model in iterate_path(x, y, penalties=penalties, **options)}
+    return [models[penalty] for penalty in penalties]
 
 
 def make(

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from pipeline.config import ProbeConfig
-from pipeline.layerprobes import fit_probe
 from pipeline.linear import Standardiser
 from pipeline.probe import (
     Probe,
@@ -12,6 +11,7 @@ from pipeline.probe import (
     feature_importance,
     importance_table,
 )
+from tests.made_probes import fit_probe
 
 
 def test_importance_table() -> None:

@@ -30,10 +30,9 @@ from pipeline.layersums import (
     quantile_edges,
     stream_sums,
 )
-from pipeline.probe import feature_importance
+from pipeline.probe import feature_importance, feature_rank
 from pipeline.rankings import (
     RANKINGS,
-    feature_rank,
     ranking_table,
     streamed_values,
     to_xarray,

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.config import HeadConfig
+from pipeline.probe import importance_shares
 from pipeline.salientsets import features_read
-from pipeline.selection import RULES, importance_shares, salient_features
+from pipeline.selection import RULES, salient_features
 
 
 @given(
