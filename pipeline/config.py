@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 
 SCORE_COLUMNS = (
     "id", "created_at", "source_file", "text_hash", "n_tokens", "truncated", "fingerprint",
@@ -553,9 +551,8 @@ def _first_problem(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         choices = sorted(_section_at(first["loc"][:-1]).model_fields)
-        close = get_close_matches(str(first["loc"][-1]), choices, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        message = f"unknown key; {hint}valid keys here: {', '.join(choices)}"
+        hint = did_you_mean(str(first["loc"][-1]), choices)
+        message = f"unknown key; {hint and f'{hint} '}valid keys here: {', '.join(choices)}"
     elif first["type"] == "missing":
         message = "is required"
     elif not isinstance(first["input"], Mapping | Sequence) or isinstance(first["input"], str):
@@ -568,7 +565,7 @@ def _location(loc: Sequence[int | str]) -> str:
     out = ""
     for part in loc:
         out += f"[{part + 1}]" if isinstance(part, int) else f"{'.' if out else ''}{part}"
-    return re.sub(r"\[(\d+)\]", r"[\1]", out)
+    return out
 
 
 def _section_at(loc: Sequence[int | str]) -> type[BaseModel]:

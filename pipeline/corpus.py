@@ -1,12 +1,11 @@
 """Labelled text sets -> one Arrow table of texts and one label table per task.
 
-``load_corpus`` reads every source, normalises the texts, finds identical ones, reads the labels and
-gives every labelled row its split. Nothing is guessed: what cannot be read is a ``CorpusError``
-that names file and line; what is left out (empty texts, rows without labels, texts that would leak
-from one split to another) is counted in ``Corpus.report``.
+``corpus_of(config)`` reads every source, normalises the texts, finds identical ones, reads the
+labels and gives every labelled row its split. Nothing is guessed: what cannot be read is a
+``CorpusError`` that names file and line; what is left out (empty texts, rows without labels, texts
+that would leak from one split to another) is counted in ``Corpus.report``.
 
-    corpus = load_corpus(config.corpus, config.tasks, normalise=config.normalise,
-                         seed=config.seed, split_fractions=config.splits)
+    corpus = corpus_of(config)
     corpus.samples            # id, text, text_hash, author_id, created_at: every text once
     corpus.labels["emotion"]  # id, split, label: every labelled row
 """
@@ -21,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
+from pipeline.config import CorpusSource, NormaliseConfig, RunConfig, SplitConfig, TaskConfig
 from pipeline.errors import CorpusError
 from pipeline.labels import (
     BadLabel,
@@ -107,6 +106,17 @@ class _Row:
     created_at: int | None
     split: str | None
     labels: dict[str, str | float]
+
+
+def corpus_of(config: RunConfig) -> Corpus:
+    """The texts and labels that a run's configuration names; see :func:`load_corpus`."""
+    return load_corpus(
+        config.corpus,
+        config.tasks,
+        normalise=config.normalise,
+        seed=config.seed,
+        split_fractions=config.splits,
+    )
 
 
 def load_corpus(

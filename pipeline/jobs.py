@@ -17,7 +17,7 @@ from pipeline.backbone import Backbone
 from pipeline.cluster import at_most, map_tasks, task_memory, workers_for
 from pipeline.clusterextract import SET_ASIDE_SCHEMA, extract_on_workers, write_set_aside
 from pipeline.config import RunConfig
-from pipeline.corpus import Corpus, load_corpus
+from pipeline.corpus import Corpus, corpus_of
 from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
 from pipeline.evaluation import evaluate_task
 from pipeline.extract import Extractor, extract_corpus
@@ -35,8 +35,7 @@ from pipeline.phase1 import (
     write_importance,
 )
 from pipeline.phase2 import HeadResult, consolidate_task
-from pipeline.progress import Say as Say
-from pipeline.progress import advance
+from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder, read_card, read_metrics, write_card
 from pipeline.targets import load_target
 from pipeline.throughput import ExtractReport
@@ -47,23 +46,13 @@ GRAM_PARTS = 16
 """Shares in which a cluster makes the Gram matrix of a layer too large for a worker's memory."""
 
 
-def silent(_: str) -> None:
-    """Report nothing."""
-
-
 def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     """Read the corpus, compute what the store lacks, put the labels beside it.
 
     Raises:
         SalientError: a bad source, model or store; what the store had stays as it was.
     """
-    corpus = load_corpus(
-        config.corpus,
-        config.tasks,
-        normalise=config.normalise,
-        seed=config.seed,
-        split_fractions=config.splits,
-    )
+    corpus = corpus_of(config)
     say(describe_corpus(corpus))
     folder = RunFolder(Path(config.run_dir))
     _check_early(config, corpus, folder)

@@ -32,7 +32,7 @@ from pipeline.scoring import score_files
 from pipeline.targets import load_target
 from store import ActivationStore, text_hash
 from tests.conftest import write_mood_csv
-from tests.test_tweets import (
+from tests.made_dumps import (
     MADE_UP,
     RAW,
     REAL_COUNTS,

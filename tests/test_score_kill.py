@@ -19,8 +19,8 @@ import pytest
 
 from pipeline.scoring import score_files
 from tests.conftest import RUN_TOML
+from tests.made_dumps import REAL_COUNTS, jsonl, needs_raw, real_objects, v1
 from tests.test_score import assert_same_scores, quarantine, scores
-from tests.test_tweets import REAL_COUNTS, jsonl, needs_raw, real_objects, v1
 from tests.tiny_heads import write_heads
 
 ROOT = Path(__file__).parents[1]
