@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.jsonstream import Unreadable, Value, json_values
+from pipeline.jsonstream import (
+    CutOff,
+    Unreadable,
+    Value,
+    indent_after,
+    json_values,
+    next_start,
+    read_object,
+)
 from pipeline.streams import lines
 from tests.made_dumps import (
     FULL,
@@ -26,6 +34,59 @@ from tests.made_dumps import (
     totals,
     v1,
 )
+
+
+@pytest.mark.parametrize("before", ["", "[", '[{"id": 0}, '])
+def test_an_object_ends_where_it_is_whole(before: str) -> None:
+    text = before + '{"a": "}", "b": {"c": [1]}}'
+    whole = json.loads(text[len(before) :])
+    assert read_object(text + ", {}]", len(before)) == (whole, len(text))
+        json.loads(text[len(before) :]),
+        len(text),
+    )
+    for end in range(len(before) + 1, len(text)):
+        with pytest.raises(CutOff):
+            read_object(text[:end], len(before))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        ('{"a": "b" c", "d": 1}', "not JSON: Expecting ',' delimiter"),
+        ('{"a": }', "not JSON: Expecting value"),
+        ('{"a": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
+        ('{"a": ' + "[" * 100_000, "not JSON: nested too deeply"),
+    ],
+)
+def test_damage_is_told_from_an_end(damaged: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_object(damaged + ' and then some more text, and more {"of": "it"}', 0)
+
+
+@pytest.mark.parametrize(
+    ("separators", "indent"), [(",\n  ", 2), ("\n, ", 1), ("[\n\t", 1), ("\n", 0), (", ", None)]
+)
+def test_indentation_is_of_the_last_line(separators: str, indent: int | None) -> None:
+    assert indent_after(separators) == indent
+
+
+NEXT = '{"next": 1}'
+
+
+@pytest.mark.parametrize(
+    ("damaged", "indent"),
+    [
+        ('{"id": 1 "text": "a"},\n', 0),
+        ('{"id": 1, "text": "a {" b"}\n,', 0),
+        ('{\n    "id": 1 "user": {\n      "id": 9\n    }\n  },\n  ', 2),
+        ('{"id": 1 "user": \n    {"id": 9}}\n  ,', 2),
+        ('{"id": 1 "lang": "en"}\n, ', 1),
+        ('{"id": 1 "lang": "en"}\n[ ', 1),
+    ],
+)
+def test_reading_goes_on_at_the_next_of_the_same_indentation(damaged: str, indent: int) -> None:
+    assert next_start(damaged + NEXT, 1, indent) == len(damaged)
+    assert next_start(damaged, 1, indent) is None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
