@@ -297,17 +297,16 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
     snapshot, store = open_run(config)
     folder = RunFolder(Path(config.run_dir))
     fingerprints = probe_fingerprints(config, store)
+    digest = hashlib.sha256(f"{config.fingerprint} {store.schema.fingerprint}".encode())
     for task in config.tasks:
         target = load_target(store, task)
+        digest.update(target.digest.encode())
         for source in (HIDDEN, *range(store.schema.num_layers)):
             if not is_complete(config, target, source, fingerprints[task.name]):
                 raise ProbeError(
                     f"{config.run_dir}: no probe of task {task.name!r} for"
                     f" {_source_name(source)} with this configuration; run `salient probe` first"
                 )
-    digest = hashlib.sha256(f"{config.fingerprint} {store.schema.fingerprint}".encode())
-    for task in config.tasks:
-        digest.update(load_target(store, task).digest.encode())
     fingerprint = digest.hexdigest()[:16]
     if folder.metrics.is_file():
         done = read_metrics(folder)

@@ -41,9 +41,6 @@ def test_an_object_ends_where_it_is_whole(before: str) -> None:
     text = before + '{"a": "}", "b": {"c": [1]}}'
     whole = json.loads(text[len(before) :])
     assert read_object(text + ", {}]", len(before)) == (whole, len(text))
-        json.loads(text[len(before) :]),
-        len(text),
-    )
     for end in range(len(before) + 1, len(text)):
         with pytest.raises(CutOff):
             read_object(text[:end], len(before))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pytest
 
 from pipeline import jobs
 from pipeline.config import RunConfig
-from pipeline.errors import ExtractError
+from pipeline.errors import ExtractError, ProbeError
 from pipeline.heads import Head
-from pipeline.runfolder import RunFolder, read_metrics
+from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
 from store import ActivationStore
 from store.tables import read_table
 from tests.conftest import write_mood_run
@@ -39,6 +40,35 @@ def test_a_run_leaves_everything_it_should(finished_run: Path) -> None:
         assert head.card.depth == entry["chosen"]["depth"]
         sweep = read_table(folder.sweep(task.name))
         assert pc.max(sweep["val_score"]).as_py() >= head.card.val_score
+
+
+def test_the_configuration_of_a_run_is_the_same_from_folder_and_file(finished_run: Path) -> None:
+    from_file = run_config(finished_run)
+    from_folder = run_config(Path(from_file.run_dir))
+    assert from_folder.fingerprint == from_file.fingerprint
+    assert from_folder.store.path == from_file.store.path
+    assert from_folder.run_dir == str(Path(from_file.run_dir).resolve())
+
+
+@pytest.mark.parametrize(
+    ("card", "problem"),
+    [
+        ({"format_version": 9, "config": {}}, "run format 9, this version reads 1"),
+        ({"format_version": 1}, "no configuration in it"),
+        (None, "no run here"),
+    ],
+)
+def test_what_is_no_run_is_named(tmp_path: Path, card: Any, problem: str) -> None:
+    if card is not None:
+        (tmp_path / "run.json").write_text(json.dumps(card))
+    with pytest.raises(ProbeError, match=problem):
+        read_card(RunFolder(tmp_path))
+
+
+def test_metrics_without_tasks_are_no_metrics(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ProbeError, match="no tasks in it"):
+        read_metrics(RunFolder(tmp_path))
 
 
 def test_a_run_can_be_moved_with_its_data(tmp_path: Path, tiny_bert: Path) -> None:
