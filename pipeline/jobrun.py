@@ -67,6 +67,7 @@ class Driver:
             self._job.write_state(self._state)
             beating.start()
             code = self._run_command(self._card.arguments)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         except KeyboardInterrupt:
             code = self._interrupted
         except BaseException:

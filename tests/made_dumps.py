@@ -19,17 +19,10 @@ from pipeline.tweets import QUARANTINE_SCHEMA, TWEETS_SCHEMA, DumpBlock, read_du
 from tests.conftest import SHARED
 
 RAW = SHARED / "raw_tweets"
-
-
 needs_raw = pytest.mark.skipif(not RAW.exists(), reason="no ../shared/data/raw_tweets here")
 
-
 FULL = "a long tale of tea and rain " * 8 + "with an end"
-
-
 CUT = FULL[:120] + "…"
-
-
 FIRST_ID = 1344908468193435649
 """Beyond 2**53: a float would change it."""
 
