@@ -264,7 +264,7 @@ def test_a_submitted_job_survives_restarts_of_its_scheduler(
             wait_until(lambda moment=moment: moment in job.log.read_text())
             assert status_of(job).state == "running", job.log.read_text()
             processes.restart_scheduler()
-        wait_until(lambda: status_of(job).state != "running", timeout_s=150)
+        wait_until(lambda: status_of(job).state != "running", timeout_s=400)
         print(job.log.read_text())
         assert status_of(job).state == "done"
         assert_equal_stores(alone, config)
