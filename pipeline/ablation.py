@@ -29,12 +29,11 @@ from pipeline.errors import ConfigError, HeadError, ProbeError
 from pipeline.extractor import Activations, Extractor
 from pipeline.heads import Head
 from pipeline.intervals import Resamples
-from pipeline.jobs import Say, silent
 from pipeline.locking import one_at_a_time
 from pipeline.metrics import METRICS, predictions, probabilities, score
 from pipeline.phase1 import load_probe
 from pipeline.probe import Probe
-from pipeline.progress import advance
+from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder
 from pipeline.sampletexts import sample_texts
 from pipeline.silencing import (

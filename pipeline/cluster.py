@@ -19,9 +19,8 @@ from threadpoolctl import threadpool_limits
 from pipeline.clusterkinds import KINDS, num_cores
 from pipeline.config import ClusterConfig, RunConfig, is_model_path
 from pipeline.memory import free_memory
+from pipeline.progress import Say
 from pipeline.session import Session, connected
-
-__all__ = ["at_most", "map_tasks", "num_cores", "task_memory", "workers_for"]
 
 T = TypeVar("T")
 
@@ -103,15 +102,12 @@ def at_most(cluster: ClusterConfig, num_tasks: int) -> ClusterConfig:
 
 
 @contextmanager
-def workers_for(
-    config: RunConfig, say: Callable[[str], None], *, outputs: Sequence[Path] = ()
-) -> Iterator[Session | None]:
+def workers_for(config: RunConfig, say: Say) -> Iterator[Session | None]:
     """One session for all that a run does, checked against the run's folders; None for threads.
 
     Args:
         config: the run.
         say: called with a line for what happens to workers.
-        outputs: further folders that workers write to.
     """
     if config.cluster.kind == "local":
         yield None
@@ -119,7 +115,7 @@ def workers_for(
     model = config.backbone.model
     with connected(
         config.cluster,
-        folders=[Path(config.run_dir), Path(config.store.path).parent, *outputs],
+        folders=[Path(config.run_dir), Path(config.store.path).parent],
         inputs=[model] if is_model_path(model) else [],
         say=say,
     ) as session:

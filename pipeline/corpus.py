@@ -1,12 +1,11 @@
 """Labelled text sets -> one Arrow table of texts and one label table per task.
 
-``load_corpus`` reads every source, normalises the texts, finds identical ones, reads the labels and
-gives every labelled row its split. Nothing is guessed: what cannot be read is a ``CorpusError``
-that names file and line; what is left out (empty texts, rows without labels, texts that would leak
-from one split to another) is counted in ``Corpus.report``.
+``corpus_of(config)`` reads every source, normalises the texts, finds identical ones, reads the
+labels and gives every labelled row its split. Nothing is guessed: what cannot be read is a
+``CorpusError`` that names file and line; what is left out (empty texts, rows without labels, texts
+that would leak from one split to another) is counted in ``Corpus.report``.
 
-    corpus = load_corpus(config.corpus, config.tasks, normalise=config.normalise,
-                         seed=config.seed, split_fractions=config.splits)
+    corpus = corpus_of(config)
     corpus.samples            # id, text, text_hash, author_id, created_at: every text once
     corpus.labels["emotion"]  # id, split, label: every labelled row
 """
@@ -21,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
+from pipeline.config import CorpusSource, NormaliseConfig, RunConfig, SplitConfig, TaskConfig
 from pipeline.errors import CorpusError
 from pipeline.labels import (
     BadLabel,
@@ -95,8 +94,8 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One row to keep."""
+class _KeptRow:
+    """One row to keep, with all that is used of it."""
 
     file: SourceFile
     line: int
@@ -107,6 +106,17 @@ class _Row:
     created_at: int | None
     split: str | None
     labels: dict[str, str | float]
+
+
+def corpus_of(config: RunConfig) -> Corpus:
+    """The texts and labels that a run's configuration names; see :func:`load_corpus`."""
+    return load_corpus(
+        config.corpus,
+        config.tasks,
+        normalise=config.normalise,
+        seed=config.seed,
+        split_fractions=config.splits,
+    )
 
 
 def load_corpus(
@@ -128,7 +138,7 @@ def load_corpus(
     """
     counts: Counter[str] = Counter()
     missing = {task.name: 0 for task in tasks}
-    rows: list[_Row] = []
+    rows: list[_KeptRow] = []
     for file in source_files(sources):
         rows += _read_file(file, tasks, normalise, seed, counts, missing)
     _check_ids(rows)
@@ -171,7 +181,7 @@ def _read_file(
     seed: int,
     counts: Counter[str],
     missing: dict[str, int],
-) -> list[_Row]:
+) -> list[_KeptRow]:
     source = file.source
     optional = (
         source.id,
@@ -218,7 +228,7 @@ def _read_file(
         for name in [name for name, value in found.items() if value is None]:
             missing[name] += 1
         rows.append(
-            _Row(
+            _KeptRow(
                 file=file,
                 line=line,
                 id=ids[row] or f"{file.name}:{line}",
@@ -271,12 +281,12 @@ def _given_split(file: SourceFile, value: str | None, line: int) -> str:
     return split
 
 
-def _sampling_key(row: _Row, seed: int) -> bytes:
+def _sampling_key(row: _KeptRow, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:limit:{row.text_hash}".encode(), digest_size=8).digest()
 
 
-def _check_ids(rows: Sequence[_Row]) -> None:
-    first: dict[str, _Row] = {}
+def _check_ids(rows: Sequence[_KeptRow]) -> None:
+    first: dict[str, _KeptRow] = {}
     for row in rows:
         other = first.setdefault(row.id, row)
         if other.text_hash != row.text_hash:
@@ -287,7 +297,7 @@ def _check_ids(rows: Sequence[_Row]) -> None:
 
 
 def _splits(
-    rows: Sequence[_Row], tasks: Sequence[TaskConfig], fractions: SplitConfig, seed: int
+    rows: Sequence[_KeptRow], tasks: Sequence[TaskConfig], fractions: SplitConfig, seed: int
 ) -> list[str]:
     given: dict[str, set[str]] = {task.name: set() for task in tasks}
     for row in rows:
@@ -297,7 +307,7 @@ def _splits(
     every = frozenset(("val", "test"))
     none: frozenset[str] = frozenset()
 
-    def drawable(row: _Row) -> frozenset[str]:
+    def drawable(row: _KeptRow) -> frozenset[str]:
         if row.split is None:
             return every
         if row.split != "train":
@@ -322,7 +332,7 @@ def _id_key(id: str) -> tuple[int, str]:
     return len(id), id  # numbers in numerical order
 
 
-def _sample_ids(rows: Sequence[_Row]) -> dict[str, str]:
+def _sample_ids(rows: Sequence[_KeptRow]) -> dict[str, str]:
     """Text hash -> the first of its rows' ids."""
     ids: dict[str, str] = {}
     for row in rows:
@@ -330,14 +340,14 @@ def _sample_ids(rows: Sequence[_Row]) -> dict[str, str]:
     return ids
 
 
-def _sample_table(rows: Sequence[_Row], ids: dict[str, str]) -> pa.Table:
+def _sample_table(rows: Sequence[_KeptRow], ids: dict[str, str]) -> pa.Table:
     first = {row.id: row for row in reversed(rows) if ids[row.text_hash] == row.id}
     ordered = [first[id] for id in sorted(first, key=_id_key)]
     columns = {name: [getattr(row, name) for row in ordered] for name in SAMPLES_SCHEMA.names}
     return pa.table(columns, schema=SAMPLES_SCHEMA)
 
 
-def _classes(task: TaskConfig, kept: Sequence[tuple[_Row, str]]) -> tuple[str, ...]:
+def _classes(task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]]) -> tuple[str, ...]:
     """The task's classes; those of the training rows where the configuration does not name them."""
     if task.labels is not None:
         return task.labels
@@ -358,7 +368,7 @@ def _classes(task: TaskConfig, kept: Sequence[tuple[_Row, str]]) -> tuple[str, .
     return classes
 
 
-def _num_conflicts(task: str, kept: Sequence[tuple[_Row, str]]) -> int:
+def _num_conflicts(task: str, kept: Sequence[tuple[_KeptRow, str]]) -> int:
     first: dict[str, str | float] = {}
     return len(
         {
@@ -370,7 +380,7 @@ def _num_conflicts(task: str, kept: Sequence[tuple[_Row, str]]) -> int:
 
 
 def _label_table(
-    task: TaskConfig, kept: Sequence[tuple[_Row, str]], ids: dict[str, str]
+    task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]], ids: dict[str, str]
 ) -> pa.Table:
     ordered = sorted(
         ((ids[row.text_hash], split, row.labels[task.name]) for row, split in kept),

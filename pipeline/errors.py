@@ -1,5 +1,8 @@
 """Errors that a user can cause and mend; one line each: the thing, the value, the remedy."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from store.errors import SalientError
 
 
@@ -37,3 +40,10 @@ class ScoreError(SalientError):
 
 class ClusterError(SalientError):
     """Workers or their scheduler went away, or a job cannot be started, found or stopped."""
+
+
+def did_you_mean(wanted: str, choices: Iterable[str]) -> str:
+    """``did you mean 'text'?`` with the closest of the choices; "" where none is close."""
+    names = {name.lower(): name for name in choices}
+    close = get_close_matches(wanted.lower(), names, n=1)
+    return f"did you mean {names[close[0]]!r}?" if close else ""

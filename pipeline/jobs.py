@@ -18,7 +18,7 @@ from pipeline.backbone import Backbone
 from pipeline.cluster import at_most, map_tasks, task_memory, workers_for
 from pipeline.clusterextract import SET_ASIDE_SCHEMA, extract_on_workers, write_set_aside
 from pipeline.config import RunConfig
-from pipeline.corpus import Corpus, load_corpus
+from pipeline.corpus import Corpus, corpus_of
 from pipeline.design import HIDDEN
 from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
 from pipeline.evaluation import evaluate_task
@@ -37,8 +37,7 @@ from pipeline.phase1 import (
     write_importance,
 )
 from pipeline.phase2 import HeadResult, consolidate_task
-from pipeline.progress import Say as Say
-from pipeline.progress import advance
+from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder, read_card, read_metrics, write_card
 from pipeline.targets import Target
 from pipeline.throughput import ExtractReport
@@ -49,23 +48,13 @@ GRAM_PARTS = 16
 """Shares in which a cluster makes the Gram matrix of a layer too large for a worker's memory."""
 
 
-def silent(_: str) -> None:
-    """Report nothing."""
-
-
 def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     """Read the corpus, compute what the store lacks, put the labels beside it.
 
     Raises:
         SalientError: a bad source, model or store; what the store had stays as it was.
     """
-    corpus = load_corpus(
-        config.corpus,
-        config.tasks,
-        normalise=config.normalise,
-        seed=config.seed,
-        split_fractions=config.splits,
-    )
+    corpus = corpus_of(config)
     say(describe_corpus(corpus))
     folder = RunFolder(Path(config.run_dir))
     _check_early(config, corpus, folder)
@@ -317,17 +306,16 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
     folder = RunFolder(Path(config.run_dir))
     targets = load_targets(config, store)
     fingerprints = probe_fingerprints(config, store, targets)
+    digest = hashlib.sha256(f"{config.fingerprint} {store.schema.fingerprint}".encode())
     for target in targets:
         name = target.task.name
+        digest.update(target.digest.encode())
         for source in (HIDDEN, *range(store.schema.num_layers)):
             if not is_complete(config, target, source, fingerprints[name]):
                 raise ProbeError(
                     f"{config.run_dir}: no probe of task {name!r} for"
                     f" {_source_name(source)} with this configuration; run `salient probe` first"
                 )
-    digest = hashlib.sha256(f"{config.fingerprint} {store.schema.fingerprint}".encode())
-    for target in targets:
-        digest.update(target.digest.encode())
     fingerprint = digest.hexdigest()[:16]
     if folder.metrics.is_file():
         done = read_metrics(folder)

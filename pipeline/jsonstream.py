@@ -31,7 +31,10 @@ _HEAD_BYTES = 1 << 20
 _HEAD_LINES = 16
 _FILL_CHARS = 1 << 20
 _NEAR_END = 16  # characters in which a literal, number or escape may be cut
+_MAX_INDENT = 1000
+_parse = json.JSONDecoder().raw_decode
 _SEPARATORS = re.compile(r"[\s,\[\]\x1e\ufeff]*")
+_NOT_BLANK = re.compile(r"[^ \t]")
 _SCALAR = re.compile(r"[^,\[\]{}\n]*")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
@@ -152,6 +155,76 @@ def _from_lines(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unr
             yield Unreadable(number, "not JSON: the file ends within a value", excerpt(unfinished))
 
 
+class CutOff(Exception):
+    """The text ends within a value."""
+
+
+def read_object(text: str, at: int) -> tuple[Any, int]:
+    """The object that starts at a place of a text, and where it ends.
+
+    ``read_object('[{"a": 1}, 2]', 1)`` is ``({"a": 1}, 9)``.
+
+    Raises:
+        CutOff: the text ends first; more of it may make the object whole.
+        ValueError: it is damaged; with a short reason.
+    """
+    try:
+        return _parse(text, at)
+    except json.JSONDecodeError as error:
+        # {"a": "b                the string began anywhere
+        # {"a": 1, "b": tr        the parser stumbles where the literal begins
+        if error.msg.startswith("Unterminated string") or error.pos >= len(text) - _NEAR_END:
+            raise CutOff from None
+        # {"a": "b" c", "d": 1}   well before the end
+        raise ValueError(f"not JSON: {error.msg}") from None
+    except ValueError as error:  # {"a": 999…}  with thousands of digits
+        raise ValueError(f"not JSON: {error}") from None
+    except RecursionError:  # {"a": [[[…
+        raise ValueError("not JSON: nested too deeply") from None
+
+
+def indent_after(separators: str) -> int | None:
+    """How far a value is indented that follows these; None within a line.
+
+    Tabs and blanks count, commas and brackets do not: ``",\\n  "`` is 2, ``"\\n, "`` is 1, and
+    ``", "`` is None.
+    """
+    _, newline, indent = separators.rpartition("\n")
+    return len(_NOT_BLANK.sub("", indent)) if newline else None
+
+
+def next_start(text: str, at: int, indent: int) -> int | None:
+    """Where to go on behind a damaged object: at a ``{`` that starts a line as that object did.
+
+    An object inside the damaged one is indented further, and a ``{`` inside a string stands in the
+    middle of a line, so that neither is taken for the next.
+
+    Args:
+        text: with the damaged object.
+        at: begin to look here, behind the object's own ``{``.
+        indent: of the damaged object.
+
+    Returns:
+        Place of the ``{``; None if there is none yet.
+    """
+    blanks = rf"[ \t]{{{indent}}}"
+    # [
+    #   {
+    #     "id": 1 "user": {     damaged, and this one is further in
+    #       "id": 9
+    #     }
+    #   },
+    #   {"id": 2}               the next; with commas first:   ,{"id": 2}
+    # ]
+    own_line = rf"{blanks}[\[,]?"
+    # [ {"id": 1 "lang": "en"}  damaged, one blank in
+    # , {"id": 2}               the next, one blank behind its comma
+    # ]
+    comma_first = rf"[\[,]{blanks}"
+    match = re.compile(rf"\n(?:{own_line}|{comma_first}){{").search(text, at)
+    return match.end() - 1 if match else None
+
+
 class _Scanner:
     """Cuts values that go over many lines out of a stream, with the standard library's parser."""
 
@@ -159,7 +232,6 @@ class _Scanner:
         self._chunks = chunks
         self._max_chars = max_chars
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        self._parse = json.JSONDecoder().raw_decode
         self._text = ""
         self._at = 0
         self._line = 1
@@ -207,46 +279,41 @@ class _Scanner:
         while True:
             match = _SEPARATORS.match(self._text, self._at)
             assert match is not None
-            passed = (passed + match.group())[-1000:]
+            passed = (passed + match.group())[-_MAX_INDENT:]
             self._advance(match.end())
             if self._at < len(self._text):
                 break
             if not self._fill():
                 return False
-        before, newline, indent = passed.rpartition("\n")
-        self._indent = len(re.sub(r"[^ \t]", "", indent)) if newline or before else None
+        self._indent = indent_after(passed)
         return True
 
     def _next_object(self) -> Value | Unreadable:
-        line, wanted = self._line, _FILL_CHARS
+        wanted = _FILL_CHARS
         while True:
             try:
-                value, end = self._parse(self._text, self._at)
-            except json.JSONDecodeError as error:
-                cut_off = error.pos >= len(self._text) - _NEAR_END or error.msg.startswith(
-                    "Unterminated string"
-                )
-                if cut_off and len(self._text) - self._at > self._max_chars:
-                    return self._give_up(line, f"longer than {self._max_chars} characters")
-                if cut_off and self._fill(wanted):
-                    wanted *= 2  # a long value is parsed a few times only
-                    continue
-                if cut_off:
+                value, end = read_object(self._text, self._at)
+                break
+            except CutOff:
+                if len(self._text) - self._at > self._max_chars:
+                    return self._give_up(f"longer than {self._max_chars} characters")
+                if not self._fill(wanted):
                     reason = str(self._broken or "not JSON: the file ends within a value")
                     self._broken = None
-                    return self._give_up(line, reason)
-                return self._give_up(line, f"not JSON: {error.msg}")
+                    return self._give_up(reason)
+                wanted *= 2  # a long value is parsed a few times only
             except ValueError as error:
-                return self._give_up(line, f"not JSON: {error}")
-            except RecursionError:
-                return self._give_up(line, "not JSON: nested too deeply")
-            if bad := _ESCAPED_BYTE.search(self._text, self._at, end):
-                reason = f"not UTF-8: byte 0x{ord(bad.group()) - 0xDC00:02x}"
-                beginning = excerpt(self._text[self._at : self._at + EXCERPT_CHARS])
-                self._advance(end)
-                return Unreadable(line, reason, beginning)
-            self._advance(end)
-            return Value(line, value)
+                return self._give_up(str(error))
+        item: Value | Unreadable = Value(self._line, value)
+        if bad := _ESCAPED_BYTE.search(self._text, self._at, end):
+            item = self._unreadable(f"not UTF-8: byte 0x{ord(bad.group()) - 0xDC00:02x}")
+        self._advance(end)
+        return item
+
+    def _unreadable(self, reason: str) -> Unreadable:
+        """The value at the present place as one that cannot be read."""
+        beginning = self._text[self._at : self._at + EXCERPT_CHARS]
+        return Unreadable(self._line, reason, excerpt(beginning))
 
     def _next_scalar(self) -> Unreadable:
         line, beginning = self._line, ""
@@ -262,20 +329,15 @@ class _Scanner:
             self._advance(self._at + 1)
         return Unreadable(line, "not a JSON object", excerpt(beginning))
 
-    def _give_up(self, line: int, reason: str) -> Unreadable:
-        """Leave a damaged value for the next line that starts one at the same indentation."""
-        beginning = excerpt(self._text[self._at : self._at + EXCERPT_CHARS])
-        indent = rf"[ \t]{{{self._indent or 0}}}"
-        next_start = re.compile(rf"\n(?:{indent}[\[,]?|[\[,]{indent}){{")
-        start = self._at + 1
-        while True:
-            if match := next_start.search(self._text, start):
-                self._advance(match.end() - 1)
-                self._indent = self._indent or 0
-                break
-            self._advance(max(start, len(self._text) - 1000))
+    def _give_up(self, reason: str) -> Unreadable:
+        """Leave a damaged object for the next one that starts a line as it did."""
+        item, indent, start = self._unreadable(reason), self._indent or 0, self._at + 1
+        while (found := next_start(self._text, start, indent)) is None:
+            self._advance(max(start, len(self._text) - _MAX_INDENT))
             if not self._fill():
                 self._advance(len(self._text))
-                break
+                return item
             start = 0
-        return Unreadable(line, reason, beginning)
+        self._advance(found)
+        self._indent = indent
+        return item

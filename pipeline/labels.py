@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+
+from pipeline.errors import did_you_mean
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _INTEGER = re.compile(r"[+-]?\d+")
@@ -68,9 +69,8 @@ def read_classes(
 
 def not_a_class(value: str, classes: Sequence[str]) -> str:
     """What to say about a label that is none of the classes."""
-    close = get_close_matches(value.lower(), [name.lower() for name in classes], n=1)
-    hint = next((f", did you mean {name!r}?" for name in classes if [name.lower()] == close), "")
-    return f"is none of the classes {', '.join(map(repr, classes))}{hint}"
+    hint = did_you_mean(value, classes)
+    return f"is none of the classes {', '.join(map(repr, classes))}{hint and f', {hint}'}"
 
 
 def read_numbers(values: Sequence[str | None]) -> list[float | None]:

@@ -13,15 +13,16 @@ import platform
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.progress import Say
 from store.errors import SalientError
 
 COMPARED = (
@@ -38,6 +39,8 @@ COMPARED = (
     "zarr",
 )
 """Packages whose versions must be the same everywhere."""
+OWN_PACKAGES = ("pipeline", "store")
+"""Packages whose code must be the same everywhere."""
 GPU = "GPU"
 """The resource that GPU workers offer and GPU tasks take one of."""
 TOKEN = ".salient-token-"
@@ -89,13 +92,19 @@ def versions() -> dict[str, str]:
             found[name] = metadata.version(name).partition("+")[0]
         except metadata.PackageNotFoundError:
             found[name] = "missing"
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for package in ("pipeline", "store"):
-        for path in sorted((root / package).glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
-    found["salient"] = digest.hexdigest()[:12]
+    found["salient"] = code_digest(OWN_PACKAGES)
     return found
+
+
+def code_digest(packages: Sequence[str]) -> str:
+    """Digest of all Python files of some packages, however deep, and of where in them they lie."""
+    digest = hashlib.sha256()
+    for package in packages:
+        root = Path(str(resources.files(package)))
+        for path in sorted(root.rglob("*.py")):
+            name = f"{package}/{path.relative_to(root).as_posix()}"
+            digest.update(f"{name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @contextmanager
@@ -204,7 +213,7 @@ def admit(ticket: Ticket, worker: Any) -> None:
     _accepted.add(ticket.id)
 
 
-def check_workers(client: Any, ticket: Ticket, *, say: Callable[[str], None]) -> None:
+def check_workers(client: Any, ticket: Ticket, *, say: Say) -> None:
     """Check all present workers; later ones are checked with their first task.
 
     Raises:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import did_you_mean
 
 
 def first_problem(error: ValidationError, root: type[BaseModel]) -> str:
@@ -21,9 +22,8 @@ def first_problem(error: ValidationError, root: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         choices = sorted(_section_at(root, first["loc"][:-1]).model_fields)
-        close = get_close_matches(str(first["loc"][-1]), choices, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        message = f"unknown key; {hint}valid keys here: {', '.join(choices)}"
+        hint = did_you_mean(str(first["loc"][-1]), choices)
+        message = f"unknown key; {hint and f'{hint} '}valid keys here: {', '.join(choices)}"
     elif first["type"] == "missing":
         message = "is required"
     elif not isinstance(first["input"], Mapping | Sequence) or isinstance(first["input"], str):

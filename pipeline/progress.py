@@ -19,6 +19,10 @@ LINE_EVERY_S = 10.0
 """Least time between two lines about the same work, where no bar can be drawn."""
 
 
+def silent(_: str) -> None:
+    """Report nothing."""
+
+
 Watcher = Callable[[dict[str, Any]], None]
 _watchers: list[Watcher] = []
 

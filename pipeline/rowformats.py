@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +20,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, did_you_mean
 from pipeline.jsonstream import Unreadable, excerpt, json_values
 from pipeline.normalise import join_surrogates
 from pipeline.streams import Line, StreamBreak, lines, members
@@ -49,10 +48,11 @@ class RowBlock:
 def missing_column(path: str | Path, column: str, found: Iterable[str]) -> CorpusError:
     """The error for a column that a file lacks; names those it has and the closest."""
     names = list(dict.fromkeys(found))
-    close = get_close_matches(column.lower(), [name.lower() for name in names], n=1)
-    hint = next((f"; did you mean {name!r}?" for name in names if [name.lower()] == close), "")
+    hint = did_you_mean(column, names)
     shown = ", ".join(repr(name) for name in names[:30])
-    return CorpusError(f"{path}: no column {column!r}{hint}; the columns are {shown or 'none'}")
+    return CorpusError(
+        f"{path}: no column {column!r}{hint and f'; {hint}'}; the columns are {shown or 'none'}"
+    )
 
 
 def as_text(value: Any) -> str | None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.corpus import load_corpus
+from pipeline.corpus import corpus_of
 from pipeline.errors import ExtractError
 from store import ActivationStore
 
@@ -30,13 +30,7 @@ def sample_texts(store: ActivationStore, positions: NDArray[Any], config: RunCon
     chosen = samples.take(pa.array(rows))
     if not chosen["text"].null_count:
         return list(chosen["text"].to_pylist())
-    corpus = load_corpus(
-        config.corpus,
-        config.tasks,
-        normalise=config.normalise,
-        seed=config.seed,
-        split_fractions=config.splits,
-    ).samples
+    corpus = corpus_of(config).samples
     known = dict(zip(corpus["text_hash"].to_pylist(), corpus["text"].to_pylist(), strict=True))
     hashes = chosen["text_hash"].to_pylist()
     if missing := sum(one not in known for one in hashes):

@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError, ScoreError
 from pipeline.filters import Filters
 from pipeline.heads import Head, describe_heads
 from pipeline.inputs import FORMATS, InputOptions
-from pipeline.jobs import Say, silent
+from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, run_config
 from pipeline.score import IncompleteScores, ScoreRun, score_card
 from pipeline.scorefolder import DRIFT, RUNS, open_scores

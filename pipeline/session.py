@@ -23,10 +23,10 @@ from pipeline.clusterkinds import KINDS, connect, cores_of, default_workers, sta
 from pipeline.config import ClusterConfig
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.preflight import GPU, Ticket, WorkerRefused, check_workers, tokens, versions
+from pipeline.progress import Say, silent
 from pipeline.taskstream import TaskStream, WorkerTask
 
 T = TypeVar("T")
-Say = Callable[[str], None]
 POLL_S = 1.0
 SPEAK_EVERY_S = 60
 
@@ -202,7 +202,7 @@ def connected(
     *,
     folders: Sequence[Path] = (),
     inputs: Sequence[str] = (),
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> Iterator[Session]:
     """A session with workers; one that is open already serves again.
 

@@ -17,6 +17,7 @@ import numpy as np
 SPLITS = ("train", "val", "test")
 _NUM_BINS = 10
 _GOLDEN = 0.6180339887498949
+"""1 / φ: the fractional parts of its multiples leave no wide gap, however many there are."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,16 @@ def deal(
 
     Texts are put in order by stratum, in random order within each, and take consecutive terms of
     the golden-ratio sequence, which spreads evenly over every stretch: each stratum, and each group
-    of neighbouring strata, is divided in the ratio of the shares to within a text or two. Every
-    class of the tasks in ``cover`` (places in a stratum) then gets a text for training.
+    of neighbouring strata, is divided in the ratio of the shares to within a text or two. Ten draws
+    from a start of 0, with a share of 0.2 for test and for val::
+
+        point  .00   .62    .24  .85    .47    .09   .71    .33  .94    .56
+        split  test  train  val  train  train  test  train  val  train  train
+
+    Every class of the tasks in ``cover`` (places in a stratum) then gets a text for training.
+
+    Source: the additive recurrence of the golden ratio (Knuth, The Art of Computer Programming 3,
+    section 6.4, theorem S; the three-distance theorem of Steinhaus, proved by Sós 1958).
     """
     order = sorted(strata, key=lambda text: (strata[text], _rank(text, seed)))
     start = _rank("", seed) / (1 << 64)

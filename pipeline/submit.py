@@ -75,13 +75,19 @@ def submit(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> JobF
 
 
 def _detach(command: Sequence[str], log: Path) -> None:
-    """Start a process that has nothing to do with this one's terminal and end."""
+    """Start a process that has nothing to do with this one's terminal and end.
+
+    It begins with all signals as they are by default. Under ``nohup``, or in a script's background,
+    this process ignores or blocks some, and its children would too.
+    """
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     os.posix_spawn(
         command[0],
         list(command),
         os.environ,
         setsid=True,
+        setsigmask=(),
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),

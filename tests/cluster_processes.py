@@ -9,10 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
-import psutil
+import numpy as np
+
+from pipeline.config import RunConfig
+from store import ActivationStore
+from store.maintenance import verify
+from tests.waiting import default_signals, wait_until
 
 START_S = 60
 PR_SET_PDEATHSIG = 1
@@ -27,6 +32,7 @@ def free_port() -> int:
 
 def _end_with_parent() -> None:
     """Ask Linux to kill this process when the test's dies, however it does."""
+    default_signals()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -81,14 +87,15 @@ class ClusterProcesses:
         options += ["--protocol", self._protocol]
         module = "distributed.cli.dask_scheduler"
         process = self._start("scheduler", sys.executable, "-W", "ignore", "-m", module, *options)
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection((self.host, self.port), timeout=1).close()
-                return process
-            except OSError:
-                assert time.monotonic() < deadline, "the scheduler does not start"
-                time.sleep(0.1)
+        wait_until(self._answers, timeout_s=START_S)
+        return process
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection((self.host, self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def start_worker(
         self, *arguments: str, host: str | None = None, within: tuple[str, ...] = ()
@@ -118,16 +125,12 @@ class ClusterProcesses:
         for _ in tuple(self.workers):
             self.workers.append(self.start_worker(*self._arguments))
 
-    def worker_pids(self) -> list[int]:
-        """The processes that compute, children of the nannies."""
-        found = []
-        for nanny in self.workers:
-            if nanny.poll() is None:
-                for child in psutil.Process(nanny.pid).children():
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        if "spawn_main" in " ".join(child.cmdline()):
-                            found.append(child.pid)
-        return found
+    def wait_for_workers(self, number: int) -> None:
+        """Wait until so many have found the scheduler."""
+        from distributed import Client
+
+        with Client(self.address) as client:
+            client.wait_for_workers(number, timeout=START_S)
 
     def close(self) -> None:
         """End all processes."""
@@ -135,3 +138,24 @@ class ClusterProcesses:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def on_cluster(path: Path, address: str, **changes: Any) -> RunConfig:
+    """A run's configuration, for a cluster's workers."""
+    data = RunConfig.load(path).model_dump(mode="json")
+    data["cluster"] = {"kind": "scheduler", "address": address, **changes.pop("cluster", {})}
+    for section, values in changes.items():
+        data[section] |= values
+    return RunConfig.from_dict(data, origin=path)
+
+
+def assert_equal_stores(first: RunConfig, second: RunConfig) -> None:
+    """The same samples and activations, and no damage."""
+    one, two = ActivationStore.open(first.store.path), ActivationStore.open(second.store.path)
+    assert one.samples().equals(two.samples())
+    assert list(one.schema.arrays) == list(two.schema.arrays)
+    for name, layout in one.schema.arrays.items():
+        for layer in layout.layers:
+            pair = (store.read_matrix(name, layer=layer) for store in (one, two))
+            np.testing.assert_array_equal(*pair)
+    assert not verify(two).damage

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("nightly", settings.get_profile("suite"), derandomize=False)
+# The same examples each time, on a machine of any speed; HYPOTHESIS_PROFILE=nightly draws others.
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig

@@ -19,9 +19,11 @@ from pipeline.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 
-MODULES = sorted([*ROOT.glob("pipeline/*.py"), *ROOT.glob("store/*.py")])
+MODULES = sorted(
+    path for package in ("pipeline", "store") for path in ROOT.glob(f"{package}/**/*.py")
+)
 SHAPED = [
-    *ROOT.glob("store/*.py"),
+    *ROOT.glob("store/**/*.py"),
     *(
         ROOT / "pipeline" / f"{name}.py"
         for name in (
@@ -33,6 +35,13 @@ SHAPED = [
 """Modules that people call from their own code: their arrays' shapes are to be documented."""
 ARRAY = re.compile(r"\b(Array|NDArray|ndarray|Tensor)\b")
 SHAPE = re.compile(r"\([\w*+ ().…]*,|\bshapes?\b")
+
+
+def module_name(path: Path) -> str:
+    """As it is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -45,14 +54,14 @@ def public(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[tuple[
                 yield from public(child, f"{prefix}{child.name}.")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_everything_public_has_a_docstring(path: Path) -> None:
     module = ast.parse(path.read_text())
     assert ast.get_docstring(module)
     assert [name for name, found in public(module) if not ast.get_docstring(found)] == []
 
 
-@pytest.mark.parametrize("path", SHAPED, ids=lambda path: f"{path.parent.name}.{path.stem}")
+@pytest.mark.parametrize("path", SHAPED, ids=module_name)
 def test_arrays_have_documented_shapes(path: Path) -> None:
     without = []
     for name, found in public(ast.parse(path.read_text())):
@@ -73,17 +82,19 @@ def test_every_key_of_the_configuration_is_explained() -> None:
         if isinstance(value, type) and issubclass(value, BaseModel)
     ]
     assert {"RunConfig", "BackboneConfig", "ClusterConfig"} <= {one.__name__ for one in sections}
-    without = []
+    without, num_keys = [], 0
     for section in sections:
         (found,) = ast.parse(inspect.getsource(section)).body
         assert isinstance(found, ast.ClassDef)
         for at, node in enumerate(found.body):
             if isinstance(node, ast.AnnAssign):
+                num_keys += 1
                 after = found.body[at + 1] if at + 1 < len(found.body) else None
                 value = after.value if isinstance(after, ast.Expr) else None
                 if not (isinstance(value, ast.Constant) and isinstance(value.value, str)):
                     without.append(f"{section.__name__}.{ast.unparse(node.target)}")
     assert without == []
+    assert num_keys > 50
 
 
 def test_the_index_names_what_exists() -> None:

@@ -13,11 +13,19 @@ import pytest
 from pydantic import ValidationError
 from threadpoolctl import threadpool_info
 
-from pipeline.cluster import map_tasks, num_cores
-from pipeline.clusterkinds import KINDS
+from pipeline.cluster import map_tasks
+from pipeline.clusterkinds import KINDS, num_cores
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError
-from pipeline.preflight import TOKEN, Ticket, tokens, versions, worker_problem
+from pipeline.preflight import (
+    OWN_PACKAGES,
+    TOKEN,
+    Ticket,
+    code_digest,
+    tokens,
+    versions,
+    worker_problem,
+)
 from pipeline.session import connected
 
 
@@ -74,19 +82,17 @@ def test_an_unreachable_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         map_tasks(double, [(1,)], cluster)
 
 
-def visible_gpu(_: int) -> tuple[str | None, str]:
-    from distributed import get_worker
-
-    time.sleep(0.2)
-    return os.environ.get("CUDA_VISIBLE_DEVICES"), get_worker().address
+def visible_gpu(_: int = 0) -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def test_workers_share_gpus_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     cluster = ClusterConfig(kind="cuda", workers_per_gpu=2)
-    found = set(map_tasks(visible_gpu, [(i,) for i in range(6)], cluster))
-    assert {gpu for gpu, _ in found} == {"3"}
-    assert len(found) == 2
+    with connected(cluster) as session:
+        session.client.wait_for_workers(2)
+        assert list(session.client.run(visible_gpu).values()) == ["3", "3"]
+        assert map_tasks(visible_gpu, [(i,) for i in range(6)], cluster) == ["3"] * 6
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ConfigError, match="no CUDA device"):
         map_tasks(visible_gpu, [(1,)], ClusterConfig(kind="cuda"))
@@ -159,6 +165,26 @@ def test_workers_that_differ_are_told_how(
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"), tokens([tmp_path / "file"], "x"):
         pass
+
+
+def test_a_change_anywhere_in_the_code_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = tmp_path / "house_of_code" / "wing" / "corner" / "room.py"
+    room.parent.mkdir(parents=True)
+    for folder in room.parents[:3]:
+        (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = []
+    for text in ("a = 1", "a = 2"):
+        room.write_text(text)
+        digests.append(code_digest(["house_of_code"]))
+    room.rename(room.parents[1] / "room.py")
+    digests.append(code_digest(["house_of_code"]))
+    assert len(set(digests)) == 3
+    assert versions()["salient"] == code_digest(OWN_PACKAGES)
+    for package in OWN_PACKAGES:
+        assert code_digest([package]) != code_digest([])
 
 
 def test_tokens_are_taken_away(tmp_path: Path) -> None:

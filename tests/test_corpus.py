@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
@@ -461,7 +461,6 @@ FRACTIONS = {"val": 0.2, "test": 0.1}
 
 
 @given(rows=st.lists(ROWS, max_size=80), seed=st.integers(0, 9), order=st.randoms())
-@settings(max_examples=100, deadline=None)
 def test_a_text_is_never_in_two_drawn_splits(
     rows: list[Row], seed: int, order: random.Random
 ) -> None:
@@ -484,7 +483,6 @@ MIXED = st.one_of(
 
 
 @given(rows=st.lists(MIXED, max_size=60))
-@settings(max_examples=100, deadline=None)
 def test_given_splits_stay_and_take_other_rows_along(rows: list[Row]) -> None:
     splits = assign_splits(rows, fractions=FRACTIONS, seed=0)
     given_splits = defaultdict(set)
@@ -499,7 +497,6 @@ def test_given_splits_stay_and_take_other_rows_along(rows: list[Row]) -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 200), min_size=1, max_size=6), seed=st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
 def test_every_stratum_is_divided_in_the_same_ratio(sizes: list[int], seed: int) -> None:
     strata = {f"{s}-{i}": (str(s),) for s, size in enumerate(sizes) for i in range(size)}
     drawn = deal(strata, shares=FRACTIONS, seed=seed, cover=[0])

@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("distributed", reason="needs the extra: salient[cluster]")
-pytest.importorskip("psutil")
 
 from pipeline import jobs
 from pipeline.config import RunConfig
-from tests.cluster_processes import ClusterProcesses
+from tests.cluster_processes import ClusterProcesses, assert_equal_stores, on_cluster
 from tests.conftest import write_mood_run
-from tests.test_clusterruns import assert_equal_stores, on_cluster, wait_for_workers
 
 pytestmark = pytest.mark.slow
 BRIDGE = "salient0"
@@ -71,7 +69,7 @@ def test_a_host_that_is_cut_off_costs_nothing_but_time(
         for name, address in HOSTS.items():
             within = ("ip", "netns", "exec", name)
             processes.workers.append(processes.start_worker(host=address, within=within))
-        wait_for_workers(processes, 2)
+        processes.wait_for_workers(2)
         cut: list[str] = []
 
         def say(line: str) -> None:

@@ -91,7 +91,7 @@ def test_no_times(value: str) -> None:
 
 
 @given(st.text())
-def test_parse_time_never_fails(value: str) -> None:
+def test_smoke_parse_time_never_fails(value: str) -> None:
     parse_time(value)
 
 

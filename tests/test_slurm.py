@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.submit import cancel, describe, status_of, submit
 from tests.cluster_processes import free_port
 from tests.conftest import write_mood_run
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 START = Path(__file__).parent / "slurm" / "start.sh"
-WAIT_S = 240
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +57,6 @@ def on_slurm(folder: Path, model: Path, *, num_rows: int = 160, walltime: str = 
     cluster = f'kind = "slurm"\nworkers = 2\nmemory = "1GB"\nwalltime = "{walltime}"\n'
     path.write_text(f"{path.read_text()}[cluster]\n{cluster}")
     return path
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
 
 
 def queue() -> list[str]:

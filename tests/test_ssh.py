@@ -15,9 +15,8 @@ import pytest
 
 from pipeline import jobs
 from pipeline.config import RunConfig
-from tests.cluster_processes import free_port
+from tests.cluster_processes import assert_equal_stores, free_port
 from tests.conftest import write_mood_run
-from tests.test_clusterruns import assert_equal_stores
 
 asyncssh = pytest.importorskip("asyncssh", reason="needs the extra: salient[ssh]")
 pytestmark = pytest.mark.slow

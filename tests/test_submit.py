@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +29,7 @@ from pipeline.jobfolder import (
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.submit import cancel, describe, dry_run, status_of, submit
 from tests.conftest import write_mood_run
-
-WAIT_S = 120
+from tests.waiting import default_signals, ignored_signals, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -41,20 +39,16 @@ def own_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "jobs"
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_a_job_outlives_the_shell_that_submitted_it(
     finished_run: Path, tmp_path: Path, tiny_bert: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_mood_run(tmp_path / "run", tiny_bert)
     words = f"{sys.executable} -m pipeline submit {path} run --json"
     shell = subprocess.run(
-        ["bash", "-c", f"{words}; kill -HUP 0"], stdout=subprocess.PIPE, start_new_session=True
+        ["bash", "-c", f"{words}; kill -HUP 0"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=default_signals,
     )
     assert shell.returncode == -signal.SIGHUP
     job = find_job(json.loads(shell.stdout)["job"])
@@ -75,9 +69,28 @@ def test_a_job_outlives_the_shell_that_submitted_it(
     assert "has ended: done" in capfd.readouterr().err
 
 
+def test_a_job_has_its_own_signals_however_it_is_submitted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = "import sys, pipeline.submit as s, pathlib;"
+    code += " s._detach(['/bin/cat', '/proc/self/status'], pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(log)]
+    subprocess.run(command, check=True, preexec_fn=ignored_signals)
+    wait_until(lambda: log.exists() and "SigCgt" in log.read_text())
+    fields = dict(line.split(":\t", 1) for line in log.read_text().splitlines())
+    unheard = int(fields["SigIgn"], 16) | int(fields["SigBlk"], 16)
+    assert not [number for number in signal.valid_signals() if unheard >> (number - 1) & 1]
+
+
+def endless_run(folder: Path, model: Path) -> Path:
+    """A configuration whose corpus is a pipe that nobody writes to."""
+    path = write_mood_run(folder, model)
+    (folder / "tweets.csv").unlink()
+    os.mkfifo(folder / "tweets.csv")
+    return path
+
+
 def test_a_job_is_cancelled_and_the_same_again_goes_on(tmp_path: Path, tiny_bert: Path) -> None:
-    path = write_mood_run(tmp_path / "run", tiny_bert, num_rows=3000)
-    job = submit("extract", path)
+    job = submit("extract", endless_run(tmp_path / "run", tiny_bert))
     wait_until(lambda: status_of(job).state == "running")
     cancel(job)
     wait_until(lambda: status_of(job).state != "running")
@@ -86,6 +99,24 @@ def test_a_job_is_cancelled_and_the_same_again_goes_on(tmp_path: Path, tiny_bert
     assert "submit the same again" in facts["note"]
     with pytest.raises(ClusterError, match="has ended: cancelled"):
         cancel(job)
+
+
+STOPPED_AT_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.jobrun import Driver
+stop = lambda words: os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(Driver(Path(sys.argv[1]), stop, interrupted=7).run())
+"""
+
+
+def test_a_job_stopped_before_its_command_listens_is_no_failure(own_jobs: Path) -> None:
+    job = JobFolder(own_jobs / "abc")
+    job.write_card(JobCard("abc", "run", (), "mood", "run", "local", time.time(), "host", "/"))
+    ended = subprocess.run([sys.executable, "-c", STOPPED_AT_ONCE, str(job.path)], check=False)
+    assert ended.returncode == 7
+    assert describe(job)["note"].startswith("it was told to stop; submit the same again")
+    assert status_of(job).state == "stopped"
 
 
 def test_a_failed_job_says_why(tmp_path: Path, tiny_bert: Path) -> None:
@@ -97,7 +128,7 @@ def test_a_failed_job_says_why(tmp_path: Path, tiny_bert: Path) -> None:
 
 
 def test_a_killed_driver_is_noticed(tmp_path: Path, tiny_bert: Path) -> None:
-    job = submit("extract", write_mood_run(tmp_path / "run", tiny_bert, num_rows=3000))
+    job = submit("extract", endless_run(tmp_path / "run", tiny_bert))
     wait_until(lambda: status_of(job).state == "running")
     os.kill(status_of(job).pid, signal.SIGKILL)
     wait_until(lambda: status_of(job).state == "lost")

@@ -1,0 +1,106 @@
+"""The run folder: what lies in it, whose it is, and that it goes with its store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+
+from pipeline import jobs
+from pipeline.config import RunConfig
+from pipeline.errors import ExtractError, ProbeError
+from pipeline.heads import Head
+from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
+from store import ActivationStore
+from store.tables import read_table
+from tests.conftest import write_mood_run
+
+
+def test_a_run_leaves_everything_it_should(finished_run: Path) -> None:
+    config = RunConfig.load(finished_run)
+    folder = RunFolder(Path(config.run_dir))
+    metrics = read_metrics(RunFolder(Path(config.run_dir)))
+    card = json.loads(folder.card.read_text())
+    assert card["config_fingerprint"] == config.fingerprint
+    assert card["corpus"]["rows_read"] == 160
+    assert card["versions"]["torch"]
+    for task in config.tasks:
+        entry = metrics["tasks"][task.name]
+        assert [layer["source"] for layer in entry["layers"]] == [0, 1, 2]
+        assert entry["chosen"]["val"] >= entry["hidden"]["val"] - 0.2
+        assert entry["chosen"]["test"][entry["metric"]] > 0.5
+        table = read_table(folder.importance(task.name))
+        store = ActivationStore.open(config.store.path)
+        assert len(table) == 3 * 2 * store.schema.neuron_size
+        head = Head.load(folder.head(task.name))
+        assert head.card.depth == entry["chosen"]["depth"]
+        sweep = read_table(folder.sweep(task.name))
+        assert pc.max(sweep["val_score"]).as_py() >= head.card.val_score
+
+
+def test_the_configuration_of_a_run_is_the_same_from_folder_and_file(finished_run: Path) -> None:
+    from_file = run_config(finished_run)
+    from_folder = run_config(Path(from_file.run_dir))
+    assert from_folder.fingerprint == from_file.fingerprint
+    assert from_folder.store.path == from_file.store.path
+    assert from_folder.run_dir == str(Path(from_file.run_dir).resolve())
+
+
+@pytest.mark.parametrize(
+    ("card", "problem"),
+    [
+        ({"format_version": 9, "config": {}}, "run format 9, this version reads 1"),
+        ({"format_version": 1}, "no configuration in it"),
+        (None, "no run here"),
+    ],
+)
+def test_what_is_no_run_is_named(tmp_path: Path, card: Any, problem: str) -> None:
+    if card is not None:
+        (tmp_path / "run.json").write_text(json.dumps(card))
+    with pytest.raises(ProbeError, match=problem):
+        read_card(RunFolder(tmp_path))
+
+
+def test_metrics_without_tasks_are_no_metrics(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ProbeError, match="no tasks in it"):
+        read_metrics(RunFolder(tmp_path))
+
+
+def test_a_run_can_be_moved_with_its_data(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path / "old", tiny_bert, num_rows=100)
+    jobs.extract(RunConfig.load(path))
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert len(jobs.probe(RunConfig.load(tmp_path / "new" / "run.toml"))) == 8
+
+
+def test_another_store_in_the_same_place_is_noticed(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=100)
+    config = RunConfig.load(path)
+    jobs.extract(config)
+    shutil.rmtree(tmp_path / "activations")
+    other = write_mood_run(tmp_path / "other", tiny_bert, num_rows=90)
+    jobs.extract(RunConfig.load(other))
+    (tmp_path / "other" / "activations").rename(tmp_path / "activations")
+    with pytest.raises(ExtractError, match="does not hold the samples"):
+        jobs.probe(config)
+
+
+def test_an_authors_texts_can_be_deleted(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=60)
+    rows = (tmp_path / "tweets.csv").read_text().splitlines()
+    authors = ["author", *(f"a{i % 5}" for i in range(60))]
+    lines = [f"{row},{author}" for row, author in zip(rows, authors, strict=True)]
+    (tmp_path / "tweets.csv").write_text("\n".join(lines) + "\n")
+    path.write_text(path.read_text().replace('id = "id"', 'id = "id"\nauthor = "author"'))
+    config = RunConfig.load(path)
+    jobs.extract(config)
+    store = ActivationStore.open(config.store.path)
+    assert store.delete(author_ids=["a3"]) == 12
+    assert store.num_living == 48
+    with pytest.raises(ExtractError, match="samples deleted since"):
+        jobs.probe(config)
