@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.reportdata import importance_cube
 from pipeline.runfolder import RunFolder
-from pipeline.selection import importance_shares
+from pipeline.probe import importance_shares
 from store.schema import StoreSchema
 from store.tables import read_table
 
