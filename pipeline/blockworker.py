@@ -22,11 +22,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipeline.backbone import Backbone
 from pipeline.config import BackboneConfig, NormaliseConfig, RunConfig, StoreConfig
 from pipeline.extract import extract_block, open_store
 from pipeline.extractor import Extractor
 from pipeline.golden import write_golden
+from pipeline.loading import load_from_settings
 from pipeline.preflight import WorkerRefused
 from pipeline.throughput import Meter
 from store import ActivationStore, AppendPlan, Block
@@ -64,15 +64,7 @@ class Recipe:
     def load(self) -> Extractor:
         """The extractor, with its model loaded."""
         settings = self.backbone
-        backbone = Backbone.load(
-            settings.model,
-            revision=settings.revision,
-            dtype=settings.dtype,
-            device=self.device,
-            ffn_site=settings.ffn_site,
-            max_length=settings.max_length,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        backbone = load_from_settings(settings, device=self.device)
         return Extractor(
             backbone,
             poolings=self.store.poolings,
@@ -133,7 +125,7 @@ def prepare_store(recipe: Recipe, num_texts: int) -> dict[str, Any]:
         The model's description.
 
     Raises:
-        BackboneError, ExtractError: as of ``Backbone.load`` and ``open_store``.
+        BackboneError, ExtractError: as of ``load_backbone`` and ``open_store``.
     """
     with _bench.cores:
         extractor = _bench.extractor(recipe)

@@ -27,8 +27,9 @@ from pipeline.drift import Drift
 from pipeline.driftreport import THRESHOLD
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head
+from pipeline.loading import load_from_settings
 from pipeline.runfolder import RunFolder
-from pipeline.scorer import Scored, Scorer, ahead, head_columns, load_backbone
+from pipeline.scorer import Scored, Scorer, ahead, head_columns
 from store.tables import read_json, write_json
 
 Array = NDArray[Any]
@@ -135,8 +136,11 @@ class Cascade:
         early = [run.head(task, one.early) for task, one in self.tasks.items()]
         full = [run.head(task) for task in self.tasks]
         depth = max(one.full_depth for one in self.tasks.values())
-        backbone = load_backbone(
-            Head.load(full[0]).card, last_layer=depth, model=model, device=device
+        backbone = load_from_settings(
+            Head.load(full[0]).card.extraction["backbone"],
+            device=device,
+            last_layer=depth,
+            model=model,
         )
         thresholds = {task: one.threshold for task, one in self.tasks.items()}
         return CascadeScorer(

@@ -1,6 +1,6 @@
 """Texts in, pooled activations out, in the texts' order.
 
-    extractor = Extractor(Backbone.load("models/roberta-base"))
+    extractor = Extractor(load_backbone("models/roberta-base"))
     activations = extractor(["first text", "second text"])
     activations.ffn                                   # (layer, pooling, neuron, sample) float32
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline.backbone import Backbone
 from pipeline.cluster import at_most, map_tasks, task_memory, workers_for
 from pipeline.clusterextract import SET_ASIDE_SCHEMA, extract_on_workers, write_set_aside
 from pipeline.config import RunConfig
@@ -22,6 +21,7 @@ from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
 from pipeline.evaluation import evaluate_task
 from pipeline.extract import Extractor, extract_corpus
 from pipeline.golden import write_golden
+from pipeline.loading import load_from_settings
 from pipeline.locking import one_at_a_time
 from pipeline.memory import MemoryPlan, plan_memory
 from pipeline.phase1 import (
@@ -98,15 +98,7 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
 
 def _extract_here(config: RunConfig, corpus: Corpus, say: Say) -> ExtractReport:
     settings = config.backbone
-    backbone = Backbone.load(
-        settings.model,
-        revision=settings.revision,
-        dtype=settings.dtype,
-        device=config.cluster.device,
-        ffn_site=settings.ffn_site,
-        max_length=settings.max_length,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    backbone = load_from_settings(settings, device=config.cluster.device)
     say(
         f"backbone: {backbone.model_type}, {backbone.num_layers} blocks of {backbone.neuron_size}"
         f" neurons, hidden size {backbone.hidden_size}"

@@ -37,8 +37,9 @@ from pipeline.errors import ScoreError
 from pipeline.extract import STORED, Extractor
 from pipeline.extractor import Pooled
 from pipeline.golden import Golden, read_outputs
-from pipeline.heads import Head, HeadCard
+from pipeline.heads import Head
 from pipeline.lanes import threads
+from pipeline.loading import load_from_settings
 from pipeline.tokens import Encoded
 from store import ActivationStore
 from store.tables import read_arrays
@@ -118,7 +119,7 @@ class Scorer:
         heads: of any tasks, trained on the same kind of extraction.
         model: the backbone's location, if it is not where the heads were trained.
         device: torch device.
-        backbone: from :func:`load_backbone`, instead of loading one: several scorers can share its
+        backbone: from ``load_from_settings``, instead of loading one: several scorers can share its
             weights.
         golden: task -> texts with the outputs that the head must have for them.
         references: task -> what to count drift against.
@@ -165,7 +166,9 @@ class Scorer:
             for head in heads
         }
         if backbone is None:
-            backbone = load_backbone(card, last_layer=self.depth, model=model, device=device)
+            backbone = load_from_settings(
+                card.extraction["backbone"], device=device, last_layer=self.depth, model=model
+            )
         neurons = np.unique(self.features[self.depth] % backbone.neuron_size)
         backbone = backbone.truncate(self.depth, neurons=neurons.tolist())
         self.extractor = Extractor(
@@ -393,30 +396,6 @@ class Scorer:
                 " extraction; use those of the run, or extract and train again"
             )
         return worst
-
-
-def load_backbone(
-    card: HeadCard, *, last_layer: int, model: str | None = None, device: str = "auto"
-) -> Backbone:
-    """The blocks ``0..last_layer`` of the backbone that a head was trained on.
-
-    Args:
-        card: the head's.
-        last_layer: the deepest block that any head to be scored needs.
-        model: the backbone's location, if it moved.
-        device: torch device.
-    """
-    settings = card.extraction["backbone"]
-    return Backbone.load(
-        model or settings["model"],
-        revision=settings["revision"] if model is None else None,
-        dtype=settings["dtype"],
-        device=device,
-        ffn_site=settings["ffn_site"],
-        max_length=settings["max_length"],
-        last_layer=last_layer,
-        trust_remote_code=settings["trust_remote_code"],
-    )
 
 
 def _all_features(heads: Sequence[Head]) -> dict[int, Array]:

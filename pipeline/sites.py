@@ -5,7 +5,7 @@ projection; in gated FFNs that is ``act(gate) * up``. A row says where that modu
 modules produce its input, and what the batch engine may do with the architecture. Supporting
 another architecture means adding one row; for a single run, an explicit path will do:
 
-    Backbone.load(path, ffn_site="encoder.layers.{i}.mlp.down")
+    load_backbone(path, ffn_site="encoder.layers.{i}.mlp.down")
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
 from pipeline.extract import Extractor, extract_block, extract_corpus, open_store
+from pipeline.loading import load_backbone
 from pipeline.pooling import POOLINGS
 from store import ActivationStore, StoreError
 from store.maintenance import verify
@@ -30,7 +31,7 @@ def loaded(tmp_path_factory):
     """Family -> (backbone, reference)."""
     root = tmp_path_factory.mktemp("models")
     paths = {family: make_tiny_model(family, root) for family in FAMILIES}
-    return {name: (Backbone.load(path), Reference(path)) for name, path in paths.items()}
+    return {name: (load_backbone(path), Reference(path)) for name, path in paths.items()}
 
 
 def table(texts, prefix="t"):
@@ -83,7 +84,7 @@ def test_batch_and_order_make_no_difference(loaded, family):
 def test_the_tokenizers_padding_side_makes_no_difference(loaded, tmp_path):
     path = make_tiny_model("roberta", tmp_path)
     make_tokenizer(path, style="roberta", padding_side="left")
-    backbone = Backbone.load(path, attention="padded")
+    backbone = load_backbone(path, attention="padded")
     assert backbone.tokenizer.padding_side == "left"
     expected = Extractor(loaded["roberta"][0])(TEXTS)
     assert relative_error(Extractor(backbone)(TEXTS).ffn, expected.ffn) <= EXACT
@@ -372,7 +373,7 @@ def test_other_settings_are_refused(loaded, options, named, tmp_path):
 
 def test_another_model_is_refused(loaded, tmp_path):
     extract_corpus(table(TEXTS), loaded["roberta"][0], tmp_path / "s")
-    other = Backbone.load(make_tiny_model("roberta", tmp_path, seed=5))
+    other = load_backbone(make_tiny_model("roberta", tmp_path, seed=5))
     with pytest.raises(ExtractError, match="other settings") as caught:
         extract_corpus(table(TEXTS), other, tmp_path / "s")
     assert "\n" not in str(caught.value)
@@ -390,7 +391,7 @@ def test_activations_too_large_for_float16_are_refused_with_the_remedy(tmp_path)
     tensors = load_file(path / "model.safetensors")
     tensors["h.1.mlp.c_fc.bias"] += 1e5
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    backbone = Backbone.load(path)
+    backbone = load_backbone(path)
     with pytest.raises(ExtractError, match=r'layer 1 .*dtype = "float32"'):
         extract_corpus(table(TEXTS), backbone, tmp_path / "s16")
     report = extract_corpus(table(TEXTS), backbone, tmp_path / "s32", dtype="float32")
@@ -425,10 +426,10 @@ def test_full_size_models_equal_hugging_face(name, tmp_path):
     save_random_model(config, tmp_path / name, spread=False)
     make_tokenizer(tmp_path / name, style="roberta" if name == "roberta" else "bert")
     texts = [*TEXTS, *random_texts(8, max_words=80)]
-    backbone, reference = Backbone.load(tmp_path / name), Reference(tmp_path / name)
+    backbone, reference = load_backbone(tmp_path / name), Reference(tmp_path / name)
     ffn, hidden = reference.pooled(texts, max_length=backbone.max_length)
     result = Extractor(backbone, hidden="all")(texts)
     assert relative_error(result.ffn, ffn) <= EXACT
     assert relative_error(result.hidden, hidden) <= EXACT
-    half = Backbone.load(tmp_path / name, dtype="bfloat16")
+    half = load_backbone(tmp_path / name, dtype="bfloat16")
     assert relative_error(Extractor(half)(texts).ffn, ffn) <= 2e-2

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import choosing, jobs, planner
-from pipeline.backbone import Backbone
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.costs import measuring_rows, rows_of
 from pipeline.errors import ConfigError, ExtractError, HeadError
 from pipeline.heads import Head
+from pipeline.loading import load_backbone
 from pipeline.metrics import utility
 from pipeline.planner import Option, Plan, PlannedHead, Speed, make_plan
 from pipeline.report import gain_line
@@ -142,7 +142,7 @@ def test_every_depth_has_its_score_and_cost(plan: Plan, own_run: Path) -> None:
 
 
 def test_operations_are_those_of_the_formula(plan: Plan, own_run: Path, tiny_bert: Path) -> None:
-    whole = Backbone.load(tiny_bert)
+    whole = load_backbone(tiny_bert)
     hidden, width = whole.hidden_size, FFN_WIDTH
     rows = measuring_rows(RunConfig.load(own_run), 256)
     lengths = [len(whole.tokenizer(text)["input_ids"]) for text in rows["text"].to_pylist()]

@@ -17,6 +17,7 @@ from pipeline.errors import ExtractError, ScoreError
 from pipeline.extract import Extractor, extract_corpus
 from pipeline.golden import Golden
 from pipeline.heads import Head
+from pipeline.loading import load_backbone
 from pipeline.picking import Picked
 from pipeline.pooling import Segments, pool
 from pipeline.scorer import Scorer
@@ -56,7 +57,7 @@ def some_heads(backbone: Backbone) -> list[Head]:
 
 @pytest.fixture(scope="module")
 def whole(tiny_bert: Path) -> Backbone:
-    return Backbone.load(tiny_bert)
+    return load_backbone(tiny_bert)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def stored_activations(backbone: Backbone, texts: list[str]) -> dict[int, np.nda
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "phi3", "albert", "xlnet", "opt"])
 def test_scores_are_those_of_stored_activations(family: str, tmp_path: Path) -> None:
-    backbone = Backbone.load(make_tiny_model(family, tmp_path / family))
+    backbone = load_backbone(make_tiny_model(family, tmp_path / family))
     heads = some_heads(backbone)
     table = Scorer(heads).score_table(rows(list(TEXTS))).table
     layers = stored_activations(backbone, list(TEXTS))

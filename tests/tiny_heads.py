@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.backbone import Backbone
 from pipeline.config import BackboneConfig, NormaliseConfig
 from pipeline.extract import Extractor
 from pipeline.heads import Head, HeadCard, LayerEdges, Part
 from pipeline.linear import Standardiser
+from pipeline.loading import load_backbone
 
 DEPTH = 1
 NUM_FEATURES = 12
@@ -25,7 +25,7 @@ def write_heads(
     """A classifier ``mood`` (glad, sad) and a regression ``level``; returns their folders."""
     settings = BackboneConfig(model=str(model))
     normalisation = (normalise or NormaliseConfig()).model_dump()
-    backbone = Backbone.load(str(model), dtype="float32", device="cpu")
+    backbone = load_backbone(str(model), dtype="float32", device="cpu")
     extractor = Extractor(backbone, poolings=("mean", "max"))
     draw = np.random.default_rng(seed)
     folders = []
