@@ -16,6 +16,7 @@ import copy
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,13 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline import checkpoint
-from pipeline.attention import packing
+from pipeline.attention import attending_within_segments
 from pipeline.capture import Stop, TokenSink, captured_inputs
 from pipeline.errors import BackboneError
 from pipeline.packing import Batch, pack, pad
 from pipeline.pooling import Segments
 from pipeline.sites import FfnSite
-from pipeline.slicing import cut_blocks, slice_neurons, up_flops
+from pipeline.slicing import LastLayer, cut_blocks, slice_neurons, up_flops
 
 
 class Backbone:
@@ -46,7 +47,7 @@ class Backbone:
         fingerprint: sha256 of all that shapes activations; truncation does not change it.
         packs: whether batches are packed (rather than padded).
         engine: kernels in use, "torch" or "onednn".
-        last_neurons: the neurons computed in the last layer, None for all.
+        last: the neurons computed in the last layer, None for all.
         linear_flops: operations a token in linear layers, up to each layer's site and in all.
     """
 
@@ -81,9 +82,7 @@ class Backbone:
         self.truncated = truncated
         self.neuron_size = 0
         self.hidden_size = 0
-        self.last_neurons: NDArray[np.int64] | None = None
-        # The last block computes all its neurons, and the wanted ones are picked afterwards.
-        self._select_late = False
+        self.last: LastLayer | None = None
         self.linear_flops: list[float] = []
         self._accepted = set(inspect.signature(network.forward).parameters)
 
@@ -105,25 +104,17 @@ class Backbone:
         short.truncated = True
         short.network = cut_blocks(self.network, self.site, short.num_layers)
         if last_layer < self.num_layers - 1:
-            short.last_neurons, short._select_late = None, False
+            short.last = None
         if neurons is not None:
-            chosen = np.asarray(neurons, np.int64)
-            if short.last_neurons is not None:
+            if short.last is not None:
                 raise BackboneError(
                     "this backbone's neurons were cut before; truncate the full one"
                 )
-            if (
-                not len(chosen)
-                or len(np.unique(chosen)) < len(chosen)
-                or not 0 <= chosen.min() <= chosen.max() < self.neuron_size
-            ):
-                raise BackboneError(
-                    f"neurons must be different numbers in 0..{self.neuron_size - 1}, at least one"
-                )
-            short.last_neurons = chosen
-            sliced = slice_neurons(short.network, self.site, last_layer, chosen)
-            short._select_late = sliced is None
-            if sliced is not None:
+            short.last = LastLayer.of(neurons, self.neuron_size)
+            sliced = slice_neurons(short.network, self.site, last_layer, short.last.neurons)
+            if sliced is None:
+                short.last = replace(short.last, late=True)
+            else:
                 saved = up_flops(short.network, self.site, last_layer)
                 saved -= up_flops(sliced, self.site, last_layer)
                 short.network = sliced
@@ -181,7 +172,6 @@ class Backbone:
         indices: NDArray[np.int64] | None = None,
         *,
         packed: bool | None = None,
-        side: Literal["right", "left"] = "right",
     ) -> Batch:
         """Lay texts out for ``run``: packed if the backbone packs, else padded.
 
@@ -189,7 +179,6 @@ class Backbone:
             ids: token ids of each text, ``(tokens,)``, none empty.
             indices: ``(texts,)`` number of each text in the caller's list.
             packed: override the backbone's choice.
-            side: where pads go.
         """
         if indices is None:
             indices = np.arange(len(ids))
@@ -201,7 +190,6 @@ class Backbone:
             indices,
             pad_id=checkpoint.pad_id(self.config),
             positions=positions,
-            side=side,
             device=self.device,
         )
 
@@ -242,8 +230,8 @@ class Backbone:
 
         def at_site(layer: int, tokens: Tensor) -> None:
             if layer in wanted and on_ffn is not None:
-                if self._select_late and layer == self.num_layers - 1:
-                    tokens = tokens[:, torch.from_numpy(self.last_neurons)]
+                if self.last is not None and layer == self.num_layers - 1:
+                    tokens = self.last.take(tokens)
                 on_ffn(layer, tokens)
             if layer == last_site and last_state <= layer:
                 raise Stop
@@ -261,9 +249,8 @@ class Backbone:
             if states - {final}:
                 stack.enter_context(self._capture(self.site.block, at_block))
             if batch.packed:
-                stack.enter_context(
-                    packing(Segments.of(starts=batch.starts, lengths=batch.lengths))
-                )
+                segments = Segments.of(starts=batch.starts, lengths=batch.lengths)
+                stack.enter_context(attending_within_segments(segments))
             try:
                 output = self.network(**self._inputs(batch))
             except Stop:

@@ -21,15 +21,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from pipeline.drift import Drift
 from pipeline.driftreport import THRESHOLD
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head
+from pipeline.lanes import ahead
 from pipeline.loading import load_from_settings
 from pipeline.runfolder import RunFolder
-from pipeline.scorer import Scored, Scorer, ahead, head_columns
+from pipeline.scorer import AHEAD, Scored, Scorer, head_columns
 from store.tables import read_json, write_json
 
 Array = NDArray[Any]
@@ -177,7 +179,9 @@ class CascadeScorer:
 
     def score(self, tables: Iterable[pa.Table]) -> Iterator[Scored]:
         """Score tables of rows, read and computed ahead of the caller."""
-        return ahead(tables, lambda table: table, self.score_table)
+        read = ahead(tables, lambda table: table)
+        cores = torch.get_num_threads()
+        return ahead(read, self.score_table, count=AHEAD, cores_each=cores)
 
     def score_table(self, table: pa.Table) -> Scored:
         """Score one table of rows; the rows of a text take the same way."""

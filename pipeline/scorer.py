@@ -16,12 +16,10 @@ changes the numbers cannot go unnoticed.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,24 +32,22 @@ from pipeline.config import SCORE_COLUMNS
 from pipeline.drift import REFERENCE_FILE, Drift, DriftCounts, Reference
 from pipeline.driftreport import THRESHOLD, Watched, write_drift
 from pipeline.errors import ScoreError
-from pipeline.extract import STORED, Extractor
-from pipeline.extractor import Pooled
+from pipeline.extract import STORED
+from pipeline.extractor import Extractor, Pooled
 from pipeline.golden import Golden, read_outputs
 from pipeline.heads import Head
-from pipeline.lanes import threads
+from pipeline.lanes import ahead
 from pipeline.loading import load_from_settings
 from pipeline.tokens import Encoded
 from store import ActivationStore
 from store.tables import read_arrays
 
 Array = NDArray[Any]
-Prepared = TypeVar("Prepared")
-Computed = TypeVar("Computed")
 PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
 """Largest accepted difference to stored activations, relative to a layer's largest value, and to
 golden outputs, relative to the largest output."""
 AHEAD = 2
-"""Tables that are read and computed before the caller asks for them."""
+"""Tables that are computed before the caller asks for them; one more is read."""
 
 
 @dataclass(frozen=True)
@@ -76,40 +72,6 @@ class _Batch:
     first: Array
     blank: Array
     encoded: Encoded
-
-
-def ahead(
-    tables: Iterable[pa.Table],
-    prepare: Callable[[pa.Table], Prepared],
-    compute: Callable[[Prepared], Computed],
-) -> Iterator[Computed]:
-    """``compute(prepare(table))`` of each table, in order, up to three tables ahead of the caller.
-
-    Reading and preparing run in one thread, computing in another with all cores; what any of them
-    raises is raised here, once the results before it have been handed out.
-    """
-    source = iter(tables)
-
-    def read() -> tuple[Prepared] | None:
-        table = next(source, None)
-        return None if table is None else (prepare(table),)
-
-    def run(reading: Future[tuple[Prepared] | None]) -> tuple[Computed] | None:
-        prepared = reading.result()
-        return None if prepared is None else (compute(*prepared),)
-
-    cores = torch.get_num_threads()
-    with threads(1, "read") as reader, threads(1, "compute", cores_each=cores) as engine:
-        coming: deque[Future[tuple[Computed] | None]] = deque()
-        try:
-            for _ in range(AHEAD):
-                coming.append(engine.submit(run, reader.submit(read)))
-            while (found := coming.popleft().result()) is not None:
-                coming.append(engine.submit(run, reader.submit(read)))
-                yield found[0]
-        finally:
-            for waiting in coming:
-                waiting.cancel()
 
 
 class Scorer:
@@ -239,7 +201,9 @@ class Scorer:
         def compute(batch: _Batch) -> tuple[_Batch, Pooled]:
             return batch, self._run(batch.encoded)
 
-        for batch, pooled in ahead(tables, self._prepare, compute):
+        prepared = ahead(tables, self._prepare)
+        cores = torch.get_num_threads()
+        for batch, pooled in ahead(prepared, compute, count=AHEAD, cores_each=cores):
             yield self._finish(batch, pooled)
 
     def score_table(self, table: pa.Table) -> Scored:

@@ -86,11 +86,11 @@ def _bert(**changes: Any) -> FfnSite:
     return replace(row, **changes)
 
 
-def _gated(mlp: str = "layers.{i}.mlp", **changes: Any) -> FfnSite:
+def _gated(**changes: Any) -> FfnSite:
     row = FfnSite(
-        down=f"{mlp}.down_proj",
-        up=(f"{mlp}.gate_proj", f"{mlp}.up_proj"),
-        activation=f"{mlp}.act_fn",
+        down="layers.{i}.mlp.down_proj",
+        up=("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"),
+        activation="layers.{i}.mlp.act_fn",
         packs=True,
     )
     return replace(row, **changes)

@@ -24,7 +24,7 @@ from pipeline import checkpoint
 from pipeline.backbone import Backbone
 from pipeline.config import BackboneConfig, NormaliseConfig, is_model_path
 from pipeline.errors import ExtractError
-from pipeline.extract import Extractor
+from pipeline.extractor import Extractor
 from pipeline.loading import load_from_settings
 from pipeline.normalise import normaliser
 from pipeline.tokens import encode

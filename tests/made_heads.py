@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.backbone import Backbone
 from pipeline.config import BackboneConfig
-from pipeline.extract import Extractor
+from pipeline.extractor import Extractor
 from pipeline.heads import Dense, Head, HeadCard, LayerEdges, Part
 from pipeline.linear import Standardiser
 

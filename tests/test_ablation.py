@@ -22,7 +22,7 @@ from pipeline.ablation import AblationOptions, ablate
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.errors import BackboneError, ConfigError, ExtractError, HeadError
-from pipeline.extract import extract_corpus
+from pipeline.extract import StoreOptions, extract_corpus
 from pipeline.extractor import Extractor
 from pipeline.heads import Head
 from pipeline.loading import load_backbone
@@ -249,7 +249,8 @@ def test_token_means_are_those_over_all_tokens(
     texts = [f"{text} {i}" for i, text in enumerate(random_texts(25, max_words=12))]
     table = pa.table({"id": [str(i) for i in range(25)], "text": texts})
     backbone, reference = load_backbone(tiny_bert), Reference(tiny_bert)
-    extract_corpus(table, backbone, tmp_path / "s", dtype="float32", special_tokens=special_tokens)
+    options = StoreOptions(dtype="float32", special_tokens=special_tokens)
+    extract_corpus(table, backbone, tmp_path / "s", options)
     store = ActivationStore.open(tmp_path / "s")
     chosen = np.array([3, 17, 4, 4, 9])
     stored = store.samples()["text"].to_pylist()
@@ -261,7 +262,8 @@ def test_token_means_are_those_over_all_tokens(
 
 def test_token_means_need_the_mean_pooling(tiny_bert: Path, tmp_path: Path) -> None:
     table = pa.table({"id": ["a", "b"], "text": ["one", "two"]})
-    extract_corpus(table, load_backbone(tiny_bert), tmp_path / "s", poolings=("max",))
+    options = StoreOptions(poolings=("max",))
+    extract_corpus(table, load_backbone(tiny_bert), tmp_path / "s", options)
     with pytest.raises(ConfigError, match="--with zero"):
         token_means(ActivationStore.open(tmp_path / "s"), 0, np.array([0]))
 

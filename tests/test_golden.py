@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ScoreError
-from pipeline.extract import Extractor
+from pipeline.extractor import Extractor
 from pipeline.golden import (
     GOLDEN_TEXTS,
     Golden,

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from pipeline.backbone import Backbone
 from pipeline.drift import Reference
 from pipeline.errors import ExtractError, ScoreError
-from pipeline.extract import Extractor, extract_corpus
+from pipeline.extract import extract_corpus
+from pipeline.extractor import Extractor
 from pipeline.golden import Golden
 from pipeline.heads import Head
 from pipeline.loading import load_backbone
 from pipeline.picking import Picked
 from pipeline.pooling import Segments, pool
 from pipeline.scorer import Scorer
+from pipeline.slicing import LastLayer
 from store import ActivationStore, text_hash
 from tests.made_heads import make_head
 from tests.tiny_models import FFN_WIDTH, TEXTS, make_tiny_model
@@ -99,7 +101,8 @@ def test_only_what_heads_read_is_computed(scorer: Scorer) -> None:
     assert scorer.extractor.layers == (1,)
     assert backbone.num_layers == 2
     neurons = np.unique(np.concatenate(list(scorer.features.values())) % FFN_WIDTH)
-    np.testing.assert_array_equal(backbone.last_neurons, neurons)
+    assert backbone.last is not None
+    np.testing.assert_array_equal(backbone.last.neurons, neurons)
     last = backbone.network.get_submodule("encoder.layer.1")
     reached: list[str] = []
     handles = [
@@ -203,7 +206,7 @@ def test_golden_outputs_are_checked(heads: list[Head], whole: Backbone) -> None:
 def test_parity_with_a_store(scorer: Scorer, whole: Backbone, tmp_path: Path) -> None:
     texts = [text for text in TEXTS if text]
     table = pa.table({"id": [str(i) for i in range(len(texts))], "text": texts})
-    extract_corpus(table, whole, tmp_path / "store", normalisation={})
+    extract_corpus(table, whole, tmp_path / "store")
     path = tmp_path / "store"
     difference = scorer.check_parity(ActivationStore.open(path), 40)
     assert difference is not None and difference < 1e-3
@@ -264,7 +267,7 @@ class Shape:
     neuron_size = 40
     num_layers = 1
     device = torch.device("cpu")
-    last_neurons: np.ndarray | None = None
+    last: LastLayer | None = None
 
 
 @settings(max_examples=60, deadline=None)
@@ -276,7 +279,7 @@ def test_picked_features_are_those_of_all(wanted: set[int], only_some: bool) -> 
     expected = pool(tokens, segments, ("mean", "max")).flatten(1)[:, torch.from_numpy(features)]
     shape = Shape()
     if only_some:
-        shape.last_neurons = np.unique(features % 40)[::-1].copy()
-        tokens = tokens[:, torch.from_numpy(shape.last_neurons)]
+        shape.last = LastLayer(np.unique(features % 40)[::-1].copy(), 40, late=True)
+        tokens = shape.last.take(tokens)
     picked = Picked.of(features, shape, layer=0, poolings=("mean", "max"))  # type: ignore[arg-type]
     assert torch.equal(picked.pool(tokens, segments), expected)

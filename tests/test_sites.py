@@ -7,7 +7,15 @@ from pipeline.engine import FUSED_ACTIVATIONS, OneDnnLinear
 from pipeline.errors import BackboneError
 from pipeline.loading import load_backbone
 from pipeline.sites import FFN_SITES, choose_site, input_width
-from tests.tiny_models import EXPERTS, FAMILIES, FFN_WIDTH, LAYERS, make_tiny_model, tiny_config
+from tests.tiny_models import (
+    EXPERTS,
+    FAMILIES,
+    FFN_WIDTH,
+    LAYERS,
+    make_tiny_model,
+    needs_onednn,
+    tiny_config,
+)
 
 
 def test_every_row_is_tried():
@@ -32,6 +40,7 @@ def test_the_paths_of_a_row_exist_and_fit_together(family):
             assert type(activation).__name__ in FUSED_ACTIVATIONS
 
 
+@needs_onednn
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "opt", "bloom", "bart"])
 def test_the_activation_is_fused_in_every_block(family, tmp_path):
     backbone = load_backbone(make_tiny_model(family, tmp_path), engine="onednn")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import BackboneConfig, NormaliseConfig
-from pipeline.extract import Extractor
+from pipeline.extractor import Extractor
 from pipeline.heads import Head, HeadCard, LayerEdges, Part
 from pipeline.linear import Standardiser
 from pipeline.loading import load_backbone

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from pipeline.config import BackboneConfig, NormaliseConfig
 from pipeline.explorerpage import explain_html, text_rows
-from pipeline.extract import Extractor
+from pipeline.extractor import Extractor
 from pipeline.loading import load_backbone
 from pipeline.neurons import Atlas, Neuron
 from pipeline.tokenmaps import TokenReader

@@ -55,7 +55,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.backbone import Backbone  # noqa: E402
-from pipeline.extract import Extractor, extract_corpus  # noqa: E402
+from pipeline.extract import StoreOptions, extract_corpus  # noqa: E402
+from pipeline.extractor import Extractor  # noqa: E402
 from pipeline.loading import load_backbone  # noqa: E402
 from pipeline.packing import plan_batches  # noqa: E402
 from pipeline.throughput import gemm_peak  # noqa: E402
@@ -167,7 +168,7 @@ def whole_extraction(backbone: Backbone, texts: Sequence[str], folder: Path) -> 
 
     def run() -> None:
         shard = min(SHARD_TEXTS, -(-len(texts) // 2))
-        extract_corpus(table, backbone, folder / STORE, samples_per_shard=shard)
+        extract_corpus(table, backbone, folder / STORE, StoreOptions(samples_per_shard=shard))
 
     return run
 

@@ -63,7 +63,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline import jobs  # noqa: E402
 from pipeline.backbone import Backbone  # noqa: E402
 from pipeline.config import RunConfig  # noqa: E402
-from pipeline.extract import Extractor  # noqa: E402
+from pipeline.extractor import Extractor  # noqa: E402
 from pipeline.heads import Head  # noqa: E402
 from pipeline.loading import load_backbone  # noqa: E402
 from pipeline.runfolder import RunFolder  # noqa: E402
