@@ -42,7 +42,7 @@ class LastLayer:
         Raises:
             BackboneError: none, twice the same, or no such neuron.
         """
-        chosen = np.asarray(neurons, np.int64)
+        chosen = np.ascontiguousarray(neurons, np.int64)
         if (
             not len(chosen)
             or len(np.unique(chosen)) < len(chosen)
