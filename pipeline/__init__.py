@@ -13,7 +13,7 @@ What the configuration file may hold: `pipeline.config.RunConfig`, with a class 
 
 Pieces to build on:
 
-- `pipeline.backbone.Backbone` and `pipeline.extractor.Extractor`: texts to pooled activations.
+- `pipeline.loading.load_backbone` and `pipeline.extractor.Extractor`: texts to pooled activations.
 - `store.activations.ActivationStore` and `store.schema.StoreSchema`: where they are kept.
 - `pipeline.corpus.load_corpus` and `pipeline.inputs.read_blocks`: labelled sets, dumps of tweets.
 - `pipeline.probe.Probe` and `pipeline.phase1.load_probe`: the single-layer networks.

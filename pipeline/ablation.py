@@ -29,6 +29,7 @@ from pipeline.errors import ConfigError, HeadError, ProbeError
 from pipeline.extractor import Activations, Extractor
 from pipeline.heads import Head
 from pipeline.intervals import Resamples
+from pipeline.loading import load_from_settings
 from pipeline.locking import one_at_a_time
 from pipeline.metrics import METRICS, predictions, probabilities, score
 from pipeline.phase1 import load_probe
@@ -243,13 +244,7 @@ class _Experiment:
             )
         if any(card.provenance["config_fingerprint"] != config.fingerprint for card in cards):
             say("the heads were trained with an earlier configuration of this run")
-        settings = cards[0].extraction["backbone"]
-        names = ("revision", "dtype", "ffn_site", "max_length", "trust_remote_code")
-        backbone = Backbone.load(
-            settings["model"],
-            device=config.cluster.device,
-            **{name: settings[name] for name in names},
-        )
+        backbone = load_from_settings(cards[0].extraction["backbone"], device=config.cluster.device)
         refuse_shared(backbone)
         return cls(config, options, folder, store, backbone, say)
 

@@ -13,14 +13,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pipeline.backbone import Backbone
 from pipeline.config import BackboneConfig
 from pipeline.errors import ConfigError, ExtractError
 from pipeline.extract import check_disk, extract_blocks
 from pipeline.extractor import Extractor
-from pipeline.progress import Say, advance
+from pipeline.loading import load_from_settings
+from pipeline.progress import Say, advance, silent
 from store import ActivationStore, Block, StoreSchema
 from store.backfill import check_texts
 from store.commit import backfilled_schema
@@ -61,7 +60,7 @@ def add_layers(
     hidden: str = "",
     model: str | None = None,
     device: str = "cpu",
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> AddReport:
     """Compute layers that a store lacks, for all samples that it holds; run again to resume.
 
@@ -147,8 +146,10 @@ def _extractor(
     } | {"model": made.get("source")}
     if not (model or settings.get("model")):
         raise ExtractError(f"{path}: does not say which model it was made with; give --model")
+    # A store may come from anybody: none of its model's code is run.
+    recorded = BackboneConfig(**{"model": "", **settings, "trust_remote_code": False})
     extractor = Extractor(
-        _load(settings, model=model, device=device),
+        load_from_settings(recorded, device=device, model=model),
         poolings=schema.poolings,
         special_tokens=settings.get("special_tokens", True),
         hidden="none",
@@ -160,16 +161,3 @@ def _extractor(
             " layers would not fit the others; give --model with the one that it was made with"
         )
     return extractor
-
-
-def _load(settings: Mapping[str, Any], *, model: str | None, device: str) -> Backbone:
-    wanted = BackboneConfig(**{**settings, "model": model or settings["model"]})
-    return Backbone.load(
-        wanted.model,
-        revision=wanted.revision if model is None else None,
-        dtype=wanted.dtype,
-        device=device,
-        ffn_site=wanted.ffn_site,
-        max_length=wanted.max_length,
-        trust_remote_code=wanted.trust_remote_code,
-    )

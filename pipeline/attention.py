@@ -5,7 +5,7 @@ bidirectional, sliding window) is asked of transformers for one text of the long
 shorter text uses its upper left corner. Runs of equally long texts share one attention call.
 
     model.set_attn_implementation(PACKED)
-    with packing(Segments.of(starts=..., lengths=...)):
+    with attending_within_segments(Segments.of(starts=..., lengths=...)):
         model(input_ids, attention_mask=ones, position_ids=...)
 """
 
@@ -32,7 +32,7 @@ _state = threading.local()
 
 
 @contextmanager
-def packing(segments: Segments) -> Iterator[None]:
+def attending_within_segments(segments: Segments) -> Iterator[None]:
     """Declare which tokens of the row belong to which text, for the forward pass inside."""
     _state.segments = segments
     try:
@@ -72,7 +72,9 @@ def packed_attention(
     """
     segments: Segments | None = getattr(_state, "segments", None)
     if segments is None or position_bias is not None:
-        raise NotImplementedError("packed attention without packing(), or with a position bias")
+        raise NotImplementedError(
+            "packed attention without attending_within_segments(), or with a position bias"
+        )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(causal) and attention_mask is None
     if key.shape[1] != query.shape[1]:

@@ -1,6 +1,6 @@
 """A frozen transformer and the FFN activations inside it.
 
-    backbone = Backbone.load("models/roberta-base")
+    backbone = load_backbone("models/roberta-base")
     half = backbone.truncate(5)                       # runs blocks 0..5, shares the weights
 
     def keep(layer, tokens):                          # tokens: (token slots, neuron)
@@ -16,7 +16,7 @@ import copy
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,21 +24,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline import checkpoint, selfcheck
-from pipeline.attention import packing
+from pipeline import checkpoint
+from pipeline.attention import attending_within_segments
 from pipeline.capture import Stop, TokenSink, captured_inputs
-from pipeline.engine import Engine
 from pipeline.errors import BackboneError
 from pipeline.packing import Batch, pack, pad
 from pipeline.pooling import Segments
-from pipeline.sites import FfnSite, choose_site, refuse_experts
-from pipeline.slicing import cut_blocks, slice_neurons, up_flops
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from pipeline.sites import FfnSite
+from pipeline.slicing import LastLayer, cut_blocks, slice_neurons, up_flops
 
 
 class Backbone:
-    """A loaded transformer, its tokenizer and its capture sites; use ``Backbone.load``.
+    """A loaded transformer, its tokenizer and its capture sites, from ``load_backbone``.
 
     Attributes:
         model_type: Hugging Face's name of the architecture.
@@ -50,7 +47,7 @@ class Backbone:
         fingerprint: sha256 of all that shapes activations; truncation does not change it.
         packs: whether batches are packed (rather than padded).
         engine: kernels in use, "torch" or "onednn".
-        last_neurons: the neurons computed in the last layer, None for all.
+        last: the neurons computed in the last layer, None for all.
         linear_flops: operations a token in linear layers, up to each layer's site and in all.
     """
 
@@ -67,6 +64,7 @@ class Backbone:
         device: torch.device,
         fingerprint: str,
         source: str,
+        truncated: bool,
     ) -> None:
         self.network = network
         self.config = config
@@ -81,109 +79,12 @@ class Backbone:
         self.source = source
         self.packs = False
         self.engine = "torch"
-        self.truncated = False
+        self.truncated = truncated
         self.neuron_size = 0
         self.hidden_size = 0
-        self.last_neurons: NDArray[np.int64] | None = None
-        # The last block computes all its neurons, and the wanted ones are picked afterwards.
-        self._select_late = False
+        self.last: LastLayer | None = None
         self.linear_flops: list[float] = []
         self._accepted = set(inspect.signature(network.forward).parameters)
-
-    @classmethod
-    def load(
-        cls,
-        model: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        device: str | torch.device = "cpu",
-        ffn_site: str | None = None,
-        max_length: int | None = None,
-        last_layer: int | None = None,
-        trust_remote_code: bool = False,
-        attention: Literal["auto", "packed", "padded"] = "auto",
-        engine: Engine = "auto",
-    ) -> Backbone:
-        """Load a model folder, ``package:NAME`` or hub name, and check it with a dry run.
-
-        Args:
-            model: directory, ``package:NAME`` of an installed model package, or hub name.
-            revision: 40-digit commit, required for hub names.
-            dtype: arithmetic; bfloat16 is 1.5-2 times faster and off by up to 1.4e-2.
-            device: torch device; "auto" takes a GPU if there is one.
-            ffn_site: path of the down projection, with ``{i}`` for the block, for architectures
-                without a row in ``FFN_SITES``.
-            max_length: cut texts to so many tokens; default and upper bound: the model's context.
-            last_layer: read and run blocks 0..last_layer only.
-            trust_remote_code: run code that comes with the model.
-            attention: "packed" insists on packing; "auto" packs where it proves exact.
-            engine: CPU kernels: "onednn", "torch", or "auto" for the faster of them, as measured.
-                They agree to rounding, so the choice is not part of the fingerprint.
-
-        Raises:
-            BackboneError: one line that names the folder, the trouble and the remedy.
-        """
-        _check_choice("dtype", dtype, DTYPES)
-        _check_choice("attention", attention, ("auto", "packed", "padded"))
-        _check_choice("engine", engine, ("auto", "torch", "onednn"))
-        path = checkpoint.locate(model, revision=revision)
-        config = checkpoint.load_config(path, trust_remote_code=trust_remote_code)
-        files = checkpoint.weight_files(path)
-        tokenizer = checkpoint.load_tokenizer(path, trust_remote_code=trust_remote_code)
-        if ffn_site is None:
-            refuse_experts(config)
-        site = choose_site(
-            config,
-            lambda: checkpoint.skeleton(config, trust_remote_code=trust_remote_code),
-            ffn_site=ffn_site,
-        )
-        length = checkpoint.context_length(config, tokenizer, site, max_length)
-        digest = checkpoint.fingerprint(
-            path, files, {"site": site.down, "dtype": dtype, "max_length": length}
-        )
-        num_layers = _check_layer(config.num_hidden_layers, last_layer) + 1
-        checkpoint.keep_blocks(config, num_layers)
-        if site.skip_depth is not None:
-            setattr(config, site.skip_depth, 0)
-        place = _choose_device(device)
-        network = checkpoint.load_model(
-            path, config, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
-        ).to(place)
-        backbone = cls(
-            network=network.get_submodule(site.root),
-            config=config,
-            tokenizer=tokenizer,
-            site=site,
-            num_layers=num_layers,
-            max_length=length,
-            dtype=DTYPES[dtype],
-            device=place,
-            fingerprint=digest,
-            source=str(model),
-        )
-        backbone.truncated = last_layer is not None
-        selfcheck.measure_sizes(backbone)
-        if attention != "padded":
-            selfcheck.try_packing(backbone, required=attention == "packed")
-        if place.type == "cpu" and engine != "torch":
-            try:
-                selfcheck.change_kernels(backbone, engine)
-            except BackboneError:
-                if engine == "onednn":
-                    raise
-                return cls.load(
-                    path,
-                    dtype=dtype,
-                    device=device,
-                    ffn_site=ffn_site,
-                    max_length=max_length,
-                    last_layer=last_layer,
-                    trust_remote_code=trust_remote_code,
-                    attention=attention,
-                    engine="torch",
-                )
-        return backbone
 
     def truncate(self, last_layer: int, *, neurons: Sequence[int] | None = None) -> Backbone:
         """A backbone that runs blocks 0..last_layer only and stops before the last down projection.
@@ -199,29 +100,21 @@ class Backbone:
             BackboneError: no such layer or neuron.
         """
         short = copy.copy(self)
-        short.num_layers = _check_layer(self.num_layers, last_layer) + 1
+        short.num_layers = check_layer(self.num_layers, last_layer) + 1
         short.truncated = True
         short.network = cut_blocks(self.network, self.site, short.num_layers)
         if last_layer < self.num_layers - 1:
-            short.last_neurons, short._select_late = None, False
+            short.last = None
         if neurons is not None:
-            chosen = np.asarray(neurons, np.int64)
-            if short.last_neurons is not None:
+            if short.last is not None:
                 raise BackboneError(
                     "this backbone's neurons were cut before; truncate the full one"
                 )
-            if (
-                not len(chosen)
-                or len(np.unique(chosen)) < len(chosen)
-                or not 0 <= chosen.min() <= chosen.max() < self.neuron_size
-            ):
-                raise BackboneError(
-                    f"neurons must be different numbers in 0..{self.neuron_size - 1}, at least one"
-                )
-            short.last_neurons = chosen
-            sliced = slice_neurons(short.network, self.site, last_layer, chosen)
-            short._select_late = sliced is None
-            if sliced is not None:
+            short.last = LastLayer.of(neurons, self.neuron_size)
+            sliced = slice_neurons(short.network, self.site, last_layer, short.last.neurons)
+            if sliced is None:
+                short.last = replace(short.last, late=True)
+            else:
                 saved = up_flops(short.network, self.site, last_layer)
                 saved -= up_flops(sliced, self.site, last_layer)
                 short.network = sliced
@@ -259,7 +152,7 @@ class Backbone:
         Raises:
             BackboneError: the final state of a truncated backbone.
         """
-        _check_choice("hidden", which, ("final", "all", "none"))
+        check_choice("hidden", which, ("final", "all", "none"))
         if which == "none":
             return ()
         if which == "all":
@@ -279,7 +172,6 @@ class Backbone:
         indices: NDArray[np.int64] | None = None,
         *,
         packed: bool | None = None,
-        side: Literal["right", "left"] = "right",
     ) -> Batch:
         """Lay texts out for ``run``: packed if the backbone packs, else padded.
 
@@ -287,7 +179,6 @@ class Backbone:
             ids: token ids of each text, ``(tokens,)``, none empty.
             indices: ``(texts,)`` number of each text in the caller's list.
             packed: override the backbone's choice.
-            side: where pads go.
         """
         if indices is None:
             indices = np.arange(len(ids))
@@ -299,7 +190,6 @@ class Backbone:
             indices,
             pad_id=checkpoint.pad_id(self.config),
             positions=positions,
-            side=side,
             device=self.device,
         )
 
@@ -340,8 +230,8 @@ class Backbone:
 
         def at_site(layer: int, tokens: Tensor) -> None:
             if layer in wanted and on_ffn is not None:
-                if self._select_late and layer == self.num_layers - 1:
-                    tokens = tokens[:, torch.from_numpy(self.last_neurons)]
+                if self.last is not None and layer == self.num_layers - 1:
+                    tokens = self.last.take(tokens)
                 on_ffn(layer, tokens)
             if layer == last_site and last_state <= layer:
                 raise Stop
@@ -359,9 +249,8 @@ class Backbone:
             if states - {final}:
                 stack.enter_context(self._capture(self.site.block, at_block))
             if batch.packed:
-                stack.enter_context(
-                    packing(Segments.of(starts=batch.starts, lengths=batch.lengths))
-                )
+                segments = Segments.of(starts=batch.starts, lengths=batch.lengths)
+                stack.enter_context(attending_within_segments(segments))
             try:
                 output = self.network(**self._inputs(batch))
             except Stop:
@@ -433,28 +322,14 @@ def _tensors(network: nn.Module) -> Iterator[Tensor]:
             yield from (value for value in values.values() if isinstance(value, Tensor))
 
 
-def _check_choice(option: str, value: str, valid: Collection[str]) -> None:
+def check_choice(option: str, value: str, valid: Collection[str]) -> None:
+    """Refuse a value of an option in one line that lists the valid ones."""
     if value not in valid:
         raise BackboneError(f"{option} {value!r} is not one of {', '.join(valid)}")
 
 
-def _choose_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise BackboneError(
-            f"device {device!r} is not a torch device; use cpu, cuda or auto"
-        ) from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise BackboneError(
-            f"device {device!r}: torch finds no GPU here; use device = 'cpu' or 'auto'"
-        )
-    return place
-
-
-def _check_layer(num_layers: int, last_layer: int | None) -> int:
+def check_layer(num_layers: int, last_layer: int | None) -> int:
+    """The last layer to run, by default that of the model; refused if there is no such one."""
     if last_layer is None:
         return num_layers - 1
     if not 0 <= last_layer < num_layers:

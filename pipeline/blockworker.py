@@ -14,7 +14,8 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipeline.backbone import Backbone
-from pipeline.config import BackboneConfig, NormaliseConfig, RunConfig, StoreConfig
-from pipeline.extract import extract_block, open_store
+from pipeline.config import BackboneConfig, RunConfig
+from pipeline.extract import StoreOptions, extract_block, open_store
 from pipeline.extractor import Extractor
 from pipeline.golden import write_golden
+from pipeline.loading import load_from_settings
 from pipeline.preflight import WorkerRefused
+from pipeline.runfolder import RunFolder
 from pipeline.throughput import Meter
 from store import ActivationStore, AppendPlan, Block
 
@@ -40,10 +42,11 @@ class Recipe:
     """What blocks are made with; small, for it travels with every block."""
 
     backbone: BackboneConfig
-    store: StoreConfig
-    normalise: NormaliseConfig
     device: str
-    golden: str
+    store: str
+    """The store's folder."""
+    options: StoreOptions
+    golden: Path
     """File for what the golden texts activate."""
     run: str
     """Of this run alone: a later one loads the model again, for its files may have changed."""
@@ -51,35 +54,18 @@ class Recipe:
     @classmethod
     def of(cls, config: RunConfig) -> Recipe:
         """The recipe of a run."""
-        golden = str(Path(config.run_dir) / "golden.safetensors")
         return cls(
-            config.backbone,
-            config.store,
-            config.normalise,
-            config.cluster.device,
-            golden,
-            uuid.uuid4().hex,
+            backbone=config.backbone,
+            device=config.cluster.device,
+            store=config.store.path,
+            options=StoreOptions.of(config),
+            golden=RunFolder(Path(config.run_dir)).golden,
+            run=uuid.uuid4().hex,
         )
 
     def load(self) -> Extractor:
         """The extractor, with its model loaded."""
-        settings = self.backbone
-        backbone = Backbone.load(
-            settings.model,
-            revision=settings.revision,
-            dtype=settings.dtype,
-            device=self.device,
-            ffn_site=settings.ffn_site,
-            max_length=settings.max_length,
-            trust_remote_code=settings.trust_remote_code,
-        )
-        return Extractor(
-            backbone,
-            poolings=self.store.poolings,
-            special_tokens=settings.special_tokens,
-            hidden=self.store.hidden,
-            peaks=self.store.peaks,
-        )
+        return self.options.extractor(load_from_settings(self.backbone, device=self.device))
 
 
 @dataclass(frozen=True)
@@ -100,14 +86,37 @@ class BlockReport:
 
 
 class _Workbench:
-    """One process's model and open store, and who may use the cores."""
+    """One process's model and open store, and whose turn it is.
+
+    A block holds the cores until it is computed, then the disk until it is written; the next one
+    is computed meanwhile, and waits with the cores in hand until the disk is free::
+
+        block 1   |-- cores --|-- disk --|
+        block 2               |-- cores --|---- disk ----|
+        block 3                           |-- cores --...|-- disk --|
+
+    So no more than two blocks are in memory.
+    """
 
     def __init__(self) -> None:
         self.cores = threading.Lock()
-        self.writing = threading.Lock()
+        self.disk = threading.Lock()
         self._recipe: Recipe | None = None
         self._extractor: Extractor | None = None
         self._plan: tuple[str, ActivationStore, AppendPlan] | None = None
+
+    @contextmanager
+    def computing(self) -> Iterator[Callable[[], None]]:
+        """Hold the cores; calling what this yields changes them for the disk."""
+        with ExitStack() as disk, ExitStack() as cores:
+            cores.enter_context(self.cores)
+
+            def then_writing() -> None:
+                disk.enter_context(self.disk)
+                cores.close()
+                _let_another_begin()
+
+            yield then_writing
 
     def extractor(self, recipe: Recipe) -> Extractor:
         if self._extractor is None or recipe != self._recipe:
@@ -133,25 +142,13 @@ def prepare_store(recipe: Recipe, num_texts: int) -> dict[str, Any]:
         The model's description.
 
     Raises:
-        BackboneError, ExtractError: as of ``Backbone.load`` and ``open_store``.
+        BackboneError, ExtractError: as of ``load_backbone`` and ``open_store``.
     """
     with _bench.cores:
         extractor = _bench.extractor(recipe)
-        settings = recipe.store
-        open_store(
-            settings.path,
-            extractor,
-            num_texts=num_texts,
-            dtype=settings.dtype,
-            samples_per_shard=settings.samples_per_shard,
-            store_text=settings.keep_text,
-            normalisation=recipe.normalise.model_dump(),
-            provenance={
-                "backbone": recipe.backbone.model_dump(),
-                "normalise": recipe.normalise.model_dump(),
-            },
-        )
-        write_golden(Path(recipe.golden), extractor, stored_dtype=settings.dtype)
+        options = recipe.options
+        open_store(recipe.store, extractor, options, num_texts=num_texts)
+        write_golden(recipe.golden, extractor, stored_dtype=options.dtype)
         return extractor.backbone.describe()
 
 
@@ -167,7 +164,7 @@ def compute_block(recipe: Recipe, plan_id: str, start: int, stop: int, scratch: 
     worker = f"{socket.gethostname()}:{os.getpid()}"
     bench = _bench
     with bench.cores:
-        store, plan = bench.plan(recipe.store.path, plan_id)
+        store, plan = bench.plan(recipe.store, plan_id)
     block = next(block for block in plan.all_blocks if block.start == start)
     assert block.stop == stop
     marks = Path(scratch)
@@ -176,36 +173,21 @@ def compute_block(recipe: Recipe, plan_id: str, start: int, stop: int, scratch: 
         return BlockReport(start, worker, crashed=crashed)
     if len(crashed) >= MAX_CRASHES:
         return BlockReport(start, worker, crashed=crashed, set_aside=True)
-    mark = marks / f"{start}-{uuid.uuid4().hex[:8]}"
-    held = bench.cores
-
-    def on_computed() -> None:
-        nonlocal held
-        bench.writing.acquire()  # one block is written while the next is computed, but not two
-        held = bench.writing
-        bench.cores.release()
-        _let_another_begin()
-
-    held.acquire()
-    try:
+    with bench.computing() as then_writing, _marked(marks, start, worker):
         begin = time.perf_counter()
-        mark.write_text(worker)
         extractor = bench.extractor(recipe)
         _check_model(extractor, recipe, store)
         extractor.meter = meter = Meter()
         texts = None if store.schema.store_text else _block_texts(plan, block, marks)
-        extract_block(extractor, store, plan, block, texts=texts, on_computed=on_computed)
+        extract_block(extractor, store, plan, block, texts=texts, on_computed=then_writing)
         device = extractor.backbone.device
         gpu_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
         return BlockReport(start, worker, time.perf_counter() - begin, meter, gpu_bytes, crashed)
-    finally:
-        held.release()
-        mark.unlink(missing_ok=True)
 
 
 def _check_model(extractor: Extractor, recipe: Recipe, store: ActivationStore) -> None:
     """Each worker reads the model from its own disk, which may hold another one."""
-    found = extractor.fingerprint(normalisation=recipe.normalise.model_dump())
+    found = extractor.fingerprint(normalisation=recipe.options.normalisation)
     if found != store.schema.fingerprint:
         from distributed import get_worker
 
@@ -214,6 +196,17 @@ def _check_model(extractor: Extractor, recipe: Recipe, store: ActivationStore) -
             f"{recipe.backbone.model} is another model there than the store's; give all workers"
             " the same files",
         )
+
+
+@contextmanager
+def _marked(scratch: Path, start: int, worker: str) -> Iterator[None]:
+    """Leave a mark on a block, which stays if the process dies over it."""
+    mark = scratch / f"{start}-{uuid.uuid4().hex[:8]}"
+    mark.write_text(worker)
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def _crashed(scratch: Path, start: int) -> tuple[str, ...]:
@@ -237,7 +230,7 @@ def _block_texts(plan: AppendPlan, block: Block, scratch: Path) -> pa.Table:
 
 
 def _let_another_begin() -> None:
-    """Free this task's slot on its worker: what is left is waiting for the disk."""
+    """A worker has one slot: Dask begins the next block only when this one gives it back."""
     from distributed import secede
 
     with suppress(ValueError):  # not on a worker

@@ -21,14 +21,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from pipeline.drift import Drift
 from pipeline.driftreport import THRESHOLD
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head
+from pipeline.lanes import ahead
+from pipeline.loading import load_from_settings
 from pipeline.runfolder import RunFolder
-from pipeline.scorer import Carried, Scored, Scorer, ahead, head_columns, load_backbone
+from pipeline.scorer import AHEAD, Carried, Scored, Scorer, head_columns
 from store.tables import read_json, write_json
 
 Array = NDArray[Any]
@@ -135,8 +138,11 @@ class Cascade:
         early = [run.head(task, one.early) for task, one in self.tasks.items()]
         full = [run.head(task) for task in self.tasks]
         depth = max(one.full_depth for one in self.tasks.values())
-        backbone = load_backbone(
-            Head.load(full[0]).card, last_layer=depth, model=model, device=device
+        backbone = load_from_settings(
+            Head.load(full[0]).card.extraction["backbone"],
+            device=device,
+            last_layer=depth,
+            model=model,
         )
         thresholds = {task: one.threshold for task, one in self.tasks.items()}
         return CascadeScorer(
@@ -179,7 +185,12 @@ class CascadeScorer:
         self, works: Iterable[tuple[Carried, pa.Table]]
     ) -> Iterator[tuple[Carried, Scored]]:
         """Score tables of rows; each comes back with what went in with it."""
-        return ahead(works, lambda work: work, lambda work: (work[0], self.score_table(work[1])))
+
+        def compute(work: tuple[Carried, pa.Table]) -> tuple[Carried, Scored]:
+            return work[0], self.score_table(work[1])
+
+        read = ahead(works, lambda work: work)
+        return ahead(read, compute, count=AHEAD, cores_each=torch.get_num_threads())
 
     def score_table(self, table: pa.Table) -> Scored:
         """Score one table of rows; the rows of a text take the same way."""

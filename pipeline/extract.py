@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,22 +21,14 @@ import pyarrow as pa
 import torch
 
 from pipeline.backbone import Backbone
+from pipeline.config import RunConfig
 from pipeline.errors import ExtractError
-from pipeline.extractor import Activations, Extractor, Pooled, Turned
-from pipeline.lanes import threads
+from pipeline.extractor import Extractor, Pooled, Turned
+from pipeline.lanes import ahead, threads
 from pipeline.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.tokens import Encoded
 from store import ActivationStore, Block, StoreError, StoreSchema
 from store.schema import MAX_FLOAT16_INTEGER
-
-__all__ = [
-    "Activations",
-    "ExtractReport",
-    "Extractor",
-    "extract_block",
-    "extract_corpus",
-    "open_store",
-]
 
 STORED = {"float16": torch.float16, "float32": torch.float32}
 PEAK_FROM_SECONDS = 60.0
@@ -47,80 +40,135 @@ Progress = Callable[[int, int], None]
 """Called with (texts done, texts to do)."""
 
 
-def open_store(
-    path: str | Path,
-    extractor: Extractor,
-    *,
-    num_texts: int,
-    dtype: Literal["float16", "float32"] = "float16",
-    samples_per_shard: int | None = None,
-    store_text: bool = True,
-    normalisation: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-) -> ActivationStore:
-    """Open the store that an extractor may append to, or create it.
+@dataclass(frozen=True)
+class StoreOptions:
+    """What a store is filled with; all that fill it must agree.
 
-    Args:
-        path: the store's folder.
-        extractor: what will fill it.
-        num_texts: size of the corpus, to choose shards not larger than needed.
+    Attributes:
+        poolings, special_tokens, hidden, peaks: as in ``Extractor``.
         dtype: of the stored values.
         samples_per_shard: default about 50 MB a shard.
         store_text: False keeps hashes only.
         normalisation: how the texts were normalised; part of the fingerprint.
         provenance: any JSON to keep beside the numbers.
+    """
+
+    poolings: tuple[str, ...] = ("mean", "max")
+    special_tokens: bool = True
+    hidden: Literal["final", "all", "none"] = "final"
+    dtype: Literal["float16", "float32"] = "float16"
+    samples_per_shard: int | None = None
+    store_text: bool = True
+    peaks: bool = False
+    normalisation: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: RunConfig) -> StoreOptions:
+        """What a run's configuration asks for."""
+        store, normalisation = config.store, config.normalise.model_dump()
+        return cls(
+            poolings=store.poolings,
+            special_tokens=config.backbone.special_tokens,
+            hidden=store.hidden,
+            dtype=store.dtype,
+            samples_per_shard=store.samples_per_shard,
+            store_text=store.keep_text,
+            peaks=store.peaks,
+            normalisation=normalisation,
+            provenance={"backbone": config.backbone.model_dump(), "normalise": normalisation},
+        )
+
+    def extractor(self, backbone: Backbone) -> Extractor:
+        """What computes the rows of such a store."""
+        return Extractor(
+            backbone,
+            poolings=self.poolings,
+            special_tokens=self.special_tokens,
+            hidden=self.hidden,
+            peaks=self.peaks,
+        )
+
+
+DEFAULTS = StoreOptions()
+
+
+def open_store(
+    path: str | Path, extractor: Extractor, options: StoreOptions = DEFAULTS, *, num_texts: int
+) -> ActivationStore:
+    """Open the store that an extractor may append to, or create it.
+
+    Args:
+        path: the store's folder.
+        extractor: what will fill it, made by the options.
+        options: what is stored.
+        num_texts: size of the corpus, to choose shards not larger than needed.
 
     Raises:
         ExtractError: the store was made with another model or other settings; peaks of texts
             longer than the element type can count.
     """
-    backbone = extractor.backbone
-    if extractor.peaks and dtype == "float16" and backbone.max_length > MAX_FLOAT16_INTEGER:
+    max_length = extractor.backbone.max_length
+    if options.peaks and options.dtype == "float16" and max_length > MAX_FLOAT16_INTEGER:
         raise ExtractError(
             f"{path}: float16 counts no further than {MAX_FLOAT16_INTEGER}, so it cannot hold peaks"
-            f' in texts of up to {backbone.max_length} tokens; store them with dtype = "float32",'
+            f' in texts of up to {max_length} tokens; store them with dtype = "float32",'
             f" or set max_length to {MAX_FLOAT16_INTEGER} or less"
         )
-    fingerprint = extractor.fingerprint(normalisation=normalisation)
-    description = {
-        **backbone.describe(),
-        "special_tokens": extractor.special_tokens,
-        "normalisation": dict(normalisation or {}),
-    }
     if not ActivationStore.exists(path):
-        schema = StoreSchema(
-            num_layers=backbone.num_layers,
-            neuron_size=backbone.neuron_size,
-            poolings=extractor.poolings,
-            layers=extractor.layers,
-            hidden_size=backbone.hidden_size if extractor.hidden_layers else None,
-            hidden_layers=extractor.hidden_layers,
-            dtype=dtype,
-            samples_per_shard=samples_per_shard
-            or StoreSchema.default_samples_per_shard(
-                neuron_size=backbone.neuron_size,
-                num_poolings=len(extractor.poolings),
-                dtype=dtype,
-                num_samples=num_texts,
-            ),
-            store_text=store_text,
-            peaks=extractor.peaks,
-            fingerprint=fingerprint,
-            provenance={**(provenance or {}), "extraction": description},
-        )
+        schema = _schema(extractor, options, num_texts)
         try:
             return ActivationStore.create(path, schema)
         except StoreError:
             if not ActivationStore.exists(path):  # else another process was quicker: append to its
                 raise
     store = ActivationStore.open(path)
-    schema = store.schema
+    _check_same(path, store.schema, extractor, options)
+    return store
+
+
+def _schema(extractor: Extractor, options: StoreOptions, num_texts: int) -> StoreSchema:
+    backbone = extractor.backbone
+    return StoreSchema(
+        num_layers=backbone.num_layers,
+        neuron_size=backbone.neuron_size,
+        poolings=extractor.poolings,
+        layers=extractor.layers,
+        hidden_size=backbone.hidden_size if extractor.hidden_layers else None,
+        hidden_layers=extractor.hidden_layers,
+        dtype=options.dtype,
+        samples_per_shard=options.samples_per_shard
+        or StoreSchema.default_samples_per_shard(
+            neuron_size=backbone.neuron_size,
+            num_poolings=len(extractor.poolings),
+            dtype=options.dtype,
+            num_samples=num_texts,
+        ),
+        store_text=options.store_text,
+        peaks=options.peaks,
+        fingerprint=extractor.fingerprint(normalisation=options.normalisation),
+        provenance={**options.provenance, "extraction": _description(extractor, options)},
+    )
+
+
+def _description(extractor: Extractor, options: StoreOptions) -> dict[str, Any]:
+    return {
+        **extractor.backbone.describe(),
+        "special_tokens": extractor.special_tokens,
+        "normalisation": dict(options.normalisation),
+    }
+
+
+def _check_same(
+    path: str | Path, schema: StoreSchema, extractor: Extractor, options: StoreOptions
+) -> None:
+    """Refuse a store that was made with another model or other settings, naming the first."""
     asked = {
         "poolings": extractor.poolings,
         "layers": _or_more(extractor.layers, schema.layers),
         "hidden states": _or_more(extractor.hidden_layers, schema.hidden_layers),
-        "dtype": dtype,
-        "peaks": extractor.peaks,
+        "dtype": options.dtype,
+        "peaks": options.peaks,
     }
     held = {
         "poolings": schema.poolings,
@@ -129,11 +177,12 @@ def open_store(
         "dtype": schema.dtype,
         "peaks": schema.peaks,
     }
-    before = schema.provenance.get("extraction", {})
-    if fingerprint != schema.fingerprint:
+    if extractor.fingerprint(normalisation=options.normalisation) != schema.fingerprint:
+        before = schema.provenance.get("extraction", {})
         skipped = {"source", "engine", "device", "attention"}
-        asked |= {key: value for key, value in description.items() if key not in skipped}
-        held |= {key: before.get(key) for key in description if key not in skipped}
+        for key, value in _description(extractor, options).items():
+            if key not in skipped:
+                asked[key], held[key] = value, before.get(key)
     if different := [key for key in asked if asked[key] != held[key]]:
         key = different[0]
         name = "model (its fingerprint)" if key == "fingerprint" else key
@@ -144,7 +193,6 @@ def open_store(
             f"{path}: made with other settings: its {name} is {held[key]!r}, this run's "
             f"{asked[key]!r}; {remedy}"
         )
-    return store
 
 
 def _or_more(asked: tuple[int, ...], held: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -156,17 +204,8 @@ def extract_corpus(
     texts: pa.Table,
     backbone: Backbone,
     store_path: str | Path,
+    options: StoreOptions = DEFAULTS,
     *,
-    poolings: Sequence[str] = ("mean", "max"),
-    special_tokens: bool = True,
-    hidden: Literal["final", "all", "none"] = "final",
-    dtype: Literal["float16", "float32"] = "float16",
-    samples_per_shard: int | None = None,
-    store_text: bool = True,
-    peaks: bool = False,
-    normalisation: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    batch_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> ExtractReport:
     """Extract the texts that a store does not have yet; run again to resume.
@@ -178,8 +217,7 @@ def extract_corpus(
         texts: columns id and text, and what else ``ActivationStore.plan_append`` takes.
         backbone: the model.
         store_path: the store; made if it is not there.
-        poolings, special_tokens, hidden, peaks, batch_tokens: as in ``Extractor``.
-        dtype, samples_per_shard, store_text, normalisation, provenance: as in ``open_store``.
+        options: what is stored.
         progress: called after every block and, in long blocks, every few seconds.
 
     Raises:
@@ -190,24 +228,8 @@ def extract_corpus(
         raise ExtractError(
             f"texts: no column {missing[0]!r}; found {texts.column_names}, needed are id and text"
         )
-    extractor = Extractor(
-        backbone,
-        poolings=poolings,
-        special_tokens=special_tokens,
-        hidden=hidden,
-        batch_tokens=batch_tokens,
-        peaks=peaks,
-    )
-    store = open_store(
-        store_path,
-        extractor,
-        num_texts=texts.num_rows,
-        dtype=dtype,
-        samples_per_shard=samples_per_shard,
-        store_text=store_text,
-        normalisation=normalisation,
-        provenance=provenance,
-    )
+    extractor = options.extractor(backbone)
+    store = open_store(store_path, extractor, options, num_texts=texts.num_rows)
     plan = store.plan_append(texts)
     todo = sum(len(block) for block in plan.blocks)
     check_disk(store_path, todo * store.schema.bytes_per_sample)
@@ -255,11 +277,13 @@ def extract_blocks(
     _aim(extractor, plan)
     todo, done = sum(len(block) for block in plan.blocks), 0
     dtype = STORED[store.schema.dtype]
-    with threads(1, "tokenise") as reader, threads(1, "write") as writer:
+
+    def encode(block: Block) -> tuple[Block, Encoded]:
+        return block, extractor.encode(find_texts(block))
+
+    with threads(1, "write") as writer:
         writing: Future[None] | None = None
-        for block, encoded in _ahead(
-            plan.blocks, lambda block: extractor.encode(find_texts(block)), reader
-        ):
+        for block, encoded in ahead(plan.blocks, encode):
             on_batch = None if progress is None else _now_and_then(progress, done, todo)
             pooled = extractor.compute(encoded, dtype=dtype, on_batch=on_batch)
             if writing is not None:
@@ -331,19 +355,6 @@ def _write(store: ActivationStore, plan: Any, block: Block, pooled: Pooled, mete
         arrays["peak"] = Turned(places, "peak", STORED[store.schema.dtype])
     store.write_block(plan, block, arrays, n_tokens=pooled.n_tokens, truncated=pooled.truncated)
     meter.stage_s["write"] += time.perf_counter() - start
-
-
-def _ahead(
-    blocks: Sequence[Block], prepare: Callable[[Block], Encoded], reader: ThreadPoolExecutor
-) -> Iterator[tuple[Block, Encoded]]:
-    """Each block with its prepared input, the next one's being made meanwhile."""
-    coming = reader.submit(prepare, blocks[0]) if blocks else None
-    for i, block in enumerate(blocks):
-        assert coming is not None
-        ready = coming.result()
-        if i + 1 < len(blocks):
-            coming = reader.submit(prepare, blocks[i + 1])
-        yield block, ready
 
 
 def _text_finder(plan: Any, texts: pa.Table | None) -> Callable[[Block], list[str]]:

@@ -1,6 +1,6 @@
 """Texts in, pooled activations out, in the texts' order.
 
-    extractor = Extractor(Backbone.load("models/roberta-base"))
+    extractor = Extractor(load_backbone("models/roberta-base"))
     activations = extractor(["first text", "second text"])
     activations.ffn                                   # (layer, pooling, neuron, sample) float32
 
@@ -29,6 +29,7 @@ from pipeline.lanes import num_lanes, side_by_side
 from pipeline.packing import Batch, plan_batches
 from pipeline.picking import Picked
 from pipeline.pooling import Segments, argmax_tokens, check_poolings, pool
+from pipeline.slicing import LastLayer
 from pipeline.throughput import Meter
 from pipeline.tokens import Encoded, encode
 from store.durable import page_aligned
@@ -217,11 +218,10 @@ class Extractor:
             encoded.lengths.astype(np.int32),
             encoded.truncated,
         )
-        last = backbone.num_layers - 1
-        if backbone.last_neurons is not None and last in self.layers and not self._picked:
-            cut = pooled.ffn[self.layers.index(last)]
-            cut.fill_(torch.nan)
-            cut[:, :, backbone.last_neurons] = 0
+        deepest = backbone.num_layers - 1
+        if backbone.last is not None and deepest in self.layers and not self._picked:
+            known = torch.zeros(n, poolings, len(backbone.last.neurons), dtype=dtype)
+            pooled.ffn[self.layers.index(deepest)] = backbone.last.widen(known)
         return pooled
 
     def _run(self, backbone: Backbone, batch: Batch, encoded: Encoded, pooled: Pooled) -> None:
@@ -232,23 +232,19 @@ class Extractor:
             starts, lengths = starts + lead, lengths - lead - trail
         segments = Segments.of(starts=starts, lengths=lengths)
 
-        def place(target: Tensor, values: Tensor) -> None:
+        def place(target: Tensor, values: Tensor, last: LastLayer | None = None) -> None:
             values = values.to(target.dtype).cpu()
-            if values.shape[-1] == target.shape[-1]:
-                target.index_copy_(0, rows, values)
-            else:  # only some neurons of the last block
-                whole = target[rows]
-                whole[..., backbone.last_neurons] = values
-                target.index_copy_(0, rows, whole)
+            target.index_copy_(0, rows, values if last is None else last.widen(values))
 
         def on_ffn(layer: int, tokens: Tensor) -> None:
             at = self.layers.index(layer)
+            last = backbone.last if layer == backbone.num_layers - 1 else None
             if self._picked:
                 place(pooled.ffn[at], self._picked[layer].pool(tokens, segments))
             else:
-                place(pooled.ffn[at], pool(tokens, segments, self.poolings))
+                place(pooled.ffn[at], pool(tokens, segments, self.poolings), last)
             if self.peaks:
-                place(pooled.peaks[at], argmax_tokens(tokens, segments))
+                place(pooled.peaks[at], argmax_tokens(tokens, segments), last)
 
         def on_hidden(index: int, tokens: Tensor) -> None:
             at = self.hidden_layers.index(index)

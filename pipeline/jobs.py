@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.backbone import Backbone
 from pipeline.cluster import at_most, map_tasks, task_memory, workers_for
 from pipeline.clusterextract import SET_ASIDE_SCHEMA, extract_on_workers, write_set_aside
 from pipeline.config import RunConfig
@@ -22,8 +22,9 @@ from pipeline.corpus import Corpus, corpus_of
 from pipeline.design import HIDDEN
 from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
 from pipeline.evaluation import evaluate_task
-from pipeline.extract import Extractor, extract_corpus
+from pipeline.extract import StoreOptions, extract_corpus
 from pipeline.golden import write_golden
+from pipeline.loading import load_from_settings
 from pipeline.locking import one_at_a_time
 from pipeline.memory import MemoryPlan, plan_memory
 from pipeline.phase1 import (
@@ -60,7 +61,8 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     _check_early(config, corpus, folder)
     with workers_for(config, say) as session:
         if session is None:
-            report, aside = _extract_here(config, corpus, say), SET_ASIDE_SCHEMA.empty_table()
+            report = _extract_here(config, corpus.samples, say)
+            aside = SET_ASIDE_SCHEMA.empty_table()
         else:
             report, aside = extract_on_workers(config, corpus.samples, session, say=say)
     write_set_aside(folder.path, aside)
@@ -87,43 +89,23 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     return report
 
 
-def _extract_here(config: RunConfig, corpus: Corpus, say: Say) -> ExtractReport:
-    settings = config.backbone
-    backbone = Backbone.load(
-        settings.model,
-        revision=settings.revision,
-        dtype=settings.dtype,
-        device=config.cluster.device,
-        ffn_site=settings.ffn_site,
-        max_length=settings.max_length,
-        trust_remote_code=settings.trust_remote_code,
-    )
+def _extract_here(config: RunConfig, texts: pa.Table, say: Say) -> ExtractReport:
+    """Extract the texts that the store does not have yet, in this process."""
+    backbone = load_from_settings(config.backbone, device=config.cluster.device)
     say(
         f"backbone: {backbone.model_type}, {backbone.num_layers} blocks of {backbone.neuron_size}"
         f" neurons, hidden size {backbone.hidden_size}"
     )
+    options = StoreOptions.of(config)
     report = extract_corpus(
-        corpus.samples,
+        texts,
         backbone,
         config.store.path,
-        poolings=config.store.poolings,
-        special_tokens=settings.special_tokens,
-        hidden=config.store.hidden,
-        dtype=config.store.dtype,
-        samples_per_shard=config.store.samples_per_shard,
-        store_text=config.store.keep_text,
-        peaks=config.store.peaks,
-        normalisation=config.normalise.model_dump(),
-        provenance={"backbone": settings.model_dump(), "normalise": config.normalise.model_dump()},
+        options,
         progress=lambda done, todo: advance(say, "extracted", done, todo, "texts"),
     )
-    extractor = Extractor(
-        backbone,
-        poolings=config.store.poolings,
-        special_tokens=settings.special_tokens,
-        hidden="none",
-    )
-    write_golden(RunFolder(Path(config.run_dir)).golden, extractor, stored_dtype=config.store.dtype)
+    golden = RunFolder(Path(config.run_dir)).golden
+    write_golden(golden, options.extractor(backbone), stored_dtype=options.dtype)
     return report
 
 

@@ -6,12 +6,15 @@ batch. Lanes that run a batch each, on a core (or a few) of their own, wait only
     lanes = [backbone, backbone.twin()]
     for result in side_by_side(lanes, batches, lambda lane, batch: lane.run(batch), cores_each=1):
         ...                                     # in order of completion
+
+``ahead`` is for work that comes in stages: each is done in a thread of its own, in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TypeVar
@@ -42,6 +45,43 @@ def threads(count: int, name: str, *, cores_each: int = 1) -> Iterator[ThreadPoo
             yield pool
     finally:
         torch.set_num_threads(before)  # threads to come start with what was set last
+
+
+def ahead(
+    items: Iterable[Item], work: Callable[[Item], Result], *, count: int = 1, cores_each: int = 1
+) -> Iterator[Result]:
+    """``work(item)`` of each item, in order, done in another thread while the caller does others.
+
+    Stages are nested: ``ahead(ahead(files, read), compute)``.
+
+    Args:
+        items: drawn in that thread; if it is a generator it is closed when the caller stops.
+        work: called for one item at a time.
+        count: results made before the caller asks for them.
+        cores_each: cores for the torch operations of ``work``.
+
+    Yields:
+        The results. What drawing or ``work`` raises is raised once those before it are handed out.
+    """
+    source = iter(items)
+
+    def step() -> tuple[Result] | None:
+        for item in source:
+            return (work(item),)
+        return None
+
+    coming: deque[Future[tuple[Result] | None]] = deque()
+    with threads(1, "ahead", cores_each=cores_each) as thread:
+        try:
+            coming.extend(thread.submit(step) for _ in range(count))
+            while (found := coming.popleft().result()) is not None:
+                coming.append(thread.submit(step))
+                yield found[0]
+        finally:
+            for waiting in coming:
+                waiting.cancel()
+            if isinstance(source, Generator):
+                thread.submit(source.close).result()  # by the thread that may be drawing from it
 
 
 def side_by_side(

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.probe import importance_shares
 from pipeline.reportdata import importance_cube
 from pipeline.runfolder import RunFolder
-from pipeline.probe import importance_shares
 from store.schema import StoreSchema
 from store.tables import read_table
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -125,7 +124,6 @@ def pad(
     *,
     pad_id: int,
     positions: PositionRule | None,
-    side: Literal["right", "left"] = "right",
     device: torch.device | str = "cpu",
 ) -> Batch:
     """Lay each text in a row of its own, padded to the longest; arguments as in ``pack``."""
@@ -134,15 +132,13 @@ def pad(
     shape = (len(ids), width)
     tokens, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
     places = np.zeros(shape, np.int64)
-    offsets = np.zeros_like(lengths) if side == "right" else width - lengths
-    for row, (text, offset) in enumerate(zip(ids, offsets, strict=True)):
-        at = slice(offset, offset + len(text))
-        tokens[row, at], mask[row, at] = text, 1
+    for row, text in enumerate(ids):
+        tokens[row, : len(text)], mask[row, : len(text)] = text, 1
         if positions is not None:
-            places[row, at] = positions(text)
+            places[row, : len(text)] = positions(text)
     return Batch(
         indices=indices,
-        starts=np.arange(len(ids)) * width + offsets,
+        starts=np.arange(len(ids)) * width,
         lengths=lengths,
         input_ids=_tensor(tokens, device),
         attention_mask=_tensor(mask, device),

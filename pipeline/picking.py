@@ -63,11 +63,8 @@ class Picked:
                 " least one"
             )
         pooling, neuron = np.divmod(np.asarray(features, np.int64), size)
-        computed = backbone.last_neurons if layer == backbone.num_layers - 1 else None
-        if computed is not None:
-            column_of = np.full(size, -1)
-            column_of[computed] = np.arange(len(computed))
-            neuron, size = column_of[neuron], len(computed)
+        if backbone.last is not None and layer == backbone.num_layers - 1:
+            neuron, size = backbone.last.column_of(neuron), len(backbone.last.neurons)
             if (neuron < 0).any():
                 raise ExtractError(
                     f"features of layer {layer} need neurons that this backbone does not compute"

@@ -22,13 +22,14 @@ from pipeline.config import RunConfig
 from pipeline.costs import MeasureOptions, Speed, flops, measure
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head
+from pipeline.loading import load_from_settings
 from pipeline.locking import one_at_a_time
 from pipeline.metrics import utility
 from pipeline.phase2 import finite
 from pipeline.progress import Say
 from pipeline.reportdata import pareto_front
 from pipeline.runfolder import RunFolder, run_config
-from pipeline.scorer import Scorer, load_backbone
+from pipeline.scorer import Scorer
 from pipeline.targets import wanted_tasks
 from store.durable import sync_directory
 from store.tables import read_table, write_json
@@ -461,7 +462,9 @@ def load_scorers(
     folders = [[task.run.head(task.name, one[task.name].name) for task in tasks] for one in sets]
     deepest = max(head.depth for one in sets for head in one.values())
     card = Head.load(folders[0][0]).card
-    backbone = load_backbone(card, last_layer=deepest, model=model, device=device)
+    backbone = load_from_settings(
+        card.extraction["backbone"], device=device, last_layer=deepest, model=model
+    )
     return [Scorer.load(own, backbone=backbone) for own in folders]
 
 

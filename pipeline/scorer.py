@@ -16,9 +16,7 @@ changes the numbers cannot go unnoticed.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -34,23 +32,22 @@ from pipeline.config import SCORE_COLUMNS
 from pipeline.drift import REFERENCE_FILE, Drift, DriftCounts, Reference
 from pipeline.driftreport import THRESHOLD, Watched, write_drift
 from pipeline.errors import ScoreError
-from pipeline.extract import STORED, Extractor
-from pipeline.extractor import Pooled
+from pipeline.extract import STORED
+from pipeline.extractor import Extractor, Pooled
 from pipeline.golden import Golden, read_outputs
-from pipeline.heads import Head, HeadCard
-from pipeline.lanes import threads
+from pipeline.heads import Head
+from pipeline.lanes import ahead
+from pipeline.loading import load_from_settings
 from pipeline.tokens import Encoded
 from store import ActivationStore
 from store.tables import read_arrays
 
 Array = NDArray[Any]
-Prepared = TypeVar("Prepared")
-Computed = TypeVar("Computed")
 PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
 """Largest accepted difference to stored activations, relative to a layer's largest value, and to
 golden outputs, relative to the largest output."""
 AHEAD = 2
-"""Tables that are read and computed before the caller asks for them."""
+"""Tables that are computed before the caller asks for them; one more is read."""
 Carried = TypeVar("Carried")
 """What goes along with a table."""
 
@@ -88,40 +85,6 @@ class _Batch:
     encoded: Encoded
 
 
-def ahead(
-    tables: Iterable[pa.Table],
-    prepare: Callable[[pa.Table], Prepared],
-    compute: Callable[[Prepared], Computed],
-) -> Iterator[Computed]:
-    """``compute(prepare(table))`` of each table, in order, up to three tables ahead of the caller.
-
-    Reading and preparing run in one thread, computing in another with all cores; what any of them
-    raises is raised here, once the results before it have been handed out.
-    """
-    source = iter(tables)
-
-    def read() -> tuple[Prepared] | None:
-        table = next(source, None)
-        return None if table is None else (prepare(table),)
-
-    def run(reading: Future[tuple[Prepared] | None]) -> tuple[Computed] | None:
-        prepared = reading.result()
-        return None if prepared is None else (compute(*prepared),)
-
-    cores = torch.get_num_threads()
-    with threads(1, "read") as reader, threads(1, "compute", cores_each=cores) as engine:
-        coming: deque[Future[tuple[Computed] | None]] = deque()
-        try:
-            for _ in range(AHEAD):
-                coming.append(engine.submit(run, reader.submit(read)))
-            while (found := coming.popleft().result()) is not None:
-                coming.append(engine.submit(run, reader.submit(read)))
-                yield found[0]
-        finally:
-            for waiting in coming:
-                waiting.cancel()
-
-
 class Scorer:
     """Heads over one truncated backbone.
 
@@ -129,7 +92,7 @@ class Scorer:
         heads: of any tasks, trained on the same kind of extraction.
         model: the backbone's location, if it is not where the heads were trained.
         device: torch device.
-        backbone: from :func:`load_backbone`, instead of loading one: several scorers can share its
+        backbone: from ``load_from_settings``, instead of loading one: several scorers can share its
             weights.
         golden: task -> texts with the outputs that the head must have for them.
         references: task -> what to count drift against.
@@ -176,7 +139,9 @@ class Scorer:
             for head in heads
         }
         if backbone is None:
-            backbone = load_backbone(card, last_layer=self.depth, model=model, device=device)
+            backbone = load_from_settings(
+                card.extraction["backbone"], device=device, last_layer=self.depth, model=model
+            )
         neurons = np.unique(self.features[self.depth] % backbone.neuron_size)
         backbone = backbone.truncate(self.depth, neurons=neurons.tolist())
         self.extractor = Extractor(
@@ -256,7 +221,9 @@ class Scorer:
         def compute(work: tuple[Carried, _Batch]) -> tuple[Carried, _Batch, Pooled]:
             return *work, self._run(work[1].encoded)
 
-        for carried, batch, pooled in ahead(works, prepare, compute):
+        prepared = ahead(works, prepare)
+        cores = torch.get_num_threads()
+        for carried, batch, pooled in ahead(prepared, compute, count=AHEAD, cores_each=cores):
             yield carried, self._finish(batch, pooled)
 
     def score_table(self, table: pa.Table) -> Scored:
@@ -424,30 +391,6 @@ class Scorer:
                 " extraction; use those of the run, or extract and train again"
             )
         return worst
-
-
-def load_backbone(
-    card: HeadCard, *, last_layer: int, model: str | None = None, device: str = "auto"
-) -> Backbone:
-    """The blocks ``0..last_layer`` of the backbone that a head was trained on.
-
-    Args:
-        card: the head's.
-        last_layer: the deepest block that any head to be scored needs.
-        model: the backbone's location, if it moved.
-        device: torch device.
-    """
-    settings = card.extraction["backbone"]
-    return Backbone.load(
-        model or settings["model"],
-        revision=settings["revision"] if model is None else None,
-        dtype=settings["dtype"],
-        device=device,
-        ffn_site=settings["ffn_site"],
-        max_length=settings["max_length"],
-        last_layer=last_layer,
-        trust_remote_code=settings["trust_remote_code"],
-    )
 
 
 def _all_features(heads: Sequence[Head]) -> dict[int, Array]:

@@ -7,7 +7,6 @@ activations stay what they were for a few random texts, each run alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,12 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.attention import PACKED
+from pipeline.backbone import Backbone
 from pipeline.engine import Engine, speed_up
 from pipeline.errors import BackboneError
 from pipeline.sites import input_width
-
-if TYPE_CHECKING:
-    from pipeline.backbone import Backbone
 
 TEXT_LENGTHS = (3, 7, 7, 19, 5)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}

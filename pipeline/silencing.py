@@ -65,7 +65,7 @@ def silenced(
         BackboneError: no such layer or neuron, shared blocks (ALBERT), or neurons cut before.
     """
     refuse_shared(backbone)
-    if backbone.last_neurons is not None:
+    if backbone.last is not None:
         raise BackboneError(
             f"{backbone.source}: its last block computes some neurons only; silence the full one"
         )

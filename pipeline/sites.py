@@ -5,7 +5,7 @@ projection; in gated FFNs that is ``act(gate) * up``. A row says where that modu
 modules produce its input, and what the batch engine may do with the architecture. Supporting
 another architecture means adding one row; for a single run, an explicit path will do:
 
-    Backbone.load(path, ffn_site="encoder.layers.{i}.mlp.down")
+    load_backbone(path, ffn_site="encoder.layers.{i}.mlp.down")
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def _bert(**changes: Any) -> FfnSite:
     return replace(row, **changes)
 
 
-def _gated(mlp: str = "layers.{i}.mlp", **changes: Any) -> FfnSite:
+def _gated(**changes: Any) -> FfnSite:
     row = FfnSite(
-        down=f"{mlp}.down_proj",
-        up=(f"{mlp}.gate_proj", f"{mlp}.up_proj"),
-        activation=f"{mlp}.act_fn",
+        down="layers.{i}.mlp.down_proj",
+        up=("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"),
+        activation="layers.{i}.mlp.act_fn",
         packs=True,
     )
     return replace(row, **changes)

@@ -2,19 +2,71 @@
 
 Only the modules on the way to a change are copied, and only as shells; all weights that stay are
 shared with the original, which may be used as before or dropped to free the rest.
+``LastLayer`` says which neurons are left, and where they belong.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.engine import OneDnnLinear, linear_weight
+from pipeline.errors import BackboneError
 from pipeline.sites import FfnSite
+
+
+@dataclass(frozen=True, eq=False)
+class LastLayer:
+    """The neurons that a backbone's last block is wanted for, in the order they come in.
+
+    Attributes:
+        neurons: ``(k,)`` int64, each in ``0..size - 1`` and there once.
+        size: neurons of the whole block.
+        late: the block computes all of them, for the architecture cannot be sliced.
+    """
+
+    neurons: NDArray[np.int64]
+    size: int
+    late: bool = False
+
+    @classmethod
+    def of(cls, neurons: Sequence[int], size: int) -> LastLayer:
+        """Neurons that a caller names.
+
+        Raises:
+            BackboneError: none, twice the same, or no such neuron.
+        """
+        chosen = np.ascontiguousarray(neurons, np.int64)
+        if (
+            not len(chosen)
+            or len(np.unique(chosen)) < len(chosen)
+            or not 0 <= chosen.min() <= chosen.max() < size
+        ):
+            raise BackboneError(f"neurons must be different numbers in 0..{size - 1}, at least one")
+        return cls(chosen, size)
+
+    def take(self, tokens: Tensor) -> Tensor:
+        """What the block hands out, as ``(slots, k)``."""
+        return tokens[:, torch.from_numpy(self.neurons)] if self.late else tokens
+
+    def column_of(self, neurons: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where among the ``k`` each neuron is; -1 for those that are not wanted."""
+        columns = np.full(self.size, -1)
+        columns[self.neurons] = np.arange(len(self.neurons))
+        return columns[neurons]
+
+    def widen(self, values: Tensor) -> Tensor:
+        """``(…, k)`` to ``(…, size)``: each in its place, NaN (-1 in integers) in the others."""
+        unknown = torch.nan if values.is_floating_point() else -1
+        wide = values.new_full((*values.shape[:-1], self.size), unknown)
+        wide[..., torch.from_numpy(self.neurons)] = values
+        return wide
 
 
 def cut_blocks(network: nn.Module, site: FfnSite, num_layers: int) -> nn.Module:

@@ -25,6 +25,7 @@ from pipeline.backbone import Backbone
 from pipeline.config import BackboneConfig, NormaliseConfig, is_model_path
 from pipeline.errors import ExtractError
 from pipeline.extractor import Extractor
+from pipeline.loading import load_from_settings
 from pipeline.normalise import normaliser
 from pipeline.tokens import encode
 from store.schema import StoreSchema
@@ -103,13 +104,10 @@ class TokenReader:
             SalientError: no usable provenance, or a model that is missing or another one.
         """
         settings = _settings(schema)
-        backbone = Backbone.load(
-            model or _on_this_machine(settings),
-            dtype=settings.dtype,
-            device="auto",
-            ffn_site=settings.ffn_site,
-            max_length=settings.max_length,
+        backbone = load_from_settings(
+            settings.model_copy(update={"trust_remote_code": False}),
             last_layer=max(schema.array("ffn").layers),
+            model=model or _on_this_machine(settings),
         )
         normalise = NormaliseConfig.model_validate(schema.provenance.get("normalise", {}))
         return cls(backbone, schema, settings, normalise)

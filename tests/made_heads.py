@@ -13,6 +13,7 @@ from pipeline.config import BackboneConfig, NormaliseConfig
 from pipeline.extractor import Extractor
 from pipeline.heads import Dense, Head, HeadCard, LayerEdges, Part
 from pipeline.linear import Standardiser
+from pipeline.loading import load_backbone
 
 
 def make_head(
@@ -95,7 +96,7 @@ def write_heads(
     folder: Path, model: Path, *, normalise: NormaliseConfig | None = None
 ) -> list[Path]:
     """A classifier ``mood`` (glad, sad) and a regression ``level``; returns their folders."""
-    backbone = Backbone.load(str(model), dtype="float32", device="cpu")
+    backbone = load_backbone(str(model), dtype="float32", device="cpu")
     settings = (normalise or NormaliseConfig()).model_dump()
     draw = np.random.default_rng(0)
     folders = []

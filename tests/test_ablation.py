@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from pipeline import jobs
 from pipeline.ablation import AblationOptions, ablate
-from pipeline.backbone import Backbone
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.design import HIDDEN
 from pipeline.errors import BackboneError, ConfigError, ExtractError, HeadError
-from pipeline.extract import extract_corpus
+from pipeline.extract import StoreOptions, extract_corpus
 from pipeline.extractor import Extractor
 from pipeline.heads import Head
+from pipeline.loading import load_backbone
 from pipeline.metrics import score
 from pipeline.phase1 import load_probe
 from pipeline.probe import importance_table
@@ -110,7 +110,7 @@ VALUES = {0: [0.5, -1.0, 2.0], 2: [0.25]}
 def test_equals_hugging_face_with_a_hook(
     family: str, options: dict[str, Any], tiny: Callable[[str], Path]
 ) -> None:
-    backbone, reference = Backbone.load(tiny(family), **options), Reference(tiny(family))
+    backbone, reference = load_backbone(tiny(family), **options), Reference(tiny(family))
     extractor = Extractor(backbone, hidden="all", batch_tokens=64)
     texts = [text for text in TEXTS if text] + random_texts(12, max_words=15)
     before = extractor(texts)
@@ -128,7 +128,7 @@ def test_equals_hugging_face_with_a_hook(
 
 def test_equals_hugging_face_with_a_hook_on_minilm(minilm: str, shared_data: Path) -> None:
     lines = (shared_data / "tweeteval/emotion/val_text.txt").read_text().splitlines()[:40]
-    backbone, reference = Backbone.load(minilm), Reference(Path(minilm))
+    backbone, reference = load_backbone(minilm), Reference(Path(minilm))
     neurons = random_neurons({1: np.arange(80), 4: np.arange(200)}, 1536, seed=0, draw=0)
     found = Extractor(silenced(backbone, neurons), hidden="all")(lines)
     with hooked(reference, neurons, {1: 0.0, 4: 0.0}):
@@ -138,7 +138,7 @@ def test_equals_hugging_face_with_a_hook_on_minilm(minilm: str, shared_data: Pat
 
 
 def test_silencing_nothing_changes_nothing(tiny_bert: Path) -> None:
-    backbone = Backbone.load(tiny_bert)
+    backbone = load_backbone(tiny_bert)
     extractor, texts = Extractor(backbone, batch_tokens=64), random_texts(20)
     plain = extractor(texts)
     for neurons in ({}, {1: []}):
@@ -151,7 +151,7 @@ def test_silencing_nothing_changes_nothing(tiny_bert: Path) -> None:
 
 
 def test_the_backbone_itself_stays_as_it_is(tiny_bert: Path) -> None:
-    backbone = Backbone.load(tiny_bert)
+    backbone = load_backbone(tiny_bert)
     quiet = silenced(backbone, {0: [1], 1: range(backbone.neuron_size)})
     weights = {tensor.data_ptr() for tensor in backbone.network.parameters() if tensor.is_cpu}
     assert {t.data_ptr() for t in quiet.network.parameters() if t.is_cpu} == weights
@@ -172,7 +172,7 @@ def test_the_backbone_itself_stays_as_it_is(tiny_bert: Path) -> None:
 
 @pytest.mark.parametrize("kernels", ["torch", "onednn"])
 def test_silencing_a_whole_layer_leaves_the_bias(tiny_bert: Path, kernels: Any) -> None:
-    backbone, reference = Backbone.load(tiny_bert, engine=kernels), Reference(tiny_bert)
+    backbone, reference = load_backbone(tiny_bert, engine=kernels), Reference(tiny_bert)
     seen = []
     quiet = silenced(backbone, {1: range(backbone.neuron_size)})
     down = quiet.network.get_submodule("encoder.layer.1.output.dense")
@@ -190,7 +190,7 @@ def test_silencing_a_whole_layer_leaves_the_bias(tiny_bert: Path, kernels: Any) 
 
 
 def test_refusals(tiny_bert: Path, tiny: Callable[[str], Path]) -> None:
-    backbone = Backbone.load(tiny_bert)
+    backbone = load_backbone(tiny_bert)
     with pytest.raises(BackboneError, match=r"layer 9: .*runs layers 0\.\.2"):
         silenced(backbone, {0: [1], 9: [0]})
     with pytest.raises(BackboneError, match=r"neurons 3\.\.5000 are not all in 0\.\."):
@@ -198,7 +198,7 @@ def test_refusals(tiny_bert: Path, tiny: Callable[[str], Path]) -> None:
     with pytest.raises(BackboneError, match="silence the full one"):
         silenced(backbone.truncate(1, neurons=[3, 4]), {0: [1]})
     with pytest.raises(BackboneError, match="'albert' share one FFN"):
-        silenced(Backbone.load(tiny("albert")), {0: [1]})
+        silenced(load_backbone(tiny("albert")), {0: [1]})
     with pytest.raises(BackboneError, match="not what they were set to"):
         check_silenced(np.ones((2, 4, 3)), np.array([1]), None)
     check_silenced(np.zeros((2, 4, 3)), np.array([1]), np.array([0.5]))  # texts without tokens
@@ -249,8 +249,9 @@ def test_token_means_are_those_over_all_tokens(
 ) -> None:
     texts = [f"{text} {i}" for i, text in enumerate(random_texts(25, max_words=12))]
     table = pa.table({"id": [str(i) for i in range(25)], "text": texts})
-    backbone, reference = Backbone.load(tiny_bert), Reference(tiny_bert)
-    extract_corpus(table, backbone, tmp_path / "s", dtype="float32", special_tokens=special_tokens)
+    backbone, reference = load_backbone(tiny_bert), Reference(tiny_bert)
+    options = StoreOptions(dtype="float32", special_tokens=special_tokens)
+    extract_corpus(table, backbone, tmp_path / "s", options)
     store = ActivationStore.open(tmp_path / "s")
     chosen = np.array([3, 17, 4, 4, 9])
     stored = store.samples()["text"].to_pylist()
@@ -262,7 +263,8 @@ def test_token_means_are_those_over_all_tokens(
 
 def test_token_means_need_the_mean_pooling(tiny_bert: Path, tmp_path: Path) -> None:
     table = pa.table({"id": ["a", "b"], "text": ["one", "two"]})
-    extract_corpus(table, Backbone.load(tiny_bert), tmp_path / "s", poolings=("max",))
+    options = StoreOptions(poolings=("max",))
+    extract_corpus(table, load_backbone(tiny_bert), tmp_path / "s", options)
     with pytest.raises(ConfigError, match="--with zero"):
         token_means(ActivationStore.open(tmp_path / "s"), 0, np.array([0]))
 
@@ -363,7 +365,7 @@ def test_texts_come_from_the_corpus_where_the_store_keeps_none(
     store = ActivationStore.open(config.store.path)
     positions = np.array([5, 0, 5, 31])
     texts = sample_texts(store, positions, config)
-    found = Extractor(Backbone.load(tiny_bert))(texts).ffn[1].reshape(-1, 4).T
+    found = Extractor(load_backbone(tiny_bert))(texts).ffn[1].reshape(-1, 4).T
     np.testing.assert_allclose(
         found, store.read_matrix(layer=1, samples=positions), rtol=2e-3, atol=2e-3
     )

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import choosing
-from pipeline.backbone import Backbone
 from pipeline.cascade import NEVER, Cascade, CascadeScorer
 from pipeline.cascadesearch import Judged, build, find_thresholds
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.costs import MeasureOptions, rows_of
 from pipeline.errors import ConfigError, HeadError, ScoreError
+from pipeline.loading import load_backbone
 from pipeline.metrics import score
 from pipeline.planner import Plan, Speed, make_plan
 from pipeline.runfolder import RunFolder
@@ -41,7 +41,7 @@ ONCE = MeasureOptions(rounds=1)
 @pytest.fixture(scope="module")
 def scorers(tiny_bert: Path) -> tuple[Scorer, Scorer]:
     """Two tasks' heads at depth 0, and at depth 2, on the weights of one backbone."""
-    whole = Backbone.load(tiny_bert)
+    whole = load_backbone(tiny_bert)
     draw = np.random.default_rng(1)
 
     def heads(depth: int) -> list[Any]:
@@ -104,7 +104,7 @@ def test_heads_that_do_not_fit(scorers: tuple[Scorer, Scorer], tiny_bert: Path) 
     early, full = scorers
     with pytest.raises(HeadError, match="other classes"):
         CascadeScorer(early, full, {"mood": 0.5})
-    whole = Backbone.load(tiny_bert)
+    whole = load_backbone(tiny_bert)
     level = Scorer([make_head(whole, {0: [1, 2]}, task="level", classes=())], backbone=whole)
     with pytest.raises(HeadError, match="no confidence"):
         CascadeScorer(level, level, {"level": 0.5})

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.backbone import Backbone
 from pipeline.drift import (
     MAX_FEATURES,
     Drift,
@@ -19,6 +18,7 @@ from pipeline.drift import (
 )
 from pipeline.driftreport import Watched, drift_report, write_drift
 from pipeline.heads import Head
+from pipeline.loading import load_backbone
 from store.tables import read_arrays, write_arrays
 from tests.made_heads import make_head
 
@@ -28,7 +28,7 @@ SHARES = st.lists(st.floats(0.01, 1), min_size=2, max_size=8)
 
 @pytest.fixture(scope="module")
 def head(tiny_bert: Path) -> Head:
-    backbone = Backbone.load(tiny_bert)
+    backbone = load_backbone(tiny_bert)
     return make_head(backbone, {0: np.arange(40), 2: np.arange(50, 90)}, classes=CLASSES)
 
 
@@ -205,7 +205,7 @@ def test_a_run_without_new_texts_has_an_empty_report(
 
 
 def test_regression_watches_its_value(tiny_bert: Path) -> None:
-    head = make_head(Backbone.load(tiny_bert), {1: np.arange(4)}, classes=())
+    head = make_head(load_backbone(tiny_bert), {1: np.arange(4)}, classes=())
     x = sample(head, 200, seed=0)
     reference = Reference.of(head, x, head.outputs(x))
     found = drift_report(

@@ -1,6 +1,7 @@
 """Extraction: invariant to batch and order, equal to the naive way, resumable, honest."""
 
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from types import SimpleNamespace
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
-from pipeline.extract import Extractor, extract_block, extract_corpus, open_store
+from pipeline.extract import StoreOptions, extract_block, extract_corpus, open_store
+from pipeline.extractor import Extractor
+from pipeline.loading import load_backbone
 from pipeline.pooling import POOLINGS
 from store import ActivationStore, StoreError
 from store.maintenance import verify
@@ -30,12 +33,27 @@ def loaded(tmp_path_factory):
     """Family -> (backbone, reference)."""
     root = tmp_path_factory.mktemp("models")
     paths = {family: make_tiny_model(family, root) for family in FAMILIES}
-    return {name: (Backbone.load(path), Reference(path)) for name, path in paths.items()}
+    return {
+        name: (load_backbone(path, engine="torch"), Reference(path)) for name, path in paths.items()
+    }
 
 
 def table(texts, prefix="t"):
     ids = [f"{prefix}{i}" for i in range(len(texts))]
     return pa.table({"id": ids, "text": list(texts)})
+
+
+def small_batches(monkeypatch, tokens):
+    """Have extractors of whole corpora run batches of so many tokens."""
+    monkeypatch.setattr("pipeline.extract.Extractor", partial(Extractor, batch_tokens=tokens))
+
+
+def same_shards(folder, expected):
+    """How many files of activations two stores share, bytes and all; they must share all."""
+    files = [path for path in expected.glob("ffn/c/**/*") if path.is_file()]
+    for path in files:
+        assert (folder / path.relative_to(expected)).read_bytes() == path.read_bytes()
+    return len(files)
 
 
 texts_of_any_length = st.lists(
@@ -83,7 +101,7 @@ def test_batch_and_order_make_no_difference(loaded, family):
 def test_the_tokenizers_padding_side_makes_no_difference(loaded, tmp_path):
     path = make_tiny_model("roberta", tmp_path)
     make_tokenizer(path, style="roberta", padding_side="left")
-    backbone = Backbone.load(path, attention="padded")
+    backbone = load_backbone(path, attention="padded")
     assert backbone.tokenizer.padding_side == "left"
     expected = Extractor(loaded["roberta"][0])(TEXTS)
     assert relative_error(Extractor(backbone)(TEXTS).ffn, expected.ffn) <= EXACT
@@ -144,12 +162,13 @@ def test_peaks_name_the_tokens(loaded):
     [("roberta", True, "float16"), ("roberta", False, "float32"), ("gpt2", True, "float16")],
 )
 def test_stored_peaks_are_the_tokens_of_hugging_faces_maxima(
-    loaded, family, special_tokens, dtype, tmp_path
+    loaded, family, special_tokens, dtype, tmp_path, monkeypatch
 ):
     backbone, reference = loaded[family]
     texts = ["", *dict.fromkeys([*TEXTS, *random_texts(12)])]
-    options = {"special_tokens": special_tokens, "dtype": dtype, "batch_tokens": 90}
-    extract_corpus(table(texts), backbone, tmp_path / "s", peaks=True, **options)
+    small_batches(monkeypatch, 90)
+    options = StoreOptions(special_tokens=special_tokens, dtype=dtype, peaks=True)
+    extract_corpus(table(texts), backbone, tmp_path / "s", options)
     store = ActivationStore.open(tmp_path / "s")
     assert verify(store).sound
     for text, at in zip(texts, store.positions(table(texts)["id"]), strict=True):
@@ -166,23 +185,25 @@ def test_stored_peaks_are_the_tokens_of_hugging_faces_maxima(
             at_peak = tokens[stored.astype(int), np.arange(len(stored))]
             np.testing.assert_allclose(at_peak[other], tokens.max(0)[other], rtol=EXACT)
             assert other.mean() < 0.05
-    extract_corpus(table(texts), backbone, tmp_path / "plain", **options)
+    without = replace(options, peaks=False)
+    extract_corpus(table(texts), backbone, tmp_path / "plain", without)
     plain = ActivationStore.open(tmp_path / "plain")
     assert plain.schema.fingerprint == store.schema.fingerprint
     np.testing.assert_array_equal(plain.read_matrix(layer=1), store.read_matrix(layer=1))
     with pytest.raises(ExtractError, match="peaks is True, this run's False"):
-        extract_corpus(table(texts), backbone, tmp_path / "s", **options)
-    more = extract_corpus(table(["more"], "m"), backbone, tmp_path / "s", peaks=True, **options)
+        extract_corpus(table(texts), backbone, tmp_path / "s", without)
+    more = extract_corpus(table(["more"], "m"), backbone, tmp_path / "s", options)
     assert more.num_new == 1
 
 
 def test_peaks_that_cannot_be_stored_are_refused(loaded, monkeypatch, tmp_path):
     backbone, _ = loaded["roberta"]
     with pytest.raises(StoreError, match="pooling 'max'"):
-        extract_corpus(table(TEXTS), backbone, tmp_path / "s", poolings=("mean",), peaks=True)
+        options = StoreOptions(poolings=("mean",), peaks=True)
+        extract_corpus(table(TEXTS), backbone, tmp_path / "s", options)
     monkeypatch.setattr(backbone, "max_length", 4096)
     with pytest.raises(ExtractError, match=r'2048.*4096 tokens.*dtype = "float32"'):
-        extract_corpus(table(TEXTS), backbone, tmp_path / "s", peaks=True)
+        extract_corpus(table(TEXTS), backbone, tmp_path / "s", StoreOptions(peaks=True))
     assert not (tmp_path / "s").exists()
 
 
@@ -230,7 +251,8 @@ def test_other_errors_pass_through(loaded, monkeypatch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_stored_equals_hugging_face(loaded, family, tmp_path):
     backbone, reference = loaded[family]
-    report = extract_corpus(table(TEXTS), backbone, tmp_path / "store", samples_per_shard=2048)
+    options = StoreOptions(samples_per_shard=2048)
+    report = extract_corpus(table(TEXTS), backbone, tmp_path / "store", options)
     store = ActivationStore.open(tmp_path / "store")
     ffn, hidden = reference.pooled(TEXTS, max_length=CONTEXT)
     at = store.positions([f"t{i}" for i in range(len(TEXTS))])
@@ -261,8 +283,8 @@ def test_running_again_computes_only_what_is_new(loaded, tmp_path):
 def test_an_interrupted_run_resumes_to_the_same_bytes(loaded, tmp_path, monkeypatch):
     backbone, _ = loaded["roberta"]
     texts = list(dict.fromkeys(random_texts(60, max_words=12)))
-    options = {"samples_per_shard": 8, "dtype": "float32"}
-    extract_corpus(table(texts), backbone, tmp_path / "whole", **options)
+    options = StoreOptions(samples_per_shard=8, dtype="float32")
+    extract_corpus(table(texts), backbone, tmp_path / "whole", options)
     compute, calls = Extractor.compute, []
 
     def compute_twice(self, *arguments, **keywords):
@@ -274,42 +296,34 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(loaded, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Extractor, "compute", compute_twice)
         with pytest.raises(KeyboardInterrupt):
-            extract_corpus(table(texts), backbone, tmp_path / "cut", **options)
+            extract_corpus(table(texts), backbone, tmp_path / "cut", options)
     done = []
     report = extract_corpus(
-        table(texts), backbone, tmp_path / "cut", progress=lambda *x: done.append(x), **options
+        table(texts), backbone, tmp_path / "cut", options, progress=lambda *x: done.append(x)
     )
     assert 0 < report.num_new < len(texts)
     assert done[-1] == (report.num_new, report.num_new)
-    shards = sorted((tmp_path / "whole").glob("ffn/c/**/*"))
-    assert len(shards) > 20
-    for shard in shards:
-        if shard.is_file():
-            other = tmp_path / "cut" / shard.relative_to(tmp_path / "whole")
-            assert other.read_bytes() == shard.read_bytes()
+    assert same_shards(tmp_path / "cut", tmp_path / "whole") == 3 * -(-len(texts) // 8)
 
 
 def test_progress_is_told_inside_a_block_and_changes_nothing(loaded, tmp_path, monkeypatch):
     backbone, _ = loaded["roberta"]
     texts = table(["", *dict.fromkeys(random_texts(60))])
     todo = len(set(texts["text"].to_pylist()))
-    options = {"samples_per_shard": 2048, "dtype": "float32", "batch_tokens": 64}
+    small_batches(monkeypatch, 64)
+    options = StoreOptions(samples_per_shard=2048, dtype="float32")
+    monkeypatch.setattr("pipeline.extract.PROGRESS_SECONDS", np.inf)
     quiet: list[tuple[int, int]] = []
     extract_corpus(
-        texts, backbone, tmp_path / "quiet", progress=lambda *x: quiet.append(x), **options
+        texts, backbone, tmp_path / "quiet", options, progress=lambda *x: quiet.append(x)
     )
     assert quiet == [(todo, todo)]  # done before there was anything to tell
     monkeypatch.setattr("pipeline.extract.PROGRESS_SECONDS", 0.0)
     told: list[tuple[int, int]] = []
-    extract_corpus(
-        texts, backbone, tmp_path / "told", progress=lambda *x: told.append(x), **options
-    )
+    extract_corpus(texts, backbone, tmp_path / "told", options, progress=lambda *x: told.append(x))
     assert len(told) > 5 and told[-1] == (todo, todo)
     assert told == sorted(set(told)) and {of for _, of in told} == {todo}
-    for shard in (tmp_path / "quiet").glob("ffn/c/**/*"):
-        if shard.is_file():
-            other = tmp_path / "told" / shard.relative_to(tmp_path / "quiet")
-            assert other.read_bytes() == shard.read_bytes()
+    assert same_shards(tmp_path / "told", tmp_path / "quiet") == backbone.num_layers
 
 
 def test_progress_comes_at_most_every_few_seconds(loaded, tmp_path, monkeypatch):
@@ -317,13 +331,13 @@ def test_progress_comes_at_most_every_few_seconds(loaded, tmp_path, monkeypatch)
         monotonic=partial(next, count(0.0, 0.4)), perf_counter=time.perf_counter
     )
     monkeypatch.setattr("pipeline.extract.time", clock)
+    small_batches(monkeypatch, 10)
     texts = [f"{i} dog" for i in range(100)]
     told: list[int] = []
     extract_corpus(
         table(texts),
         loaded["roberta"][0],
         tmp_path / "s",
-        batch_tokens=10,
         progress=lambda done, _: told.append(done),
     )
     assert 2 < len(told) < len(texts) / 4
@@ -333,9 +347,8 @@ def test_workers_do_blocks_in_any_order(loaded, tmp_path):
     backbone, _ = loaded["gpt2"]
     texts = table(list(dict.fromkeys(random_texts(30))))
     extractor = Extractor(backbone)
-    store = open_store(
-        tmp_path / "s", extractor, num_texts=30, samples_per_shard=8, store_text=False
-    )
+    options = StoreOptions(samples_per_shard=8, store_text=False)
+    store = open_store(tmp_path / "s", extractor, options, num_texts=30)
     plan = store.plan_append(texts)
     for block in reversed(plan.blocks):
         worker = ActivationStore.open(tmp_path / "s")
@@ -348,7 +361,8 @@ def test_workers_do_blocks_in_any_order(loaded, tmp_path):
 
 
 def test_a_store_without_texts_is_filled_too(loaded, tmp_path):
-    report = extract_corpus(table(TEXTS), loaded["gpt2"][0], tmp_path / "s", store_text=False)
+    options = StoreOptions(store_text=False)
+    report = extract_corpus(table(TEXTS), loaded["gpt2"][0], tmp_path / "s", options)
     assert report.num_new == len(TEXTS)
 
 
@@ -366,13 +380,13 @@ def test_other_settings_are_refused(loaded, options, named, tmp_path):
     backbone, _ = loaded["roberta"]
     extract_corpus(table(TEXTS), backbone, tmp_path / "s")
     with pytest.raises(ExtractError, match=named) as caught:
-        extract_corpus(table(TEXTS), backbone, tmp_path / "s", **options)
+        extract_corpus(table(TEXTS), backbone, tmp_path / "s", StoreOptions(**options))
     assert "\n" not in str(caught.value)
 
 
 def test_another_model_is_refused(loaded, tmp_path):
     extract_corpus(table(TEXTS), loaded["roberta"][0], tmp_path / "s")
-    other = Backbone.load(make_tiny_model("roberta", tmp_path, seed=5))
+    other = load_backbone(make_tiny_model("roberta", tmp_path, seed=5))
     with pytest.raises(ExtractError, match="other settings") as caught:
         extract_corpus(table(TEXTS), other, tmp_path / "s")
     assert "\n" not in str(caught.value)
@@ -390,10 +404,10 @@ def test_activations_too_large_for_float16_are_refused_with_the_remedy(tmp_path)
     tensors = load_file(path / "model.safetensors")
     tensors["h.1.mlp.c_fc.bias"] += 1e5
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    backbone = Backbone.load(path)
+    backbone = load_backbone(path)
     with pytest.raises(ExtractError, match=r'layer 1 .*dtype = "float32"'):
         extract_corpus(table(TEXTS), backbone, tmp_path / "s16")
-    report = extract_corpus(table(TEXTS), backbone, tmp_path / "s32", dtype="float32")
+    report = extract_corpus(table(TEXTS), backbone, tmp_path / "s32", StoreOptions(dtype="float32"))
     assert report.num_new == len(TEXTS)
 
 
@@ -425,10 +439,10 @@ def test_full_size_models_equal_hugging_face(name, tmp_path):
     save_random_model(config, tmp_path / name, spread=False)
     make_tokenizer(tmp_path / name, style="roberta" if name == "roberta" else "bert")
     texts = [*TEXTS, *random_texts(8, max_words=80)]
-    backbone, reference = Backbone.load(tmp_path / name), Reference(tmp_path / name)
+    backbone, reference = load_backbone(tmp_path / name), Reference(tmp_path / name)
     ffn, hidden = reference.pooled(texts, max_length=backbone.max_length)
     result = Extractor(backbone, hidden="all")(texts)
     assert relative_error(result.ffn, ffn) <= EXACT
     assert relative_error(result.hidden, hidden) <= EXACT
-    half = Backbone.load(tmp_path / name, dtype="bfloat16")
+    half = load_backbone(tmp_path / name, dtype="bfloat16")
     assert relative_error(Extractor(half)(texts).ffn, ffn) <= 2e-2

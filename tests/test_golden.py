@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.backbone import Backbone
 from pipeline.errors import ScoreError
-from pipeline.extract import Extractor
+from pipeline.extractor import Extractor
 from pipeline.golden import (
     GOLDEN_TEXTS,
     Golden,
@@ -18,12 +17,13 @@ from pipeline.golden import (
     write_golden,
     write_outputs,
 )
+from pipeline.loading import load_backbone
 from tests.tiny_models import FFN_WIDTH, LAYERS
 
 
 @pytest.fixture(scope="module")
 def extractor(tiny_bert: Path) -> Extractor:
-    return Extractor(Backbone.load(tiny_bert), hidden="none")
+    return Extractor(load_backbone(tiny_bert), hidden="none")
 
 
 def test_a_record_has_all_layers_rounded_as_stored(extractor: Extractor, tmp_path: Path) -> None:

@@ -45,22 +45,17 @@ def test_several_lanes_end_together():
     assert len(few) >= 4
 
 
-@given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=8), st.sampled_from(["left", "right", "no"])
-)
-def test_a_batch_says_where_each_token_lies(lengths, side):
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.booleans())
+def test_a_batch_says_where_each_token_lies(lengths, packed):
     ids = [np.arange(100 * i, 100 * i + n) for i, n in enumerate(lengths)]
     order = np.arange(len(ids))
     options = {"positions": lambda text: np.arange(len(text))}
-    if side == "no":
-        batch = pack(ids, order, **options)
-    else:
-        batch = pad(ids, order, pad_id=7, side=side, **options)
+    batch = pack(ids, order, **options) if packed else pad(ids, order, pad_id=7, **options)
     flat, positions = batch.input_ids.flatten(), batch.position_ids.flatten()
     for text, start, length in zip(ids, batch.starts, batch.lengths, strict=True):
         assert flat[start : start + length].tolist() == text.tolist()
         assert positions[start : start + length].tolist() == list(range(length))
     assert int(batch.attention_mask.sum()) == batch.num_tokens == sum(lengths)
-    assert batch.num_slots == (sum(lengths) if side == "no" else max(lengths) * len(lengths))
-    if side != "no":
+    assert batch.num_slots == (sum(lengths) if packed else max(lengths) * len(lengths))
+    if not packed:
         assert torch.all(batch.input_ids[batch.attention_mask == 0] == 7)

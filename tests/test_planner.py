@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import choosing, planner
-from pipeline.backbone import Backbone
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.costs import MeasureOptions, measuring_rows, rows_of
 from pipeline.errors import ConfigError, ExtractError, HeadError
 from pipeline.heads import Head
+from pipeline.loading import load_backbone
 from pipeline.metrics import utility
 from pipeline.outcome import plan_runs
 from pipeline.planner import Option, Plan, PlannedHead, Speed, make_plan
@@ -148,7 +148,7 @@ def test_every_depth_has_its_score_and_cost(plan: Plan, finished_run: Path) -> N
 def test_operations_are_those_of_the_formula(
     plan: Plan, finished_run: Path, tiny_bert: Path
 ) -> None:
-    whole = Backbone.load(tiny_bert)
+    whole = load_backbone(tiny_bert)
     hidden, width = whole.hidden_size, FFN_WIDTH
     rows = measuring_rows(RunConfig.load(finished_run), 256)
     lengths = [len(whole.tokenizer(text)["input_ids"]) for text in rows["text"].to_pylist()]

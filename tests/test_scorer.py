@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 from pipeline.backbone import Backbone
 from pipeline.drift import Reference
 from pipeline.errors import ExtractError, ScoreError
-from pipeline.extract import Extractor, extract_corpus
+from pipeline.extract import extract_corpus
+from pipeline.extractor import Extractor
 from pipeline.golden import Golden
 from pipeline.heads import Head
+from pipeline.loading import load_backbone
 from pipeline.picking import Picked
 from pipeline.pooling import Segments, pool
 from pipeline.scorer import Scorer
+from pipeline.slicing import LastLayer
 from store import ActivationStore, text_hash
 from tests.made_heads import make_head
 from tests.tiny_models import FFN_WIDTH, TEXTS, make_tiny_model
@@ -57,7 +60,7 @@ def some_heads(backbone: Backbone) -> list[Head]:
 
 @pytest.fixture(scope="module")
 def whole(tiny_bert: Path) -> Backbone:
-    return Backbone.load(tiny_bert)
+    return load_backbone(tiny_bert)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def stored_activations(backbone: Backbone, texts: list[str]) -> dict[int, np.nda
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "phi3", "albert", "xlnet", "opt"])
 def test_scores_are_those_of_stored_activations(family: str, tmp_path: Path) -> None:
-    backbone = Backbone.load(make_tiny_model(family, tmp_path / family))
+    backbone = load_backbone(make_tiny_model(family, tmp_path / family))
     heads = some_heads(backbone)
     table = Scorer(heads).score_table(rows(list(TEXTS))).table
     layers = stored_activations(backbone, list(TEXTS))
@@ -99,7 +102,8 @@ def test_only_what_heads_read_is_computed(scorer: Scorer) -> None:
     assert scorer.extractor.layers == (1,)
     assert backbone.num_layers == 2
     neurons = np.unique(np.concatenate(list(scorer.features.values())) % FFN_WIDTH)
-    np.testing.assert_array_equal(backbone.last_neurons, neurons)
+    assert backbone.last is not None
+    np.testing.assert_array_equal(backbone.last.neurons, neurons)
     last = backbone.network.get_submodule("encoder.layer.1")
     reached: list[str] = []
     handles = [
@@ -213,7 +217,7 @@ def test_golden_outputs_are_checked(heads: list[Head], whole: Backbone) -> None:
 def test_parity_with_a_store(scorer: Scorer, whole: Backbone, tmp_path: Path) -> None:
     texts = [text for text in TEXTS if text]
     table = pa.table({"id": [str(i) for i in range(len(texts))], "text": texts})
-    extract_corpus(table, whole, tmp_path / "store", normalisation={})
+    extract_corpus(table, whole, tmp_path / "store")
     path = tmp_path / "store"
     difference = scorer.check_parity(ActivationStore.open(path), 40)
     assert difference is not None and difference < 1e-3
@@ -274,7 +278,7 @@ class Shape:
     neuron_size = 40
     num_layers = 1
     device = torch.device("cpu")
-    last_neurons: np.ndarray | None = None
+    last: LastLayer | None = None
 
 
 @settings(max_examples=60, deadline=None)
@@ -286,7 +290,7 @@ def test_picked_features_are_those_of_all(wanted: set[int], only_some: bool) -> 
     expected = pool(tokens, segments, ("mean", "max")).flatten(1)[:, torch.from_numpy(features)]
     shape = Shape()
     if only_some:
-        shape.last_neurons = np.unique(features % 40)[::-1].copy()
-        tokens = tokens[:, torch.from_numpy(shape.last_neurons)]
+        shape.last = LastLayer(np.unique(features % 40)[::-1].copy(), 40, late=True)
+        tokens = shape.last.take(tokens)
     picked = Picked.of(features, shape, layer=0, poolings=("mean", "max"))  # type: ignore[arg-type]
     assert torch.equal(picked.pool(tokens, segments), expected)

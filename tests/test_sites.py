@@ -2,12 +2,20 @@
 
 import pytest
 
-from pipeline.backbone import Backbone
 from pipeline.checkpoint import skeleton
 from pipeline.engine import FUSED_ACTIVATIONS, OneDnnLinear
 from pipeline.errors import BackboneError
+from pipeline.loading import load_backbone
 from pipeline.sites import FFN_SITES, choose_site, input_width
-from tests.tiny_models import EXPERTS, FAMILIES, FFN_WIDTH, LAYERS, make_tiny_model, tiny_config
+from tests.tiny_models import (
+    EXPERTS,
+    FAMILIES,
+    FFN_WIDTH,
+    LAYERS,
+    make_tiny_model,
+    needs_onednn,
+    tiny_config,
+)
 
 
 def test_every_row_is_tried():
@@ -32,9 +40,10 @@ def test_the_paths_of_a_row_exist_and_fit_together(family):
             assert type(activation).__name__ in FUSED_ACTIVATIONS
 
 
+@needs_onednn
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "opt", "bloom", "bart"])
 def test_the_activation_is_fused_in_every_block(family, tmp_path):
-    backbone = Backbone.load(make_tiny_model(family, tmp_path), engine="onednn")
+    backbone = load_backbone(make_tiny_model(family, tmp_path), engine="onednn")
     layers = [m for m in backbone.network.modules() if isinstance(m, OneDnnLinear)]
     assert backbone.engine == "onednn"
     assert sum(layer.activation[0] != "none" for layer in layers) == LAYERS
@@ -43,13 +52,13 @@ def test_the_activation_is_fused_in_every_block(family, tmp_path):
 @pytest.mark.parametrize("family", EXPERTS)
 def test_mixtures_of_experts_are_refused_with_the_reason(family, tmp_path):
     with pytest.raises(BackboneError, match="mixture of experts") as caught:
-        Backbone.load(make_tiny_model(family, tmp_path))
+        load_backbone(make_tiny_model(family, tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_an_unlisted_architecture_is_discovered(tmp_path):
     path = make_tiny_model("megatron-bert", tmp_path)
-    backbone = Backbone.load(path)
+    backbone = load_backbone(path)
     assert backbone.site.down == "encoder.layer.{i}.output.dense"
     assert backbone.neuron_size == FFN_WIDTH and not backbone.packs
 
@@ -57,9 +66,9 @@ def test_an_unlisted_architecture_is_discovered(tmp_path):
 def test_an_ambiguous_architecture_is_refused_with_the_candidates(tmp_path):
     path = make_tiny_model("megatron-bert", tmp_path, intermediate_size=32)
     with pytest.raises(BackboneError, match=r"encoder\.layer\.\{i\}\.output\.dense") as caught:
-        Backbone.load(path)
+        load_backbone(path)
     assert "ffn_site" in str(caught.value) and "\n" not in str(caught.value)
-    explicit = Backbone.load(path, ffn_site="encoder.layer.{i}.output.dense")
+    explicit = load_backbone(path, ffn_site="encoder.layer.{i}.output.dense")
     assert explicit.neuron_size == 32
 
 
@@ -73,7 +82,7 @@ def test_an_ambiguous_architecture_is_refused_with_the_candidates(tmp_path):
 )
 def test_a_wrong_explicit_path_is_explained(path, message, tmp_path):
     with pytest.raises(BackboneError) as caught:
-        Backbone.load(make_tiny_model("bert", tmp_path), ffn_site=path)
+        load_backbone(make_tiny_model("bert", tmp_path), ffn_site=path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

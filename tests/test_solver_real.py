@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.backbone import Backbone
 from pipeline.design import MemoryDesign
 from pipeline.extractor import Extractor
 from pipeline.layerprobes import matrix
 from pipeline.linear import Linear
+from pipeline.loading import load_backbone
 from pipeline.solver import Objective, solve_paths
 
 Array = NDArray[Any]
@@ -43,7 +43,7 @@ def tweets(minilm: str, shared_data: Path) -> Tweets:
         lines = (folder / f"{split}_text.txt").read_text(encoding="utf-8").split("\n")
         texts += lines[:count]
         labels += (folder / f"{split}_labels.txt").read_text().split()[:count]
-    extractor = Extractor(Backbone.load(minilm), layers=[2], hidden="none")
+    extractor = Extractor(load_backbone(minilm), layers=[2], hidden="none")
     ffn = extractor(texts).ffn[0, :, ::4].reshape(-1, len(texts)).astype(np.float16)
     codes = np.array(labels, np.int64)[:NUM_TRAIN]
     return Tweets(ffn[:, :NUM_TRAIN].copy(), ffn[:, NUM_TRAIN:].copy(), codes)

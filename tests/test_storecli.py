@@ -16,11 +16,11 @@ import pytest
 import xarray as xr
 
 from pipeline.adding import add_layers
-from pipeline.backbone import Backbone
 from pipeline.cli import run_command
 from pipeline.config import RunConfig
-from pipeline.extract import extract_block, open_store
+from pipeline.extract import StoreOptions, extract_block, open_store
 from pipeline.extractor import Extractor
+from pipeline.loading import load_backbone
 from store import ActivationStore, StoreError, durable
 from store.maintenance import verify
 from tests.conftest import write_mood_csv, write_mood_run
@@ -185,12 +185,13 @@ def test_additions_that_cannot_be_made_are_refused(
 
 
 def test_layers_are_added_to_a_store_of_some(tmp_path: Path, tiny_bert: Path) -> None:
-    backbone = Backbone.load(tiny_bert)
+    backbone = load_backbone(tiny_bert)
     texts = pa.table({"id": ["a", "b", "c"], "text": ["one cat", "two dogs and a log", ""]})
     stores = []
     for name, layers in (("some", (1,)), ("whole", None)):
         extractor = Extractor(backbone, hidden="none", layers=layers, peaks=True)
-        store = open_store(tmp_path / name, extractor, num_texts=3, samples_per_shard=2)
+        options = StoreOptions(hidden="none", peaks=True, samples_per_shard=2)
+        store = open_store(tmp_path / name, extractor, options, num_texts=3)
         plan = store.plan_append(texts)
         for block in plan.blocks:
             extract_block(extractor, store, plan, block)

@@ -70,16 +70,17 @@ def plain(folder: str, model: str, texts: list[str], begin: Any, ended: Any) -> 
     """One plain process: load the model and extract its half."""
     import torch
 
-    from pipeline.backbone import Backbone
-    from pipeline.extract import extract_corpus
+    from pipeline.extract import StoreOptions, extract_corpus
+    from pipeline.loading import load_backbone
 
     torch.set_num_threads(1)
     begin.wait()
     start = time.perf_counter()
-    backbone = Backbone.load(model)
+    backbone = load_backbone(model)
     loaded = time.perf_counter()
     table = pa.table({"id": [str(i) for i in range(len(texts))], "text": texts})
-    extract_corpus(table, backbone, Path(folder) / "activations", samples_per_shard=512)
+    options = StoreOptions(samples_per_shard=512)
+    extract_corpus(table, backbone, Path(folder) / "activations", options)
     ended.put((time.perf_counter() - start, time.perf_counter() - loaded))
 
 

