@@ -25,7 +25,7 @@ from pipeline.heads import Head
 from pipeline.intervals import Resamples, difference
 from pipeline.metrics import score, utility
 from pipeline.planner import SLACK, Option, Plan, PlannedTask
-from pipeline.progress import Say
+from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.targets import load_target
 from store import ActivationStore
@@ -108,7 +108,7 @@ def build(
     *,
     loss: float,
     measuring: MeasureOptions | None = None,
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> tuple[Cascade, dict[str, Any]]:
     """Choose depth and thresholds by the validation rows' stored activations; measure the gain.
 

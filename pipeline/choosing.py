@@ -18,7 +18,7 @@ from pipeline.errors import HeadError
 from pipeline.heads import Head
 from pipeline.locking import one_at_a_time
 from pipeline.planner import Plan, recover
-from pipeline.progress import Say
+from pipeline.progress import Say, silent
 from pipeline.report import KINDS
 from pipeline.runfolder import read_metrics
 from store.durable import sync_directory, write_files
@@ -28,7 +28,7 @@ _FACTS = ("kind", "depth", "selection", "num_features", "val", "score")
 _OF_CHOSEN = ("chosen", "gain", "gain_calibrated")
 
 
-def apply(plan: Plan, *, say: Say = lambda _: None) -> Plan:
+def apply(plan: Plan, *, say: Say = silent) -> Plan:
     """Make the picked heads of a plan the chosen ones of their tasks; each is exchanged as a whole.
 
     Returns:

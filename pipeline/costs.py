@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ExtractError
 from pipeline.inputs import InputOptions, detect, read_blocks
-from pipeline.progress import Say, advance
+from pipeline.progress import Say, advance, silent
 from pipeline.sampletexts import sample_texts
 from pipeline.scorer import Scored, Scorer
 from pipeline.targets import Split, load_target
@@ -91,7 +91,7 @@ class Measurable(Protocol):
 
 
 def measure(
-    scorers: Sequence[Measurable], rows: pa.Table, *, rounds: int, say: Say = lambda _: None
+    scorers: Sequence[Measurable], rows: pa.Table, *, rounds: int, say: Say = silent
 ) -> list[Speed]:
     """Throughput of each scorer over the same rows: the median of rounds that take them in turn."""
     seconds: list[list[float]] = [[] for _ in scorers]

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.neurons import Atlas
-from pipeline.progress import Say
+from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, read_card
 from pipeline.tokenmaps import TokenPlaces, TokenReader
 from pipeline.widgets import Page, Sources
@@ -48,8 +48,8 @@ def serve(
     port: int = 5006,
     model: str | None = None,
     show: bool = False,
-    say: Say = lambda _: None,
-    announce: Say = lambda _: None,
+    say: Say = silent,
+    announce: Say = silent,
 ) -> None:
     """Serve the page on this machine until interrupted.
 

@@ -19,7 +19,7 @@ from pipeline.charts import Figure, bokeh_model, write_image
 from pipeline.errors import ConfigError
 from pipeline.figures import task_figures
 from pipeline.neuronranks import RankTables
-from pipeline.progress import Say, advance
+from pipeline.progress import Say, advance, silent
 from pipeline.report import AblationRow, ScoreRow, ablation_rows, gain_line, score_rows
 from pipeline.reportdata import RunFacts, TaskFacts, read_run
 from store.durable import write_file
@@ -54,7 +54,7 @@ def write_report(
     *,
     images: str = "both",
     scores: Path | None = None,
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> list[Path]:
     """Write the page and the figures of a finished run.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ScoreError
+from pipeline.progress import Say, silent
 
 LEDGER = "_ledger.sqlite"
 QUARANTINE = "_quarantine"
@@ -181,7 +182,7 @@ class Ledger:
             raise
         self._db.execute("COMMIT")
 
-    def sync(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
+    def sync(self, folder: Path, say: Say = silent) -> None:
         """Make the ledger say what the Parquet files of ``folder`` hold.
 
         Files that it does not know are read. The rows of files that are gone or were replaced are

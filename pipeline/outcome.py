@@ -14,7 +14,7 @@ from typing import Any
 from pipeline import cascadesearch, choosing
 from pipeline.costs import MeasureOptions
 from pipeline.planner import make_plan, read_tasks, write_plan
-from pipeline.progress import Say
+from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder
 
 
@@ -41,7 +41,7 @@ def plan_runs(
     apply: bool = False,
     loss: float | None = None,
     measuring: MeasureOptions | None = None,
-    say: Say = lambda _: None,
+    say: Say = silent,
     on_plan: Callable[[Mapping[str, Any], RunFolder], None] = lambda *_: None,
 ) -> Outcome:
     """Plan how deep to score, and do what is asked for with the plan.

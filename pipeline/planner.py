@@ -26,7 +26,7 @@ from pipeline.loading import load_from_settings
 from pipeline.locking import one_at_a_time
 from pipeline.metrics import utility
 from pipeline.phase2 import finite
-from pipeline.progress import Say
+from pipeline.progress import Say, silent
 from pipeline.reportdata import pareto_front
 from pipeline.runfolder import RunFolder, run_config
 from pipeline.scorer import Scorer
@@ -287,7 +287,7 @@ def make_plan(
     tolerance: float | None = None,
     min_texts_per_s: float | None = None,
     measuring: MeasureOptions | None = None,
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> Plan:
     """Read the heads of finished runs, and measure what scoring with them takes at every depth.
 
@@ -404,7 +404,7 @@ def read_tasks(runs: Sequence[Path], names: Sequence[str] = ()) -> tuple[Planned
                 " consolidate` again"
             )
         if not folder.head(task.name).exists():
-            with one_at_a_time(folder.path, lambda _: None):  # no exchange is under way then
+            with one_at_a_time(folder.path, silent):  # no exchange is under way then
                 recover(folder.head(task.name))
         heads = tuple(_planned(path.parent, sweep) for path in paths)
         chosen = _planned(folder.head(task.name), sweep)

@@ -37,7 +37,7 @@ from pipeline.phase1 import (
     read_rows,
 )
 from pipeline.probe import feature_importance, row_weights
-from pipeline.progress import Say, advance
+from pipeline.progress import Say, advance, silent
 from pipeline.rankings import ranking_table, streamed_values
 from pipeline.runfolder import RunFolder
 from pipeline.selectivity import selectivity
@@ -92,7 +92,7 @@ def rank(
     *,
     tasks: Sequence[str] = (),
     options: RankOptions | None = None,
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> dict[str, dict[str, pa.Table]]:
     """Rank the neurons of a probed run and write the tables.
 

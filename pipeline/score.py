@@ -14,7 +14,7 @@ not finished, and scores what is missing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from pipeline.filters import Filters
 from pipeline.heads import Head
 from pipeline.inputs import TWEETS, InputBlock, InputOptions, content_digest, detect, input_key
 from pipeline.inputs import read_blocks as read_input_blocks
+from pipeline.progress import Say, silent
 from pipeline.scorefolder import ScoreFolder
 from pipeline.scorer import Compute, Scored, heads_fingerprint
 from pipeline.scorereport import Counts, InputReport, ScoreReport, reason_kind
@@ -113,7 +114,7 @@ class ScoreRun:
         filters: Filters,
         cache_texts: int,
         compute: Compute | None,
-        say: Callable[[str], None] = lambda _: None,
+        say: Say = silent,
     ) -> None:
         self._folder = folder
         self._report = report

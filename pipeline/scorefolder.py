@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 from pipeline.errors import ScoreError
 from pipeline.ledger import LEDGER, QUARANTINE, Key, Ledger, Published, line_keys, row_keys
 from pipeline.locking import one_at_a_time
+from pipeline.progress import Say, silent
 from pipeline.runfolder import SCORE_CARD
 from pipeline.scorereport import Counts
 from store.locks import check_writable_file_system
@@ -49,7 +50,7 @@ def open_scores(
     *,
     buffer_rows: int,
     dry_run: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = silent,
 ) -> Iterator[ScoreFolder]:
     """Open a folder of scores, or make it; alone, until the ``with`` block ends.
 

@@ -207,7 +207,7 @@ def test_refusals(tiny_bert: Path, tiny: Callable[[str], Path]) -> None:
 # ------------------------------------------------------------------ which neurons, which values
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), top=st.integers(0, 7), share=st.floats(0.01, 1.0))
 def test_salient_neurons_are_the_largest(seed: int, top: int, share: float) -> None:
     rng = np.random.default_rng(seed)

@@ -126,7 +126,7 @@ def judged(seed: int, num_classes: int, skill: float) -> Judged:
     return Judged("macro_f1", -1, rows, targets[rows], plain, early, sure)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.integers(0, 99), st.integers(2, 4), st.floats(0, 4)), min_size=1, max_size=3

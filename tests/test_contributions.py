@@ -47,7 +47,7 @@ def random_head(seed: int, *, outputs: int, widths: tuple[int | None, ...]) -> H
     return Head(card, tuple(parts))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([1, 3]),

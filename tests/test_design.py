@@ -30,7 +30,7 @@ def gather(design: Design, every: int = 1) -> tuple[Array, Array]:
     return np.concatenate(numbers), np.concatenate(rows)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     n=st.integers(2, 300),
     features=st.integers(1, 9),

@@ -63,7 +63,7 @@ texts_of_any_length = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     family=st.sampled_from(FAMILIES),
     texts=texts_of_any_length,

@@ -25,7 +25,7 @@ def of_counts(name: str, counts: np.ndarray, y: np.ndarray, outputs: np.ndarray)
     return metric.of_counts(counts.astype(float), y, prediction, graded, positive)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_counts_are_repetitions(data: st.DataObject) -> None:
     """The metric of weighted rows is the metric of the rows repeated, ties and all."""

@@ -61,7 +61,7 @@ def test_logistic_path_reaches_scikit_learns_optimum(classes: int, spread: float
         assert np.mean(guess == reference.predict(x)) >= 0.999
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     n=st.integers(12, 60),
     features=st.integers(1, 80),

@@ -44,7 +44,7 @@ def layouts(draw):
     return draw(values), starts, np.array(lengths)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(layouts(), st.permutations(sorted(POOLINGS)), st.integers(1, 4))
 def test_equals_numpy_in_every_layout(layout, names, count):
     tokens, starts, lengths = layout
@@ -55,7 +55,7 @@ def test_equals_numpy_in_every_layout(layout, names, count):
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(layouts())
 def test_argmax_names_the_token_of_the_maximum(layout):
     tokens, starts, lengths = layout

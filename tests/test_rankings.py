@@ -248,7 +248,7 @@ def sums_of(x: Array, rows: Rows, num_classes: int | None) -> Sums:
     return stream_sums([(0, x.T)], columns, edges=edges, shift=x.mean(axis=0))[0][0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_blocks_and_weights_do_not_matter(data: st.DataObject) -> None:
     """Any cut into blocks gives the same; a weight is a repetition; unlabelled rows may be NaN."""

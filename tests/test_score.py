@@ -332,7 +332,6 @@ def check_mutants(values: list[Any], heads: list[Path], folder: Path) -> None:
 
 fuzz = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

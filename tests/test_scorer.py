@@ -281,7 +281,7 @@ class Shape:
     last: LastLayer | None = None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sets(st.integers(0, 79), min_size=1), st.booleans())
 def test_picked_features_are_those_of_all(wanted: set[int], only_some: bool) -> None:
     tokens = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))

@@ -48,7 +48,7 @@ def standardised(design: MemoryDesign) -> Array:
     return np.concatenate([block.T.copy() for _, block in design.blocks()]).astype(np.float64)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     n=st.integers(40, 160),
     features=st.integers(2, 60),
@@ -87,7 +87,7 @@ def test_every_fit_of_a_joint_solve_is_scikit_learns(
             assert logistic_value(x, y, model, penalty, w) <= reference * (1 + 1e-4)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     n=st.integers(10, 150),
     features=st.integers(1, 50),

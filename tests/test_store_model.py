@@ -176,7 +176,6 @@ class StoreModel(RuleBasedStateMachine):
 StoreModel.TestCase.settings = settings(
     max_examples=8,
     stateful_step_count=12,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 TestStoreModel = StoreModel.TestCase
