@@ -77,7 +77,7 @@ def has_hessians(num_rows: int, num_features: int) -> bool:
     return 2 * num_rows >= num_features
 
 
-def matrix_bytes(num_rows: int, num_features: int) -> int:
+def descent_bytes(num_rows: int, num_features: int) -> int:
     """Most bytes that a descent's matrices take: the Gram, factors, Hessians with a factor each."""
     side = min(num_rows, num_features)
     grams = (1 + MIN_FACTORS) * side * side

@@ -18,14 +18,15 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline import joint, ridge
 from pipeline.config import RunConfig
 from pipeline.design import CPU, HIDDEN, StoreDesign, source_array
 from pipeline.gramcache import layer_gram, write_part
+from pipeline.joint import descent_bytes
 from pipeline.layerprobes import ProbeTask, fit_probes
 from pipeline.memory import LayerNeed, layer_need
 from pipeline.preflight import offers_gpu
 from pipeline.probe import Probe, ProbeFit, Problem, importance_table
+from pipeline.ridge import ridge_bytes
 from pipeline.runfolder import RunFolder
 from pipeline.sharing import group_by_rows, shared_rows
 from pipeline.targets import Rows, Target, assign_folds, load_target
@@ -302,8 +303,8 @@ def _matrix_bytes(group: Group, num_features: int, num_folds: int) -> int:
     """Of the kind of target that takes more; classes leave their Gram to the other."""
     shape = len(group.positions), num_features
     num_values = sum(target.num_classes is None for target in group.targets)
-    classes = joint.matrix_bytes(*shape) if num_values < len(group.targets) else 0
-    values = ridge.matrix_bytes(*shape, num_folds, num_values) if num_values else 0
+    classes = descent_bytes(*shape) if num_values < len(group.targets) else 0
+    values = ridge_bytes(*shape, num_folds, num_values) if num_values else 0
     kept = 4 * min(shape) ** 2 if classes and values else 0
     return max(classes, values + kept)
 

@@ -30,7 +30,7 @@ KERNEL_FEATURES = 512
 """Features widened to float64 at a time."""
 
 
-def matrix_bytes(num_rows: int, num_features: int, num_folds: int, num_targets: int) -> int:
+def ridge_bytes(num_rows: int, num_features: int, num_folds: int, num_targets: int) -> int:
     """Most bytes that the matrices take.
 
     Float64: the Grams of groups of rows, a weighted sum of them and a factor if need be; float32: a

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,9 @@ from store.snapshots import (
 from store.view import StoreView
 from store.writing import LayerArrays, write_block
 
+if TYPE_CHECKING:
+    import xarray
+
 AnyArray = npt.NDArray[np.generic]
 
 
@@ -75,6 +78,12 @@ def _exists_already(path: str | Path) -> StoreError:
 
 class ActivationStore(StoreView):
     """One store, seen at one snapshot; make one with `create` or `open`."""
+
+    def to_xarray(self, **options: Any) -> xarray.Dataset:
+        """The store as a lazy `xarray.Dataset`; see `store.xarray_view.to_xarray`."""
+        from store.xarray_view import to_xarray
+
+        return to_xarray(self, **options)
 
     @classmethod
     def create(cls, path: str | Path, schema: StoreSchema) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,6 @@ from store.reading import ActivationReader, Samples
 from store.samples import Positions, SampleIndex
 from store.schema import StoreSchema
 from store.snapshots import Snapshot, load_snapshot
-
-if TYPE_CHECKING:
-    import xarray
 
 AnyArray = npt.NDArray[np.generic]
 
@@ -269,9 +266,3 @@ class StoreView:
         if reader:
             self._bytes_read += reader.shards.bytes_read
             reader.shards.bytes_read = 0
-
-    def to_xarray(self, **options: Any) -> xarray.Dataset:
-        """The store as a lazy `xarray.Dataset`; see `store.xarray_view.to_xarray`."""
-        from store.xarray_view import to_xarray
-
-        return to_xarray(self, **options)

@@ -136,10 +136,10 @@ def test_report_has_every_figure_and_escapes_all_text(copied_run: Path, tmp_path
         "by-layer", "by-depth", "pareto", "importance", "overlap", "confusion", "calibration",
     ]  # fmt: skip
     assert names[1] == ["by-layer", "by-depth", "pareto", "importance", "predicted"]
-    page = htmlreport.render(replace(run, tasks=tasks), views)
-    assert NASTY not in page and "<blink>" not in page
-    assert page.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 3
-    own = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    html = htmlreport.render(replace(run, tasks=tasks), views)
+    assert NASTY not in html and "<blink>" not in html
+    assert html.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 3
+    own = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     assert re.findall(r"""(?:src|href)=["'](?!data:|#)""", own) == []
     for figure in views[0].figures:
         charts.write_image(figure, tmp_path / f"{figure.name}.svg", title=NASTY)
@@ -154,13 +154,13 @@ def test_report_names_what_the_run_was_made_from(copied_run: Path, tmp_path: Pat
     write_json(tmp_path / "run" / "run.json", card)
     run = read_run(tmp_path / "run")
     view = htmlreport.view_of(run.tasks[1])
-    page = htmlreport.render(run, [replace(view, figures=view.figures[:1])])
+    html = htmlreport.render(run, [replace(view, figures=view.figures[:1])])
     for name, value in (
         ("poolings", "max"),
         ("backbone", card["config"]["backbone"]["model"]),
         ("store", card["config"]["store"]["path"]),
     ):
-        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in html
 
 
 def test_an_ablation_has_a_row_for_each_head_and_arm(copied_run: Path) -> None:

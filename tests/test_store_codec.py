@@ -141,8 +141,8 @@ def test_arrays_that_zarr_wrote_itself(tmp_path: Path, compressed: bool) -> None
     array[:, 1:] = values[:, 1:]  # rows of zarr's own order, and missing inner chunks
     want = values.copy()
     want[:, 0] = -1
-    for codec in (OURS, ZARRS_OWN):
-        got = open_with(tmp_path / "a", codec)
+    for chosen in (OURS, ZARRS_OWN):
+        got = open_with(tmp_path / "a", chosen)
         np.testing.assert_array_equal(got[:], want)
         np.testing.assert_array_equal(got.oindex[1, [3, 0], :], want[1, [3, 0]])
 
