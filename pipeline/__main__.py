@@ -1,6 +1,6 @@
 """``python -m pipeline`` is ``salient``."""
 
-from pipeline.cli import main
+from pipeline.line import main
 
 if __name__ == "__main__":
     main()

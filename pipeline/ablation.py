@@ -22,6 +22,7 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arms import random_neurons, salient_neurons, token_means
 from pipeline.backbone import Backbone
 from pipeline.config import RunConfig
 from pipeline.design import HIDDEN
@@ -36,16 +37,8 @@ from pipeline.phase1 import load_probe
 from pipeline.probe import Probe
 from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder
-from pipeline.sampletexts import sample_texts
-from pipeline.silencing import (
-    Neurons,
-    check_silenced,
-    random_neurons,
-    refuse_shared,
-    salient_neurons,
-    silenced,
-    token_means,
-)
+from pipeline.silencing import Neurons, check_silenced, refuse_shared, silenced
+from pipeline.storedtexts import sample_texts
 from pipeline.targets import Rows, Split, Target, load_target, wanted_tasks
 from store import ActivationStore, StoreError
 from store.tables import read_json, read_table, write_json
@@ -73,7 +66,7 @@ class AblationOptions:
         share: instead, the smallest set with this share of the layer's squared importance.
         layers: where to silence; none: the layers that the chosen head reads.
         fill: "zero", or "mean": each neuron's mean over the tokens of the task's training texts,
-            from the stored text means (:func:`~pipeline.silencing.token_means`).
+            from the stored text means (:func:`~pipeline.arms.token_means`).
         draws: seeded draws of random neurons: as many of each layer, from all its neurons.
         split: whose texts. The test split stays untouched unless it is named.
         limit: at most so many texts, drawn with the run's seed.

@@ -22,7 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from pipeline.pooling import Segments
+from pipeline.packing import Segments
 
 PACKED = "salient_packed"
 EXPLICIT_LENGTH = 128

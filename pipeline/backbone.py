@@ -28,8 +28,7 @@ from pipeline import checkpoint
 from pipeline.attention import attending_within_segments
 from pipeline.capture import Stop, TokenSink, captured_inputs
 from pipeline.errors import BackboneError
-from pipeline.packing import Batch, pack, pad
-from pipeline.pooling import Segments
+from pipeline.packing import Batch, Segments, pack, pad
 from pipeline.sites import FfnSite
 from pipeline.slicing import LastLayer, cut_blocks, slice_neurons, up_flops
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 TokenSink = Callable[[int, Tensor], None]
@@ -54,3 +55,14 @@ def captured_inputs(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _replacement(mask: Tensor, fill: Tensor) -> Callable[..., Any]:
+    """A forward pre-hook without state, so that further twins may share it."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (torch.where(mask, fill, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": torch.where(mask, fill, kwargs["hidden_states"])}
+
+    return hook

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline.cascade import NEVER, Cascade, CascadeTask, leaving
 from pipeline.costs import MeasureOptions, measure
+from pipeline.depth import SLACK, Option, Plan, PlannedTask
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head
 from pipeline.intervals import Resamples, difference
 from pipeline.metrics import score, utility
-from pipeline.planner import SLACK, Option, Plan, PlannedTask
 from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.targets import load_target

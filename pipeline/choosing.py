@@ -14,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.depth import Plan
 from pipeline.errors import HeadError
-from pipeline.heads import Head
+from pipeline.heads import KINDS, Head
 from pipeline.locking import one_at_a_time
-from pipeline.planner import Plan, recover
 from pipeline.progress import Say, silent
-from pipeline.report import KINDS
 from pipeline.runfolder import read_metrics
 from store.durable import sync_directory, write_files
 from store.tables import write_json
@@ -96,3 +95,14 @@ def entry_for(entry: Mapping[str, Any], head: Head) -> dict[str, Any]:
     note = "it was chosen by `salient plan` after the test split was read"
     chosen = known or facts | calibration | {"test": {}, "test_interval": {}}
     return rest | {"chosen": chosen | {"note": note}, "gain": {}, "evaluated": own}
+
+
+def recover(chosen: Path) -> None:
+    """Put a chosen head back that was moved away by an exchange that was killed, if there is one.
+
+    The caller holds the run's lock.
+    """
+    old = chosen.with_name(".chosen.old")
+    if not chosen.exists() and old.is_dir():
+        old.rename(chosen)
+        sync_directory(chosen.parent)

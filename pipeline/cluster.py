@@ -16,9 +16,9 @@ import dask
 import torch
 from threadpoolctl import threadpool_limits
 
-from pipeline.clusterkinds import KINDS, num_cores
+from pipeline.clusterkinds import KINDS
 from pipeline.config import ClusterConfig, RunConfig, is_model_path
-from pipeline.memory import free_memory
+from pipeline.machine import free_memory, num_cores
 from pipeline.progress import Say
 from pipeline.session import Session, connected
 

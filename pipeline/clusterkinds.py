@@ -19,6 +19,7 @@ from typing import Any
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError
+from pipeline.machine import num_cores
 from pipeline.preflight import GPU
 
 CONNECT_TIMEOUT_S = 30
@@ -41,11 +42,6 @@ class Kind:
     extra: str = "cluster"
     queued: bool = False
     local: bool = False
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores_of(cluster: ClusterConfig, workers: int) -> int | None:

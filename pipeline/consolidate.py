@@ -25,7 +25,7 @@ from pipeline.linear import Linear
 from pipeline.metrics import utility
 from pipeline.modes import Index, Mode
 from pipeline.probe import Problem
-from pipeline.salientsets import SalientLayer, SalientSets, salient_sets
+from pipeline.selection import SalientLayer, SalientSets, salient_sets
 from pipeline.solver import iterate_path
 
 Array = NDArray[Any]

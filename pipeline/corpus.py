@@ -401,3 +401,30 @@ def _split_sizes(task: str, table: pa.Table) -> dict[str, int]:
             f"({table.num_rows} in all); give more rows or larger split fractions"
         )
     return sizes
+
+
+def describe_corpus(corpus: Corpus) -> str:
+    """What was read and what was left out, in a few lines."""
+    report = corpus.report
+    lines = [f"corpus: {report.rows_read} rows read, {len(corpus.samples)} different texts"]
+    for count, what in (
+        (report.rows_filtered, "rows left out by `where`"),
+        (report.empty_dropped, "rows with an empty text dropped"),
+        (report.unlabelled_dropped, "rows without any label dropped"),
+        (report.duplicate_texts, "rows repeat an earlier text"),
+    ):
+        if count:
+            lines.append(f"  {count} {what}")
+    for task, splits in report.splits.items():
+        parts = ", ".join(f"{name} {count}" for name, count in splits.items())
+        notes = "".join(
+            f"; {count} {what}"
+            for count, what in (
+                (report.labels_missing.get(task), "labels missing"),
+                (report.leaks_dropped.get(task), "rows dropped whose text is in a later split"),
+                (report.conflicting_texts.get(task), "texts with differing labels"),
+            )
+            if count
+        )
+        lines.append(f"  task {task}: {parts}{notes}")
+    return "\n".join(lines)

@@ -26,8 +26,8 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ExtractError
 from pipeline.inputs import InputOptions, detect, read_blocks
 from pipeline.progress import Say, advance, silent
-from pipeline.sampletexts import sample_texts
 from pipeline.scorer import Scored, Scorer
+from pipeline.storedtexts import sample_texts
 from pipeline.targets import Split, load_target
 from store import ActivationStore, text_hash
 from store.errors import SalientError

@@ -6,8 +6,8 @@
 import sys
 from pathlib import Path
 
-from pipeline.cli import INTERRUPTED, run_command
 from pipeline.jobrun import Driver
+from pipeline.line import INTERRUPTED, run_command
 
 if __name__ == "__main__":
     sys.exit(Driver(Path(sys.argv[1]), run_command, interrupted=INTERRUPTED).run())

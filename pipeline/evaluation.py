@@ -15,9 +15,8 @@ from pipeline.config import RunConfig, TaskConfig
 from pipeline.design import HIDDEN
 from pipeline.heads import Head
 from pipeline.intervals import Resamples, difference, intervals
-from pipeline.metrics import metric_names, utility
+from pipeline.metrics import finite, metric_names, utility
 from pipeline.phase1 import load_probe, problem_of, read_rows
-from pipeline.phase2 import finite
 from pipeline.probe import Probe, Problem
 from pipeline.runfolder import RunFolder
 from pipeline.targets import Target, load_target

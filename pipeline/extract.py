@@ -24,7 +24,11 @@ from pipeline.backbone import Backbone
 from pipeline.config import RunConfig
 from pipeline.errors import ExtractError
 from pipeline.extractor import Extractor, Pooled, Turned
+from pipeline.golden import write_golden
 from pipeline.lanes import ahead, threads
+from pipeline.loading import load_from_settings
+from pipeline.progress import Say, advance
+from pipeline.runfolder import RunFolder
 from pipeline.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.tokens import Encoded
 from store import ActivationStore, Block, StoreError, StoreSchema
@@ -373,3 +377,23 @@ def check_disk(path: str | Path, needed: int) -> None:
             f"{path}: the activations need {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
             "free some space, or store fewer poolings or layers"
         )
+
+
+def extract_here(config: RunConfig, texts: pa.Table, say: Say) -> ExtractReport:
+    """Extract the texts that the store does not have yet, in this process."""
+    backbone = load_from_settings(config.backbone, device=config.cluster.device)
+    say(
+        f"backbone: {backbone.model_type}, {backbone.num_layers} blocks of {backbone.neuron_size}"
+        f" neurons, hidden size {backbone.hidden_size}"
+    )
+    options = StoreOptions.of(config)
+    report = extract_corpus(
+        texts,
+        backbone,
+        config.store.path,
+        options,
+        progress=lambda done, todo: advance(say, "extracted", done, todo, "texts"),
+    )
+    golden = RunFolder(Path(config.run_dir)).golden
+    write_golden(golden, options.extractor(backbone), stored_dtype=options.dtype)
+    return report

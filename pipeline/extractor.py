@@ -26,9 +26,9 @@ from torch import Tensor
 from pipeline.backbone import Backbone
 from pipeline.errors import ExtractError
 from pipeline.lanes import num_lanes, side_by_side
-from pipeline.packing import Batch, plan_batches
+from pipeline.packing import Batch, Segments, plan_batches
 from pipeline.picking import Picked
-from pipeline.pooling import Segments, argmax_tokens, check_poolings, pool
+from pipeline.pooling import argmax_tokens, check_poolings, pool
 from pipeline.slicing import LastLayer
 from pipeline.throughput import Meter
 from pipeline.tokens import Encoded, encode

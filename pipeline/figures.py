@@ -36,10 +36,10 @@ from pipeline.charts import (
     write_image,
     write_row,
 )
-from pipeline.metrics import METRICS
+from pipeline.metrics import METRICS, pareto_front
 from pipeline.rankings import RANKINGS
 from pipeline.report import best_by_depth, judge, judged
-from pipeline.reportdata import TaskFacts, pareto_front
+from pipeline.reportdata import TaskFacts
 
 Array = NDArray[Any]
 KIND_COLOURS = {"frozen": ORANGE, "sparse": BLUE, "ensemble": GREEN}

@@ -327,3 +327,7 @@ def describe_heads(heads: Sequence[Head]) -> str:
         f" {head.card.num_features} salient features)"
         for head in heads
     )
+
+
+KINDS = ("frozen", "sparse", "ensemble")
+"""Kinds of heads of which a run reports the best, where it has tried them."""

@@ -28,8 +28,9 @@ from pipeline.config import NormaliseConfig
 from pipeline.errors import CorpusError
 from pipeline.jsonstream import Value, json_values
 from pipeline.records import Notice, Tweet, read_record
+from pipeline.rowformats import detect_format, file_stem
 from pipeline.streams import StreamBreak, members, readable
-from pipeline.textfiles import detect_format, file_stem, read_rows, read_texts
+from pipeline.textfiles import read_rows, read_texts
 from pipeline.tweets import QUARANTINE_SCHEMA, read_dump
 
 TWEETS = "tweets"

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError
 from pipeline.heads import Head
-from pipeline.runfolder import SCORE_CARD, RunFolder, read_card, read_metrics, run_config
+from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
+from pipeline.scorefolder import SCORE_CARD
 from store import ActivationStore
 from store.tables import read_json
 

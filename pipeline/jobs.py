@@ -8,42 +8,36 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.cluster import at_most, map_tasks, task_memory, workers_for
+from pipeline.cluster import at_most, map_tasks, workers_for
 from pipeline.clusterextract import SET_ASIDE_SCHEMA, extract_on_workers, write_set_aside
 from pipeline.config import RunConfig
-from pipeline.corpus import Corpus, corpus_of
+from pipeline.corpus import Corpus, corpus_of, describe_corpus
 from pipeline.design import HIDDEN
-from pipeline.errors import ConfigError, CorpusError, ExtractError, ProbeError
+from pipeline.errors import ConfigError, CorpusError, ProbeError
 from pipeline.evaluation import evaluate_task
-from pipeline.extract import StoreOptions, extract_corpus
-from pipeline.golden import write_golden
-from pipeline.loading import load_from_settings
+from pipeline.extract import extract_here
+from pipeline.importance import write_importance
 from pipeline.locking import one_at_a_time
-from pipeline.memory import MemoryPlan, plan_memory
+from pipeline.memory import plan_layers
 from pipeline.phase1 import (
     ProbeResult,
     fit_layer,
     gram_part,
     is_complete,
-    layer_needs,
     load_targets,
     probe_fingerprints,
-    write_importance,
 )
 from pipeline.phase2 import HeadResult, consolidate_task
 from pipeline.progress import Say, advance, silent
-from pipeline.runfolder import RunFolder, read_card, read_metrics, write_card
-from pipeline.targets import Target
+from pipeline.runfolder import RunFolder, content_of, open_run, read_metrics, write_card
 from pipeline.throughput import ExtractReport
 from store import ActivationStore
-from store.tables import table_digest, write_json
+from store.tables import write_json
 
 GRAM_PARTS = 16
 """Shares in which a cluster makes the Gram matrix of a layer too large for a worker's memory."""
@@ -61,7 +55,7 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     _check_early(config, corpus, folder)
     with workers_for(config, say) as session:
         if session is None:
-            report = _extract_here(config, corpus.samples, say)
+            report = extract_here(config, corpus.samples, say)
             aside = SET_ASIDE_SCHEMA.empty_table()
         else:
             report, aside = extract_on_workers(config, corpus.samples, session, say=say)
@@ -81,31 +75,11 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
         folder,
         config,
         snapshot=store.snapshot_id,
-        content=_content(store),
+        content=content_of(store),
         extraction_fingerprint=store.schema.fingerprint,
         corpus=corpus.report.to_dict(),
         extraction=report.to_dict(),
     )
-    return report
-
-
-def _extract_here(config: RunConfig, texts: pa.Table, say: Say) -> ExtractReport:
-    """Extract the texts that the store does not have yet, in this process."""
-    backbone = load_from_settings(config.backbone, device=config.cluster.device)
-    say(
-        f"backbone: {backbone.model_type}, {backbone.num_layers} blocks of {backbone.neuron_size}"
-        f" neurons, hidden size {backbone.hidden_size}"
-    )
-    options = StoreOptions.of(config)
-    report = extract_corpus(
-        texts,
-        backbone,
-        config.store.path,
-        options,
-        progress=lambda done, todo: advance(say, "extracted", done, todo, "texts"),
-    )
-    golden = RunFolder(Path(config.run_dir)).golden
-    write_golden(golden, options.extractor(backbone), stored_dtype=options.dtype)
     return report
 
 
@@ -140,60 +114,6 @@ def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
             )
 
 
-def _content(store: ActivationStore) -> str:
-    """Digest of the samples that a snapshot shows; a store put in its place has another."""
-    return table_digest(store.samples().select(["id", "text_hash"]))[:16]
-
-
-def describe_corpus(corpus: Corpus) -> str:
-    """What was read and what was left out, in a few lines."""
-    report = corpus.report
-    lines = [f"corpus: {report.rows_read} rows read, {len(corpus.samples)} different texts"]
-    for count, what in (
-        (report.rows_filtered, "rows left out by `where`"),
-        (report.empty_dropped, "rows with an empty text dropped"),
-        (report.unlabelled_dropped, "rows without any label dropped"),
-        (report.duplicate_texts, "rows repeat an earlier text"),
-    ):
-        if count:
-            lines.append(f"  {count} {what}")
-    for task, splits in report.splits.items():
-        parts = ", ".join(f"{name} {count}" for name, count in splits.items())
-        notes = "".join(
-            f"; {count} {what}"
-            for count, what in (
-                (report.labels_missing.get(task), "labels missing"),
-                (report.leaks_dropped.get(task), "rows dropped whose text is in a later split"),
-                (report.conflicting_texts.get(task), "texts with differing labels"),
-            )
-            if count
-        )
-        lines.append(f"  task {task}: {parts}{notes}")
-    return "\n".join(lines)
-
-
-def open_run(config: RunConfig) -> tuple[str, ActivationStore]:
-    """The snapshot that this run's extraction recorded, and the store opened at it."""
-    card = read_card(RunFolder(Path(config.run_dir)))
-    snapshot = card.get("snapshot")
-    if not ActivationStore.exists(config.store.path) or snapshot is None:
-        raise ExtractError(
-            f"{config.store.path}: no activation store here; run `salient extract` first"
-        )
-    if card["config_fingerprint"] != config.fingerprint:
-        raise ProbeError(
-            f"{config.run_dir}: was extracted with another configuration; run `salient extract`"
-            " with this one (what is stored is not computed again), or use another run_dir"
-        )
-    store = ActivationStore.open(config.store.path, snapshot=snapshot)
-    if card.get("content") != _content(store):
-        raise ExtractError(
-            f"{config.store.path}: does not hold the samples that {config.run_dir} was made from"
-            " (another store, or samples deleted since); run `salient extract` again"
-        )
-    return snapshot, store
-
-
 def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
     """Phase 1: a probe per task and layer, the conventional head, and the importance tables.
 
@@ -225,7 +145,7 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
 
     folder = RunFolder(Path(config.run_dir))
     with one_at_a_time(folder.path, say):
-        plan = _plan_layers(config, store, targets, len(sources), say)
+        plan = plan_layers(config, store, targets, len(sources), say)
         cluster = at_most(config.cluster, plan.at_a_time)
         if plan.streams and config.cluster.kind != "local":
             shares = [(source, part) for source in sources for part in range(GRAM_PARTS)]
@@ -243,31 +163,6 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
             )
     by_task = {task.name: i for i, task in enumerate(config.tasks)}
     return sorted((r for layer in results for r in layer), key=lambda r: by_task[r.task])
-
-
-def _plan_layers(
-    config: RunConfig,
-    store: ActivationStore,
-    targets: Sequence[Target],
-    num_tasks: int,
-    say: Say,
-) -> MemoryPlan:
-    """How many layers are fitted at a time, and what of each is held in memory."""
-    need = layer_needs(config, store, targets)
-    slots, free = task_memory(config.cluster, num_tasks)
-    plan = plan_memory(need, free=free, workers=slots)
-    size = need.raw + need.rest
-    if plan.streams:
-        say(
-            f"probes: a layer's activations and fits take {size / 1e9:.2f} GB, {free / 1e9:.2f} GB"
-            " are free: one layer at a time, its shards read again on every pass"
-        )
-    elif plan.at_a_time < slots:
-        say(
-            f"probes: a layer takes {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free:"
-            f" {plan.at_a_time} at a time instead of {slots}"
-        )
-    return plan
 
 
 def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:

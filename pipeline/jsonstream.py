@@ -15,14 +15,14 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from pipeline.normalise import join_surrogates
-from pipeline.streams import StreamBreak, lines, peek
+from pipeline.streams import StreamBreak, peek
 
 MAX_VALUE_BYTES = 1 << 27
 EXCERPT_CHARS = 200
@@ -341,3 +341,51 @@ class _Scanner:
         self._advance(found)
         self._indent = indent
         return item
+
+
+MAX_LINE_BYTES = 1 << 27
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line without its line feed; ``cut`` where it was longer than allowed, not ``ended`` where
+    the stream stopped before a line feed."""
+
+    number: int
+    data: bytes
+    cut: bool = False
+    ended: bool = True
+
+
+def lines(chunks: Iterable[bytes], *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
+    """The lines of a stream, split at line feeds only; numbers start at 1.
+
+    A line longer than ``max_bytes`` comes with its first ``max_bytes`` and ``cut=True``. Where the
+    stream breaks, the unfinished last line is handed out before ``StreamBreak`` is raised.
+    """
+    number, pending, size, cut = 1, [], 0, False
+    broken: StreamBreak | None = None
+    source = iter(chunks)
+    while True:
+        try:
+            chunk = next(source)
+        except StopIteration:
+            break
+        except StreamBreak as error:
+            broken = error
+            break
+        first, *others = chunk.split(b"\n")
+        for piece in others:
+            pending.append(first)
+            data = b"".join(pending)
+            yield Line(number, data[:max_bytes], cut or len(data) > max_bytes)
+            number, pending, size, cut = number + 1, [], 0, False
+            first = piece
+        if first and not cut:
+            pending.append(first)
+            size += len(first)
+            cut = size > max_bytes
+    if pending:
+        yield Line(number, b"".join(pending)[:max_bytes], cut, ended=False)
+    if broken is not None:
+        raise broken

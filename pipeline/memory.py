@@ -6,11 +6,18 @@ rest (Gram, factor, directions, buffers) it needs in any case.
 
 from __future__ import annotations
 
-import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from pipeline.cluster import task_memory
+from pipeline.config import RunConfig
 from pipeline.errors import ProbeError
+from pipeline.joint import descent_bytes
+from pipeline.progress import Say
+from pipeline.ridge import ridge_bytes
+from pipeline.sharing import Group, group_tasks
+from pipeline.targets import Target
+from store import ActivationStore
 
 USABLE = 0.8
 """Share of the free memory that is planned with."""
@@ -97,38 +104,60 @@ def plan_memory(need: LayerNeed, *, free: int, workers: int) -> MemoryPlan:
     return MemoryPlan(1, usable - need.rest, streams=True)
 
 
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, its control group and its limits."""
-    found = [1 << 62]
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            found.append(1024 * int(line.split()[1]))
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        values = [line.strip() for name in (limit, usage) for line in _lines(name)[:1]]
-        if len(values) == 2 and all(value.isdigit() for value in values):
-            # The page cache counts as used; the kernel gives it back when it is needed.
-            cached = sum(
-                int(line.split()[1])
-                for line in _lines(str(Path(limit).with_name("memory.stat")))
-                if line.startswith(("inactive_file ", "active_file "))
+def layer_needs(config: RunConfig, store: ActivationStore, targets: Sequence[Target]) -> LayerNeed:
+    """What the largest layer task takes: that of the FFN layers' largest group."""
+    folds = max(1, config.head.num_folds)
+    needs = []
+    for group in group_tasks(targets):
+        sizes = [target.num_classes or 1 for target in group.targets]
+        columns = sum(1 if size == 2 else size for size in sizes)
+        num_features = store.schema.array("ffn").rows
+        in_memory = config.probe.solver == "sklearn" or config.probe.penalty != "l2"
+        needs.append(
+            layer_need(
+                num_rows=len(group.positions),
+                num_features=num_features,
+                # In memory scikit-learn holds float32 and works on a copy, at times float64.
+                itemsize=store.schema.itemsize + (16 if in_memory else 0),
+                num_columns=columns * folds,
+                num_fits=len(sizes) * folds,
+                matrix_bytes=0 if in_memory else _matrix_bytes(group, num_features, folds),
+                samples_per_shard=store.schema.samples_per_shard,
             )
-            found.append(int(values[0]) - int(values[1]) + cached)
-    for kind, field in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
-        soft, _ = resource.getrlimit(kind)
-        if soft != resource.RLIM_INFINITY:
-            used = [line for line in _lines("/proc/self/status") if line.startswith(field)]
-            found.append(soft - (1024 * int(used[0].split()[1]) if used else 0))
-    return max(0, min(found))
+        )
+    return max(needs, key=lambda need: need.raw + need.rest)
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
+def _matrix_bytes(group: Group, num_features: int, num_folds: int) -> int:
+    """Of the kind of target that takes more; classes leave their Gram to the other."""
+    shape = len(group.positions), num_features
+    num_values = sum(target.num_classes is None for target in group.targets)
+    classes = descent_bytes(*shape) if num_values < len(group.targets) else 0
+    values = ridge_bytes(*shape, num_folds, num_values) if num_values else 0
+    kept = 4 * min(shape) ** 2 if classes and values else 0
+    return max(classes, values + kept)
+
+
+def plan_layers(
+    config: RunConfig,
+    store: ActivationStore,
+    targets: Sequence[Target],
+    num_tasks: int,
+    say: Say,
+) -> MemoryPlan:
+    """How many layers are fitted at a time, and what of each is held in memory."""
+    need = layer_needs(config, store, targets)
+    slots, free = task_memory(config.cluster, num_tasks)
+    plan = plan_memory(need, free=free, workers=slots)
+    size = need.raw + need.rest
+    if plan.streams:
+        say(
+            f"probes: a layer's activations and fits take {size / 1e9:.2f} GB, {free / 1e9:.2f} GB"
+            " are free: one layer at a time, its shards read again on every pass"
+        )
+    elif plan.at_a_time < slots:
+        say(
+            f"probes: a layer takes {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free:"
+            f" {plan.at_a_time} at a time instead of {slots}"
+        )
+    return plan

@@ -11,7 +11,7 @@ classes that the targets have.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,3 +140,19 @@ def utility(name: str, value: float) -> float:
 def metric_names(*, regression: bool) -> tuple[str, ...]:
     """The metrics that fit a kind of task."""
     return tuple(name for name, metric in METRICS.items() if metric.regression == regression)
+
+
+def pareto_front(cost: Sequence[float], score: Sequence[float], *, higher: bool = True) -> Array:
+    """Indices ``(k,)`` of the points that no cheaper or equally cheap one beats, by rising cost."""
+    costs = np.asarray(cost, np.float64)
+    gains = np.asarray(score, np.float64) * (1 if higher else -1)
+    front: list[int] = []
+    for i in np.lexsort((-gains, costs)):
+        if not front or gains[i] > gains[front[-1]]:
+            front.append(int(i))
+    return np.array(front, np.int64)
+
+
+def finite(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return float(value) if np.isfinite(value) else None

@@ -17,8 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.probe import importance_shares
-from pipeline.reportdata import importance_cube
+from pipeline.importance import importance_shares
 from pipeline.runfolder import RunFolder
 from store.schema import StoreSchema
 from store.tables import read_table
@@ -127,3 +126,14 @@ def rank_cubes(table: pa.Table, schema: StoreSchema) -> dict[str, Array]:
         found[name] = np.zeros((schema.num_layers, schema.array("ffn").rows), np.int32)
         found[name][layer[rows], feature[rows]] = rank[rows] + 1
     return found
+
+
+def importance_cube(table: pa.Table) -> tuple[Array, tuple[str, ...]]:
+    """An importance table as ``(layers, poolings, neurons)`` float64, and the poolings' names."""
+    poolings = tuple(dict.fromkeys(table["pooling"].to_pylist()))
+    layer, neuron = table["layer"].to_numpy(), table["neuron"].to_numpy()
+    at = {name: i for i, name in enumerate(poolings)}
+    pooling = np.array([at[name] for name in table["pooling"].to_pylist()])
+    cube = np.zeros((int(layer.max()) + 1, len(poolings), int(neuron.max()) + 1))
+    cube[layer, pooling, neuron] = table["importance"].to_numpy()
+    return cube, poolings

@@ -14,24 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.design import CPU, HIDDEN, StoreDesign, source_array
 from pipeline.gramcache import layer_gram, write_part
-from pipeline.joint import descent_bytes
 from pipeline.layerprobes import ProbeTask, fit_probes
-from pipeline.memory import LayerNeed, layer_need
 from pipeline.preflight import offers_gpu
-from pipeline.probe import Probe, ProbeFit, Problem, importance_table
-from pipeline.ridge import ridge_bytes
+from pipeline.probe import Probe, ProbeFit, Problem
 from pipeline.runfolder import RunFolder
-from pipeline.sharing import group_by_rows, shared_rows
+from pipeline.sharing import Group, group_tasks, shared_rows
 from pipeline.targets import Rows, Target, assign_folds, load_target
 from store import ActivationStore, StoreError
-from store.tables import read_arrays, read_json, write_arrays, write_json, write_table
+from store.tables import read_arrays, read_json, write_arrays, write_json
 
 Array = NDArray[Any]
 
@@ -61,46 +57,9 @@ def read_rows(store: ActivationStore, source: int | str, rows: Rows) -> Array:
     return np.array(matrix, dtype=np.float32, order="C")
 
 
-@dataclass(frozen=True)
-class Group:
-    """Tasks that share the training rows of one design.
-
-    Attributes:
-        targets: the tasks, in the configuration's order.
-        positions: ``(n,)`` int64 increasing store positions of their training rows.
-        rows: for each task the ``(n_t,)`` int64 indices of its training rows among ``positions``.
-    """
-
-    targets: tuple[Target, ...]
-    positions: Array
-    rows: tuple[Array, ...]
-
-    @property
-    def name(self) -> str:
-        """The first task's."""
-        return self.targets[0].task.name
-
-    @property
-    def digest(self) -> str:
-        """Digest of what the tasks' probes depend on beside themselves; empty for a lone task."""
-        if len(self.targets) == 1:
-            return ""
-        return hashlib.sha256(self.positions.tobytes()).hexdigest()[:16]
-
-
 def load_targets(config: RunConfig, store: ActivationStore) -> list[Target]:
     """All tasks, in the configuration's order."""
     return [load_target(store, task) for task in config.tasks]
-
-
-def group_tasks(targets: Sequence[Target]) -> list[Group]:
-    """Tasks whose training texts overlap enough share a standardisation and every pass."""
-    parts = [target.rows("train").positions for target in targets]
-    groups = []
-    for members in group_by_rows(parts):
-        positions, rows = shared_rows([parts[i] for i in members])
-        groups.append(Group(tuple(targets[i] for i in members), positions, tuple(rows)))
-    return groups
 
 
 def phase1_fingerprint(config: RunConfig, target: Target, extraction: str, shared: str = "") -> str:
@@ -275,40 +234,6 @@ def gram_device(config: RunConfig) -> torch.device:
     return torch.device(asked)
 
 
-def layer_needs(config: RunConfig, store: ActivationStore, targets: Sequence[Target]) -> LayerNeed:
-    """What the largest layer task takes: that of the FFN layers' largest group."""
-    folds = max(1, config.head.num_folds)
-    needs = []
-    for group in group_tasks(targets):
-        sizes = [target.num_classes or 1 for target in group.targets]
-        columns = sum(1 if size == 2 else size for size in sizes)
-        num_features = store.schema.array("ffn").rows
-        in_memory = config.probe.solver == "sklearn" or config.probe.penalty != "l2"
-        needs.append(
-            layer_need(
-                num_rows=len(group.positions),
-                num_features=num_features,
-                # In memory scikit-learn holds float32 and works on a copy, at times float64.
-                itemsize=store.schema.itemsize + (16 if in_memory else 0),
-                num_columns=columns * folds,
-                num_fits=len(sizes) * folds,
-                matrix_bytes=0 if in_memory else _matrix_bytes(group, num_features, folds),
-                samples_per_shard=store.schema.samples_per_shard,
-            )
-        )
-    return max(needs, key=lambda need: need.raw + need.rest)
-
-
-def _matrix_bytes(group: Group, num_features: int, num_folds: int) -> int:
-    """Of the kind of target that takes more; classes leave their Gram to the other."""
-    shape = len(group.positions), num_features
-    num_values = sum(target.num_classes is None for target in group.targets)
-    classes = descent_bytes(*shape) if num_values < len(group.targets) else 0
-    values = ridge_bytes(*shape, num_folds, num_values) if num_values else 0
-    kept = 4 * min(shape) ** 2 if classes and values else 0
-    return max(classes, values + kept)
-
-
 def _complete(stem: Path, fingerprint: str) -> dict[str, Any] | None:
     if not stem.with_suffix(".safetensors").is_file():
         return None
@@ -335,21 +260,3 @@ def is_complete(config: RunConfig, target: Target, source: int | str, fingerprin
 def load_probe(folder: RunFolder, task: str, source: int | str) -> Probe:
     """A probe written by :func:`fit_layer`."""
     return Probe.from_arrays(read_arrays(folder.probe(task, source).with_suffix(".safetensors")))
-
-
-def write_importance(
-    folder: RunFolder,
-    task: str,
-    layers: Sequence[int],
-    *,
-    poolings: Sequence[str],
-    classes: Sequence[str],
-) -> None:
-    """Write the importance table of a task, all layers in one Parquet file."""
-    tables = [
-        importance_table(
-            load_probe(folder, task, layer).weights, layer=layer, poolings=poolings, classes=classes
-        )
-        for layer in layers
-    ]
-    write_table(folder.importance(task), pa.concat_tables(tables))

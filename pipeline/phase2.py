@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -19,11 +18,11 @@ from pipeline.drift import REFERENCE_FILE, Reference
 from pipeline.errors import HeadError
 from pipeline.golden import read_golden, write_outputs
 from pipeline.heads import Head, HeadCard
-from pipeline.metrics import metric_names, score
+from pipeline.metrics import finite, metric_names, score
 from pipeline.phase1 import problem_of
 from pipeline.probe import row_weights
 from pipeline.runfolder import RunFolder
-from pipeline.salientsets import salient_sets
+from pipeline.selection import salient_sets
 from pipeline.slices import Reading, read_slices
 from pipeline.targets import Target, assign_folds, load_target
 from store import ActivationStore
@@ -175,8 +174,3 @@ class _HeadWriter:
             "num_train": len(self.sweep.data.y_train),
             "num_val": len(self.sweep.data.y_val),
         }
-
-
-def finite(value: float) -> float | None:
-    """For JSON, which has no NaN."""
-    return float(value) if np.isfinite(value) else None

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ExtractError
-from pipeline.pooling import Segments, pool
+from pipeline.packing import Segments
+from pipeline.pooling import pool
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone

@@ -12,89 +12,14 @@ Another pooling is another row of ``POOLINGS``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pipeline.errors import ExtractError
+from pipeline.packing import Segments
 from pipeline.segmentpool import fuses, mean_and_max
-
-_PIECE_VALUES = 2**19
-"""Float32 values pooled at a time on the CPU: few enough to stay in a core's cache between two
-poolings, enough to be worth the calls (twice or half of it takes 1.1 times as long)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Texts ``first .. first + count`` of equal length, whose first tokens lie ``stride`` apart."""
-
-    first: int
-    count: int
-    start: int
-    stride: int
-    length: int
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Which rows of a token matrix belong to which text: contiguous, in any order, maybe none."""
-
-    num_texts: int
-    runs: tuple[Run, ...]
-    starts: NDArray[np.int64]
-    """(texts,) row of each text's first token."""
-    lengths: NDArray[np.int64]
-    """(texts,) number of its tokens."""
-
-    @classmethod
-    def of(cls, *, starts: ArrayLike, lengths: ArrayLike) -> Segments:
-        """Group texts that can be reduced together.
-
-        Args:
-            starts: (texts,) row of each text's first token.
-            lengths: (texts,) number of its tokens; 0 pools to zeros.
-        """
-        start, length = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
-        runs: list[Run] = []
-        for i in range(len(start)):
-            if runs and runs[-1].length == length[i]:
-                last = runs[-1]
-                stride = int(start[i]) - (last.start + (last.count - 1) * last.stride)
-                if stride == last.stride or (last.count == 1 and stride > 0):
-                    runs[-1] = replace(last, count=last.count + 1, stride=stride)
-                    continue
-            runs.append(Run(i, 1, int(start[i]), int(length[i]), int(length[i])))
-        return cls(len(start), tuple(runs), start, length)
-
-    def views(self, tokens: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The runs of a token matrix, cut into pieces that fit a cache; empty texts left out.
-
-        Args:
-            tokens: (tokens, feature).
-
-        Yields:
-            Which texts, and their tokens as a view (texts, length, feature).
-        """
-        tokens = tokens.contiguous()
-        width = tokens.shape[1]
-        piece = _PIECE_VALUES if tokens.device.type == "cpu" else tokens.numel()
-        for run in self.runs:
-            if not run.length:
-                continue
-            step = max(1, piece // (run.length * width))
-            for first in range(0, run.count, step):
-                count = min(step, run.count - first)
-                view = tokens.as_strided(
-                    (count, run.length, width),
-                    (run.stride * width, width, 1),
-                    tokens.storage_offset() + (run.start + first * run.stride) * width,
-                )
-                yield slice(run.first + first, run.first + first + count), view
-
 
 Reduction = Callable[[Tensor, Tensor], object]
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.countmetrics import divide
+from pipeline.importance import feature_rank
 from pipeline.layersums import ROUNDING, Sums
-from pipeline.probe import feature_rank
 
 if TYPE_CHECKING:
     import xarray as xr

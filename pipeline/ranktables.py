@@ -24,7 +24,7 @@ from pipeline.cluster import map_tasks
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.design import StoreDesign
 from pipeline.errors import ConfigError, ProbeError
-from pipeline.jobs import open_run
+from pipeline.importance import feature_importance
 from pipeline.layersums import Columns, RankingTarget, Sums, layer_sums
 from pipeline.linear import Linear
 from pipeline.locking import one_at_a_time
@@ -36,10 +36,10 @@ from pipeline.phase1 import (
     problem_of,
     read_rows,
 )
-from pipeline.probe import feature_importance, row_weights
+from pipeline.probe import row_weights
 from pipeline.progress import Say, advance, silent
 from pipeline.rankings import ranking_table, streamed_values
-from pipeline.runfolder import RunFolder
+from pipeline.runfolder import RunFolder, open_run
 from pipeline.selectivity import selectivity
 from pipeline.stability import (
     bootstrap_counts,

@@ -10,14 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
 
+from pipeline.heads import KINDS
 from pipeline.metrics import METRICS
 from pipeline.rankings import RANKINGS
 
 JSON = Mapping[str, Any]
-
-
-KINDS = ("frozen", "sparse", "ensemble")
-"""Kinds of heads of which a run reports the best, where it has tried them."""
 
 
 @dataclass(frozen=True)

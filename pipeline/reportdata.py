@@ -9,7 +9,7 @@ a table is not there any more, ``notes`` says what is left out and why; the rest
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.heads import Head
+from pipeline.neuronranks import importance_cube
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
 from pipeline.scorefolder import DRIFT
 from pipeline.targets import load_target
@@ -257,25 +258,3 @@ def read_drift(scores: Path) -> dict[str, DriftFacts]:
         for task, found in dates.items()
         if found
     }
-
-
-def importance_cube(table: pa.Table) -> tuple[Array, tuple[str, ...]]:
-    """An importance table as ``(layers, poolings, neurons)`` float64, and the poolings' names."""
-    poolings = tuple(dict.fromkeys(table["pooling"].to_pylist()))
-    layer, neuron = table["layer"].to_numpy(), table["neuron"].to_numpy()
-    at = {name: i for i, name in enumerate(poolings)}
-    pooling = np.array([at[name] for name in table["pooling"].to_pylist()])
-    cube = np.zeros((int(layer.max()) + 1, len(poolings), int(neuron.max()) + 1))
-    cube[layer, pooling, neuron] = table["importance"].to_numpy()
-    return cube, poolings
-
-
-def pareto_front(cost: Sequence[float], score: Sequence[float], *, higher: bool = True) -> Array:
-    """Indices ``(k,)`` of the points that no cheaper or equally cheap one beats, by rising cost."""
-    costs = np.asarray(cost, np.float64)
-    gains = np.asarray(score, np.float64) * (1 if higher else -1)
-    front: list[int] = []
-    for i in np.lexsort((-gains, costs)):
-        if not front or gains[i] > gains[front[-1]]:
-            front.append(int(i))
-    return np.array(front, np.int64)

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import CorpusError, did_you_mean
-from pipeline.jsonstream import Unreadable, excerpt, json_values
+from pipeline.jsonstream import Line, Unreadable, excerpt, json_values, lines
 from pipeline.normalise import join_surrogates
-from pipeline.streams import Line, StreamBreak, lines, members
+from pipeline.streams import StreamBreak, members, peek, readable, unpacked
 
 OnBad = Callable[[int, str, str], None]
 """Told of a row that cannot be read: line, reason, the beginning of the row."""
@@ -370,3 +370,76 @@ FORMATS: dict[str, Callable[[Path, tuple[str, ...], int, OnBad], Iterator[RowBlo
     "tweeteval": _read_tweeteval,
 }
 """Format -> reader of (path, columns, rows per block, what to do with bad rows)."""
+
+
+_SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+
+_PACKED = {".gz", ".bz2", ".zst"}
+
+
+def detect_format(path: str | Path, *, text: str | None = None) -> str:
+    """The key of ``FORMATS`` that a file's name and first bytes speak for.
+
+    A file of tab-separated columns may be called ``.txt``; with ``text`` given, only if it has that
+    column, and other ``.txt`` files are plain lines of ``text``.
+
+    Raises:
+        CorpusError: no such file, or the format cannot be told.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head, _ = peek(unpacked(iter(lambda: file.read(1 << 16), b"")), 1 << 16)
+    except FileNotFoundError:
+        raise CorpusError(
+            f"{path}: no such file; check the path (relative to the configuration)"
+        ) from None
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read: {error.strerror}") from None
+    if head[:4] == b"PAR1":
+        return "parquet"
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    first = head.lstrip().partition(b"\n")[0].rstrip(b"\r")
+    suffix = _suffix(path)
+    if text is None and path.name.endswith(TEXTS_ENDING):
+        return "tweeteval"
+    if suffix == ".txt" and text is not None:
+        names = [name.strip() for name in first.decode("utf-8", "replace").split("\t")]
+        return "tsv" if len(names) > 1 and text in names else "text"
+    if (named := _SUFFIXES.get(suffix)) is not None:
+        return "tsv" if named == "csv" and b"\t" in first and b"," not in first else named
+    if first[:1] in (b"{", b"["):
+        return "jsonl"
+    if b"\t" in first:
+        return "tsv"
+    if b"," in first or not first:
+        return "csv"
+    raise CorpusError(
+        f"{path}: cannot tell the format from the name or the first line; "
+        f"set format to one of {', '.join(FORMATS)}"
+    )
+
+
+def file_stem(path: str | Path) -> str:
+    """A file's name without the suffixes of format and packing: ``a.jsonl.gz`` -> ``a``."""
+    path = Path(path)
+    while path.suffix.lower() in _PACKED or path.suffix.lower() in {*_SUFFIXES, ".txt"}:
+        path = path.with_suffix("")
+    return readable(path.name)
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [one.lower() for one in path.suffixes]
+    while suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""

@@ -36,12 +36,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.errors import ProbeError
-from store.tables import read_json, write_json
+from pipeline.errors import ExtractError, ProbeError
+from store import ActivationStore
+from store.tables import read_json, table_digest, write_json
 
 FORMAT_VERSION = 1
-SCORE_CARD = "_salient.json"
-"""In a folder of scores: whose they are."""
 VERSIONED = (
     "salient",
     "torch",
@@ -189,3 +188,30 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def content_of(store: ActivationStore) -> str:
+    """Digest of the samples that a snapshot shows; a store put in its place has another."""
+    return table_digest(store.samples().select(["id", "text_hash"]))[:16]
+
+
+def open_run(config: RunConfig) -> tuple[str, ActivationStore]:
+    """The snapshot that this run's extraction recorded, and the store opened at it."""
+    card = read_card(RunFolder(Path(config.run_dir)))
+    snapshot = card.get("snapshot")
+    if not ActivationStore.exists(config.store.path) or snapshot is None:
+        raise ExtractError(
+            f"{config.store.path}: no activation store here; run `salient extract` first"
+        )
+    if card["config_fingerprint"] != config.fingerprint:
+        raise ProbeError(
+            f"{config.run_dir}: was extracted with another configuration; run `salient extract`"
+            " with this one (what is stored is not computed again), or use another run_dir"
+        )
+    store = ActivationStore.open(config.store.path, snapshot=snapshot)
+    if card.get("content") != content_of(store):
+        raise ExtractError(
+            f"{config.store.path}: does not hold the samples that {config.run_dir} was made from"
+            " (another store, or samples deleted since); run `salient extract` again"
+        )
+    return snapshot, store

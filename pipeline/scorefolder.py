@@ -31,7 +31,6 @@ from pipeline.errors import ScoreError
 from pipeline.ledger import LEDGER, QUARANTINE, Key, Ledger, Published, line_keys, row_keys
 from pipeline.locking import one_at_a_time
 from pipeline.progress import Say, silent
-from pipeline.runfolder import SCORE_CARD
 from pipeline.scorereport import Counts
 from store.locks import check_writable_file_system
 from store.tables import read_json, table_digest, write_json, write_table
@@ -285,3 +284,7 @@ def _clashes(rows: pa.Table) -> pa.Table:
             "excerpt": pc.utf8_slice_codeunits(rows["text"], 0, 200),
         }
     )
+
+
+SCORE_CARD = "_salient.json"
+"""In a folder of scores: whose they are."""

@@ -6,11 +6,15 @@ in it. Tasks over different texts would only multiply zeros, so they get designs
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.targets import Target
 
 Array = NDArray[Any]
 SAVED = 0.2
@@ -66,3 +70,40 @@ def group_by_rows(parts: Sequence[Array]) -> list[list[int]]:
         else:
             groups.append(([index], np.asarray(part)))
     return [members for members, _ in groups]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks that share the training rows of one design.
+
+    Attributes:
+        targets: the tasks, in the configuration's order.
+        positions: ``(n,)`` int64 increasing store positions of their training rows.
+        rows: for each task the ``(n_t,)`` int64 indices of its training rows among ``positions``.
+    """
+
+    targets: tuple[Target, ...]
+    positions: Array
+    rows: tuple[Array, ...]
+
+    @property
+    def name(self) -> str:
+        """The first task's."""
+        return self.targets[0].task.name
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the tasks' probes depend on beside themselves; empty for a lone task."""
+        if len(self.targets) == 1:
+            return ""
+        return hashlib.sha256(self.positions.tobytes()).hexdigest()[:16]
+
+
+def group_tasks(targets: Sequence[Target]) -> list[Group]:
+    """Tasks whose training texts overlap enough share a standardisation and every pass."""
+    parts = [target.rows("train").positions for target in targets]
+    groups = []
+    for members in group_by_rows(parts):
+        positions, rows = shared_rows([parts[i] for i in members])
+        groups.append(Group(tuple(targets[i] for i in members), positions, tuple(rows)))
+    return groups

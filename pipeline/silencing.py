@@ -10,24 +10,20 @@ so that the pooled activations, all later layers and the final hidden state see 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
 
 from pipeline.backbone import Backbone
-from pipeline.errors import BackboneError, ConfigError
-from pipeline.selection import salient_features
-from store import ActivationStore
+from pipeline.capture import _replacement
+from pipeline.errors import BackboneError
 
 Array = NDArray[Any]
 Neurons = Mapping[int, Array]
 """Layer -> ``(k,)`` int64 neurons."""
-MEAN_ROWS = 2048
 
 
 def refuse_shared(backbone: Backbone) -> None:
@@ -93,108 +89,6 @@ def silenced(
         digest.update(f" {layer} ".encode() + fill.tobytes())
         quiet.fingerprint = digest.hexdigest()
     return quiet
-
-
-def _replacement(mask: Tensor, fill: Tensor) -> Callable[..., Any]:
-    """A forward pre-hook without state, so that further twins may share it."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (torch.where(mask, fill, args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": torch.where(mask, fill, kwargs["hidden_states"])}
-
-    return hook
-
-
-def salient_neurons(
-    importance: pa.Table, layers: Sequence[int], *, top: int | None, share: float | None
-) -> dict[int, Array]:
-    """The most important neurons of each layer, by ``neuron_importance`` (over all poolings).
-
-    Args:
-        importance: a run's importance table.
-        layers: the layers wanted.
-        top: so many a layer; or
-        share: the smallest set with this share of the layer's squared importance.
-
-    Returns:
-        Layer -> ``(k,)`` int64 neurons, increasing.
-
-    Raises:
-        ConfigError: no such layer, or more neurons than the layer has.
-    """
-    layer_of = importance["layer"].to_numpy()
-    pooling_of = importance["pooling"].to_numpy(zero_copy_only=False)
-    values, neuron_of = importance["neuron_importance"].to_numpy(), importance["neuron"].to_numpy()
-    chosen: dict[int, Array] = {}
-    for layer in layers:
-        rows = np.flatnonzero(layer_of == layer)
-        if not len(rows):
-            raise ConfigError(
-                f"--layer {layer}: the run has layers {layer_of.min()}..{layer_of.max()}"
-            )
-        # A neuron's importance is repeated in the rows of all its poolings.
-        rows = rows[pooling_of[rows] == pooling_of[rows[0]]]
-        if top is None:
-            assert share is not None
-            picked = salient_features(values[rows], share)
-        elif top > len(rows):
-            raise ConfigError(f"--top {top}: layer {layer} has {len(rows)} neurons")
-        else:
-            picked = np.argsort(-values[rows], kind="stable")[:top]
-        chosen[layer] = np.sort(neuron_of[rows[picked]]).astype(np.int64)
-    return chosen
-
-
-def random_neurons(like: Neurons, neuron_size: int, *, seed: int, draw: int) -> dict[int, Array]:
-    """As many neurons of the same layers, drawn from all of each layer; increasing."""
-    return {
-        layer: np.sort(
-            np.random.default_rng([seed, draw, layer]).choice(neuron_size, len(chosen), False)
-        )
-        for layer, chosen in like.items()
-    }
-
-
-def token_means(
-    store: ActivationStore, layer: int, positions: Array, *, special_tokens: int = 0
-) -> Array:
-    """Every neuron's mean over all pooled tokens of some texts, from what is stored.
-
-    The stored mean of each text counts as often as the text has tokens, so nothing but the
-    precision of the stored values is lost against a mean over the tokens themselves.
-
-    Args:
-        store: one with the pooling "mean".
-        layer: the layer.
-        positions: ``(n,)`` samples; repeated ones count once.
-        special_tokens: tokens of each text that were not pooled.
-
-    Returns:
-        ``(neuron,)`` float64.
-
-    Raises:
-        ConfigError: the store lacks the pooling.
-    """
-    schema = store.schema
-    if "mean" not in schema.poolings:
-        raise ConfigError(
-            f"--with mean: {store} holds the poolings {list(schema.poolings)} but not 'mean';"
-            " use --with zero"
-        )
-    first = schema.poolings.index("mean") * schema.neuron_size
-    features = np.arange(first, first + schema.neuron_size)
-    samples = store.samples()
-    chosen = np.unique(positions)
-    rows = np.searchsorted(samples["position"].to_numpy(), chosen)
-    weight = np.maximum(samples["n_tokens"].to_numpy()[rows] - special_tokens, 0).astype(float)
-    total = np.zeros(schema.neuron_size)
-    for start in range(0, len(chosen), MEAN_ROWS):
-        part = slice(start, start + MEAN_ROWS)
-        total += weight[part] @ store.read_features(
-            layer=layer, features=features, samples=chosen[part]
-        )
-    return np.asarray(total / max(weight.sum(), 1.0))
 
 
 def check_silenced(pooled: Array, neurons: Array, values: Array | None) -> None:

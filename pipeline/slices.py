@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from pipeline.config import HeadConfig, RunConfig
 from pipeline.errors import HeadError
-from pipeline.memory import free_memory
+from pipeline.importance import feature_importance, importance_shares
+from pipeline.machine import free_memory
 from pipeline.modes import Mode
 from pipeline.phase1 import load_probe
-from pipeline.probe import Probe, feature_importance, importance_shares
+from pipeline.probe import Probe
 from pipeline.runfolder import RunFolder
-from pipeline.salientsets import SalientLayer, features_read
+from pipeline.selection import SalientLayer, features_read
 from pipeline.targets import Rows, Target
 from store import ActivationStore
 from store.tables import read_table

@@ -18,9 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.design import Design
+from pipeline.importance import feature_importance, feature_rank
 from pipeline.intervals import Resamples
 from pipeline.linear import Linear
-from pipeline.probe import feature_importance, feature_rank
 from pipeline.solver import Objective, solve_paths
 
 Array = NDArray[Any]

@@ -46,7 +46,7 @@ def _show(report: DataclassInstance, *, as_json: bool) -> None:
 @app.command()
 def info(path: StorePath, snapshot: SnapshotId = None, as_json: AsJson = False) -> None:
     """Say what the store holds."""
-    from store.maintenance import info as describe
+    from store.inspection import info as describe
 
     _show(describe(_open(path, snapshot)), as_json=as_json)
 
@@ -54,7 +54,7 @@ def info(path: StorePath, snapshot: SnapshotId = None, as_json: AsJson = False) 
 @app.command()
 def verify(path: StorePath, snapshot: SnapshotId = None, as_json: AsJson = False) -> None:
     """Read every byte and check every checksum; exit code 1 and the slots' names if damaged."""
-    from store.maintenance import verify as check
+    from store.inspection import verify as check
 
     report = check(_open(path, snapshot))
     _show(report, as_json=as_json)
@@ -65,7 +65,7 @@ def verify(path: StorePath, snapshot: SnapshotId = None, as_json: AsJson = False
 @app.command()
 def snapshots(path: StorePath) -> None:
     """List the commits that can still be opened."""
-    from store.maintenance import describe_snapshots
+    from store.inspection import describe_snapshots
 
     print(describe_snapshots(_open(path)))
 
@@ -78,7 +78,7 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Remove old snapshots' records and leftovers of dead runs; never activations."""
-    from store.maintenance import gc as collect
+    from store.garbage import gc as collect
 
     _show(collect(_open(path), keep=keep, dry_run=dry_run), as_json=as_json)
 

@@ -14,7 +14,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -23,7 +23,6 @@ import zstandard
 
 CHUNK_BYTES = 1 << 16
 """Bytes read at a time; small, because a packed chunk may be a thousand times larger unpacked."""
-MAX_LINE_BYTES = 1 << 27
 _STEP_BYTES = 1 << 10  # what is lost before a damaged place
 _TAR_MAGIC = b"ustar"
 _TAR_MAGIC_AT = 257
@@ -33,17 +32,6 @@ _ZSTD_MAX_WINDOW = 1 << 31  # archives packed with `zstd --long=31`
 
 class StreamBreak(Exception):
     """The stream cannot be read on from here; what came before is good."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line without its line feed; ``cut`` where it was longer than allowed, not ``ended`` where
-    the stream stopped before a line feed."""
-
-    number: int
-    data: bytes
-    cut: bool = False
-    ended: bool = True
 
 
 @dataclass(frozen=True)
@@ -183,40 +171,6 @@ def _rejoined(
     if broken is not None:
         raise broken
     yield from rest
-
-
-def lines(chunks: Iterable[bytes], *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """The lines of a stream, split at line feeds only; numbers start at 1.
-
-    A line longer than ``max_bytes`` comes with its first ``max_bytes`` and ``cut=True``. Where the
-    stream breaks, the unfinished last line is handed out before ``StreamBreak`` is raised.
-    """
-    number, pending, size, cut = 1, [], 0, False
-    broken: StreamBreak | None = None
-    source = iter(chunks)
-    while True:
-        try:
-            chunk = next(source)
-        except StopIteration:
-            break
-        except StreamBreak as error:
-            broken = error
-            break
-        first, *others = chunk.split(b"\n")
-        for piece in others:
-            pending.append(first)
-            data = b"".join(pending)
-            yield Line(number, data[:max_bytes], cut or len(data) > max_bytes)
-            number, pending, size, cut = number + 1, [], 0, False
-            first = piece
-        if first and not cut:
-            pending.append(first)
-            size += len(first)
-            cut = size > max_bytes
-    if pending:
-        yield Line(number, b"".join(pending)[:max_bytes], cut, ended=False)
-    if broken is not None:
-        raise broken
 
 
 class _ChunkReader:

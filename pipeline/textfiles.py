@@ -16,24 +16,20 @@ import pyarrow as pa
 from pipeline.config import NormaliseConfig
 from pipeline.errors import CorpusError
 from pipeline.normalise import normaliser
-from pipeline.rowformats import FORMATS, TEXTS_ENDING, OnBad, RowBlock, strict
-from pipeline.streams import StreamBreak, peek, readable, unpacked
+from pipeline.rowformats import (
+    FORMATS,
+    OnBad,
+    RowBlock,
+    detect_format,
+    file_stem,
+    strict,
+)
+from pipeline.streams import StreamBreak, readable
 from pipeline.timestamps import FORMATS as TIME_FORMATS
 from pipeline.timestamps import parse_time
 from store import text_hash
 
 BLOCK_ROWS = 65_536
-_SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
-_PACKED = {".gz", ".bz2", ".zst"}
 _FLOAT_ID = re.compile(r"\d(?:\.\d*)?[eE]\+?\d+")
 
 TEXTS_SCHEMA = pa.schema(
@@ -147,64 +143,6 @@ def read_rows(
         raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
     if num_rows == 0:
         raise CorpusError(f"{path}: is empty; it has no rows of data")
-
-
-def detect_format(path: str | Path, *, text: str | None = None) -> str:
-    """The key of ``FORMATS`` that a file's name and first bytes speak for.
-
-    A file of tab-separated columns may be called ``.txt``; with ``text`` given, only if it has that
-    column, and other ``.txt`` files are plain lines of ``text``.
-
-    Raises:
-        CorpusError: no such file, or the format cannot be told.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head, _ = peek(unpacked(iter(lambda: file.read(1 << 16), b"")), 1 << 16)
-    except FileNotFoundError:
-        raise CorpusError(
-            f"{path}: no such file; check the path (relative to the configuration)"
-        ) from None
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read: {error.strerror}") from None
-    if head[:4] == b"PAR1":
-        return "parquet"
-    head = head.removeprefix(b"\xef\xbb\xbf")
-    first = head.lstrip().partition(b"\n")[0].rstrip(b"\r")
-    suffix = _suffix(path)
-    if text is None and path.name.endswith(TEXTS_ENDING):
-        return "tweeteval"
-    if suffix == ".txt" and text is not None:
-        names = [name.strip() for name in first.decode("utf-8", "replace").split("\t")]
-        return "tsv" if len(names) > 1 and text in names else "text"
-    if (named := _SUFFIXES.get(suffix)) is not None:
-        return "tsv" if named == "csv" and b"\t" in first and b"," not in first else named
-    if first[:1] in (b"{", b"["):
-        return "jsonl"
-    if b"\t" in first:
-        return "tsv"
-    if b"," in first or not first:
-        return "csv"
-    raise CorpusError(
-        f"{path}: cannot tell the format from the name or the first line; "
-        f"set format to one of {', '.join(FORMATS)}"
-    )
-
-
-def file_stem(path: str | Path) -> str:
-    """A file's name without the suffixes of format and packing: ``a.jsonl.gz`` -> ``a``."""
-    path = Path(path)
-    while path.suffix.lower() in _PACKED or path.suffix.lower() in {*_SUFFIXES, ".txt"}:
-        path = path.with_suffix("")
-    return readable(path.name)
-
-
-def _suffix(path: Path) -> str:
-    suffixes = [one.lower() for one in path.suffixes]
-    while suffixes and suffixes[-1] in _PACKED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
 
 
 def exact_ids(path: str | Path, ids: list[str | None], at: list[int]) -> list[str | None]:

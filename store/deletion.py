@@ -38,14 +38,6 @@ def add_tombstones(root: Path, snapshot: Snapshot, doomed: pa.Table) -> Snapshot
     return replace(snapshot, index=index, has_dead=True)
 
 
-def with_later_deletions(snapshot: Snapshot, current: Snapshot) -> Snapshot:
-    """An older snapshot as it may still be read: less what was deleted up to `current`."""
-    later = tuple(part for part in current.deletions if part not in snapshot.index)
-    if not later:
-        return snapshot
-    return replace(snapshot, index=(*snapshot.index, *later), has_dead=True)
-
-
 def hide_in_coordinates(
     root: Path, snapshot: Snapshot, index: SampleIndex, doomed: pa.Table
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +212,11 @@ def write_array_documents(root: Path, snapshot: Snapshot) -> None:
         if not path.exists() or path.read_bytes() != content:
             changed[path] = [content]
     durable.write_files(changed)
+
+
+def with_later_deletions(snapshot: Snapshot, current: Snapshot) -> Snapshot:
+    """An older snapshot as it may still be read: less what was deleted up to `current`."""
+    later = tuple(part for part in current.deletions if part not in snapshot.index)
+    if not later:
+        return snapshot
+    return replace(snapshot, index=(*snapshot.index, *later), has_dead=True)

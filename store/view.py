@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store.deletion import with_later_deletions
 from store.errors import StoreError
 from store.labels import matching, read_labels
 from store.location import Location, locate
 from store.reading import ActivationReader, Samples
 from store.samples import Positions, SampleIndex
 from store.schema import StoreSchema
-from store.snapshots import Snapshot, load_snapshot
+from store.snapshots import Snapshot, load_snapshot, with_later_deletions
 
 AnyArray = npt.NDArray[np.generic]
 

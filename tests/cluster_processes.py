@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.config import RunConfig
 from store import ActivationStore
-from store.maintenance import verify
+from store.inspection import verify
 from tests.waiting import default_signals, wait_until
 
 START_S = 60

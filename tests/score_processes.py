@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from pipeline import score, scorefolder, scoring
-from pipeline.cli import run_command
 from pipeline.ledger import Ledger
+from pipeline.line import run_command
 from pipeline.scorefolder import ScoreFolder
 from pipeline.textcache import TextCache
 

@@ -19,26 +19,21 @@ from hypothesis import strategies as st
 
 from pipeline import jobs
 from pipeline.ablation import AblationOptions, ablate
-from pipeline.cli import run_command
+from pipeline.arms import random_neurons, salient_neurons, token_means
 from pipeline.config import RunConfig
 from pipeline.design import HIDDEN
 from pipeline.errors import BackboneError, ConfigError, ExtractError, HeadError
 from pipeline.extract import StoreOptions, extract_corpus
 from pipeline.extractor import Extractor
 from pipeline.heads import Head
+from pipeline.importance import importance_table
+from pipeline.line import run_command
 from pipeline.loading import load_backbone
 from pipeline.metrics import score
 from pipeline.phase1 import load_probe
-from pipeline.probe import importance_table
 from pipeline.runfolder import RunFolder
-from pipeline.sampletexts import sample_texts
-from pipeline.silencing import (
-    check_silenced,
-    random_neurons,
-    salient_neurons,
-    silenced,
-    token_means,
-)
+from pipeline.silencing import check_silenced, silenced
+from pipeline.storedtexts import sample_texts
 from pipeline.targets import load_target
 from store import ActivationStore
 from store.tables import read_json

@@ -16,7 +16,8 @@ from pipeline.errors import BackboneError
 from pipeline.extractor import Extractor
 from pipeline.lanes import side_by_side
 from pipeline.loading import load_backbone, load_from_settings
-from pipeline.pooling import Segments, pool
+from pipeline.packing import Segments
+from pipeline.pooling import pool
 from tests.reference import Reference, relative_error
 from tests.tiny_models import (
     CONTEXT,

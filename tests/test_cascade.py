@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from pipeline import choosing
 from pipeline.cascade import NEVER, Cascade, CascadeScorer
 from pipeline.cascadesearch import Judged, build, find_thresholds
-from pipeline.cli import run_command
 from pipeline.config import RunConfig
-from pipeline.costs import MeasureOptions, rows_of
+from pipeline.costs import MeasureOptions, Speed, rows_of
+from pipeline.depth import Plan
 from pipeline.errors import ConfigError, HeadError, ScoreError
+from pipeline.line import run_command
 from pipeline.loading import load_backbone
 from pipeline.metrics import score
-from pipeline.planner import Plan, Speed, make_plan
+from pipeline.planner import make_plan
 from pipeline.runfolder import RunFolder
 from pipeline.scorer import Scorer
 from pipeline.scoring import ScoreOptions, score_files

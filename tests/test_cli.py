@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import run_command
 from pipeline.config import RunConfig
+from pipeline.line import run_command
 from tests.conftest import RUN_TOML, write_mood_run
 
 
@@ -28,7 +28,7 @@ def test_help_and_usage_errors_import_little(
     script = f"""
 import sys
 import pipeline.cli
-assert pipeline.cli.run_command({arguments}) == {code}
+assert pipeline.line.run_command({arguments}) == {code}
 assert not {unneeded} & set(sys.modules), {unneeded} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from threadpoolctl import threadpool_info
 
 from pipeline.cluster import map_tasks
-from pipeline.clusterkinds import KINDS, num_cores
+from pipeline.clusterkinds import KINDS
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError
+from pipeline.machine import num_cores
 from pipeline.preflight import (
     OWN_PACKAGES,
     TOKEN,

@@ -24,7 +24,7 @@ from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring import score_files
 from pipeline.submit import status_of, submit
 from store import ActivationStore
-from store.maintenance import verify
+from store.inspection import verify
 from store.tables import read_table
 from tests.cluster_processes import ClusterProcesses, assert_equal_stores, on_cluster
 from tests.conftest import write_mood_csv, write_mood_run

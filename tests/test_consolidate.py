@@ -13,9 +13,10 @@ from pipeline.config import HeadConfig, ProbeConfig
 from pipeline.consolidate import Sweep, TrainingData
 from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadCard
+from pipeline.importance import feature_importance, importance_shares
 from pipeline.modes import MODES, Mode
-from pipeline.probe import Problem, feature_importance, importance_shares
-from pipeline.salientsets import SalientLayer, features_read
+from pipeline.probe import Problem
+from pipeline.selection import SalientLayer, features_read
 from tests.made_probes import fit_probe
 
 Array = NDArray[Any]

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
 from pipeline.corpus import Corpus, load_corpus
 from pipeline.errors import CorpusError
-from pipeline.rowformats import FORMATS
+from pipeline.rowformats import FORMATS, detect_format
 from pipeline.sources import short_names
 from pipeline.splits import SPLITS, Row, assign_splits, deal
-from pipeline.textfiles import detect_format, read_rows, read_texts
+from pipeline.textfiles import read_rows, read_texts
 from store import text_hash
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

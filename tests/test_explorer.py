@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("panel", reason="needs the extra: salient[explore]")
 from pipeline import jobs
-from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.explorer import HOST, query_arguments
+from pipeline.line import run_command
 from pipeline.neurons import Atlas, Distribution, Neuron
 from pipeline.tokenmaps import TokenPlaces, TokenReader
 from pipeline.widgets import Page, Sources, distribution_plot

@@ -19,7 +19,7 @@ from pipeline.extractor import Extractor
 from pipeline.loading import load_backbone
 from pipeline.pooling import POOLINGS
 from store import ActivationStore, StoreError
-from store.maintenance import verify
+from store.inspection import verify
 from tests.reference import Reference, relative_error
 from tests.tiny_models import CONTEXT, TEXTS, WORDS, make_tiny_model, make_tokenizer, random_texts
 

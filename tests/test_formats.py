@@ -16,16 +16,16 @@ import pytest
 
 from pipeline import jobs
 from pipeline.cascade import Cascade
-from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.heads import Head
 from pipeline.inspection import inspect
+from pipeline.line import run_command
 from pipeline.phase1 import load_probe
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring import score_files
 from store import ActivationStore
 from store.compaction import compact
-from store.maintenance import verify
+from store.inspection import verify
 from store.tables import read_table
 
 FORMATS = Path(__file__).parent / "formats"

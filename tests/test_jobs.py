@@ -12,12 +12,13 @@ import xarray as xr
 
 from pipeline import jobs
 from pipeline.config import RunConfig
-from pipeline.errors import ExtractError, HeadError, ProbeError, SalientError
+from pipeline.errors import ExtractError, HeadError, ProbeError
 from pipeline.heads import Head
 from pipeline.phase1 import load_probe
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.targets import load_target
 from store import ActivationStore
+from store.errors import SalientError
 from tests.conftest import write_mood_run
 
 

@@ -19,10 +19,10 @@ from pipeline.jsonstream import (
     Value,
     indent_after,
     json_values,
+    lines,
     next_start,
     read_object,
 )
-from pipeline.streams import lines
 from tests.made_dumps import (
     FULL,
     LAYOUTS,

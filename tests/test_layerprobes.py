@@ -22,7 +22,8 @@ from pipeline.gram import design_gram
 from pipeline.gramcache import layer_gram, part_path, write_part
 from pipeline.layerprobes import ProbeTask, fit_probes
 from pipeline.linear import Standardiser
-from pipeline.memory import LayerNeed, free_memory, layer_need, plan_memory
+from pipeline.machine import free_memory
+from pipeline.memory import LayerNeed, layer_need, plan_memory
 from pipeline.probe import Problem
 from pipeline.sharing import group_by_rows, shared_rows
 from store import ActivationStore, StoreSchema

@@ -13,8 +13,8 @@ from pipeline.backbone import Backbone
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ExtractError
 from pipeline.explorerpage import TextRow, explain_html, fragment, pieces, text_rows
+from pipeline.importance import feature_rank
 from pipeline.neurons import Atlas, Neuron
-from pipeline.probe import feature_rank
 from pipeline.rankings import ranking_table
 from pipeline.tokenmaps import TokenMap, TokenPlaces, TokenReader
 from store import ActivationStore, StoreSchema

@@ -13,8 +13,8 @@ from pipeline.drift import Reference
 from pipeline.errors import ConfigError, HeadError
 from pipeline.golden import read_golden, read_outputs
 from pipeline.heads import Head
+from pipeline.importance import feature_importance
 from pipeline.phase1 import load_probe
-from pipeline.probe import feature_importance
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.slices import ranked_shares, read_slices
 from pipeline.targets import load_target

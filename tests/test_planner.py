@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import choosing, planner
-from pipeline.cli import run_command
 from pipeline.config import RunConfig
-from pipeline.costs import MeasureOptions, measuring_rows, rows_of
+from pipeline.costs import MeasureOptions, Speed, measuring_rows, rows_of
+from pipeline.depth import Option, Plan, PlannedHead
 from pipeline.errors import ConfigError, ExtractError, HeadError
 from pipeline.heads import Head
+from pipeline.line import run_command
 from pipeline.loading import load_backbone
 from pipeline.metrics import utility
 from pipeline.outcome import plan_runs
-from pipeline.planner import Option, Plan, PlannedHead, Speed, make_plan
+from pipeline.planner import make_plan
 from pipeline.report import gain_line
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scorer import Scorer

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import ExtractError
-from pipeline.pooling import POOLINGS, Segments, argmax_tokens, check_poolings, pool
+from pipeline.packing import Segments
+from pipeline.pooling import POOLINGS, argmax_tokens, check_poolings, pool
 
 NUMPY = {
     "mean": lambda text: text.mean(0),

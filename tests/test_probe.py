@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.config import ProbeConfig
+from pipeline.importance import feature_importance, importance_table
 from pipeline.linear import Standardiser
-from pipeline.probe import (
-    Probe,
-    Problem,
-    feature_importance,
-    importance_table,
-)
+from pipeline.probe import Probe, Problem
 from tests.made_probes import fit_probe
 
 

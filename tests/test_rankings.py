@@ -17,9 +17,9 @@ from sklearn.feature_selection import f_classif, f_regression, mutual_info_class
 from sklearn.metrics import mutual_info_score
 
 from pipeline import jobs, ranktables
-from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ProbeError
+from pipeline.importance import feature_importance, feature_rank
 from pipeline.layersums import (
     NUM_BINS,
     Columns,
@@ -30,7 +30,7 @@ from pipeline.layersums import (
     quantile_edges,
     stream_sums,
 )
-from pipeline.probe import feature_importance, feature_rank
+from pipeline.line import run_command
 from pipeline.rankings import (
     RANKINGS,
     ranking_table,

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.main import get_command
 
-from pipeline.cli import app, run_command
 from pipeline.clusterkinds import KINDS
 from pipeline.config import RunConfig
+from pipeline.line import app, run_command
 from tests.conftest import write_mood_csv
 
 ROOT = Path(__file__).parents[1]

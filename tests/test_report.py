@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.line import run_command
+from pipeline.metrics import pareto_front
+from pipeline.neuronranks import importance_cube
 from pipeline.report import best_by_depth, depth_table, task_table
-from pipeline.reportdata import Predictions, TaskFacts, importance_cube, pareto_front, read_run
+from pipeline.reportdata import Predictions, TaskFacts, read_run
 from pipeline.runfolder import RunFolder, read_metrics
 from store.tables import read_json, read_table, write_json, write_table
 

@@ -67,7 +67,7 @@ def test_no_pickle_anywhere() -> None:
 def test_readme_names_every_command() -> None:
     from typer.main import get_command
 
-    from pipeline.cli import app
+    from pipeline.line import app
 
     text = (ROOT / "README.md").read_text()
     for name in get_command(app).commands:  # type: ignore[attr-defined]

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from pipeline.cli import run_command
 from pipeline.config import NormaliseConfig, RunConfig
 from pipeline.drift import Drift
 from pipeline.errors import ConfigError, ScoreError
 from pipeline.filters import Filters
 from pipeline.heads import Head
 from pipeline.inputs import InputOptions
+from pipeline.line import run_command
 from pipeline.runfolder import RunFolder
 from pipeline.score import IncompleteScores, ScoreRun
 from pipeline.scorefolder import open_scores

@@ -20,8 +20,9 @@ from pipeline.extractor import Extractor
 from pipeline.golden import Golden
 from pipeline.heads import Head
 from pipeline.loading import load_backbone
+from pipeline.packing import Segments
 from pipeline.picking import Picked
-from pipeline.pooling import Segments, pool
+from pipeline.pooling import pool
 from pipeline.scorer import Scorer
 from pipeline.slicing import LastLayer
 from store import ActivationStore, text_hash

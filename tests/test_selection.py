@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.config import HeadConfig
-from pipeline.probe import importance_shares
-from pipeline.salientsets import features_read
-from pipeline.selection import RULES, salient_features
+from pipeline.importance import importance_shares
+from pipeline.selection import RULES, features_read, salient_features
 
 
 @given(

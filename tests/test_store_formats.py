@@ -14,7 +14,8 @@ import xarray as xr
 from store import ActivationStore
 from store.compaction import compact
 from store.export import export_parquet
-from store.maintenance import describe_snapshots, gc, info, verify
+from store.garbage import gc
+from store.inspection import describe_snapshots, info, verify
 from store.sharding_codec import register
 from tests.store_processes import append_all, make_samples, values_of, write_one
 

@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from store import ActivationStore, StoreSchema, text_hash
 from store.blocks import merge_runs, pick_slots, plan_blocks
 from store.compaction import compact
-from store.maintenance import gc, verify
+from store.garbage import gc
+from store.inspection import verify
 from store.moments import Moments, all_finite, merge_moments, row_moments, widen
 from store.zarr_metadata import encode_strings
 

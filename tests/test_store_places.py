@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.locking import one_at_a_time
 from store import ActivationStore, DamagedShardError, StoreError, locks
+from store.inspection import verify
 from store.locks import FileLock, check_writable_file_system
-from store.maintenance import verify
 from tests.store_processes import SCHEMA, append_all, make_samples, values_of, write_one
 
 

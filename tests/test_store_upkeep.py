@@ -17,8 +17,9 @@ import zarr
 from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, durable, text_hash
 from store.compaction import compact
 from store.export import export_archive, export_parquet
+from store.garbage import gc
+from store.inspection import describe_snapshots, info, verify
 from store.location import LocalLocation
-from store.maintenance import describe_snapshots, gc, info, verify
 from store.manifests import LayerSummary, Manifest, encode_manifest
 from store.moments import Moments
 from tests.store_processes import SCHEMA, append_all, make_samples, values_of, write_one

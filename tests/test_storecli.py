@@ -16,13 +16,13 @@ import pytest
 import xarray as xr
 
 from pipeline.adding import add_layers
-from pipeline.cli import run_command
 from pipeline.config import RunConfig
 from pipeline.extract import StoreOptions, extract_block, open_store
 from pipeline.extractor import Extractor
+from pipeline.line import run_command
 from pipeline.loading import load_backbone
 from store import ActivationStore, StoreError, durable
-from store.maintenance import verify
+from store.inspection import verify
 from tests.conftest import write_mood_csv, write_mood_run
 from tests.tiny_models import make_tiny_model
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from pipeline import slurm
-from pipeline.cli import run_command
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.jobfolder import (
@@ -26,6 +25,7 @@ from pipeline.jobfolder import (
     jobs_root,
     process_start,
 )
+from pipeline.line import run_command
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.submit import cancel, describe, dry_run, status_of, submit
 from tests.conftest import write_mood_run
