@@ -1,28 +1,46 @@
 """Salient: learn from the FFN activations inside frozen language models.
 
+The wings in the data's order. Each one's page says what goes in, what comes out and which of its
+modules to read first:
+
+- `pipeline.texts`: dumps and tables to texts, splits and targets.
+- `pipeline.backbone`: a frozen transformer, its activations, pooled.
+- `pipeline.extraction`: texts and a backbone to rows of the `store`.
+- `pipeline.linear`, `pipeline.measures`: the numerics below probes and heads.
+- `pipeline.probes`: Phase 1, a probe per layer and each neuron's importance.
+- `pipeline.heads`: Phase 2, small cross-layer heads on the salient neurons.
+- `pipeline.neurons`: which neurons, how sure, and what if they are silent.
+- `pipeline.scoring`: dumps to Parquet, each text once.
+- `pipeline.planning`: which depth, which heads, which thresholds.
+- `pipeline.report`, `pipeline.explorer`: what people look at.
+- `pipeline.cluster`, `pipeline.submission`: where work runs, and jobs that outlive the shell.
+- `pipeline.commands`, `pipeline.config`: the command line and the configuration.
+
 Every command of `salient` is one function; a configuration goes in, plain results come out:
 
-- `salient run` and its stages: `pipeline.jobs.run`, `pipeline.jobs.extract`, `pipeline.jobs.probe`,
-  `pipeline.jobs.consolidate`; beside them `pipeline.ranktables.rank`, `pipeline.ablation.ablate`.
-- `salient score`: `pipeline.scoring.score_files`.
-- `salient report`, `explore` and `inspect`: `pipeline.htmlreport.write_report`,
-  `pipeline.explorer.serve`, `pipeline.inspection.inspect`.
-- `salient submit` and `status`: `pipeline.submit.submit`, `pipeline.submit.status_of`.
+- `salient run` and its stages: `pipeline.stages.run`, `pipeline.stages.extract`,
+  `pipeline.stages.probe`, `pipeline.stages.consolidate`; beside them `pipeline.neurons.rank` and
+  `pipeline.neurons.ablate`.
+- `salient plan` and `score`: `pipeline.planning.make_plan`, `pipeline.scoring.score_files`.
+- `salient report`, `explore` and `inspect`: `pipeline.report.write_report`,
+  `pipeline.explorer.serve`, `pipeline.report.inspect`.
+- `salient submit` and `status`: `pipeline.submission.submit`, `pipeline.submission.describe`.
 
 What the configuration file may hold: `pipeline.config.RunConfig`, with a class for each section.
 
 Pieces to build on:
 
-- `pipeline.loading.load_backbone` and `pipeline.extractor.Extractor`: texts to pooled activations.
-- `store.activations.ActivationStore` and `store.schema.StoreSchema`: where they are kept.
-- `pipeline.corpus.load_corpus` and `pipeline.inputs.read_blocks`: labelled sets, dumps of tweets.
-- `pipeline.probe.Probe` and `pipeline.phase1.load_probe`: the single-layer networks.
-- `pipeline.heads.Head` and `pipeline.scorer.Scorer`: salient activations to predictions.
-- `pipeline.neurons.Atlas`: what one neuron does over a store.
+- `pipeline.backbone.load_backbone` and `pipeline.extraction.Extractor`: texts to pooled
+  activations.
+- `store.ActivationStore` and `store.StoreSchema`: where they are kept.
+- `pipeline.texts.load_corpus` and `pipeline.texts.read_blocks`: labelled sets, dumps of tweets.
+- `pipeline.probes.Probe` and `pipeline.probes.load_probe`: the single-layer networks.
+- `pipeline.heads.Head` and `pipeline.scoring.Scorer`: salient activations to predictions.
+- `pipeline.explorer.Atlas`: what one neuron does over a store.
 
-Tables that take a new row: `pipeline.sites.FFN_SITES`, `pipeline.pooling.POOLINGS`,
-`pipeline.metrics.METRICS`, `pipeline.rankings.RANKINGS`, `pipeline.inputs.READERS`,
-`pipeline.clusterkinds.KINDS`.
+Tables that take a new row: `pipeline.backbone.FFN_SITES` (families), `pipeline.backbone.POOLINGS`,
+`pipeline.texts.READERS` (formats of dumps), `pipeline.measures.METRICS`,
+`pipeline.neurons.RANKINGS`, `pipeline.heads.RULES` (salient sets), `pipeline.cluster.KINDS`.
 """
 
 import os

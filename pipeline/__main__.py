@@ -1,6 +1,6 @@
 """``python -m pipeline`` is ``salient``."""
 
-from pipeline.line import main
+from pipeline.commands import main
 
 if __name__ == "__main__":
     main()

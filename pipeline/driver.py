@@ -6,8 +6,8 @@
 import sys
 from pathlib import Path
 
-from pipeline.jobrun import Driver
-from pipeline.line import INTERRUPTED, run_command
+from pipeline.commands import INTERRUPTED, run_command
+from pipeline.submission import Driver
 
 if __name__ == "__main__":
     sys.exit(Driver(Path(sys.argv[1]), run_command, interrupted=INTERRUPTED).run())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store.locks import locked
+from store.disk import locked
 
 
 @contextmanager

@@ -2,27 +2,15 @@
 
     from store import ActivationStore, StoreSchema
 
-See `store.activations` for the way through an append and a read.
+In: blocks of activations with their samples and labels. Out: snapshots that any xarray or zarr
+    opens,
+and reads that check every byte. `store.activations` shows the way through an append and a read.
+
+From the ground up: `store.disk` (whole files, locks), `store.layout` (where each number lies),
+`store.records` (what a snapshot shows), `store.commits` (how one comes to be), `store.reading`,
+`store.upkeep`; `store.tables` keeps the small tables of runs.
 """
 
-from store.activations import ActivationStore
-from store.blocks import Block
-from store.errors import ChangedTextError, DamagedShardError, SalientError, StoreError
-from store.plans import AppendPlan
-from store.samples import text_hash
-from store.schema import ArrayLayout, StoreSchema
-from store.snapshots import Snapshot
+import lazy_loader
 
-__all__ = [
-    "ActivationStore",
-    "AppendPlan",
-    "ArrayLayout",
-    "Block",
-    "ChangedTextError",
-    "DamagedShardError",
-    "SalientError",
-    "Snapshot",
-    "StoreError",
-    "StoreSchema",
-    "text_hash",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

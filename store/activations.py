@@ -26,27 +26,31 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store import durable
-from store.backfill import backfill_digest, backfill_layers, plan_backfill
-from store.blocks import Block
-from store.commit import backfilled_schema, commit_finished, successor
-from store.coordinates import write_axis_coordinates
-from store.deletion import add_tombstones, doomed_records, hide_in_coordinates
-from store.errors import StoreError
-from store.labels import write_labels
-from store.location import LocalLocation
-from store.locks import check_writable_file_system, locked, process_lock
-from store.plans import (
+from store import disk
+from store.commits import (
     AppendPlan,
+    LayerArrays,
     active_plan_id,
+    add_tombstones,
+    backfill_digest,
+    backfill_layers,
+    backfilled_schema,
+    commit_finished,
+    doomed_records,
     drop_plan,
+    hide_in_coordinates,
     plan_append,
+    plan_backfill,
     samples_digest,
     select_new,
+    successor,
+    write_block,
 )
-from store.samples import SampleIndex, as_samples
-from store.schema import StoreSchema
-from store.snapshots import (
+from store.disk import LocalLocation, check_writable_file_system, locked, process_lock
+from store.errors import StoreError
+from store.layout import Block, StoreSchema, write_axis_coordinates
+from store.reading import StoreView
+from store.records import (
     APPEND_LOCK,
     COMMIT_LOCK,
     INDEX,
@@ -55,13 +59,14 @@ from store.snapshots import (
     PLANS,
     PRIVATE,
     SNAPSHOTS,
+    SampleIndex,
     Snapshot,
+    as_samples,
     load_snapshot,
     publish,
     write_array_documents,
+    write_labels,
 )
-from store.view import StoreView
-from store.writing import LayerArrays, write_block
 
 if TYPE_CHECKING:
     import xarray
@@ -80,8 +85,8 @@ class ActivationStore(StoreView):
     """One store, seen at one snapshot; make one with `create` or `open`."""
 
     def to_xarray(self, **options: Any) -> xarray.Dataset:
-        """The store as a lazy `xarray.Dataset`; see `store.xarray_view.to_xarray`."""
-        from store.xarray_view import to_xarray
+        """The store as a lazy `xarray.Dataset`; see `store.reading.dataset.to_xarray`."""
+        from store.reading import to_xarray
 
         return to_xarray(self, **options)
 
@@ -98,9 +103,9 @@ class ActivationStore(StoreView):
         target = Path(path).absolute()
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise _exists_already(path)
-        durable.make_directories(target.parent)
+        disk.make_directories(target.parent)
         check_writable_file_system(target.parent)
-        root = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{durable.TEMPORARY_SUFFIX}")
+        root = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{disk.TEMPORARY_SUFFIX}")
         try:
             cls._make(root, schema)
             try:
@@ -111,14 +116,14 @@ class ActivationStore(StoreView):
                 raise _exists_already(path) from None
         finally:
             shutil.rmtree(root, ignore_errors=True)
-        durable.sync_directory(target.parent)
+        disk.sync_directory(target.parent)
         return cls.open(path)
 
     @classmethod
     def _make(cls, root: Path, schema: StoreSchema) -> None:
-        durable.make_directories(root)
+        disk.make_directories(root)
         for directory in (PRIVATE, SNAPSHOTS, MANIFESTS, INDEX, LABELS, PLANS):
-            durable.make_directories(root / directory)
+            disk.make_directories(root / directory)
         write_axis_coordinates(root, schema)
         empty = Snapshot(
             id="000000",

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from store import durable
+from store import disk
 from store.errors import StoreError
 
 
 def _publish(path: Path, fill: Callable[[Path], object]) -> None:
-    durable.make_directories(path.parent)
-    durable.fill_file(path, fill, shared=True)
+    disk.make_directories(path.parent)
+    disk.fill_file(path, fill, shared=True)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ def minilm() -> str:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random BERT with its tokenizer."""
-    from tests.tiny_models import make_tiny_model
+    from tests.builders.models import make_tiny_model
 
     return make_tiny_model("bert", tmp_path_factory.mktemp("bert"))
 
@@ -114,11 +114,11 @@ def write_mood_run(folder: Path, model: Path | str, *, num_rows: int = 160) -> P
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
     """The configuration of a finished run on a tiny backbone; do not write to its folder."""
-    from pipeline import jobs
+    from pipeline import stages
     from pipeline.config import RunConfig
 
     config = write_mood_run(tmp_path_factory.mktemp("mood"), tiny_bert)
-    jobs.run(RunConfig.load(config))
+    stages.run(RunConfig.load(config))
     return config
 
 

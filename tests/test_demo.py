@@ -12,8 +12,8 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
-from pipeline.corpus import Corpus, load_corpus
 from pipeline.demo import COLUMNS, NUM_ROWS, SENTIMENTS, demo_tweets, write_demo_tweets
+from pipeline.texts.corpus import Corpus, load_corpus
 
 SHIPPED = Path(__file__).parent / "data" / "demo_tweets.csv"
 

@@ -14,19 +14,19 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from pipeline import jobs
-from pipeline.cascade import Cascade
+from pipeline import stages
+from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
-from pipeline.heads import Head
-from pipeline.inspection import inspect
-from pipeline.line import run_command
-from pipeline.phase1 import load_probe
+from pipeline.heads.model import Head
+from pipeline.probes.probing import load_probe
+from pipeline.report.inspection import inspect
 from pipeline.runfolder import RunFolder, read_metrics
-from pipeline.scoring import score_files
+from pipeline.scoring.cascade import Cascade
+from pipeline.scoring.files import score_files
 from store import ActivationStore
-from store.compaction import compact
-from store.inspection import verify
 from store.tables import read_table
+from store.upkeep.compaction import compact
+from store.upkeep.inspection import verify
 
 FORMATS = Path(__file__).parent / "formats"
 TOLERANCE = 2e-3
@@ -95,12 +95,12 @@ def test_running_again(old: Path, expected: dict[str, Any]) -> None:
     """All is done before; a further text is appended to the old store."""
     config = RunConfig.load(old / "run.toml")
     said: list[str] = []
-    assert jobs.run(config, say=said.append) == expected["metrics"]
+    assert stages.run(config, say=said.append) == expected["metrics"]
     assert sum("done before" in line for line in said) == 9
     assert read_metrics(RunFolder(Path(config.run_dir))) == expected["metrics"]
     with (old / "texts.csv").open("a", encoding="utf-8") as file:
         file.write("77,it was a glad dog,2024-05-01T12:00:00Z,glad,1.0\n")
-    assert jobs.extract(config).num_new == 1
+    assert stages.extract(config).num_new == 1
     store = ActivationStore.open(config.store.path)
     assert store.positions(["77"])[0] == store.num_samples - 1
     assert verify(store).sound

@@ -67,7 +67,7 @@ def test_no_pickle_anywhere() -> None:
 def test_readme_names_every_command() -> None:
     from typer.main import get_command
 
-    from pipeline.line import app
+    from pipeline.commands.line import app
 
     text = (ROOT / "README.md").read_text()
     for name in get_command(app).commands:  # type: ignore[attr-defined]

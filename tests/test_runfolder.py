@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from pipeline import jobs
+from pipeline import stages
 from pipeline.config import RunConfig
 from pipeline.errors import ExtractError, ProbeError
-from pipeline.heads import Head
+from pipeline.heads.model import Head
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
 from store import ActivationStore
 from store.tables import read_table
@@ -73,21 +73,21 @@ def test_metrics_without_tasks_are_no_metrics(tmp_path: Path) -> None:
 
 def test_a_run_can_be_moved_with_its_data(tmp_path: Path, tiny_bert: Path) -> None:
     path = write_mood_run(tmp_path / "old", tiny_bert, num_rows=100)
-    jobs.extract(RunConfig.load(path))
+    stages.extract(RunConfig.load(path))
     (tmp_path / "old").rename(tmp_path / "new")
-    assert len(jobs.probe(RunConfig.load(tmp_path / "new" / "run.toml"))) == 8
+    assert len(stages.probe(RunConfig.load(tmp_path / "new" / "run.toml"))) == 8
 
 
 def test_another_store_in_the_same_place_is_noticed(tmp_path: Path, tiny_bert: Path) -> None:
     path = write_mood_run(tmp_path, tiny_bert, num_rows=100)
     config = RunConfig.load(path)
-    jobs.extract(config)
+    stages.extract(config)
     shutil.rmtree(tmp_path / "activations")
     other = write_mood_run(tmp_path / "other", tiny_bert, num_rows=90)
-    jobs.extract(RunConfig.load(other))
+    stages.extract(RunConfig.load(other))
     (tmp_path / "other" / "activations").rename(tmp_path / "activations")
     with pytest.raises(ExtractError, match="does not hold the samples"):
-        jobs.probe(config)
+        stages.probe(config)
 
 
 def test_an_authors_texts_can_be_deleted(tmp_path: Path, tiny_bert: Path) -> None:
@@ -98,9 +98,9 @@ def test_an_authors_texts_can_be_deleted(tmp_path: Path, tiny_bert: Path) -> Non
     (tmp_path / "tweets.csv").write_text("\n".join(lines) + "\n")
     path.write_text(path.read_text().replace('id = "id"', 'id = "id"\nauthor = "author"'))
     config = RunConfig.load(path)
-    jobs.extract(config)
+    stages.extract(config)
     store = ActivationStore.open(config.store.path)
     assert store.delete(author_ids=["a3"]) == 12
     assert store.num_living == 48
     with pytest.raises(ExtractError, match="samples deleted since"):
-        jobs.probe(config)
+        stages.probe(config)

@@ -35,12 +35,12 @@ import pyarrow as pa
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.blockworker import BlockReport  # noqa: E402
-from pipeline.clusterextract import extract_on_workers  # noqa: E402
+from pipeline.cluster.session import connected  # noqa: E402
 from pipeline.config import ClusterConfig, RunConfig  # noqa: E402
-from pipeline.session import connected  # noqa: E402
-from tests.cluster_processes import ClusterProcesses  # noqa: E402
-from tests.tiny_models import random_texts  # noqa: E402
+from pipeline.extraction.distributed import extract_on_workers  # noqa: E402
+from pipeline.extraction.workbench import BlockReport  # noqa: E402
+from tests.builders.cluster_processes import ClusterProcesses  # noqa: E402
+from tests.builders.models import random_texts  # noqa: E402
 
 WORKERS = 2
 SIMULATED = 10_000
@@ -70,8 +70,8 @@ def plain(folder: str, model: str, texts: list[str], begin: Any, ended: Any) -> 
     """One plain process: load the model and extract its half."""
     import torch
 
-    from pipeline.extract import StoreOptions, extract_corpus
-    from pipeline.loading import load_backbone
+    from pipeline.backbone.loading import load_backbone
+    from pipeline.extraction.storing import StoreOptions, extract_corpus
 
     torch.set_num_threads(1)
     begin.wait()

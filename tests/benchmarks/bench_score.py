@@ -60,17 +60,17 @@ from transformers import logging as transformers_logging
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipeline import jobs  # noqa: E402
-from pipeline.backbone import Backbone  # noqa: E402
+from pipeline import stages  # noqa: E402
+from pipeline.backbone.loading import load_backbone  # noqa: E402
+from pipeline.backbone.transformer import Backbone  # noqa: E402
 from pipeline.config import RunConfig  # noqa: E402
-from pipeline.extractor import Extractor  # noqa: E402
-from pipeline.heads import Head  # noqa: E402
-from pipeline.loading import load_backbone  # noqa: E402
+from pipeline.extraction.extractor import Extractor  # noqa: E402
+from pipeline.heads.model import Head  # noqa: E402
 from pipeline.runfolder import RunFolder  # noqa: E402
-from pipeline.scorer import Scorer  # noqa: E402
+from pipeline.scoring.scorer import Scorer  # noqa: E402
 from store.tables import write_table  # noqa: E402
 from tests.benchmarks.bench_extract import CONFIGS, load_texts, make_model  # noqa: E402
-from tests.made_heads import make_head  # noqa: E402
+from tests.builders.heads import make_head  # noqa: E402
 
 DATA = ROOT.parent / "shared/data/tweeteval"
 TASKS = {"emotion": 4, "offensive": 2, "sentiment": 3}
@@ -144,7 +144,7 @@ def train(folder: Path, model: Path, count: int, *, quick: bool) -> RunConfig:
     text = RUN.format(model=model, corpora=corpora, quick=QUICK if quick else "")
     (folder / "run.toml").write_text(text)
     config = RunConfig.load(folder / "run.toml")
-    jobs.run(config)
+    stages.run(config)
     return config
 
 

@@ -38,7 +38,7 @@ import xarray as xr
 import zarr
 
 from store import ActivationStore, StoreSchema
-from store.sharding_codec import ZARRS_OWN, RowShardingCodec
+from store.reading.codec import ZARRS_OWN, RowShardingCodec
 
 Result = dict[str, float]
 NUM_NEURONS = 30

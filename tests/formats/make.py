@@ -18,15 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline import ablation, cascadesearch, choosing, jobs, planner, ranktables
+from pipeline import stages
 from pipeline.config import RunConfig
-from pipeline.heads import Head
+from pipeline.heads.model import Head
+from pipeline.neurons import ablation, comparison
+from pipeline.planning import exchange, planner, thresholds
 from pipeline.runfolder import RunFolder, read_metrics
-from pipeline.scoring import score_files
+from pipeline.scoring.files import score_files
 from store import ActivationStore, StoreSchema
+from tests.builders.models import make_tiny_model
+from tests.builders.store_processes import append_all, make_samples, write_one
 from tests.conftest import write_mood_csv
-from tests.store_processes import append_all, make_samples, write_one
-from tests.tiny_models import make_tiny_model
 
 PLACE = Path("/fixture")
 """Where it is made: files record it, and a path of this machine should not be in them."""
@@ -102,20 +104,20 @@ def make_run(place: Path) -> dict[str, Any]:
     path = place / "run.toml"
     path.write_text(RUN_TOML, encoding="utf-8")
     config = RunConfig.load(path)
-    jobs.extract(config)
+    stages.extract(config)
     write_mood_csv(place / "texts.csv")
     store = ActivationStore.open(config.store.path)
     store.delete([str(10**18 + i) for i in range(160, 170)])
-    jobs.run(config)
-    options = ranktables.RankOptions(replicates=3, shuffles=1)
-    ranktables.rank(config, options=options)
+    stages.run(config)
+    options = comparison.RankOptions(replicates=3, shuffles=1)
+    comparison.rank(config, options=options)
     ablation.ablate(config, options=ablation.AblationOptions(top=5, draws=2))
     planned = planner.make_plan([path], num_texts=32, rounds=1, device="cpu")
     planner.write_plan(planned)
     alone = planner.make_plan([path], tasks=["mood"], num_texts=32, rounds=1, device="cpu")
     deepest = {rule: len(alone.options) - 1 for rule in alone.picks}
-    alone = choosing.apply(replace(alone, picks=deepest))  # something to leave early from
-    made, gained = cascadesearch.build(alone, loss=1.0, num_texts=32, rounds=1, device="cpu")
+    alone = exchange.apply(replace(alone, picks=deepest))  # something to leave early from
+    made, gained = thresholds.build(alone, loss=1.0, num_texts=32, rounds=1, device="cpu")
     made.save(RunFolder(Path(config.run_dir)), gained)
     (place / "tweets.jsonl").write_bytes(TWEETS)
     inputs = [place / "texts.csv", place / "tweets.jsonl"]

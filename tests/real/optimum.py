@@ -23,11 +23,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils._testing import ignore_warnings
 
 from pipeline.config import RunConfig
-from pipeline.design import StoreDesign
-from pipeline.layerprobes import matrix
-from pipeline.linear import Linear
-from pipeline.solver import Objective, solve_paths
-from pipeline.targets import load_target
+from pipeline.linear.design import StoreDesign
+from pipeline.linear.fitted import Linear
+from pipeline.linear.solver import Objective, solve_paths
+from pipeline.probes.fitting import matrix
+from pipeline.texts.targets import load_target
 from store import ActivationStore
 
 Array = NDArray[Any]

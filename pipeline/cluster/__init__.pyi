@@ -1,0 +1,10 @@
+from .kinds import KINDS as KINDS
+from .machine import free_memory as free_memory
+from .mapping import at_most as at_most
+from .mapping import map_tasks as map_tasks
+from .mapping import task_memory as task_memory
+from .mapping import workers_for as workers_for
+from .preflight import WorkerRefused as WorkerRefused
+from .preflight import offers_gpu as offers_gpu
+from .session import Session as Session
+from .session import connected as connected

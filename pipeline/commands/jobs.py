@@ -1,0 +1,112 @@
+"""Commands for jobs that outlive the shell: `salient submit`, `jobs`, `status` and so on."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pipeline.commands.options import CLUSTER, AsJson, ConfigFile, JobId
+from pipeline.commands.printing import out, print_json
+from store.errors import SalientError
+
+app = typer.Typer()
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    rich_help_panel=CLUSTER,
+)
+def submit(
+    context: typer.Context,
+    config: ConfigFile,
+    stage: Annotated[
+        str, typer.Argument(help="run, extract, probe, consolidate, rank, ablate or score.")
+    ] = "run",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the batch script (or command); start nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a stage that outlives this shell; print its job id. Further words go to the stage."""
+    from pipeline import submission
+
+    if dry_run:
+        print(submission.dry_run(stage, config, context.args), end="")
+        return
+    job = submission.submit(stage, config, context.args)
+    if as_json:
+        print_json({"job": job.id, "folder": str(job.path)})
+        return
+    out.print(job.id)
+    print(f"salient status {job.id}, salient logs {job.id} -f", file=sys.stderr)
+
+
+@app.command("jobs", rich_help_panel=CLUSTER)
+def list_jobs(as_json: AsJson = False) -> None:
+    """List submitted jobs, the youngest first."""
+    from pipeline import submission
+    from pipeline.submission import all_jobs, jobs_root
+
+    rows = []
+    for job in all_jobs():
+        try:
+            rows.append(submission.describe(job))
+        except SalientError as error:  # one damaged folder hides none of the others
+            print(f"salient: {error}", file=sys.stderr)
+    if not rows:
+        print(f"no jobs in {jobs_root()}", file=sys.stderr)
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        out.print(
+            escape(
+                f"{row['job']}  {row['state']:<9}  {row['stage']:<11}  {row['name']}"
+                f"  {row['submitted']}  {row['progress']}"
+            )
+        )
+
+
+@app.command(rich_help_panel=CLUSTER)
+def status(job: JobId = None, as_json: AsJson = False) -> None:
+    """Say how a submitted job stands."""
+    from pipeline import submission
+    from pipeline.submission import find_job
+
+    facts = submission.describe(find_job(job))
+    if as_json:
+        print_json(facts)
+        return
+    for key, value in facts.items():
+        if value not in ("", None):
+            out.print(escape(f"{key}: {value}"))
+
+
+@app.command(rich_help_panel=CLUSTER)
+def logs(
+    job: JobId = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+    ] = False,
+) -> None:
+    """Print what a submitted job has printed."""
+    from pipeline import submission
+    from pipeline.submission import find_job
+
+    for piece in submission.follow(find_job(job), until_end=follow, sleep=time.sleep):
+        print(piece, end="", flush=True)
+
+
+@app.command(rich_help_panel=CLUSTER)
+def cancel(job: Annotated[str, typer.Argument(help="The job's id, or how it begins.")]) -> None:
+    """Stop a submitted job; what it has finished is kept."""
+    from pipeline import submission
+    from pipeline.submission import find_job
+
+    found = find_job(job)
+    submission.cancel(found)
+    out.print(f"{found.id}: asked to stop")

@@ -1,0 +1,91 @@
+"""Commands that show: `salient inspect`, `report` and `explore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pipeline.commands.options import LOOK, AsJson, Model, Quiet
+from pipeline.commands.printing import out, print_json, show_metrics, terminal
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=LOOK)
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(help="A store, run, head or score folder, a Parquet file or a config.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a file or folder holds."""
+    from pipeline import report
+
+    facts = report.inspect(path)
+    if as_json:
+        print_json(facts)
+    elif facts["kind"] == "run" and facts["metrics"] is not None:
+        show_metrics(path, facts["metrics"], as_json=False, plots=False)
+    else:
+        for line in report.describe(facts):
+            out.print(escape(line))
+
+
+@app.command("report", rich_help_panel=LOOK)
+def write_report(
+    run_path: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or the TOML file of its run.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The HTML page; default RUN/report.html."),
+    ] = None,
+    images: Annotated[
+        str, typer.Option(help="Files of each figure: png, svg, both or none.")
+    ] = "both",
+    scores: Annotated[
+        Path | None, typer.Option(help="A folder of scores made with the run: adds their drift.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a finished run's report: one HTML page, and its figures as PNG and SVG."""
+    from pipeline import report
+
+    written = report.write_report(
+        run_path, output, images=images, scores=scores, say=terminal(quiet)
+    )
+    if as_json:
+        print_json({"page": str(written[0]), "figures": [str(path) for path in written[1:]]})
+        return
+    for path in reversed(written):
+        out.print(f"written: {escape(str(path))}")
+
+
+@app.command(rich_help_panel=LOOK)
+def explore(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="An activation store.")],
+    run_path: Annotated[
+        Path | None,
+        typer.Option("--run", help="A finished run on it: adds ranks and decisions."),
+    ] = None,
+    port: Annotated[int, typer.Option(help="On this machine; 0 takes any free one.")] = 5006,
+    model: Model = None,
+    show: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search a store's neurons in a local web page; nothing leaves this machine."""
+    from pipeline import explorer
+
+    explorer.serve(
+        store,
+        run=run_path,
+        port=port,
+        model=model,
+        show=show,
+        say=terminal(quiet),
+        announce=lambda line: print(line, flush=True),
+    )

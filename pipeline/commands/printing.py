@@ -1,0 +1,67 @@
+"""How commands print: tables or JSON on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.progress import Terminal
+
+
+out = Console(soft_wrap=True, highlight=False)
+
+
+def terminal(quiet: bool) -> Terminal:
+    from pipeline.progress import Terminal
+
+    return Terminal(quiet=quiet)
+
+
+def load_config(config: Path) -> RunConfig:
+    from pipeline.config import RunConfig
+
+    return RunConfig.load(config)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, ensure_ascii=False, allow_nan=False))
+
+
+def show_metrics(
+    run_dir: Path, metrics: dict[str, Any], *, as_json: bool, plots: bool = True
+) -> None:
+    from pipeline import report
+    from pipeline.runfolder import RunFolder
+    from store.tables import read_table
+
+    folder = RunFolder(run_dir)
+    figures = []
+    for name, task in metrics["tasks"].items():
+        sweep = read_table(folder.sweep(name))
+        if plots:
+            try:
+                from pipeline.report import TaskFacts, write_overview
+
+                overview = TaskFacts(name, task, sweep)
+                write_overview(overview, folder.figures / f"{name}.png")
+                figures.append(folder.figures / f"{name}.png")
+            except (ConfigError, OSError) as error:
+                print(f"salient: no plot: {error}", file=sys.stderr)
+        if not as_json:
+            out.print(report.task_table(name, task), "")
+            out.print(report.depth_table(name, task, sweep), "")
+    if as_json:
+        print_json(metrics)
+        return
+    for figure in figures:
+        out.print(f"figure: {escape(str(figure))}")
+    out.print(f"run: {escape(str(run_dir))}")

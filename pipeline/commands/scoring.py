@@ -1,0 +1,262 @@
+"""Commands that score: `salient plan` and `salient score`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from pipeline.commands.options import SCORE, AsJson, Device, Model, Quiet
+from pipeline.commands.printing import out, print_json, terminal
+from pipeline.errors import ConfigError
+
+# A command has as many parameters as options.
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=SCORE)
+def plan(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders, or TOML files, of finished runs."),
+    ],
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="Plan for this task; may be repeated.")
+    ] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(help="best, or smallest (default): fewest layers within --tolerance of it."),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, help="Default head.tolerance of the configuration.")
+    ] = None,
+    min_texts_per_s: Annotated[
+        float | None,
+        typer.Option(min=0, help="Pick among depths that are this fast; makes best the default."),
+    ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Make the picked heads the chosen ones.")
+    ] = False,
+    cascade: Annotated[
+        bool,
+        typer.Option(
+            "--cascade", help="Find when easy texts may leave early, for score --cascade."
+        ),
+    ] = False,
+    loss: Annotated[
+        float, typer.Option(min=0, help="Of each task's metric on validation, for --cascade.")
+    ] = 0.005,
+    texts: Annotated[
+        Path | None, typer.Option(help="A file to measure on; default labelled texts of the run.")
+    ] = None,
+    num_texts: Annotated[
+        int | None, typer.Option(min=1, help="Texts to measure on; default 256, 4096 on a GPU.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed passes at every depth.")] = 5,
+    model: Model = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what scoring costs at every depth; pick how deep to go for all tasks together."""
+    from pipeline import report
+    from pipeline.planning import MeasureOptions, plan_runs
+    from pipeline.runfolder import RunFolder
+
+    drawn: list[Path] = []
+
+    def show(facts: Mapping[str, Any], run: RunFolder) -> None:
+        try:
+            from pipeline import report
+
+            drawn.extend(report.write_plan(facts, run.figures))
+        except (ConfigError, OSError) as error:
+            print(f"salient: no plot: {error}", file=sys.stderr)
+        if not as_json:
+            out.print(report.plan_table(facts), "")
+            for line in report.plan_lines(facts):
+                out.print(escape(line))
+
+    found = plan_runs(
+        runs,
+        tasks=tasks or (),
+        pick=pick,
+        tolerance=tolerance,
+        min_texts_per_s=min_texts_per_s,
+        apply=apply,
+        loss=loss if cascade else None,
+        measuring=MeasureOptions(texts, num_texts, rounds, model, device),
+        say=terminal(quiet),
+        on_plan=show,
+    )
+    if as_json:
+        print_json(found.facts)
+        return
+    if cascade:
+        out.print("", report.cascade_table(found.facts["cascade"]), "")
+    first, *others = found.written
+    for path in (first, *drawn, *others):
+        out.print(f"written: {escape(str(path))}")
+
+
+HEADS, READING, FILTERS = "What scores", "How files are read", "Which rows"
+"""Groups of options on the page of help of ``score``."""
+
+
+RunPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", help="A run folder, or the TOML file of a finished run.", rich_help_panel=HEADS
+    ),
+]
+
+
+HeadFolders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--heads",
+        help="Instead: a head folder; may be repeated, one for each task.",
+        rich_help_panel=HEADS,
+    ),
+]
+
+
+ScoredTasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="Score this task only; may be repeated.", rich_help_panel=HEADS),
+]
+
+
+EarlyLeave = Annotated[
+    bool,
+    typer.Option(
+        "--cascade",
+        help="Let easy texts leave early, as salient plan has found.",
+        rich_help_panel=HEADS,
+    ),
+]
+
+
+Format = Annotated[
+    str,
+    typer.Option(help="auto, tweets, csv, tsv, jsonl, parquet or text.", rich_help_panel=READING),
+]
+
+
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the text, in files of texts; default `text`.", rich_help_panel=READING
+    ),
+]
+
+
+IdColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the id; default `id` if any, else file name and line.",
+        rich_help_panel=READING,
+    ),
+]
+
+
+Languages = Annotated[
+    list[str] | None,
+    typer.Option("--lang", help="This language only; may be repeated.", rich_help_panel=FILTERS),
+]
+
+
+Since = Annotated[
+    str | None,
+    typer.Option(help="Only tweets from this date or time (UTC) on.", rich_help_panel=FILTERS),
+]
+
+
+Until = Annotated[
+    str | None, typer.Option(help="Only tweets before this date or time.", rich_help_panel=FILTERS)
+]
+
+
+Retweets = Annotated[
+    str | None,
+    typer.Option(
+        help="keep (default), drop, or only: nothing but retweets.", rich_help_panel=FILTERS
+    ),
+]
+
+
+MaxErrors = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of unreadable lines that is no failure: 0.05."),
+]
+
+
+# A command's options are its parameters: a limit on their number is for other functions.
+@app.command(rich_help_panel=SCORE)
+def score(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Tweet dumps or files of texts.")
+    ],
+    run_path: RunPath = None,
+    heads: HeadFolders = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for date=…/*.parquet.")
+    ] = None,
+    tasks: ScoredTasks = None,
+    format: Format = "auto",
+    text: TextColumn = None,
+    id: IdColumn = None,
+    languages: Languages = None,
+    since: Since = None,
+    until: Until = None,
+    retweets: Retweets = None,
+    max_errors: MaxErrors = None,
+    cascade: EarlyLeave = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and count; run no model, write nothing.")
+    ] = False,
+    model: Model = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score texts or tweets into Parquet by date; run again to resume, nothing is done twice."""
+    from pipeline.scoring import IncompleteScores, ScoreOptions, score_files
+
+    options = ScoreOptions(
+        heads=heads or (),
+        tasks=tasks or (),
+        format=format,
+        text=text,
+        id=id,
+        model=model,
+        device=device,
+        cascade=cascade,
+        dry_run=dry_run,
+    )
+    failure = None
+    try:
+        report = score_files(
+            inputs,
+            run_path,
+            output,
+            options=options,
+            say=terminal(quiet),
+            languages=tuple(languages or ()),
+            since=since,
+            until=until,
+            retweets=retweets,
+            max_errors=max_errors,
+        )
+    except IncompleteScores as error:
+        report, failure = error.report, error
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        out.print(f"{escape(report.output)}: {escape(report.summary())}")
+    if failure is not None:
+        raise failure

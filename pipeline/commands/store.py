@@ -1,0 +1,191 @@
+"""``salient store …``: look after a store.
+
+Each command is one function of ``store``, but for ``add``, which needs the model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+app = typer.Typer(
+    help="Look after an activation store: what it holds, whether it is sound, what can go.",
+    no_args_is_help=True,
+)
+
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SnapshotId = Annotated[
+    str | None, typer.Option("--snapshot", help="Look at this snapshot; default the last one.")
+]
+
+
+def _open(path: str, snapshot: str | None = None) -> Any:
+    from store import ActivationStore
+
+    return ActivationStore.open(path, snapshot=snapshot)
+
+
+def _show(report: DataclassInstance, *, as_json: bool) -> None:
+    if as_json:
+        facts = asdict(report) if is_dataclass(report) else report
+        print(json.dumps(facts, ensure_ascii=False, default=str))
+    else:
+        print(report)
+
+
+@app.command()
+def info(path: StorePath, snapshot: SnapshotId = None, as_json: AsJson = False) -> None:
+    """Say what the store holds."""
+    from store.upkeep import info as describe
+
+    _show(describe(_open(path, snapshot)), as_json=as_json)
+
+
+@app.command()
+def verify(path: StorePath, snapshot: SnapshotId = None, as_json: AsJson = False) -> None:
+    """Read every byte and check every checksum; exit code 1 and the slots' names if damaged."""
+    from store.upkeep import verify as check
+
+    report = check(_open(path, snapshot))
+    _show(report, as_json=as_json)
+    if report.damage:
+        raise typer.Exit(1)
+
+
+@app.command()
+def snapshots(path: StorePath) -> None:
+    """List the commits that can still be opened."""
+    from store.upkeep import describe_snapshots
+
+    print(describe_snapshots(_open(path)))
+
+
+@app.command()
+def gc(
+    path: StorePath,
+    keep: Annotated[int, typer.Option(help="How many of the newest snapshots stay.")] = 10,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old snapshots' records and leftovers of dead runs; never activations."""
+    from store.upkeep import gc as collect
+
+    _show(collect(_open(path), keep=keep, dry_run=dry_run), as_json=as_json)
+
+
+@app.command()
+def delete(
+    path: StorePath,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="A sample's id; repeatable.")
+    ] = None,
+    authors: Annotated[
+        list[str] | None, typer.Option("--author", help="All samples of an author; repeatable.")
+    ] = None,
+    ids_file: Annotated[
+        Path | None, typer.Option("--ids-file", help="A file with one sample id per line.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hide samples from every read at once; `salient store compact` removes their bytes."""
+    chosen = list(ids or ())
+    if ids_file is not None:
+        try:
+            chosen += ids_file.read_text(encoding="utf-8").split()
+        except OSError as error:
+            raise ConfigError(f"{ids_file}: cannot be read: {error.strerror}") from None
+    if not chosen and not authors:
+        raise ConfigError("nothing to delete: give --id, --ids-file or --author")
+    removed = _open(path).delete(chosen or None, author_ids=authors or None)
+    if as_json:
+        print(json.dumps({"deleted": removed}))
+    else:
+        print(f"{removed} ids deleted; `salient store compact {path}` removes their bytes")
+
+
+@app.command()
+def add(
+    path: StorePath,
+    hidden: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="Hidden states: all, final, or numbers such as 0,6 (0: the embeddings).",
+        ),
+    ] = "",
+    layers: Annotated[
+        str, typer.Option(metavar="WHICH", help="FFN layers: all, or numbers such as 3,4.")
+    ] = "",
+    model: Annotated[
+        str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")
+    ] = "auto",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compute layers that the store lacks for all its samples, with the model that made it.
+
+    Its texts are computed once more. All samples gain the layers at once, at the end; interrupted,
+    the same command goes on where it was (an extraction in between begins it anew).
+    """
+    from pipeline.extraction import add_layers
+    from pipeline.progress import Terminal
+
+    if not hidden and not layers:
+        raise ConfigError("nothing to add: give --hidden or --layers")
+    report = add_layers(
+        path, layers=layers, hidden=hidden, model=model, device=device, say=Terminal(quiet=quiet)
+    )
+    _show(report, as_json=as_json)
+
+
+@app.command()
+def compact(path: StorePath, as_json: AsJson = False) -> None:
+    """Really remove the bytes of deleted samples, from every kept snapshot."""
+    from store.upkeep import compact as remove
+
+    _show(remove(_open(path)), as_json=as_json)
+
+
+@app.command()
+def export(
+    path: StorePath,
+    target: Annotated[Path, typer.Argument(help="A new folder (archive) or Parquet file.")],
+    layer: Annotated[
+        int | None, typer.Option(help="With --neuron: write these to Parquet, not an archive.")
+    ] = None,
+    neurons: Annotated[list[int] | None, typer.Option("--neuron", help="Repeatable.")] = None,
+    poolings: Annotated[list[str] | None, typer.Option("--pooling", help="Default: all.")] = None,
+    keepbits: Annotated[
+        int, typer.Option(help="Mantissa bits kept in the archive; 5 is 1.6 % off at most.")
+    ] = 5,
+    snapshot: SnapshotId = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a compressed archive of the store, or a few neurons as a Parquet table."""
+    from store.upkeep import export_archive, export_parquet
+
+    if (layer is None) != (not neurons):
+        raise ConfigError("--layer and --neuron go together; leave both out for an archive")
+    store = _open(path, snapshot)
+    if layer is None:
+        report = export_archive(store, target, keepbits=keepbits)
+    else:
+        report = export_parquet(
+            store, target, layer=layer, units=neurons or (), poolings=poolings or None
+        )
+    _show(report, as_json=as_json)

@@ -1,0 +1,14 @@
+from .sections import NAME_PATTERN as NAME_PATTERN
+from .sections import SCORE_COLUMNS as SCORE_COLUMNS
+from .sections import BackboneConfig as BackboneConfig
+from .sections import ClusterConfig as ClusterConfig
+from .sections import CorpusSource as CorpusSource
+from .sections import HeadConfig as HeadConfig
+from .sections import NormaliseConfig as NormaliseConfig
+from .sections import ProbeConfig as ProbeConfig
+from .sections import ScoreConfig as ScoreConfig
+from .sections import SplitConfig as SplitConfig
+from .sections import StoreConfig as StoreConfig
+from .sections import TaskConfig as TaskConfig
+from .whole import RunConfig as RunConfig
+from .whole import is_model_path as is_model_path

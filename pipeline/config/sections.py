@@ -1,0 +1,385 @@
+"""The sections of the run configuration, a class each; a key's docstring says what it means."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCORE_COLUMNS = (
+    "id", "created_at", "source_file", "text_hash", "n_tokens", "truncated", "fingerprint",
+)  # fmt: skip
+"""Columns of scored Parquet files beside those of the tasks."""
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""Names of runs and tasks: they become names of files and columns."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: no unknown keys, and nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BackboneConfig(Section):
+    """The frozen transformer whose activations are read."""
+
+    model: str
+    """A Hugging Face model directory, a hub name, or ``package:NAME`` of an installed package."""
+    revision: str | None = None
+    """The 40-digit commit of a hub model; required for hub names."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward pass, in training and scoring; bfloat16 is faster, about 1 % off."""
+    max_length: int | None = Field(default=None, ge=2)
+    """Tokens per text, special tokens included; longer texts are cut and flagged.
+    Default: the model's context."""
+    special_tokens: bool = True
+    """Pool over ``[CLS]``, ``[SEP]``, ``<s>`` … too, as in the paper."""
+    ffn_site: str | None = None
+    """Path of the FFN's down projection, ``{i}`` for the block, for families not in FFN_SITES."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+
+class NormaliseConfig(Section):
+    """Text normalisation, applied alike in training and scoring."""
+
+    html_unescape: bool = True
+    """``&amp;`` -> ``&``."""
+    users: bool = True
+    """``@name`` -> ``@user``, as in TweetEval."""
+    urls: bool = True
+    """``https://…`` -> ``http``, as in TweetEval."""
+
+
+class CorpusSource(Section):
+    """One labelled text set: files of one format, with the columns to read."""
+
+    path: str | None = None
+    """A file or (TweetEval layout) a folder; the rows' splits come from ``split`` or are drawn."""
+    train: str | None = None
+    """The training split's file, instead of ``path``; ``val`` and ``test`` go with it."""
+    val: str | None = None
+    """The validation split's file; without one the split is drawn from the training file."""
+    test: str | None = None
+    """The test split's file; without one the split is drawn from the training file."""
+    hub: str | None = None
+    """A ``datasets`` hub name, instead of ``path``."""
+    hub_config: str | None = None
+    """Configuration of the hub's data set, where it has several."""
+    revision: str | None = None
+    """Commit of the hub's data set."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "tweeteval", "hub"] = "auto"
+    """Format of the files; ``auto`` goes by their names and first bytes."""
+    text: str = "text"
+    """Column of the text."""
+    id: str | None = None
+    """Column of the id; without one, ids are made from the source's name and the row number."""
+    time: str | None = None
+    """Column of the time (ISO 8601, Twitter's format or epoch seconds)."""
+    author: str | None = None
+    """Column of the author's id, kept so that an author's texts can be deleted."""
+    split: str | None = None
+    """Column with train, val or test (also validation, dev)."""
+    labels: dict[str, str] = Field(min_length=1)
+    """Task name -> label column."""
+    where: dict[str, str] = Field(default_factory=dict)
+    """Keep only the rows whose column has this value."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read a seeded sample of at most so many rows of each file."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> CorpusSource:
+        places = [
+            self.path is not None,
+            self.hub is not None,
+            any((self.train, self.val, self.test)),
+        ]
+        if sum(places) != 1:
+            raise ValueError("give exactly one of: path, hub, or train/val/test files")
+        if places[2] and self.train is None:
+            raise ValueError("train is missing; val and test alone cannot train a probe")
+        if places[2] and self.split is not None:
+            raise ValueError(
+                "split names a column, but train/val/test files already give the splits"
+            )
+        return self
+
+
+class TaskConfig(Section):
+    """One target over the texts."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    """As in a corpus entry's ``labels``; also the column of its predictions."""
+    type: Literal["classification", "regression"]
+    """Classes, given as texts or integers, or a number."""
+    labels: tuple[str, ...] | None = None
+    """The classes, in order; default: those found in the training split, sorted."""
+    metric: (
+        Literal[
+            "accuracy", "macro_f1", "macro_recall", "f1", "auc", "pearson", "spearman", "mae", "r2"
+        ]
+        | None
+    ) = None
+    """What model selection maximises (minimises for mae); default macro_f1 or pearson."""
+    positive: str | None = None
+    """The class that the metrics f1 and auc are about; default the last one."""
+
+    @property
+    def selection_metric(self) -> str:
+        """The metric that model selection goes by."""
+        return self.metric or ("macro_f1" if self.type == "classification" else "pearson")
+
+    @model_validator(mode="after")
+    def _metric_fits(self) -> TaskConfig:
+        regression = {"pearson", "spearman", "mae", "r2"}
+        if self.metric is not None and (self.metric in regression) != (self.type == "regression"):
+            raise ValueError(f"metric {self.metric!r} does not fit a {self.type} task")
+        if self.type == "regression" and (self.labels or self.positive):
+            raise ValueError("labels and positive are for classification tasks")
+        if self.labels is not None and (
+            len(set(self.labels)) != len(self.labels) or len(self.labels) < 2
+        ):
+            raise ValueError("labels needs at least two different classes")
+        if (
+            self.positive is not None
+            and self.labels is not None
+            and self.positive not in self.labels
+        ):
+            raise ValueError(f"positive {self.positive!r} is not one of labels {list(self.labels)}")
+        return self
+
+
+class SplitConfig(Section):
+    """Splits drawn where a source gives none (seeded, stratified, by identical text)."""
+
+    val: float = Field(default=0.15, gt=0, lt=0.5)
+    """Share of the texts in the validation split."""
+    test: float = Field(default=0.15, gt=0, lt=0.5)
+    """Share of the texts in the test split."""
+
+
+class StoreConfig(Section):
+    """The activation store."""
+
+    path: str
+    """Folder of the store; several runs may share one."""
+    poolings: tuple[str, ...] = ("mean", "max")
+    """How a text's tokens become one number per neuron."""
+    hidden: Literal["final", "all"] = "final"
+    """Which pooled hidden states are stored beside the activations."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Of the stored activations."""
+    samples_per_shard: int | None = Field(default=None, ge=1)
+    """Texts in a file; default as many as make files of about 50 MB."""
+    keep_text: bool = True
+    """False keeps the texts' hashes only."""
+    peaks: bool = False
+    """Also store which token each neuron's maximum lies on, for the explorer; as large as one more
+    pooling. No influence on results."""
+
+    @model_validator(mode="after")
+    def _peaks_fit(self) -> StoreConfig:
+        if self.peaks and "max" not in self.poolings:
+            raise ValueError(
+                f"peaks are the tokens that max pooling takes: add 'max' to poolings"
+                f" {list(self.poolings)}, or leave peaks out"
+            )
+        return self
+
+
+class ProbeConfig(Section):
+    """Phase 1: one single-layer network per layer."""
+
+    solver: Literal["lbfgs", "sklearn"] = "lbfgs"
+    """Ours, out of core and many fits at once, or scikit-learn's estimators as the reference."""
+    C: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    """Inverse penalty strengths tried on validation for classification (loss summed over rows, as
+    in scikit-learn)."""
+    alpha: tuple[float, ...] = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)
+    """Penalty strengths tried on validation for regression, on the scale of ridge."""
+    penalty: Literal["l2", "l1", "elasticnet"] = "l2"
+    """Norm of the weights; l1 and elasticnet set most of them to zero, through scikit-learn
+    whatever the solver, in memory and much slower."""
+    l1_ratio: float = Field(default=0.5, gt=0, le=1)
+    """Share of the L1 norm in the elastic net."""
+    class_weight: Literal["balanced"] | None = None
+    """Rows weighted so that all classes weigh the same; None: all rows weigh the same."""
+    tol: float = Field(default=1e-4, gt=0)
+    """Largest gradient entry of the mean loss at which a fit counts as converged; its square is the
+    largest estimated gap of the penalised loss to the optimum, relative to it."""
+
+    @model_validator(mode="after")
+    def _grids(self) -> ProbeConfig:
+        for name, grid in (("C", self.C), ("alpha", self.alpha)):
+            if not grid or min(grid) <= 0:
+                raise ValueError(f"{name} needs at least one value, all above 0")
+        return self
+
+
+class HeadConfig(Section):
+    """Phase 2: the cross-layer heads and the choice of depth."""
+
+    kinds: tuple[Literal["frozen", "sparse", "ensemble"], ...] = ("frozen", "sparse", "ensemble")
+    """Heads to train; the ensemble is the mean of a depth's best frozen and best sparse head."""
+    select: Literal["share", "top_k", "budget"] = "share"
+    """How salient features are selected: a share of each layer's importance (``eta``), so many of
+    each layer (``top_k``), or so many of all layers together (``budget``). All sizes are tried."""
+    eta: tuple[float, ...] = (0.1, 0.25, 0.5)
+    """Shares of each layer's squared importance that the salient features must reach."""
+    top_k: tuple[int, ...] = (32, 128, 512)
+    """Numbers of features of each layer."""
+    budget: tuple[int, ...] = (128, 512, 2048)
+    """Numbers of features of layers ``0..depth`` together, those with the largest shares of their
+    layers' squared importance."""
+    ranking: str = "weight"
+    """What importance is: the probes' weights, or another ranking of ``salient rank``."""
+    max_features: int = Field(default=8192, ge=1)
+    """Largest number of salient features of a sparse head; larger candidates are left out."""
+    training: Literal["seen", "unseen", "both", "cross_fit"] = "cross_fit"
+    """What the frozen head's network is trained on: the outputs of the probes on the rows that they
+    were fitted on (seen), or out-of-fold outputs on these rows (cross_fit). For unseen and both,
+    Phase 2 builds on the probes fitted without fold 0; the network is trained on fold 0 (unseen),
+    or on all rows (both)."""
+    folds: int = Field(default=5, ge=2)
+    """Folds of the training rows, for out-of-fold outputs."""
+    judge: Literal["validation", "cross_validation"] = "validation"
+    """What heads are compared, calibrated and given thresholds by: their outputs on the validation
+    rows alone, or together with out-of-fold outputs on the training rows (as many fits more as
+    there are folds; steadier where the validation split is small)."""
+    hidden_width: int = Field(default=16, ge=0)
+    """Width of the frozen head's dense network; 0 for a single linear layer."""
+    max_depth: float = Field(default=1.0, gt=0, le=1)
+    """Deepest block allowed, as a share of the backbone's blocks."""
+    tolerance: float = Field(default=0.01, ge=0)
+    """The smallest depth whose score is within this of the best is chosen."""
+    calibrate: bool = True
+    """Calibrate class probabilities, and try thresholds per class, on the rows of ``judge``."""
+    licence: str | None = None
+    """Terms for passing the heads on, noted on their cards."""
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """Sizes of the salient sets to try, in the unit of ``select``, increasing."""
+        grids = {"share": self.eta, "top_k": self.top_k, "budget": self.budget}
+        return tuple(sorted(set(grids[self.select])))
+
+    @property
+    def num_folds(self) -> int:
+        """Folds that Phase 1 fits out-of-fold probes for; 0 if none are needed."""
+        return 0 if self.training == "seen" else self.folds
+
+    @model_validator(mode="after")
+    def _shares(self) -> HeadConfig:
+        if not self.kinds or not self.eta or not all(0 < eta <= 1 for eta in self.eta):
+            raise ValueError("kinds and eta need at least one value; eta lies in (0, 1]")
+        for name, grid in (("top_k", self.top_k), ("budget", self.budget)):
+            if not grid or min(grid) < 1:
+                raise ValueError(f"{name} needs at least one value, all at least 1")
+        if "ensemble" in self.kinds and not {"frozen", "sparse"} <= set(self.kinds):
+            raise ValueError("kinds: the ensemble is made of frozen and sparse heads; name both")
+        if self.judge == "cross_validation" and self.training != "cross_fit":
+            raise ValueError(
+                f"judge = 'cross_validation' goes with training = 'cross_fit', not"
+                f" {self.training!r}: the other outputs on training rows are not held out"
+            )
+        return self
+
+
+class ScoreConfig(Section):
+    """Batch scoring."""
+
+    output: str | None = None
+    """Folder of the scores, where ``--out`` names none."""
+    languages: tuple[str, ...] = ()
+    """Score tweets of these languages only, by Twitter's codes (``en``); default: all."""
+    since: str | None = None
+    """Score tweets from this date or time on, in UTC."""
+    until: str | None = None
+    """Score tweets before this date or time."""
+    retweets: Literal["keep", "drop", "only"] = "keep"
+    """Retweets are scored by the full text of the tweet that they repeat."""
+    max_errors: float = Field(default=0.05, ge=0, le=1)
+    """Share of unreadable lines above which a scoring run fails."""
+    block_rows: int = Field(default=4096, ge=1)
+    """Rows read and scored at a time."""
+    buffer_rows: int = Field(default=250_000, ge=1)
+    """Scored rows that wait in memory, so that files do not get small."""
+    cache_texts: int = Field(default=200_000, ge=0)
+    """Texts whose scores are remembered while a run goes on, for retweets."""
+    parity_samples: int = Field(default=16, ge=0)
+    """Stored samples that are recomputed before scoring starts."""
+    drift_warning: float = Field(default=0.2, gt=0)
+    """Population stability index, beyond what chance makes of it, from which a run warns that the
+    texts are no longer like those the heads were validated on."""
+
+
+class ClusterConfig(Section):
+    """Where the work runs; does not affect results."""
+
+    kind: Literal[
+        "local",
+        "processes",
+        "cuda",
+        "scheduler",
+        "ssh",
+        "slurm",
+        "pbs",
+        "lsf",
+        "sge",
+        "oar",
+        "moab",
+        "htcondor",
+        "kubernetes",
+        "gateway",
+    ] = "local"
+    """Threads of this process, processes of this machine, a running scheduler, or what starts
+    workers elsewhere; the rows of ``pipeline.cluster.kinds.KINDS``."""
+    workers: int | None = Field(default=None, ge=1)
+    """Workers to start, or tasks under way on a running scheduler; default one for each core, GPU
+    or host of ``hosts``, one job of a batch system, or all workers there. The most if adapting."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Let the number of workers follow the work, between this and ``workers``."""
+    address: str | None = None
+    """Of a running scheduler (``tcp://host:8786``, ``tls://…``) or of a Dask Gateway."""
+    tls_ca: str | None = None
+    """PEM file of the certificate authority, for a scheduler at a ``tls://`` address."""
+    tls_cert: str | None = None
+    """PEM file of the client's certificate."""
+    tls_key: str | None = None
+    """PEM file of the client's key."""
+    hosts: tuple[str, ...] = ()
+    """ssh: the scheduler's host and the workers' (a host may come several times)."""
+    device: str = "auto"
+    """Torch device. With "cuda" blocks go only to workers that offer the resource GPU, and workers
+    that have one make the probes' Gram matrices there."""
+    workers_per_gpu: int = Field(default=1, ge=1)
+    """cuda: workers that share a GPU, each with a model of its own."""
+    cores: int | None = Field(default=None, ge=1)
+    """Cores of a worker; default a share of this machine's, elsewhere the worker's threads."""
+    memory: str | None = None
+    """Memory of a worker, as in "8GB"."""
+    walltime: str | None = Field(default=None, pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")
+    """Batch systems: time limit of the driver's job and of each worker's, as "HH:MM:SS"."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the kind's own cluster class, such as queue, account or image."""
+    dashboard: str | None = None
+    """Where a cluster that is started here serves its dashboard, as ":8787"; default any port."""
+    wait_s: float = Field(default=600, gt=0)
+    """How long to wait for a scheduler or for workers that do not answer. Workers that wait in the
+    queue of a batch system are waited for without end."""
+
+    @model_validator(mode="after")
+    def _keys_go_with_the_kind(self) -> ClusterConfig:
+        if (self.kind in ("scheduler", "gateway")) != (self.address is not None):
+            raise ValueError(
+                "address goes with kind = 'scheduler' or 'gateway', and with no other kind"
+            )
+        if (self.kind == "ssh") != bool(self.hosts):
+            raise ValueError("hosts goes with kind = 'ssh', and with no other kind")
+        if len(self.hosts) == 1:
+            raise ValueError("hosts needs the scheduler's host and at least one worker's")
+        if len({key is None for key in (self.tls_ca, self.tls_cert, self.tls_key)}) > 1:
+            raise ValueError("tls_ca, tls_cert and tls_key go together")
+        if self.min_workers is not None and self.min_workers > (self.workers or 0):
+            raise ValueError("min_workers needs workers, and is at most that")
+        return self

@@ -1,0 +1,178 @@
+"""The whole run configuration: how its sections meet, its file and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.config.problems import first_problem
+from pipeline.config.sections import (
+    NAME_PATTERN,
+    SCORE_COLUMNS,
+    BackboneConfig,
+    ClusterConfig,
+    CorpusSource,
+    HeadConfig,
+    NormaliseConfig,
+    ProbeConfig,
+    ScoreConfig,
+    Section,
+    SplitConfig,
+    StoreConfig,
+    TaskConfig,
+)
+from pipeline.errors import ConfigError
+
+
+class RunConfig(Section):
+    """Everything one run depends on."""
+
+    format_version: Literal[1] = 1
+    """Of the configuration file."""
+    name: str = Field(pattern=NAME_PATTERN)
+    """The run's name, shown in reports and lists of jobs."""
+    seed: int = Field(default=0, ge=0)
+    """Of all that is drawn: splits, folds, bootstrap rows, initial weights."""
+    run_dir: str
+    """Folder for probes, tables, heads and figures of this run."""
+    backbone: BackboneConfig
+    """``[backbone]``"""
+    corpus: tuple[CorpusSource, ...] = Field(min_length=1)
+    """``[[corpus]]``, an entry for each labelled set."""
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    """``[[tasks]]``, an entry for each target."""
+    normalise: NormaliseConfig = NormaliseConfig()
+    """``[normalise]``"""
+    splits: SplitConfig = SplitConfig()
+    """``[splits]``"""
+    store: StoreConfig
+    """``[store]``"""
+    probe: ProbeConfig = ProbeConfig()
+    """``[probe]``"""
+    head: HeadConfig = HeadConfig()
+    """``[head]``"""
+    score: ScoreConfig = ScoreConfig()
+    """``[score]``"""
+    cluster: ClusterConfig = ClusterConfig()
+    """``[cluster]``"""
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> RunConfig:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"tasks: names must differ, found {names}")
+        if reserved := sorted(set(names) & {*SCORE_COLUMNS, "date"}):
+            raise ValueError(
+                f"tasks: the name {reserved[0]!r} is a column of the scores; choose another"
+            )
+        if Path(self.run_dir).resolve() == Path(self.store.path).resolve():
+            raise ValueError("run_dir and store.path are one folder; they need one each")
+        used = {task for source in self.corpus for task in source.labels}
+        if unknown := sorted(used - set(names)):
+            raise ValueError(
+                f"corpus labels name tasks without a [[tasks]] entry: {unknown}; known: {names}"
+            )
+        if unused := sorted(set(names) - used):
+            raise ValueError(
+                f"tasks {unused} have no labels: name a column in a [[corpus]] entry's labels"
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunConfig:
+        """Read, resolve and validate a TOML file (or a JSON file, as jobs carry with them).
+
+        Relative paths are resolved against the file's folder.
+
+        Raises:
+            ConfigError: unreadable file, TOML syntax, unknown key or bad value; one line naming it.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{path}: no such configuration file; `salient init {path}` writes a starter"
+            ) from None
+        except IsADirectoryError:
+            raise ConfigError(f"{path}: is a folder; name the TOML file inside it") from None
+        except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        return cls.from_dict(data, origin=path)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, origin: Path) -> RunConfig:
+        """Validate a parsed configuration; ``origin`` is named in errors and anchors paths."""
+        try:
+            config = cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(f"{origin}: {first_problem(error, cls)}") from None
+        return config._resolved(origin.resolve().parent)
+
+    def _resolved(self, base: Path) -> RunConfig:
+        def at(value: str | None) -> str | None:
+            return None if value is None else str((base / Path(value).expanduser()).resolve())
+
+        model = self.backbone.model
+        if is_model_path(model) or (base / model).is_dir():
+            model = str((base / Path(model).expanduser()).resolve())
+        return self.model_copy(
+            update={
+                "run_dir": at(self.run_dir),
+                "backbone": self.backbone.model_copy(update={"model": model}),
+                "store": self.store.model_copy(update={"path": at(self.store.path)}),
+                "score": self.score.model_copy(update={"output": at(self.score.output)}),
+                "cluster": self.cluster.model_copy(
+                    update={
+                        key: at(getattr(self.cluster, key))
+                        for key in ("tls_ca", "tls_cert", "tls_key")
+                    }
+                ),
+                "corpus": tuple(
+                    source.model_copy(
+                        update={
+                            key: at(getattr(source, key))
+                            for key in ("path", "train", "val", "test")
+                        }
+                    )
+                    for source in self.corpus
+                ),
+            }
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that affects results (not the cluster, not where things lie).
+
+        Of paths only the last part counts: what the files hold is fingerprinted elsewhere.
+        """
+        data = self.model_dump(mode="json", exclude={"cluster", "run_dir", "score", "name"})
+        for key in ("path", "peaks"):
+            data["store"].pop(key)
+        if is_model_path(self.backbone.model):
+            data["backbone"]["model"] = Path(self.backbone.model).name
+        for source in data["corpus"]:
+            for key in ("path", "train", "val", "test"):
+                source[key] = source[key] and Path(source[key]).name
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+    def task(self, name: str) -> TaskConfig:
+        """The task of that name."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise ConfigError(f"no task {name!r}; the configuration has {[t.name for t in self.tasks]}")
+
+
+def is_model_path(model: str) -> bool:
+    """Whether a ``backbone.model`` is meant as a path rather than a hub name."""
+    return model.startswith((".", "/", "~"))

@@ -1,0 +1,187 @@
+"""The explorer's fragments of HTML, made from answers of :mod:`pipeline.explorer.atlas`; no server
+here.
+
+All text is escaped by the template; a test shows a tweet with a ``<script>`` in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment
+from numpy.typing import NDArray
+
+from pipeline.explorer.atlas import Atlas, Decision, Neuron
+from pipeline.explorer.tokenmaps import TokenMap, TokenPlaces, TokenReader
+from store.errors import SalientError
+
+CONTEXT_CHARS = 160
+"""Characters shown on each side of the strongest token of a long text."""
+
+_FRAGMENTS = (
+    Environment(autoescape=True, trim_blocks=True)
+    .from_string(resources.files(__package__).joinpath("fragments.html").read_text(encoding="utf-8"))
+    .module
+)
+
+
+def fragment(name: str, *arguments: Any) -> str:
+    """One macro of ``explorer.html``."""
+    return str(getattr(_FRAGMENTS, name)(*arguments))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a text: a token with its activation and heat in [0, 1], or what lies between."""
+
+    text: str
+    value: float | None = None
+    heat: float = 0.0
+    peak: bool = False
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """A text in the list of a neuron's top texts."""
+
+    position: int
+    value: float
+    label: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class DecisionView:
+    """A decision with the size that its bars are drawn to."""
+
+    task: str
+    outcome: str
+    probabilities: Mapping[str, float]
+    reasons: Sequence[Any]
+    rest: float
+    largest: float
+
+
+def pieces(found: TokenMap, *, scale: float) -> Iterator[Piece]:
+    """A text cut at its tokens; a long one around its strongest token only.
+
+    Args:
+        found: the neuron's activation at each token.
+        scale: the activation with the greatest heat.
+    """
+    peak, text = found.peak, found.text
+    begin, end = 0, len(text)
+    if peak >= 0 and len(text) > 3 * CONTEXT_CHARS:  # a special token's place is the text's start
+        begin = max(0, int(found.starts[peak]) - CONTEXT_CHARS)
+        end = min(len(text), int(found.stops[peak]) + CONTEXT_CHARS)
+    if peak >= 0 and found.stops[peak] <= found.starts[peak]:
+        yield Piece("[special token]", float(found.values[peak]), 1.0, True)
+        yield Piece(" ")
+    if begin:
+        yield Piece("…")
+    at = begin
+    for i, (start, stop, value) in enumerate(
+        zip(found.starts, found.stops, found.values, strict=True)
+    ):
+        if stop <= start or start < at or stop > end or np.isnan(value):
+            continue  # special tokens, further bytes of a character, outside the excerpt, unknown
+        if start > at:
+            yield Piece(text[at:start])
+        heat = float(np.clip(value / scale, 0, 1)) if scale > 0 else 0.0
+        yield Piece(text[start:stop], float(value), heat, i == peak)
+        at = int(stop)
+    if at < end:
+        yield Piece(text[at:end])
+    if end < len(text):
+        yield Piece("…")
+
+
+def text_rows(
+    atlas: Atlas,
+    reader: TokenReader | None,
+    neuron: Neuron,
+    positions: NDArray[Any],
+    values: NDArray[Any],
+    task: str | None,
+    *,
+    places: TokenPlaces | None = None,
+) -> list[TextRow]:
+    """Top texts with their tokens highlighted, or plain where nothing is known of them.
+
+    Args:
+        atlas: the store.
+        reader: runs the backbone; None for plain texts.
+        neuron: whose.
+        positions: ``(k,)`` of the texts.
+        values: ``(samples,)`` the neuron's, by position.
+        task: whose labels to show.
+        places: finds the peaks that the store has; the model is not run then.
+    """
+    texts = atlas.texts.at(positions)
+    labels = atlas.texts.label_names(task, positions) if task else [""] * len(texts)
+    shown: list[tuple[Piece, ...]] = [
+        (Piece("(the store keeps no texts)" if text is None else text),) for text in texts
+    ]
+    if (places or reader) and None not in texts:
+        kept = [str(text) for text in texts]
+        if places is not None:
+            found = atlas.peaks(neuron, positions)
+            maps = places.peaks(kept, *found, n_tokens=atlas.texts.num_tokens(positions))
+        else:
+            assert reader is not None
+            maps = reader.tokens(kept, layer=neuron.layer, neuron=neuron.neuron)
+        scale = max((float(np.nanmax(m.values)) for m in maps if m.peak >= 0), default=0.0)
+        shown = [tuple(pieces(one, scale=scale)) for one in maps]
+    return [
+        TextRow(int(position), float(values[position]), label, parts)
+        for position, label, parts in zip(positions, labels, shown, strict=True)
+    ]
+
+
+def explain_html(
+    atlas: Atlas,
+    reader: TokenReader | None,
+    *,
+    position: int | None = None,
+    text: str = "",
+) -> str:
+    """What each task says of a stored text, or of any text, and why.
+
+    Args:
+        atlas: the store and heads.
+        reader: runs the backbone; without it only stored texts can be explained.
+        position: of a stored sample.
+        text: instead of a stored sample.
+    """
+    if position is None and reader is None:
+        return fragment("message", "Explaining a new text needs the model; it is not available.")
+    try:
+        if position is None:
+            assert reader is not None
+            title, labels = "your text", []
+            vectors = reader.vectors(text)
+        else:
+            title = atlas.texts.ids([position])[0]
+            stored = atlas.texts.at([position])[0]
+            named = [(task, atlas.texts.label_names(task, [position])[0]) for task in atlas.tasks]
+            labels = [(task, label) for task, label in named if label]
+            # Running the model once is faster than reading a shard of every layer.
+            if reader is not None and stored is not None:
+                vectors = reader.vectors(stored, normalised=True)
+            else:
+                vectors = atlas.sample(position)
+            text = "(the store keeps no texts)" if stored is None else stored
+        html = fragment("sample", title, text, labels)
+        decided = [_view(decision) for decision in atlas.decisions(vectors)]
+        return html + fragment("explanation", decided, atlas.strongest(vectors))
+    except SalientError as error:
+        return fragment("message", str(error))
+
+
+def _view(decision: Decision) -> DecisionView:
+    sizes = [abs(reason.contribution) for reason in decision.reasons]
+    return DecisionView(**vars(decision), largest=max([*sizes, 1e-12]))

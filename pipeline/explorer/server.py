@@ -1,0 +1,132 @@
+"""`salient explore`: a local web page about the neurons of a store; served to this machine only.
+
+    serve(Path("runs/demo/activations"), run=Path("runs/demo/run"))
+
+A place on the page is an address (``?layer=3&pooling=max&neuron=417&task=mood`` or
+``?sample=17``), so links and bookmarks work. The page itself is in
+:mod:`pipeline.explorer.widgets`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.explorer.atlas import Atlas
+from pipeline.explorer.tokenmaps import TokenPlaces, TokenReader
+from pipeline.explorer.widgets import Page, Sources
+from pipeline.progress import Say, silent
+from pipeline.runfolder import RunFolder, read_card
+from store.errors import SalientError
+
+try:
+    import panel as pn
+except ImportError:
+    raise ConfigError("the explorer needs the extra: pip install 'salient[explore]'") from None
+
+HOST = "127.0.0.1"
+PAGE = """
+{% extends base %}
+{% block preamble %}
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<style>
+  html, body { margin: 0; background: #fff; overflow-x: clip; }
+  body { max-width: 1180px; margin: 0 auto !important; padding: 0 16px 40px !important; }
+</style>
+{% endblock %}
+{% block contents %}{{ embed(roots.explorer) }}{% endblock %}
+"""
+
+
+def serve(
+    store: Path,
+    *,
+    run: Path | None = None,
+    port: int = 5006,
+    model: str | None = None,
+    show: bool = False,
+    say: Say = silent,
+    announce: Say = silent,
+) -> None:
+    """Serve the page on this machine until interrupted.
+
+    Args:
+        store: the activation store.
+        run: the folder of a finished run on it.
+        port: on 127.0.0.1; 0 takes any free one.
+        model: the backbone's location, if it moved.
+        show: open a browser.
+        say: told what is not available.
+        announce: told the address.
+
+    Raises:
+        ConfigError: the port is taken.
+        SalientError: no store or run there.
+    """
+    atlas = Atlas.open(store, run=run)
+    schema = atlas.store.schema
+    reader, places, missed = None, None, "Tokens are not highlighted"
+    try:
+        if schema.peaks:
+            places = TokenPlaces.for_store(schema, model=model)
+            missed = "New texts cannot be explained"
+        reader = TokenReader.for_store(schema, model=model)
+    except (SalientError, ValueError) as error:
+        atlas.notes.append(f"{missed}: {error}")
+    for note in atlas.notes:
+        say(note)
+    name = store.resolve().name if run is None else str(read_card(RunFolder(run)).get("name"))
+    sources = Sources(name, atlas, reader, places)
+    atlas.texts.has(0)  # reads the sample table now and not at the first question
+    port = _free_port(port)
+
+    def page() -> Any:
+        template = pn.Template(PAGE, nb_template=None)
+        template.title = f"{sources.name}: neurons"
+        place = query_arguments(pn.state.session_args)
+        template.add_panel("explorer", Page(sources, place).view())
+        return template
+
+    pn.config.notifications = False
+    server = pn.serve(
+        {"/": page},
+        address=HOST,
+        port=port,
+        websocket_origin=[f"{HOST}:{port}", f"localhost:{port}"],
+        show=show,
+        verbose=False,
+        title=sources.name,
+        start=False,
+    )
+    announce(f"http://{HOST}:{port}/  (stop with Ctrl-C)")
+    server.start()
+    server.io_loop.start()
+
+
+def query_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The first value of each argument of an address, undecodable ones left out."""
+    found = {}
+    for key, values in arguments.items():
+        value = values[0] if isinstance(values, list) and values else b""
+        try:
+            found[key] = value.decode() if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+def _free_port(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"--port {port}: cannot be used ({reason}); choose another, or 0 for any free one"
+            ) from None
+        return int(probe.getsockname()[1])

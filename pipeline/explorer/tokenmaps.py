@@ -1,0 +1,250 @@
+"""Which tokens a neuron fires on: its activation at every token of some texts, and whole texts.
+
+reader = TokenReader.for_store(store)
+for found in reader.tokens(["a happy cat"], layer=3, neuron=417):
+    found.text[found.starts[0] : found.stops[0]], found.values[0]
+reader.vectors("a happy cat")             # layer -> (features,), rounded as in the store
+
+Where a store has the tokens of the maxima, ``TokenPlaces`` finds these in the texts without the
+model: the tokenizer is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline import backbone
+from pipeline.backbone import Backbone, encode, load_from_settings
+from pipeline.config import BackboneConfig, NormaliseConfig, is_model_path
+from pipeline.errors import ExtractError
+from pipeline.extraction import Extractor
+from pipeline.texts import normaliser
+from store.layout import StoreSchema
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """A neuron's activations over one text.
+
+    Attributes:
+        text: as it was tokenised.
+        starts, stops: ``(t,)`` characters of each token; both 0 for special tokens.
+        values: ``(t,)`` float32 activations; NaN where unknown, and at special tokens that are not
+            pooled.
+    """
+
+    text: str
+    starts: Array
+    stops: Array
+    values: Array
+
+    @property
+    def peak(self) -> int:
+        """The token that max pooling takes; -1 without tokens."""
+        return -1 if np.isnan(self.values).all() else int(np.nanargmax(self.values))
+
+
+class TokenReader:
+    """Runs a backbone over few texts and keeps what happens at their tokens.
+
+    Args:
+        backbone: whole, or down to the deepest layer of interest.
+        schema: of the store whose activations are to be met.
+        settings: how the store's activations were extracted.
+        normalise: settings of the texts' normalisation.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        schema: StoreSchema,
+        settings: BackboneConfig,
+        normalise: NormaliseConfig,
+    ) -> None:
+        self.backbone = backbone
+        self.special_tokens = settings.special_tokens
+        self.normalise = normaliser(normalise)
+        self.stored = np.dtype(schema.dtype)
+        self.extractor = Extractor(
+            backbone,
+            poolings=schema.poolings,
+            special_tokens=settings.special_tokens,
+            layers=sorted(schema.array("ffn").layers),
+            hidden="none",
+        )
+        found = self.extractor.fingerprint(normalisation=normalise.model_dump())
+        if schema.fingerprint and found != schema.fingerprint:
+            raise ExtractError(
+                f"{backbone.source}: not the model that the store's activations come from; name"
+                " that one with --model"
+            )
+
+    @classmethod
+    def for_store(cls, schema: StoreSchema, *, model: str | None = None) -> TokenReader:
+        """Load the backbone that a store's provenance names, from this machine only.
+
+        A store may come from anybody: nothing is fetched for it, and no code of a model is run.
+
+        Args:
+            schema: of the store.
+            model: the backbone's location, if it moved.
+
+        Raises:
+            SalientError: no usable provenance, or a model that is missing or another one.
+        """
+        settings = _settings(schema)
+        backbone = load_from_settings(
+            settings.model_copy(update={"trust_remote_code": False}),
+            last_layer=max(schema.array("ffn").layers),
+            model=model or _on_this_machine(settings),
+        )
+        normalise = NormaliseConfig.model_validate(schema.provenance.get("normalise", {}))
+        return cls(backbone, schema, settings, normalise)
+
+    def vectors(self, text: str, *, normalised: bool = False) -> dict[int, Array]:
+        """Layer -> ``(features,)`` float32 of one text, rounded as in the store.
+
+        Args:
+            text: any text, or a stored one.
+            normalised: the text is normalised already, as stored ones are.
+        """
+        found = self.extractor([text if normalised else self.normalise(text)])
+        return {
+            layer: found.ffn[i].reshape(-1).astype(self.stored).astype(np.float32)
+            for i, layer in enumerate(self.extractor.layers)
+        }
+
+    def tokens(self, texts: Sequence[str], *, layer: int, neuron: int) -> list[TokenMap]:
+        """One neuron at every token.
+
+        Args:
+            texts: few, normalised as stored ones are; they run as one batch.
+            layer: which layer.
+            neuron: which of its neurons.
+        """
+        encoded = self.extractor.encode(texts)
+        rows = np.flatnonzero(encoded.lengths)
+        values: dict[int, Array] = {}
+        if len(rows):
+            batch = self.backbone.batch(encoded.ids(rows), rows)
+
+            def keep(_: int, tokens: Tensor) -> None:
+                column = tokens[:, neuron].float().cpu().numpy()
+                for row, start, length in zip(rows, batch.starts, batch.lengths, strict=True):
+                    values[int(row)] = column[start : start + length]
+
+            self.backbone.run(batch, on_ffn=keep, layers=(layer,))
+        return [
+            self._map(text, values.get(i, np.zeros(0, np.float32)), i, encoded)
+            for i, text in enumerate(texts)
+        ]
+
+    def _map(self, text: str, values: Array, row: int, encoded: Any) -> TokenMap:
+        starts, stops = _spans(self.backbone.tokenizer, text, self.backbone.max_length)
+        values = values.astype(np.float32)
+        if not self.special_tokens:
+            values = values.copy()
+            values[: encoded.leading[row]] = np.nan
+            values[len(values) - encoded.trailing[row] :] = np.nan
+        return TokenMap(text, starts, stops, values)
+
+
+class TokenPlaces:
+    """Where the stored peaks of neurons lie in their texts.
+
+    Args:
+        tokenizer: of the store's backbone.
+        max_length: tokens per text at the extraction.
+        special_tokens: whether special tokens were pooled.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int, special_tokens: bool) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.special_tokens = special_tokens
+
+    @classmethod
+    def for_store(cls, schema: StoreSchema, *, model: str | None = None) -> TokenPlaces:
+        """Load the tokenizer of the backbone that a store names; see ``TokenReader.for_store``."""
+        settings = _settings(schema)
+        extraction = schema.provenance.get("extraction", {})
+        if "max_length" not in extraction:
+            raise ExtractError("the store does not say how long its texts may be, in tokens")
+        path = backbone.locate(model or _on_this_machine(settings))
+        return cls(
+            backbone.load_tokenizer(path),
+            max_length=extraction["max_length"],
+            special_tokens=settings.special_tokens,
+        )
+
+    def peaks(
+        self, texts: Sequence[str], tokens: Array, values: Array, *, n_tokens: Array
+    ) -> list[TokenMap]:
+        """Texts of which one token's activation is known: a neuron's maximum.
+
+        Args:
+            texts: ``n`` stored ones.
+            tokens: ``(n,)`` the store's ``peak`` of the neuron.
+            values: ``(n,)`` its max-pooled activations.
+            n_tokens: ``(n,)`` as stored.
+
+        Raises:
+            ExtractError: the tokenizer cuts the texts otherwise than at the extraction.
+        """
+        encoded = encode(self.tokenizer, texts, max_length=self.max_length)
+        if not np.array_equal(encoded.lengths, n_tokens):
+            raise ExtractError(
+                "the model's tokenizer is not the one that the store was made with; name that"
+                " model with --model"
+            )
+        found = []
+        for i, text in enumerate(texts):
+            known = np.full(encoded.lengths[i], np.nan, np.float32)
+            if tokens[i] >= 0:
+                first = 0 if self.special_tokens else encoded.leading[i]
+                known[first + int(tokens[i])] = values[i]
+            found.append(TokenMap(text, *_spans(self.tokenizer, text, self.max_length), known))
+        return found
+
+
+def _spans(tokenizer: Any, text: str, max_length: int) -> tuple[Array, Array]:
+    """First and last character ``(t,)`` of each token; both 0 for special tokens."""
+    spans = tokenizer(
+        text, truncation=True, max_length=max_length, return_offsets_mapping=True, verbose=False
+    )["offset_mapping"]
+    places = np.array(spans, np.int64).reshape(-1, 2)
+    return places[:, 0], places[:, 1]
+
+
+def _settings(schema: StoreSchema) -> BackboneConfig:
+    """How the store's activations were extracted."""
+    settings = schema.provenance.get("backbone")
+    if not isinstance(settings, Mapping):
+        raise ExtractError("the store does not say which model its activations come from")
+    return BackboneConfig.model_validate(settings)
+
+
+def _on_this_machine(settings: BackboneConfig) -> str:
+    """Where the model lies; a hub name's files must have been fetched before."""
+    name = settings.model
+    if name.startswith("package:") or is_model_path(name) or Path(name).is_dir():
+        return name
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(name, revision=settings.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise ExtractError(
+            f"{name}: the model is not on this machine, and nothing is fetched here; name its"
+            " folder with --model"
+        ) from None

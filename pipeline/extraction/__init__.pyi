@@ -1,0 +1,17 @@
+from .adding import add_layers as add_layers
+from .distributed import SET_ASIDE_SCHEMA as SET_ASIDE_SCHEMA
+from .distributed import extract_on_workers as extract_on_workers
+from .distributed import write_set_aside as write_set_aside
+from .extractor import Activations as Activations
+from .extractor import Extractor as Extractor
+from .extractor import Pooled as Pooled
+from .golden import Golden as Golden
+from .golden import read_golden as read_golden
+from .golden import read_outputs as read_outputs
+from .golden import write_golden as write_golden
+from .golden import write_outputs as write_outputs
+from .lanes import ahead as ahead
+from .storing import STORED as STORED
+from .storing import extract_corpus as extract_corpus
+from .storing import extract_here as extract_here
+from .throughput import ExtractReport as ExtractReport

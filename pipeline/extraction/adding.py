@@ -1,0 +1,162 @@
+"""Add layers or hidden states to all samples of a store, with the model that made it.
+
+    report = add_layers("runs/mood/activations", hidden="all")      # again = resume
+
+The texts come from the store, the model and its settings from what the store says of its origin.
+New layers are seen once all samples have them: one commit publishes them. Texts that are appended
+afterwards bring them too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.backbone import load_from_settings
+from pipeline.config import BackboneConfig
+from pipeline.errors import ConfigError, ExtractError
+from pipeline.extraction.extractor import Extractor
+from pipeline.extraction.storing import check_disk, extract_blocks
+from pipeline.progress import Say, advance, silent
+from store import ActivationStore, Block, StoreSchema
+from store.commits import backfilled_schema, check_texts
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What was added to a store.
+
+    Attributes:
+        layers: array -> the layers that it has gained; empty if it had them all.
+        num_texts: texts computed now; those that an interrupted run had finished are left out.
+        elapsed_s: seconds, loading the model included.
+        snapshot_id: the commit.
+    """
+
+    layers: Mapping[str, tuple[int, ...]]
+    num_texts: int
+    elapsed_s: float
+    snapshot_id: str
+
+    def __str__(self) -> str:
+        if not self.layers:
+            return f"nothing to add: the store holds all of it (snapshot {self.snapshot_id})"
+        gained = "; ".join(
+            f"{name}: layers {', '.join(map(str, layers))}" for name, layers in self.layers.items()
+        )
+        return (
+            f"added {gained}\n{self.num_texts:,} texts computed in {self.elapsed_s:.1f} s,"
+            f" snapshot {self.snapshot_id}"
+        )
+
+
+def add_layers(
+    store_path: str | Path,
+    *,
+    layers: str = "",
+    hidden: str = "",
+    model: str | None = None,
+    device: str = "cpu",
+    say: Say = silent,
+) -> AddReport:
+    """Compute layers that a store lacks, for all samples that it holds; run again to resume.
+
+    Args:
+        store_path: the store's folder.
+        layers: FFN layers, "all" or numbers with commas between them; those stored are left out.
+        hidden: hidden states: "all", "final" or numbers as in Hugging Face's ``hidden_states``.
+        model: the backbone's location, if it moved.
+        device: torch device.
+        say: called with progress.
+
+    Raises:
+        ConfigError: no such layer.
+        ExtractError, StoreError: another model, a store without texts, a disk too small.
+    """
+    begin = time.perf_counter()
+    store = ActivationStore.open(store_path)
+    store.writable_root()
+    schema = store.schema
+    last = schema.num_layers
+    ffn = _numbers("layers", layers, {"all": range(last)}, last - 1)
+    states = {"all": range(last + 1), "final": range(last, last + 1)}
+    hidden_layers = _numbers("hidden", hidden, states, last)
+    if set(ffn) <= set(schema.layers or ()) and set(hidden_layers) <= set(schema.hidden_layers):
+        return AddReport({}, 0, time.perf_counter() - begin, store.snapshot_id)
+    check_texts(schema)
+    extractor = _extractor(store_path, schema, model=model, device=device)
+    backbone = extractor.backbone
+    say(f"backbone: {backbone.model_type}, {backbone.num_layers} blocks")
+    plan = store.plan_backfill(
+        layers=ffn, hidden_layers=hidden_layers, hidden_size=backbone.hidden_size
+    )
+
+    def find_texts(block: Block) -> list[str]:
+        return list(plan.samples(block)["text"].to_pylist())
+
+    try:
+        added = backfilled_schema(store.schema, plan).bytes_per_sample
+        added -= store.schema.bytes_per_sample
+        check_disk(store_path, sum(len(block) for block in plan.blocks) * added)
+        extract_blocks(
+            extractor,
+            store,
+            plan,
+            find_texts,
+            lambda done, todo: advance(say, "added to", done, todo, "texts"),
+        )
+        snapshot = store.commit()
+    finally:
+        store.release()  # whatever happened: others may append, and a rerun resumes
+    return AddReport(
+        plan.record.layers, extractor.meter.num_texts, time.perf_counter() - begin, snapshot
+    )
+
+
+def _numbers(option: str, words: str, names: Mapping[str, range], last: int) -> tuple[int, ...]:
+    """The layers that an option names, without repeats."""
+    if not words or words in names:
+        return tuple(names.get(words, ()))
+    try:
+        numbers = tuple(dict.fromkeys(int(word) for word in words.split(",")))
+    except ValueError:
+        numbers = (-1,)
+    if not all(0 <= number <= last for number in numbers):
+        raise ConfigError(
+            f"--{option} {words!r}: valid are {', '.join(names)}, and numbers from 0 to {last} with"
+            " commas between them"
+        )
+    return numbers
+
+
+def _extractor(
+    path: str | Path, schema: StoreSchema, *, model: str | None, device: str
+) -> Extractor:
+    """What the store was filled with.
+
+    Raises:
+        ExtractError: the store does not say, or the model is another one now.
+    """
+    made = schema.provenance.get("extraction", {})
+    settings = schema.provenance.get("backbone") or {
+        name: made[name] for name in ("dtype", "max_length", "special_tokens") if name in made
+    } | {"model": made.get("source")}
+    if not (model or settings.get("model")):
+        raise ExtractError(f"{path}: does not say which model it was made with; give --model")
+    # A store may come from anybody: none of its model's code is run.
+    recorded = BackboneConfig(**{"model": "", **settings, "trust_remote_code": False})
+    extractor = Extractor(
+        load_from_settings(recorded, device=device, model=model),
+        poolings=schema.poolings,
+        special_tokens=settings.get("special_tokens", True),
+        hidden="none",
+        peaks=schema.peaks,
+    )
+    if extractor.fingerprint(normalisation=made.get("normalisation")) != schema.fingerprint:
+        raise ExtractError(
+            f"{path}: was made with another model than {extractor.backbone.source} is now, so its"
+            " layers would not fit the others; give --model with the one that it was made with"
+        )
+    return extractor

@@ -1,0 +1,363 @@
+"""Texts in, pooled activations out, in the texts' order.
+
+    extractor = Extractor(load_backbone("models/roberta-base"))
+    activations = extractor(["first text", "second text"])
+    activations.ffn                                   # (layer, pooling, neuron, sample) float32
+
+Texts are tokenised, sorted by length, run in batches under a token budget and pooled where they
+are captured; only one vector a text, layer and pooling leaves the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.backbone import (
+    Backbone,
+    Batch,
+    Encoded,
+    LastLayer,
+    Segments,
+    argmax_tokens,
+    check_poolings,
+    encode,
+    plan_batches,
+    pool,
+)
+from pipeline.errors import ExtractError
+from pipeline.extraction.lanes import num_lanes, side_by_side
+from pipeline.extraction.picking import Picked
+from pipeline.extraction.throughput import Meter
+from store.disk import page_aligned
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Token slots of a batch, for each core that works on it."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Pooled activations of ``n`` texts."""
+
+    ffn: NDArray[Any]
+    """(layer, pooling, neuron, n)."""
+    hidden: NDArray[Any] | None
+    """(hidden layer, pooling, hidden, n), None if not asked for."""
+    n_tokens: NDArray[np.int32]
+    """(n,) tokens of each text, special ones included."""
+    truncated: NDArray[np.bool_]
+    """(n,) whether the text was cut to the context."""
+    peaks: NDArray[np.int32] | None = None
+    """(layer, neuron, n) the token on which each neuron peaked, counted within the pooled part of
+    the text; -1 without tokens. None if not asked for."""
+
+
+class Extractor:
+    """Turns texts into pooled activations; the same result whatever the batch, order or padding.
+
+    Args:
+        backbone: the model.
+        poolings: names from ``POOLINGS``.
+        special_tokens: pool ``[CLS]``, ``<s>`` … too, as in the paper. They always take part in
+            the forward pass.
+        layers: layers to pool; default all that the backbone runs.
+        hidden: which hidden states to pool as well.
+        batch_tokens: token slots per batch; default by device. Halved, once, if memory runs out.
+            On the CPU as many batches run at a time as there are cores (eight at most).
+        peaks: also find the token on which each neuron peaked.
+        features: layer -> ``(k,)`` int64 pooled features (``pooling * neurons + neuron``). Only
+            these are pooled, of these layers, and ``compute`` gives ``(n, k)`` for each.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        poolings: Sequence[str] = ("mean", "max"),
+        special_tokens: bool = True,
+        layers: Sequence[int] | None = None,
+        hidden: Literal["final", "all", "none"] = "final",
+        batch_tokens: int | None = None,
+        peaks: bool = False,
+        features: Mapping[int, NDArray[np.int64]] | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.poolings = check_poolings(poolings)
+        self.special_tokens = special_tokens
+        if features is not None:
+            layers = sorted(features)
+        self.layers = tuple(range(backbone.num_layers) if layers is None else layers)
+        self.hidden_layers: tuple[int, ...] = backbone.hidden_indices(hidden)
+        self.num_lanes = num_lanes(backbone.device)
+        self.cores_each = torch.get_num_threads() // self.num_lanes
+        self._twins: list[Backbone] = []
+        default = BATCH_TOKENS.get(backbone.device.type, 2048)
+        if backbone.device.type == "cpu":
+            default *= self.cores_each
+        self.batch_tokens = batch_tokens or default
+        self.peaks = peaks
+        self._picked = {
+            layer: Picked.of(wanted, backbone, layer=layer, poolings=self.poolings)
+            for layer, wanted in (features or {}).items()
+        }
+        self.meter = Meter()
+        self._halved = False
+
+    def fingerprint(self, *, normalisation: Mapping[str, Any] | None = None) -> str:
+        """Digest of all that shapes the stored numbers; the store's schema carries it."""
+        settings = {
+            "backbone": self.backbone.fingerprint,
+            "poolings": self.poolings,
+            "special_tokens": self.special_tokens,
+            "normalisation": dict(normalisation or {}),
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def __call__(self, texts: Sequence[str]) -> Activations:
+        """Extract texts; identical ones are computed once.
+
+        Returns:
+            float32 activations, sample ``i`` belonging to ``texts[i]``.
+        """
+        unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        rows = np.array([unique[text] for text in texts], np.int64)
+        return self.compute(self.encode(list(unique))).take(rows).finish()
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Tokenise texts for ``compute``; safe to call from another thread."""
+        start = time.perf_counter()
+        encoded = encode(self.backbone.tokenizer, texts, max_length=self.backbone.max_length)
+        self.meter.stage_s["tokenise"] += time.perf_counter() - start
+        return encoded
+
+    def compute(
+        self,
+        encoded: Encoded,
+        *,
+        dtype: torch.dtype = torch.float32,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Pooled:
+        """Run encoded texts.
+
+        Args:
+            encoded: from ``encode``.
+            dtype: what to keep the results in; pooling itself is in float32.
+            on_batch: called after each batch with the number of texts run so far.
+
+        Raises:
+            ExtractError: out of memory twice.
+        """
+        start = time.perf_counter()
+        pooled = self._empty(encoded, dtype)
+        remaining = encoded.lengths.copy()
+        done = 0
+
+        def work(lane: Backbone, indices: NDArray[np.int64]) -> Batch:
+            batch = lane.batch(encoded.ids(indices), indices)
+            self._run(lane, batch, encoded, pooled)
+            return batch
+
+        while remaining.any():
+            batches = list(
+                plan_batches(
+                    remaining,
+                    max_tokens=self.batch_tokens,
+                    packed=self.backbone.packs,
+                    lanes=self.num_lanes,
+                )
+            )
+            try:
+                for batch in side_by_side(
+                    self._lanes(len(batches)), batches, work, cores_each=self.cores_each
+                ):
+                    remaining[batch.indices] = 0
+                    done += len(batch.indices)
+                    self._count(batch)
+                    if on_batch is not None:
+                        on_batch(done)
+            except (MemoryError, RuntimeError) as error:
+                self._halve(error)
+        self.meter.num_texts += len(encoded)
+        self.meter.num_truncated += int(encoded.truncated.sum())
+        self.meter.stage_s["compute"] += time.perf_counter() - start
+        return pooled
+
+    def _lanes(self, num_batches: int) -> list[Backbone]:
+        """A backbone for each lane, as many as have a batch to run."""
+        count = min(self.num_lanes, num_batches)
+        while len(self._twins) < count - 1:
+            self._twins.append(self.backbone.twin())
+        return [self.backbone, *self._twins[: count - 1]]
+
+    def _empty(self, encoded: Encoded, dtype: torch.dtype) -> Pooled:
+        """Room for the results; texts without tokens have theirs: zeros, and no peaks."""
+        backbone, n, poolings = self.backbone, len(encoded), len(self.poolings)
+        untouched = torch.from_numpy(np.flatnonzero(encoded.lengths == 0))
+
+        def room(*shape: int, dtype: torch.dtype, fill: float) -> Tensor:
+            # Filled only where nothing will come: the rest is first touched by the lanes.
+            return torch.empty(n, *shape, dtype=dtype).index_fill_(0, untouched, fill)
+
+        whole = (poolings, backbone.neuron_size)
+        place_dtype = torch.int16 if backbone.max_length < 2**15 else torch.int32
+        shapes = [
+            self._picked[layer].shape if layer in self._picked else whole for layer in self.layers
+        ]
+        pooled = Pooled(
+            [room(*shape, dtype=dtype, fill=0) for shape in shapes],
+            [room(poolings, backbone.hidden_size, dtype=dtype, fill=0) for _ in self.hidden_layers],
+            [
+                room(backbone.neuron_size, dtype=place_dtype, fill=-1)
+                for _ in (self.layers if self.peaks else ())
+            ],
+            encoded.lengths.astype(np.int32),
+            encoded.truncated,
+        )
+        deepest = backbone.num_layers - 1
+        if backbone.last is not None and deepest in self.layers and not self._picked:
+            known = torch.zeros(n, poolings, len(backbone.last.neurons), dtype=dtype)
+            pooled.ffn[self.layers.index(deepest)] = backbone.last.widen(known)
+        return pooled
+
+    def _run(self, backbone: Backbone, batch: Batch, encoded: Encoded, pooled: Pooled) -> None:
+        rows = torch.from_numpy(batch.indices)
+        starts, lengths = batch.starts, batch.lengths
+        if not self.special_tokens:
+            lead, trail = encoded.leading[batch.indices], encoded.trailing[batch.indices]
+            starts, lengths = starts + lead, lengths - lead - trail
+        segments = Segments.of(starts=starts, lengths=lengths)
+
+        def place(target: Tensor, values: Tensor, last: LastLayer | None = None) -> None:
+            values = values.to(target.dtype).cpu()
+            target.index_copy_(0, rows, values if last is None else last.widen(values))
+
+        def on_ffn(layer: int, tokens: Tensor) -> None:
+            at = self.layers.index(layer)
+            last = backbone.last if layer == backbone.num_layers - 1 else None
+            if self._picked:
+                place(pooled.ffn[at], self._picked[layer].pool(tokens, segments))
+            else:
+                place(pooled.ffn[at], pool(tokens, segments, self.poolings), last)
+            if self.peaks:
+                place(pooled.peaks[at], argmax_tokens(tokens, segments), last)
+
+        def on_hidden(index: int, tokens: Tensor) -> None:
+            at = self.hidden_layers.index(index)
+            place(pooled.hidden[at], pool(tokens, segments, self.poolings))
+
+        backbone.run(
+            batch,
+            on_ffn=on_ffn,
+            layers=self.layers,
+            on_hidden=on_hidden,
+            hidden_layers=self.hidden_layers,
+        )
+
+    def _count(self, batch: Batch) -> None:
+        self.meter.num_tokens += batch.num_tokens
+        self.meter.num_slots += batch.num_slots
+        self.meter.flops += self.backbone.flops(
+            batch, layers=self.layers, hidden=self.hidden_layers
+        )
+
+    def _halve(self, error: Exception) -> None:
+        """After running out of memory: halve the batches, but only once."""
+        text = str(error).lower()
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not (out_of_memory or "allocate memory" in text or "not enough memory" in text):
+            raise error
+        if self._halved:
+            raise ExtractError(
+                f"out of memory, even with batches of {self.batch_tokens} tokens; set a smaller "
+                "max_length or batch_tokens, or use a machine with more memory"
+            ) from error
+        self._halved = True
+        self.batch_tokens = max(1, self.batch_tokens // 2)
+        logger.warning("out of memory; going on with batches of %d tokens", self.batch_tokens)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Pooled activations of ``n`` texts, one tensor per layer, text by text."""
+
+    ffn: list[Tensor]
+    """Per layer (n, pooling, neuron), or (n, k) of chosen features."""
+    hidden: list[Tensor]
+    """Per hidden layer (n, pooling, hidden)."""
+    peaks: list[Tensor]
+    """Per layer (n, neuron) integers, if asked for."""
+    n_tokens: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[np.int64]) -> Pooled:
+        """Some texts ``(n,)``, in the given order."""
+        if np.array_equal(rows, np.arange(len(self.n_tokens))):
+            return self
+        index = torch.from_numpy(rows)
+        return Pooled(
+            [values[index] for values in self.ffn],
+            [values[index] for values in self.hidden],
+            [values[index] for values in self.peaks],
+            self.n_tokens[rows],
+            self.truncated[rows],
+        )
+
+    def finish(self) -> Activations:
+        """Turn to (layer, pooling, feature, n)."""
+        return Activations(
+            ffn=np.stack(Turned(self.ffn, "ffn")) if self.ffn else np.zeros((0, 0, 0, 0), "f4"),
+            hidden=np.stack(Turned(self.hidden, "hidden")) if self.hidden else None,
+            n_tokens=self.n_tokens,
+            truncated=self.truncated,
+            peaks=np.stack(Turned(self.peaks, "peaks", torch.int32)) if self.peaks else None,
+        )
+
+
+class Turned(Sequence[NDArray[Any]]):
+    """Layers (n, …) as (…, n), each turned when it is asked for, which threads may do at a time.
+
+    Stands in for an array (layer, …, n), of which no whole copy is made.
+
+    Args:
+        layers: equal in shape.
+        name: of what they hold, for errors.
+        dtype: to convert to; default what they are.
+    """
+
+    def __init__(
+        self, layers: Sequence[Tensor], name: str, dtype: torch.dtype | None = None
+    ) -> None:
+        self._layers = layers
+        self._name = name
+        first = layers[0]
+        self.shape = (len(layers), *first.shape[1:], first.shape[0])
+        self.dtype = torch.empty(0, dtype=dtype or first.dtype).numpy().dtype
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, layer: Any) -> Any:
+        values = self._layers[layer]
+        if values.dtype == torch.float16 and any(
+            bound.isinf() for bound in (values.aminmax() if values.numel() else ())
+        ):
+            raise ExtractError(
+                f"{int(values.isinf().sum())} {self._name} activations of layer {layer} exceed "
+                '65504, the largest of float16; store them with dtype = "float32"'
+            )
+        out = page_aligned(self.shape[1:], self.dtype)
+        # As two-dimensional matrices: torch turns those ten times faster.
+        torch.from_numpy(out).flatten(0, -2).copy_(values.flatten(1).t())
+        return out

@@ -1,0 +1,397 @@
+"""Extract whole corpora into an activation store.
+
+    report = extract_corpus(table, backbone, "tweets.store")      # again = resume
+
+Work goes in blocks of one shard of samples. A block is restartable: until it is committed nobody
+sees it, and running again computes only what is missing. Workers elsewhere do the same with
+``extract_block``, given the store's path and the plan's id.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+
+from pipeline.backbone import Backbone, Encoded, load_from_settings
+from pipeline.config import RunConfig
+from pipeline.errors import ExtractError
+from pipeline.extraction.extractor import Extractor, Pooled, Turned
+from pipeline.extraction.golden import write_golden
+from pipeline.extraction.lanes import ahead, threads
+from pipeline.extraction.throughput import ExtractReport, Meter, gemm_peak
+from pipeline.progress import Say, advance
+from pipeline.runfolder import RunFolder
+from store import ActivationStore, Block, StoreError, StoreSchema
+from store.layout import MAX_FLOAT16_INTEGER
+
+STORED = {"float16": torch.float16, "float32": torch.float32}
+PEAK_FROM_SECONDS = 60.0
+"""Only runs this long are worth the half second that measuring the GEMM peak takes."""
+PROGRESS_SECONDS = 2.0
+"""Least time between two calls of ``progress``, but for those at the end of a block."""
+
+Progress = Callable[[int, int], None]
+"""Called with (texts done, texts to do)."""
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """What a store is filled with; all that fill it must agree.
+
+    Attributes:
+        poolings, special_tokens, hidden, peaks: as in ``Extractor``.
+        dtype: of the stored values.
+        samples_per_shard: default about 50 MB a shard.
+        store_text: False keeps hashes only.
+        normalisation: how the texts were normalised; part of the fingerprint.
+        provenance: any JSON to keep beside the numbers.
+    """
+
+    poolings: tuple[str, ...] = ("mean", "max")
+    special_tokens: bool = True
+    hidden: Literal["final", "all", "none"] = "final"
+    dtype: Literal["float16", "float32"] = "float16"
+    samples_per_shard: int | None = None
+    store_text: bool = True
+    peaks: bool = False
+    normalisation: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: RunConfig) -> StoreOptions:
+        """What a run's configuration asks for."""
+        store, normalisation = config.store, config.normalise.model_dump()
+        return cls(
+            poolings=store.poolings,
+            special_tokens=config.backbone.special_tokens,
+            hidden=store.hidden,
+            dtype=store.dtype,
+            samples_per_shard=store.samples_per_shard,
+            store_text=store.keep_text,
+            peaks=store.peaks,
+            normalisation=normalisation,
+            provenance={"backbone": config.backbone.model_dump(), "normalise": normalisation},
+        )
+
+    def extractor(self, backbone: Backbone) -> Extractor:
+        """What computes the rows of such a store."""
+        return Extractor(
+            backbone,
+            poolings=self.poolings,
+            special_tokens=self.special_tokens,
+            hidden=self.hidden,
+            peaks=self.peaks,
+        )
+
+
+DEFAULTS = StoreOptions()
+
+
+def open_store(
+    path: str | Path, extractor: Extractor, options: StoreOptions = DEFAULTS, *, num_texts: int
+) -> ActivationStore:
+    """Open the store that an extractor may append to, or create it.
+
+    Args:
+        path: the store's folder.
+        extractor: what will fill it, made by the options.
+        options: what is stored.
+        num_texts: size of the corpus, to choose shards not larger than needed.
+
+    Raises:
+        ExtractError: the store was made with another model or other settings; peaks of texts
+            longer than the element type can count.
+    """
+    max_length = extractor.backbone.max_length
+    if options.peaks and options.dtype == "float16" and max_length > MAX_FLOAT16_INTEGER:
+        raise ExtractError(
+            f"{path}: float16 counts no further than {MAX_FLOAT16_INTEGER}, so it cannot hold peaks"
+            f' in texts of up to {max_length} tokens; store them with dtype = "float32",'
+            f" or set max_length to {MAX_FLOAT16_INTEGER} or less"
+        )
+    if not ActivationStore.exists(path):
+        schema = _schema(extractor, options, num_texts)
+        try:
+            return ActivationStore.create(path, schema)
+        except StoreError:
+            if not ActivationStore.exists(path):  # else another process was quicker: append to its
+                raise
+    store = ActivationStore.open(path)
+    _check_same(path, store.schema, extractor, options)
+    return store
+
+
+def _schema(extractor: Extractor, options: StoreOptions, num_texts: int) -> StoreSchema:
+    backbone = extractor.backbone
+    return StoreSchema(
+        num_layers=backbone.num_layers,
+        neuron_size=backbone.neuron_size,
+        poolings=extractor.poolings,
+        layers=extractor.layers,
+        hidden_size=backbone.hidden_size if extractor.hidden_layers else None,
+        hidden_layers=extractor.hidden_layers,
+        dtype=options.dtype,
+        samples_per_shard=options.samples_per_shard
+        or StoreSchema.default_samples_per_shard(
+            neuron_size=backbone.neuron_size,
+            num_poolings=len(extractor.poolings),
+            dtype=options.dtype,
+            num_samples=num_texts,
+        ),
+        store_text=options.store_text,
+        peaks=options.peaks,
+        fingerprint=extractor.fingerprint(normalisation=options.normalisation),
+        provenance={**options.provenance, "extraction": _description(extractor, options)},
+    )
+
+
+def _description(extractor: Extractor, options: StoreOptions) -> dict[str, Any]:
+    return {
+        **extractor.backbone.describe(),
+        "special_tokens": extractor.special_tokens,
+        "normalisation": dict(options.normalisation),
+    }
+
+
+def _check_same(
+    path: str | Path, schema: StoreSchema, extractor: Extractor, options: StoreOptions
+) -> None:
+    """Refuse a store that was made with another model or other settings, naming the first."""
+    asked = {
+        "poolings": extractor.poolings,
+        "layers": _or_more(extractor.layers, schema.layers),
+        "hidden states": _or_more(extractor.hidden_layers, schema.hidden_layers),
+        "dtype": options.dtype,
+        "peaks": options.peaks,
+    }
+    held = {
+        "poolings": schema.poolings,
+        "layers": schema.layers,
+        "hidden states": schema.hidden_layers,
+        "dtype": schema.dtype,
+        "peaks": schema.peaks,
+    }
+    if extractor.fingerprint(normalisation=options.normalisation) != schema.fingerprint:
+        before = schema.provenance.get("extraction", {})
+        skipped = {"source", "engine", "device", "attention"}
+        for key, value in _description(extractor, options).items():
+            if key not in skipped:
+                asked[key], held[key] = value, before.get(key)
+    if different := [key for key in asked if asked[key] != held[key]]:
+        key = different[0]
+        name = "model (its fingerprint)" if key == "fingerprint" else key
+        remedy = "use the same settings, or another store path"
+        if key in ("layers", "hidden states"):
+            remedy = f"`salient store add {path}` brings what is missing; or {remedy}"
+        raise ExtractError(
+            f"{path}: made with other settings: its {name} is {held[key]!r}, this run's "
+            f"{asked[key]!r}; {remedy}"
+        )
+
+
+def _or_more(asked: tuple[int, ...], held: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """What the store holds, if all that is asked for is in it: new texts bring the same."""
+    return held if set(asked) <= set(held or ()) else asked
+
+
+def extract_corpus(
+    texts: pa.Table,
+    backbone: Backbone,
+    store_path: str | Path,
+    options: StoreOptions = DEFAULTS,
+    *,
+    progress: Progress | None = None,
+) -> ExtractReport:
+    """Extract the texts that a store does not have yet; run again to resume.
+
+    Tokenising, computing and writing overlap: while one block is computed, the next is
+    tokenised and the previous one written.
+
+    Args:
+        texts: columns id and text, and what else ``ActivationStore.plan_append`` takes.
+        backbone: the model.
+        store_path: the store; made if it is not there.
+        options: what is stored.
+        progress: called after every block and, in long blocks, every few seconds.
+
+    Raises:
+        ExtractError: the store does not fit these settings, or the disk is too small.
+    """
+    begin = time.perf_counter()
+    if missing := [name for name in ("id", "text") if name not in texts.column_names]:
+        raise ExtractError(
+            f"texts: no column {missing[0]!r}; found {texts.column_names}, needed are id and text"
+        )
+    extractor = options.extractor(backbone)
+    store = open_store(store_path, extractor, options, num_texts=texts.num_rows)
+    plan = store.plan_append(texts)
+    todo = sum(len(block) for block in plan.blocks)
+    check_disk(store_path, todo * store.schema.bytes_per_sample)
+    find_texts = _text_finder(plan, texts if not store.schema.store_text else None)
+    try:
+        extract_blocks(extractor, store, plan, find_texts, progress)
+        snapshot = store.commit()
+    finally:
+        store.release()  # whatever happened: others may append, and a rerun resumes
+    meter = extractor.meter
+    elapsed = time.perf_counter() - begin
+    peak = None
+    if elapsed >= PEAK_FROM_SECONDS:
+        peak = gemm_peak(dtype=backbone.dtype, device=backbone.device, engine=backbone.engine)
+    return ExtractReport(
+        num_new=meter.num_texts,
+        num_known=plan.num_known,
+        num_truncated=meter.num_truncated,
+        num_tokens=meter.num_tokens,
+        num_slots=meter.num_slots,
+        elapsed_s=elapsed,
+        stage_s=dict(meter.stage_s),
+        flops=meter.flops,
+        peak_flops_per_s=peak,
+        snapshot_id=snapshot,
+    )
+
+
+def extract_blocks(
+    extractor: Extractor,
+    store: ActivationStore,
+    plan: Any,
+    find_texts: Callable[[Block], list[str]],
+    progress: Progress | None,
+) -> None:
+    """Compute and write the blocks of a plan that are not finished; the caller commits.
+
+    Args:
+        extractor: the same settings as the store was opened with.
+        store: the store.
+        plan: from ``plan_append`` or ``plan_backfill``.
+        find_texts: gives the texts of a block.
+        progress: as in ``extract_corpus``.
+    """
+    _aim(extractor, plan)
+    todo, done = sum(len(block) for block in plan.blocks), 0
+    dtype = STORED[store.schema.dtype]
+
+    def encode(block: Block) -> tuple[Block, Encoded]:
+        return block, extractor.encode(find_texts(block))
+
+    with threads(1, "write") as writer:
+        writing: Future[None] | None = None
+        for block, encoded in ahead(plan.blocks, encode):
+            on_batch = None if progress is None else _now_and_then(progress, done, todo)
+            pooled = extractor.compute(encoded, dtype=dtype, on_batch=on_batch)
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(_write, store, plan, block, pooled, extractor.meter)
+            done += len(block)
+            if progress is not None:
+                progress(done, todo)
+        if writing is not None:
+            writing.result()
+
+
+def _now_and_then(progress: Progress, before: int, todo: int) -> Callable[[int], None]:
+    """Report the texts of a block as they are done, but not after every batch of milliseconds."""
+    last = time.monotonic()
+
+    def on_batch(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS_SECONDS and before + done < todo:
+            last = time.monotonic()
+            progress(before + done, todo)
+
+    return on_batch
+
+
+def extract_block(
+    extractor: Extractor,
+    store: ActivationStore,
+    plan: Any,
+    block: Block,
+    *,
+    texts: pa.Table | None = None,
+    on_computed: Callable[[], None] = lambda: None,
+) -> None:
+    """Compute and write one block of a plan; any process may do any block.
+
+    Args:
+        extractor: the same settings as the store was opened with.
+        store: the store.
+        plan: from ``plan_append`` or ``open_plan``.
+        block: one of ``plan.blocks``.
+        texts: columns id and text, if the store does not keep texts.
+        on_computed: called before the block is written; the extractor is then free for another.
+    """
+    _aim(extractor, plan)
+    meter = extractor.meter
+    encoded = extractor.encode(_text_finder(plan, texts)(block))
+    pooled = extractor.compute(encoded, dtype=STORED[store.schema.dtype])
+    on_computed()
+    _write(store, plan, block, pooled, meter)
+
+
+def _aim(extractor: Extractor, plan: Any) -> None:
+    """Have the extractor pool the layers that a plan's blocks bring, in the store's order."""
+    layers = plan.record.layers
+    extractor.layers = layers.get("ffn", ())
+    extractor.hidden_layers = layers.get("hidden", ())
+
+
+def _write(store: ActivationStore, plan: Any, block: Block, pooled: Pooled, meter: Meter) -> None:
+    start = time.perf_counter()
+    arrays = {}
+    if pooled.ffn:
+        arrays["ffn"] = Turned(pooled.ffn, "ffn")
+    if pooled.hidden:
+        arrays["hidden"] = Turned(pooled.hidden, "hidden")
+    if pooled.peaks:
+        places = [layer[:, None] for layer in pooled.peaks]
+        arrays["peak"] = Turned(places, "peak", STORED[store.schema.dtype])
+    store.write_block(plan, block, arrays, n_tokens=pooled.n_tokens, truncated=pooled.truncated)
+    meter.stage_s["write"] += time.perf_counter() - start
+
+
+def _text_finder(plan: Any, texts: pa.Table | None) -> Callable[[Block], list[str]]:
+    """How to get a block's texts: from the plan, or by id where the store keeps none."""
+    if texts is None:
+        return lambda block: list(plan.samples(block)["text"].to_pylist())
+    by_id = dict(zip(texts["id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+    return lambda block: [by_id[key] for key in plan.samples(block)["id"].to_pylist()]
+
+
+def check_disk(path: str | Path, needed: int) -> None:
+    """Refuse to start what the disk cannot hold; ``needed`` in bytes."""
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise ExtractError(
+            f"{path}: the activations need {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
+            "free some space, or store fewer poolings or layers"
+        )
+
+
+def extract_here(config: RunConfig, texts: pa.Table, say: Say) -> ExtractReport:
+    """Extract the texts that the store does not have yet, in this process."""
+    backbone = load_from_settings(config.backbone, device=config.cluster.device)
+    say(
+        f"backbone: {backbone.model_type}, {backbone.num_layers} blocks of {backbone.neuron_size}"
+        f" neurons, hidden size {backbone.hidden_size}"
+    )
+    options = StoreOptions.of(config)
+    report = extract_corpus(
+        texts,
+        backbone,
+        config.store.path,
+        options,
+        progress=lambda done, todo: advance(say, "extracted", done, todo, "texts"),
+    )
+    golden = RunFolder(Path(config.run_dir)).golden
+    write_golden(golden, options.extractor(backbone), stored_dtype=options.dtype)
+    return report

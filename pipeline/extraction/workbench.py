@@ -1,0 +1,237 @@
+"""What a worker does for an extraction: load the model once, then one block after another.
+
+``compute_block`` runs one block; while it is written the next one is computed. Only names and
+counts travel: texts come from the plan on the shared disk, activations go straight into the store.
+
+A block is marked on disk while it is computed. A mark that stays is the trace of a process that
+died over it: after ``MAX_CRASHES`` of them the block is set aside instead of killing another.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from pipeline.backbone import load_from_settings
+from pipeline.cluster import WorkerRefused
+from pipeline.config import BackboneConfig, RunConfig
+from pipeline.extraction.extractor import Extractor
+from pipeline.extraction.golden import write_golden
+from pipeline.extraction.storing import StoreOptions, extract_block, open_store
+from pipeline.extraction.throughput import Meter
+from pipeline.runfolder import RunFolder
+from store import ActivationStore, AppendPlan, Block
+
+MAX_CRASHES = 3
+TEXTS = "texts.arrow"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What blocks are made with; small, for it travels with every block."""
+
+    backbone: BackboneConfig
+    device: str
+    store: str
+    """The store's folder."""
+    options: StoreOptions
+    golden: Path
+    """File for what the golden texts activate."""
+    run: str
+    """Of this run alone: a later one loads the model again, for its files may have changed."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Recipe:
+        """The recipe of a run."""
+        return cls(
+            backbone=config.backbone,
+            device=config.cluster.device,
+            store=config.store.path,
+            options=StoreOptions.of(config),
+            golden=RunFolder(Path(config.run_dir)).golden,
+            run=uuid.uuid4().hex,
+        )
+
+    def load(self) -> Extractor:
+        """The extractor, with its model loaded."""
+        return self.options.extractor(load_from_settings(self.backbone, device=self.device))
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """What became of one block."""
+
+    start: int
+    worker: str
+    """Host and process."""
+    elapsed_s: float = 0.0
+    meter: Meter = field(default_factory=Meter)
+    gpu_bytes: int = 0
+    """Most GPU memory that the worker's tensors took so far."""
+    crashed: tuple[str, ...] = ()
+    """Workers that died over the block before."""
+    set_aside: bool = False
+    """Whether the block was not tried again: it has killed ``MAX_CRASHES`` workers."""
+
+
+class _Workbench:
+    """One process's model and open store, and whose turn it is.
+
+    A block holds the cores until it is computed, then the disk until it is written; the next one
+    is computed meanwhile, and waits with the cores in hand until the disk is free::
+
+        block 1   |-- cores --|-- disk --|
+        block 2               |-- cores --|---- disk ----|
+        block 3                           |-- cores --...|-- disk --|
+
+    So no more than two blocks are in memory.
+    """
+
+    def __init__(self) -> None:
+        self.cores = threading.Lock()
+        self.disk = threading.Lock()
+        self._recipe: Recipe | None = None
+        self._extractor: Extractor | None = None
+        self._plan: tuple[str, ActivationStore, AppendPlan] | None = None
+
+    @contextmanager
+    def computing(self) -> Iterator[Callable[[], None]]:
+        """Hold the cores; calling what this yields changes them for the disk."""
+        with ExitStack() as disk, ExitStack() as cores:
+            cores.enter_context(self.cores)
+
+            def then_writing() -> None:
+                disk.enter_context(self.disk)
+                cores.close()
+                _let_another_begin()
+
+            yield then_writing
+
+    def extractor(self, recipe: Recipe) -> Extractor:
+        if self._extractor is None or recipe != self._recipe:
+            self._extractor = None  # gone before the next one comes: both may not fit
+            self._extractor, self._recipe = recipe.load(), recipe
+        return self._extractor
+
+    def plan(self, path: str, plan_id: str) -> tuple[ActivationStore, AppendPlan]:
+        # Opening a plan looks at each of its blocks: once is enough.
+        if self._plan is None or self._plan[0] != plan_id:
+            store = ActivationStore.open(path)
+            self._plan = (plan_id, store, store.open_plan(plan_id))
+        return self._plan[1], self._plan[2]
+
+
+_bench = _Workbench()
+
+
+def prepare_store(recipe: Recipe, num_texts: int) -> dict[str, Any]:
+    """Open the store for the recipe's model, or create it.
+
+    Returns:
+        The model's description.
+
+    Raises:
+        BackboneError, ExtractError: as of ``load_backbone`` and ``open_store``.
+    """
+    with _bench.cores:
+        extractor = _bench.extractor(recipe)
+        options = recipe.options
+        open_store(recipe.store, extractor, options, num_texts=num_texts)
+        write_golden(recipe.golden, extractor, stored_dtype=options.dtype)
+        return extractor.backbone.describe()
+
+
+def compute_block(recipe: Recipe, plan_id: str, start: int, stop: int, scratch: str) -> BlockReport:
+    """Compute and write one block of a plan; harmless if it is written already.
+
+    Args:
+        recipe: of the run.
+        plan_id: of the append under way.
+        start, stop: positions of the block's samples.
+        scratch: shared folder for marks, and for the texts that a store must not keep.
+    """
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    bench = _bench
+    with bench.cores:
+        store, plan = bench.plan(recipe.store, plan_id)
+    block = next(block for block in plan.all_blocks if block.start == start)
+    assert block.stop == stop
+    marks = Path(scratch)
+    crashed = _crashed(marks, start)
+    if plan.is_finished(block):
+        return BlockReport(start, worker, crashed=crashed)
+    if len(crashed) >= MAX_CRASHES:
+        return BlockReport(start, worker, crashed=crashed, set_aside=True)
+    with bench.computing() as then_writing, _marked(marks, start, worker):
+        begin = time.perf_counter()
+        extractor = bench.extractor(recipe)
+        _check_model(extractor, recipe, store)
+        extractor.meter = meter = Meter()
+        texts = None if store.schema.store_text else _block_texts(plan, block, marks)
+        extract_block(extractor, store, plan, block, texts=texts, on_computed=then_writing)
+        device = extractor.backbone.device
+        gpu_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        return BlockReport(start, worker, time.perf_counter() - begin, meter, gpu_bytes, crashed)
+
+
+def _check_model(extractor: Extractor, recipe: Recipe, store: ActivationStore) -> None:
+    """Each worker reads the model from its own disk, which may hold another one."""
+    found = extractor.fingerprint(normalisation=recipe.options.normalisation)
+    if found != store.schema.fingerprint:
+        from distributed import get_worker
+
+        raise WorkerRefused(
+            get_worker().address,
+            f"{recipe.backbone.model} is another model there than the store's; give all workers"
+            " the same files",
+        )
+
+
+@contextmanager
+def _marked(scratch: Path, start: int, worker: str) -> Iterator[None]:
+    """Leave a mark on a block, which stays if the process dies over it."""
+    mark = scratch / f"{start}-{uuid.uuid4().hex[:8]}"
+    mark.write_text(worker)
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _crashed(scratch: Path, start: int) -> tuple[str, ...]:
+    """Who died over the block that starts there."""
+    return tuple(path.read_text() for path in sorted(scratch.glob(f"{start}-*")))
+
+
+def write_texts(plan: AppendPlan, texts: pa.Table, scratch: Path) -> None:
+    """Leave the texts of a plan for workers where the store itself keeps none."""
+    by_id = dict(zip(texts["id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+    schema = pa.schema({"id": pa.string(), "text": pa.string()})
+    with pa.ipc.new_file(str(scratch / TEXTS), schema) as writer:
+        for block in plan.all_blocks:
+            ids = plan.samples(block)["id"].to_pylist()
+            writer.write(pa.record_batch([ids, [by_id[key] for key in ids]], schema=schema))
+
+
+def _block_texts(plan: AppendPlan, block: Block, scratch: Path) -> pa.Table:
+    with pa.memory_map(str(scratch / TEXTS)) as source, pa.ipc.open_file(source) as reader:
+        return pa.Table.from_batches([reader.get_batch(plan.all_blocks.index(block))])
+
+
+def _let_another_begin() -> None:
+    """A worker has one slot: Dask begins the next block only when this one gives it back."""
+    from distributed import secede
+
+    with suppress(ValueError):  # not on a worker
+        secede()

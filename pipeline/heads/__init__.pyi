@@ -1,0 +1,16 @@
+from .attribution import contributions as contributions
+from .consolidation import HeadResult as HeadResult
+from .consolidation import consolidate_task as consolidate_task
+from .drift import REFERENCE_FILE as REFERENCE_FILE
+from .drift import Comparison as Comparison
+from .drift import Drift as Drift
+from .drift import DriftCounts as DriftCounts
+from .drift import Finding as Finding
+from .drift import Reference as Reference
+from .evaluation import evaluate_task as evaluate_task
+from .model import KINDS as KINDS
+from .model import Head as Head
+from .model import HeadCard as HeadCard
+from .model import describe_heads as describe_heads
+from .salient import RULES as RULES
+from .salient import salient_features as salient_features

@@ -1,0 +1,301 @@
+"""Drift: whether the texts that are scored still look like those a head was validated on.
+
+A head's ``Reference`` holds bins of what it puts out (each class probability, or the value), the
+shares of the decided classes, and bins of its most important salient activations, all from the
+validation rows. Scoring counts texts in the same bins; counts of blocks, runs and days add up::
+
+    reference = Reference.of(head, activations, outputs)        # on validation rows
+    counts = reference.count(head, new_activations, new_outputs) + counts
+    [found.psi for found in reference.compare(counts)]
+
+The population stability index is ``sum (a - e) ln(a / e)`` over the bins. Without any drift it is
+not 0 but on average ``(bins - 1) (1 / n + 1 / m)`` for ``n`` texts against a reference of ``m``
+rows, and over that spread distributed as chi-squared (Yurdakul & Naranjo 2020): ``Finding`` says
+both what was found and what chance alone does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from pipeline.heads.model import Head
+
+Array = NDArray[Any]
+REFERENCE_FILE = "reference.safetensors"
+"""In a head's folder: what drift is counted against."""
+NUM_BINS = 10
+MAX_FEATURES = 64
+SMOOTHING = 0.5
+"""Added to every bin's count, so that an empty bin does not make the index infinite."""
+FALSE_ALARMS = 1e-3
+"""How often chance may exceed ``Finding.chance_limit`` in any quantity of a head."""
+
+
+def psi(expected: Array, actual: Array) -> Array:
+    """Population stability index over the last axis.
+
+    Args:
+        expected, actual: shares ``(…, bins)``; bins without share on both sides do not count.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = (actual - expected) * np.log(actual / expected)
+    return np.asarray(np.where((expected == 0) & (actual == 0), 0.0, terms).sum(-1))
+
+
+@dataclass(frozen=True)
+class DriftCounts:
+    """How many texts fell where; adds up.
+
+    Attributes:
+        num_texts: texts counted.
+        classes: ``(classes,)`` int64, by decided class; empty for regression.
+        bins: ``(quantities, NUM_BINS)`` int64.
+    """
+
+    num_texts: int
+    classes: Array
+    bins: Array
+
+    def __add__(self, other: DriftCounts) -> DriftCounts:
+        return DriftCounts(
+            self.num_texts + other.num_texts, self.classes + other.classes, self.bins + other.bins
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "num_texts": self.num_texts,
+            "classes": self.classes.tolist(),
+            "bins": self.bins.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DriftCounts:
+        """From JSON."""
+        bins = np.asarray(data["bins"], np.int64).reshape(-1, NUM_BINS)
+        return cls(int(data["num_texts"]), np.asarray(data["classes"], np.int64), bins)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Counts by date and task; adds up over blocks and runs.
+
+    Attributes:
+        dates: date as ``YYYY-MM-DD``, or ``unknown`` -> task -> counts.
+    """
+
+    dates: Mapping[str, Mapping[str, DriftCounts]] = field(default_factory=dict)
+
+    def __add__(self, other: Drift) -> Drift:
+        dates = {date: dict(tasks) for date, tasks in self.dates.items()}
+        for date, tasks in other.dates.items():
+            sums = dates.setdefault(date, {})
+            for task, counts in tasks.items():
+                sums[task] = sums[task] + counts if task in sums else counts
+        return Drift(dates)
+
+    def total(self, task: str) -> DriftCounts | None:
+        """Counts of one task over all dates."""
+        found = [tasks[task] for tasks in self.dates.values() if task in tasks]
+        return reduce(DriftCounts.__add__, found) if found else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            date: {task: counts.to_dict() for task, counts in tasks.items()}
+            for date, tasks in self.dates.items()
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Drift:
+        """From JSON."""
+        return cls(
+            {
+                date: {task: DriftCounts.from_dict(counts) for task, counts in tasks.items()}
+                for date, tasks in data.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The index of one quantity.
+
+    Attributes:
+        psi: as counted.
+        by_chance: what it is on average without any drift, for so few texts.
+        chance_limit: what chance exceeds in one of 1,000 comparisons of a head.
+    """
+
+    psi: float
+    by_chance: float
+    chance_limit: float
+
+    @property
+    def excess(self) -> float:
+        """The index less what chance makes of it, not below 0."""
+        return max(0.0, self.psi - self.by_chance)
+
+    def drifts(self, threshold: float) -> bool:
+        """Whether the excess is over the threshold, and the index beyond what chance does."""
+        return self.excess > threshold and self.psi > self.chance_limit
+
+    def can_tell(self, threshold: float) -> bool:
+        """Whether a drift of the threshold's size would be told from chance."""
+        return self.by_chance + threshold > self.chance_limit
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Findings of a head: predictions (one for each probability, or the value), classes (None for
+    regression), and activations, in the order of ``Reference.features``."""
+
+    predictions: tuple[Finding, ...]
+    classes: Finding | None
+    activations: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a head put out and saw on the validation rows.
+
+    Attributes:
+        num_rows: how many there were.
+        classes: ``(classes,)`` int64 rows by decided class; empty for regression.
+        edges: ``(quantities, NUM_BINS - 1)`` float32 upper ends of all bins but the last, deciles
+            increasing; infinite beyond a quantity's own where deciles coincide.
+        bins: ``(quantities, NUM_BINS)`` int64 rows by bin.
+        features: ``(f, 2)`` int64 layer and feature index of the last ``f`` quantities, the most
+            important first; the quantities before are the predictions.
+    """
+
+    num_rows: int
+    classes: Array
+    edges: Array
+    bins: Array
+    features: Array
+
+    @classmethod
+    def of(cls, head: Head, activations: Mapping[int, Array], outputs: Array) -> Reference:
+        """From rows that the head was not fitted on.
+
+        Args:
+            head: the head.
+            activations: layer -> ``(n, k)`` of ``head.features[layer]``, in order.
+            outputs: ``(n, outputs)`` of the head.
+        """
+        features = important_features(head, MAX_FEATURES)
+        values = _quantities(head, features, activations, outputs)
+        levels = np.arange(1, NUM_BINS) / NUM_BINS
+        # Deciles that are values of rows: ties fall on one side of them, whatever the rounding.
+        deciles = np.quantile(values, levels, axis=0, method="inverted_cdf").T
+        edges = np.full(deciles.shape, np.inf, np.float32)
+        for row, found in zip(edges, deciles, strict=True):
+            distinct = np.unique(found)
+            row[: len(distinct)] = distinct
+        return cls(
+            len(values), _decided(head, outputs), edges, _count_bins(values, edges), features
+        )
+
+    def count(self, head: Head, activations: Mapping[int, Array], outputs: Array) -> DriftCounts:
+        """Count texts; arguments and shapes as in :meth:`of`."""
+        values = _quantities(head, self.features, activations, outputs)
+        return DriftCounts(len(values), _decided(head, outputs), _count_bins(values, self.edges))
+
+    def compare(self, counts: DriftCounts) -> Comparison:
+        """Held against counted texts."""
+        used = np.arange(NUM_BINS) <= np.isfinite(self.edges).sum(1)[:, None]
+        sizes = used.sum(1)
+        tests = len(self.bins) + (len(self.classes) > 0)
+        found = [
+            self._finding(expected, actual, counts.num_texts, tests)
+            for expected, actual in zip(
+                (row[:size] for row, size in zip(self.bins, sizes, strict=True)),
+                (row[:size] for row, size in zip(counts.bins, sizes, strict=True)),
+                strict=True,
+            )
+        ]
+        split = len(found) - len(self.features)
+        classes = None
+        if len(self.classes):
+            classes = self._finding(self.classes, counts.classes, counts.num_texts, tests)
+        return Comparison(tuple(found[:split]), classes, tuple(found[split:]))
+
+    def _finding(self, expected: Array, actual: Array, num_texts: int, tests: int) -> Finding:
+        index = float(psi(_shares(expected), _shares(actual)))
+        spread = 1 / max(num_texts, 1) + 1 / max(self.num_rows, 1)
+        freedom = max(len(expected) - 1, 1)
+        limit = float(stats.chi2.isf(FALSE_ALARMS / tests, freedom))
+        return Finding(index, freedom * spread, limit * spread)
+
+    def arrays(self) -> dict[str, Array]:
+        """As named arrays, each of its attribute's shape, to be stored."""
+        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> Reference:
+        """From :meth:`arrays`, of the same shapes."""
+        rest = {field.name: arrays[field.name] for field in fields(cls) if field.name != "num_rows"}
+        return cls(num_rows=int(arrays["num_rows"]), **rest)
+
+
+def important_features(head: Head, count: int) -> Array:
+    """The features with the largest weights on standardised activations, ``(f, 2)`` int64.
+
+    Norms are over the outputs of a part's layer, and relative to the part's largest, since parts
+    differ in scale.
+    """
+    importance: dict[tuple[int, int], float] = {}
+    for part in head.parts:
+        norms = [np.linalg.norm(edges.weights, axis=0) for edges in part.layers]
+        largest = max((float(norm.max()) for norm in norms if len(norm)), default=0.0) or 1.0
+        for edges, norm in zip(part.layers, norms, strict=True):
+            for feature, value in zip(edges.features.tolist(), norm / largest, strict=True):
+                key = (edges.layer, feature)
+                importance[key] = max(importance.get(key, 0.0), float(value))
+    best = sorted(importance, key=lambda key: (-importance[key], key))[:count]
+    return np.array(best, np.int64).reshape(-1, 2)
+
+
+def _quantities(
+    head: Head, features: Array, activations: Mapping[int, Array], outputs: Array
+) -> Array:
+    """Predictions, then activations, ``(n, quantities)`` float32."""
+    regression = head.card.type == "regression"
+    predictions = outputs if regression else head.probabilities(outputs)
+    columns = [
+        activations[layer][:, np.searchsorted(head.features[layer], feature)]
+        for layer, feature in features.tolist()
+    ]
+    if not columns:
+        return np.asarray(predictions, np.float32)
+    return np.concatenate([predictions, np.stack(columns, 1)], 1, dtype=np.float32)
+
+
+def _decided(head: Head, outputs: Array) -> Array:
+    """Rows by decided class; empty for regression."""
+    if head.card.type == "regression":
+        return np.zeros(0, np.int64)
+    return np.bincount(
+        head.decide(head.probabilities(outputs)), minlength=len(head.card.classes)
+    ).astype(np.int64)
+
+
+def _count_bins(values: Array, edges: Array) -> Array:
+    """Rows by bin ``(quantities, NUM_BINS)``; a value on an edge belongs below it."""
+    above = [np.count_nonzero(values > edges[:, i], axis=0) for i in range(edges.shape[1])]
+    total = np.full(len(edges), len(values))
+    ladder = np.stack([total, *above, np.zeros_like(total)])
+    return np.asarray((ladder[:-1] - ladder[1:]).T.astype(np.int64))
+
+
+def _shares(counts: Array) -> Array:
+    smooth: Array = np.asarray(counts, np.float64) + SMOOTHING
+    return np.asarray(smooth / smooth.sum())

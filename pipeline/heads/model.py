@@ -1,0 +1,333 @@
+"""A head: what turns the salient activations of layers 0..d into a prediction. A portable folder.
+
+A head is one part, or the mean of several. In a part every layer projects its salient features,
+standardised as in Phase 1: ``z_l = clip((x_l - mean_l) / scale_l) W_l^T + b_l``:
+
+- ``sparse`` (SPIN): the ``z_l`` are added up, plus a bias: one linear model over all layers.
+- ``frozen`` (the paper's Phase 2): the ``z_l`` are the Phase-1 outputs with the edges outside the
+  salient set dropped; concatenated over the layers they feed a dense network.
+- ``ensemble``: the mean of the outputs of a frozen and a sparse part.
+
+Outputs are calibrated already; classes are decided by thresholds that belong to the head::
+
+    outputs = head.outputs({layer: x[layer] for layer in head.features})     # (n, outputs)
+    probability = head.probabilities(outputs)                               # (n, classes)
+    labels = head.decide(probability)                                       # (n,) class indices
+
+The conventional final-hidden-state head and single layers are kept as probes, not as heads: they
+are what a head is compared with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import HeadError
+from pipeline.linear import Standardiser
+from pipeline.measures import probabilities
+from store.tables import read_arrays, read_json, write_arrays, write_json
+
+Array = NDArray[Any]
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class LayerEdges:
+    """The kept edges of one layer.
+
+    Attributes:
+        layer: the layer's index.
+        features: ``(k,)`` int64, ``pooling * neurons + neuron``, increasing.
+        standardiser: of these features, from the training rows.
+        weights: ``(m, k)`` float32, on standardised activations.
+        bias: ``(m,)`` float32.
+    """
+
+    layer: int
+    features: Array
+    standardiser: Standardiser
+    weights: Array
+    bias: Array
+
+    def project(self, x: Array) -> Array:
+        """``z`` ``(n, m)`` float32 of raw activations ``(n, k)``."""
+        return np.asarray(self.standardiser.apply(x) @ self.weights.T + self.bias)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """``tanh`` network with one hidden layer (none if ``hidden_weights`` is empty), float32."""
+
+    hidden_weights: Array
+    hidden_bias: Array
+    weights: Array
+    bias: Array
+
+    def outputs(self, z: Array) -> Array:
+        """``(n, inputs)`` -> ``(n, outputs)``."""
+        if self.hidden_weights.size:
+            z = np.tanh(z @ self.hidden_weights.T + self.hidden_bias)
+        return np.asarray(z @ self.weights.T + self.bias)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model over the salient slices of some layers; ``dense`` is None for the sparse kind."""
+
+    layers: tuple[LayerEdges, ...]
+    dense: Dense | None = None
+
+    def outputs(self, activations: Mapping[int, Array]) -> Array:
+        """Logits or values ``(n, outputs)`` float32.
+
+        Args:
+            activations: layer -> raw activations ``(n, k)`` of the layer's ``features``, in order.
+        """
+        projected = [edges.project(activations[edges.layer]) for edges in self.layers]
+        if self.dense is None:
+            return np.asarray(sum(projected))
+        return self.dense.outputs(np.concatenate(projected, axis=1))
+
+    def rescaled(self, scale: Array, shift: Array) -> Part:
+        """The part whose outputs are ``scale * outputs + shift``, ``(outputs,)`` each."""
+        scale, shift = (np.asarray(value, np.float32) for value in (scale, shift))
+        if self.dense is not None:
+            weights, bias = self.dense.weights * scale[:, None], self.dense.bias * scale + shift
+            return replace(self, dense=replace(self.dense, weights=weights, bias=bias))
+        layers = [
+            replace(e, weights=e.weights * scale[:, None], bias=e.bias * scale) for e in self.layers
+        ]
+        layers[-1] = replace(layers[-1], bias=layers[-1].bias + shift)
+        return replace(self, layers=tuple(layers))
+
+    @property
+    def num_features(self) -> int:
+        """Salient slices read."""
+        return sum(len(edges.features) for edges in self.layers)
+
+
+@dataclass(frozen=True)
+class HeadCard:
+    """What a head is, where it came from and how good it was; ``head.json``."""
+
+    task: str
+    type: str
+    kind: str
+    classes: tuple[str, ...]
+    metric: str
+    positive: str | None
+    depth: int
+    """Deepest layer needed; blocks ``0..depth`` run."""
+    num_layers: int
+    """Layers of the whole backbone."""
+    num_features: int
+    """Salient (layer, pooling, neuron) slices read."""
+    selection: str
+    """How the salient features were selected: rule, size and ranking."""
+    val_score: float
+    poolings: tuple[str, ...]
+    stored_dtype: str
+    """Precision of the stored activations it was trained on; scoring rounds alike."""
+    extraction: dict[str, Any]
+    """Backbone, token and normalisation settings; scoring must meet them."""
+    extraction_fingerprint: str
+    licence: str | None = None
+    """Terms under which the head may be passed on; the owner's to say."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Validation metrics, with log-loss and calibration error before and after calibration."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained head.
+
+    Attributes:
+        card: what it is.
+        parts: models whose outputs are averaged.
+        thresholds: ``(classes,)`` float64, above 0: the class with the largest quotient of
+            probability and threshold is decided for. None: all alike; always so for regression.
+    """
+
+    card: HeadCard
+    parts: tuple[Part, ...]
+    thresholds: Array | None = None
+
+    @cached_property
+    def features(self) -> dict[int, Array]:
+        """Layer -> ``(k,)`` int64 increasing: the features that any part reads there."""
+        found: dict[int, Array] = {}
+        for edges in (edges for part in self.parts for edges in part.layers):
+            known = found.get(edges.layer, edges.features[:0])
+            found[edges.layer] = np.union1d(known, edges.features)
+        return dict(sorted(found.items()))
+
+    def outputs(self, activations: Mapping[int, Array]) -> Array:
+        """Calibrated logits, or values.
+
+        Args:
+            activations: layer -> raw activations ``(n, k)`` of ``features[layer]``, in order.
+
+        Returns:
+            ``(n, outputs)`` float32.
+        """
+        outputs = []
+        for part in self.parts:
+            own = {}
+            for edges in part.layers:
+                x, features = activations[edges.layer], self.features[edges.layer]
+                if len(features) > len(edges.features):
+                    x = x[:, np.searchsorted(features, edges.features)]
+                own[edges.layer] = x
+            outputs.append(part.outputs(own))
+        return np.asarray(sum(outputs) / np.float32(len(outputs)))
+
+    def outputs_full(self, activations: Mapping[int, Array]) -> Array:
+        """As :meth:`outputs`, from whole layers ``(n, poolings * neurons)``."""
+        return self.outputs({i: activations[i][:, index] for i, index in self.features.items()})
+
+    def probabilities(self, outputs: Array) -> Array:
+        """Class probabilities ``(n, classes)`` float64 of ``outputs``."""
+        return probabilities(outputs)
+
+    def decide(self, probability: Array) -> Array:
+        """Class index ``(n,)`` int64 by the thresholds."""
+        if self.thresholds is not None:
+            probability = probability / self.thresholds
+        return np.asarray(probability.argmax(axis=1))
+
+    def decision_outputs(self, outputs: Array) -> Array:
+        """Outputs ``(n, outputs)`` shifted so that their plain maximum decides as :meth:`decide`.
+
+        For metrics of the decided classes; as probabilities they are off.
+        """
+        if self.thresholds is None:
+            return outputs
+        shift = np.log(self.thresholds)
+        return outputs - (shift if outputs.shape[1] > 1 else shift[1:] - shift[:1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what determines predictions: all tensors, the classes and the extraction."""
+        card = self.card
+        facts = [card.task, card.type, card.kind, card.classes, card.depth, card.poolings]
+        facts += [card.stored_dtype, card.extraction_fingerprint]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        for name, array in sorted(self._arrays().items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.asarray(array, order="C").tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write ``head.safetensors`` and then ``head.json``, which makes the head complete."""
+        write_arrays(folder / "head.safetensors", self._arrays())
+        write_json(folder / "head.json", {**asdict(self.card), "fingerprint": self.fingerprint})
+
+    def _arrays(self) -> dict[str, Array]:
+        arrays: dict[str, Array] = {}
+        if self.thresholds is not None:
+            arrays["thresholds"] = self.thresholds
+        for number, part in enumerate(self.parts):
+            for edges in part.layers:
+                stem = f"part_{number}.layer_{edges.layer:03d}"
+                for name in ("features", "weights", "bias"):
+                    arrays[f"{stem}.{name}"] = getattr(edges, name)
+                for name, value in vars(edges.standardiser).items():
+                    arrays[f"{stem}.{name}"] = np.asarray(value, dtype=np.float32)
+            if part.dense is not None:
+                stem = f"part_{number}.dense"
+                arrays |= {f"{stem}.{name}": value for name, value in vars(part.dense).items()}
+        return arrays
+
+    @classmethod
+    def load(cls, folder: Path) -> Head:
+        """Read and check a head folder.
+
+        Raises:
+            HeadError: no head there, another format version, or tensors of another head.
+        """
+        if not (folder / "head.json").is_file():
+            raise HeadError(
+                f"{folder}: no head here (no head.json); name a folder written by"
+                " `salient consolidate`"
+            )
+        data = read_json(folder / "head.json")
+        if data.get("format_version") != FORMAT_VERSION:
+            raise HeadError(
+                f"{folder}: head format {data.get('format_version')!r}, this version reads"
+                f" {FORMAT_VERSION}; consolidate again or install the matching version"
+            )
+        fingerprint = data.pop("fingerprint", None)
+        try:
+            for name in ("classes", "poolings"):
+                data[name] = tuple(data[name])
+            card = HeadCard(**data)
+        except (TypeError, KeyError) as error:
+            raise HeadError(f"{folder}/head.json: not a head card ({error})") from None
+        arrays = read_arrays(folder / "head.safetensors")
+        try:
+            head = cls(card, _parts(arrays), arrays.get("thresholds"))
+        except (KeyError, ValueError) as error:
+            raise HeadError(
+                f"{folder}/head.safetensors: lacks tensors or has others ({error}); copy the head"
+                " again"
+            ) from None
+        if not head.parts or head.fingerprint != fingerprint:
+            raise HeadError(
+                f"{folder}: head.safetensors and head.json do not belong together; copy the head"
+                " again or consolidate again"
+            )
+        return head
+
+
+def _parts(arrays: Mapping[str, Array]) -> tuple[Part, ...]:
+    """The parts from tensors named ``part_N.layer_LLL.…`` and ``part_N.dense.…``."""
+    groups: dict[str, dict[str, dict[str, Array]]] = {}
+    for name, array in arrays.items():
+        if name.startswith("part_"):
+            part, group, tensor = name.split(".")
+            groups.setdefault(part, {}).setdefault(group, {})[tensor] = array
+    parts = []
+    for _, part_groups in sorted(groups.items()):
+        dense = part_groups.pop("dense", None)
+        names = Dense.__dataclass_fields__
+        parts.append(
+            Part(
+                tuple(_edges(*item) for item in sorted(part_groups.items())),
+                None if dense is None else Dense(*(dense[name] for name in names)),
+            )
+        )
+    return tuple(parts)
+
+
+def _edges(name: str, tensors: Mapping[str, Array]) -> LayerEdges:
+    return LayerEdges(
+        int(name.removeprefix("layer_")),
+        tensors["features"],
+        Standardiser(tensors["mean"], tensors["scale"], float(tensors["bound"])),
+        tensors["weights"],
+        tensors["bias"],
+    )
+
+
+def describe_heads(heads: Sequence[Head]) -> str:
+    """One line per head, for messages."""
+    return "; ".join(
+        f"{head.card.task} ({head.card.kind}, layers 0..{head.card.depth},"
+        f" {head.card.num_features} salient features)"
+        for head in heads
+    )
+
+
+KINDS = ("frozen", "sparse", "ensemble")
+"""Kinds of heads of which a run reports the best, where it has tried them."""

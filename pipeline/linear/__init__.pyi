@@ -1,0 +1,16 @@
+from .design import CPU as CPU
+from .design import HIDDEN as HIDDEN
+from .design import Design as Design
+from .design import StoreDesign as StoreDesign
+from .design import source_array as source_array
+from .estimators import sklearn_path as sklearn_path
+from .estimators import sparse_path as sparse_path
+from .fitted import Linear as Linear
+from .fitted import Standardiser as Standardiser
+from .gram import design_gram as design_gram
+from .gram import sample_step as sample_step
+from .lockstep import descent_bytes as descent_bytes
+from .ridge import ridge_bytes as ridge_bytes
+from .solver import Objective as Objective
+from .solver import iterate_path as iterate_path
+from .solver import solve_paths as solve_paths

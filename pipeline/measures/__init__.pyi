@@ -1,0 +1,16 @@
+from .bootstrap import Resamples as Resamples
+from .bootstrap import difference as difference
+from .bootstrap import interval as interval
+from .bootstrap import intervals as intervals
+from .calibration import METHODS as METHODS
+from .calibration import Calibration as Calibration
+from .calibration import calibrate as calibrate
+from .metrics import METRICS as METRICS
+from .metrics import finite as finite
+from .metrics import metric_names as metric_names
+from .metrics import pareto_front as pareto_front
+from .metrics import predictions as predictions
+from .metrics import probabilities as probabilities
+from .metrics import score as score
+from .metrics import utility as utility
+from .weighted import divide as divide

@@ -1,0 +1,246 @@
+"""Calibrated class probabilities and thresholds per class, from outputs on held-out rows.
+
+Logits are scaled by one temperature and shifted by a bias per class (Guo et al. 2017, "On
+calibration of modern neural networks", section 4.2): as much of that as lowers the log-loss on rows
+that it was not fitted on by more than one standard error. Decisions stay those of the uncalibrated
+model, by thresholds that undo the biases, unless the plain maximum of the calibrated probabilities,
+or thresholds ``prior ** gamma``, gain more than one standard error of the task's metric on such
+rows. With a few hundred rows to fit on, richer families (a scale per class, free thresholds) fit
+those rows and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from pipeline.measures.bootstrap import Resamples, difference
+from pipeline.measures.metrics import METRICS, probabilities, score, utility
+from pipeline.texts import Rows, assign_folds
+
+Array = NDArray[Any]
+FOLDS = 5
+GAMMAS = tuple(i / 10 for i in range(11))
+"""Exponents tried: 0 is the plain maximum, 1 weighs all classes alike whatever their number."""
+MIN_ROWS = 50
+"""Fewer rows than this are not calibrated on."""
+ONE_SIGMA = 0.6827
+NUM_BINS = 15
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes calibrated logits ``scale * outputs + shift`` and decisions of them.
+
+    Attributes:
+        scale: ``(outputs,)`` float64, all alike.
+        shift: ``(outputs,)`` float64.
+        thresholds: ``(classes,)`` float64; see ``Head.thresholds``. None: the plain maximum.
+        facts: for the head's card: method, decisions, log-loss and calibration error of ``rows``
+            held-out rows, before and after (each row by a calibration fitted without it).
+    """
+
+    scale: Array
+    shift: Array
+    thresholds: Array | None
+    facts: dict[str, Any]
+
+    def decision_outputs(self, outputs: Array) -> Array:
+        """Uncalibrated outputs ``(n, outputs)`` -> outputs whose plain maximum is decided for."""
+        calibrated = outputs * self.scale + self.shift
+        if self.thresholds is None:
+            return np.asarray(calibrated)
+        return np.asarray(calibrated - _contrast(np.log(self.thresholds), outputs.shape[1]))
+
+
+def calibrate(
+    outputs: Array, targets: Array, *, metric: str, positive: int = -1, seed: int = 0
+) -> Calibration:
+    """Fit on the outputs of a classifier for rows that it was not fitted on.
+
+    Args:
+        outputs: ``(n, outputs)`` logits.
+        targets: ``(n,)`` int64 classes.
+        metric: what decisions are judged by.
+        positive: class index that ``f1`` is about.
+        seed: of the folds and of the bootstrap.
+    """
+    size = outputs.shape[1]
+    outputs = np.asarray(outputs, np.float64)
+    if len(outputs) < MIN_ROWS:
+        facts = {"rows": len(outputs), "method": "none", "decisions": "as fitted"}
+        return Calibration(np.ones(size), np.zeros(size), None, facts)
+    fold = assign_folds(Rows(np.arange(len(targets)), targets), folds=FOLDS, seed=seed)
+    method, calibrated = _choose_method(outputs, targets, fold)
+    scale, shift = METHODS[method](outputs, targets)
+    judge = _Judge(metric, positive, _prior(targets, max(size, 2)))
+    decisions = _choose_decisions(outputs, calibrated, targets, fold, judge, seed)
+    undo = np.concatenate([[0.0], shift]) if size == 1 else shift
+    log_thresholds = {
+        "as fitted": undo,
+        "calibrated": np.zeros_like(undo),
+        "tuned": judge.gamma(calibrated, targets) * np.log(judge.prior),
+    }[decisions]
+    thresholds = _normalised(log_thresholds) if np.ptp(log_thresholds) > 0 else None
+    facts = {
+        "rows": len(targets),
+        "method": method,
+        "decisions": decisions,
+        "log_loss": {
+            "before": float(row_losses(outputs, targets).mean()),
+            "after": float(row_losses(calibrated, targets).mean()),
+        },
+        "calibration_error": {
+            "before": calibration_error(probabilities(outputs), targets),
+            "after": calibration_error(probabilities(calibrated), targets),
+        },
+    }
+    return Calibration(scale, shift, thresholds, facts)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The task's metric, and thresholds ``prior ** gamma``."""
+
+    metric: str
+    positive: int
+    prior: Array
+
+    def gamma(self, outputs: Array, targets: Array) -> float:
+        """The exponent whose decisions score best."""
+        values = [
+            score(self.metric, targets, self.tilted(outputs, gamma), positive=self.positive)
+            for gamma in GAMMAS
+        ]
+        return GAMMAS[int(np.argmax([utility(self.metric, value) for value in values]))]
+
+    def tilted(self, outputs: Array, gamma: float) -> Array:
+        """Outputs whose plain maximum is that of the probabilities over the thresholds."""
+        shift = _contrast(gamma * np.log(self.prior), outputs.shape[1])
+        return np.asarray(outputs - shift)
+
+
+def _choose_method(outputs: Array, targets: Array, fold: Array) -> tuple[str, Array]:
+    """The richest worthwhile of ``METHODS``, and held-out outputs calibrated by it."""
+    best = "none"
+    held_out = {name: _held_out(fit, outputs, targets, fold) for name, fit in METHODS.items()}
+    for name in METHODS:
+        gains = row_losses(held_out[best], targets) - row_losses(held_out[name], targets)
+        if gains.mean() > gains.std() / np.sqrt(len(gains)):
+            best = name
+    return best, held_out[best]
+
+
+def _choose_decisions(
+    outputs: Array, calibrated: Array, targets: Array, fold: Array, judge: _Judge, seed: int
+) -> str:
+    """How classes are decided: "as fitted", by the "calibrated" maximum, or "tuned"."""
+    tuned = calibrated.copy()
+    for k in range(FOLDS):
+        held = fold == k
+        tuned[held] = judge.tilted(calibrated[held], judge.gamma(calibrated[~held], targets[~held]))
+    options: dict[str, Any] = {
+        "resamples": Resamples(len(targets), replicates=400, seed=seed),
+        "positive": judge.positive,
+        "level": ONE_SIGMA,
+    }
+    choice, best = "as fitted", outputs
+    for name, candidate in (("calibrated", calibrated), ("tuned", tuned)):
+        gain = difference(judge.metric, targets, candidate, best, **options)
+        # An interval of one standard error on either side, turned so that more is better.
+        if (gain.low if METRICS[judge.metric].higher_is_better else -gain.high) > 0:
+            choice, best = name, candidate
+    return choice
+
+
+def calibration_error(probability: Array, targets: Array) -> float:
+    """Expected calibration error of the most probable class, equal-width bins (Guo et al. 2017).
+
+    Args:
+        probability: ``(n, classes)``.
+        targets: ``(n,)`` classes.
+    """
+    confidence = probability.max(axis=1)
+    right = probability.argmax(axis=1) == targets
+    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=NUM_BINS)
+    return float(np.abs(gaps).sum() / len(targets))
+
+
+def row_losses(outputs: Array, targets: Array) -> Array:
+    """Cross-entropy of each row, ``(n,)`` nats."""
+    right = probabilities(outputs)[np.arange(len(targets)), targets]
+    return np.asarray(-np.log(np.maximum(right, 1e-300)))
+
+
+def _identity(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    return np.ones(outputs.shape[1]), np.zeros(outputs.shape[1])
+
+
+def _temperature(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    return _fit(outputs, targets, with_bias=False)
+
+
+def _temperature_and_bias(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    return _fit(outputs, targets, with_bias=True)
+
+
+METHODS: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
+    "none": _identity,
+    "temperature": _temperature,
+    "temperature and bias": _temperature_and_bias,
+}
+"""Name -> (outputs, targets) -> (scale, shift); from the plainest to the richest."""
+
+
+def _fit(outputs: Array, targets: Array, *, with_bias: bool) -> tuple[Array, Array]:
+    """Least log-loss; a weight of one row pulls the log-scale and the biases to 0."""
+    size = outputs.shape[1]
+    truth = np.eye(max(size, 2))[targets][:, -size:]
+
+    def objective(theta: Array) -> tuple[float, Array]:
+        scale, shift = np.exp(theta[0]), theta[1:] if with_bias else np.zeros(size)
+        z = scale * outputs + shift
+        error = probabilities(z)[:, -size:] - truth
+        gradient = np.concatenate([[scale * float((error * outputs).sum())], error.sum(0)])
+        loss = float(row_losses(z, targets).sum()) + 0.5 * float(theta @ theta)
+        return loss, gradient[: len(theta)] + theta
+
+    start = np.zeros(1 + size * with_bias)
+    theta = optimize.minimize(objective, start, jac=True, method="L-BFGS-B").x
+    shift = theta[1:] if with_bias else np.zeros(size)
+    return np.full(size, np.exp(theta[0])), np.asarray(shift - (shift.mean() if size > 1 else 0.0))
+
+
+def _held_out(
+    fit: Callable[[Array, Array], tuple[Array, Array]], outputs: Array, targets: Array, fold: Array
+) -> Array:
+    """Calibrated outputs, each row by a fit on the other folds."""
+    out = np.empty_like(outputs)
+    for k in range(FOLDS):
+        held = fold == k
+        scale, shift = fit(outputs[~held], targets[~held])
+        out[held] = outputs[held] * scale + shift
+    return out
+
+
+def _prior(targets: Array, num_classes: int) -> Array:
+    """Share of each class, none of them 0."""
+    counts = np.bincount(targets, minlength=num_classes) + 1.0
+    return np.asarray(counts / counts.sum())
+
+
+def _contrast(log_thresholds: Array, num_outputs: int) -> Array:
+    """What to take off the logits; of two classes with one logit, their difference."""
+    return log_thresholds if num_outputs > 1 else log_thresholds[1:] - log_thresholds[:1]
+
+
+def _normalised(log_thresholds: Array) -> Array:
+    """Thresholds that sum to 1."""
+    values = np.exp(log_thresholds - log_thresholds.max())
+    return np.asarray(values / values.sum())

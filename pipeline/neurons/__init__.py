@@ -1,0 +1,14 @@
+"""Which neurons, how sure, and what if they are silent.
+
+In: a probed or finished run and its store. Out: rankings and how far they agree (`salient rank`),
+    their
+stability and selectivity, and what heads lose without the neurons (`salient ablate`).
+
+Read first: `comparison` (:func:`rank`), `rankings` and `ablation` (:func:`ablate`).
+
+Table that takes a new row: `rankings.RANKINGS`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,386 @@
+"""In-model ablation: what the heads lose when salient neurons fall silent, against random ones.
+
+    options = AblationOptions(top=50)
+    report = ablate(RunConfig.load("run.toml"), options=options)     # `salient ablate run.toml`
+
+``ablate`` runs the backbone over a split's texts with the salient neurons of a run silenced, and
+with equally many random ones of the same layers, and compares the metric of (a) the chosen head
+and (b) the conventional head on the final hidden state. (a) reads the silenced neurons itself,
+which alone makes it lose; (b) shows whether the model's own later layers use them. The report is
+kept in the run folder's ``ablation.json``.
+
+After Bau et al. 2019 (arXiv 1811.01157), who erase a translation model's ranked neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.backbone import (
+    Backbone,
+    Neurons,
+    check_silenced,
+    load_from_settings,
+    refuse_shared,
+    silenced,
+)
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError, HeadError, ProbeError
+from pipeline.extraction import Activations, Extractor
+from pipeline.heads import Head
+from pipeline.linear import HIDDEN
+from pipeline.locking import one_at_a_time
+from pipeline.measures import METRICS, Resamples, predictions, probabilities, score
+from pipeline.neurons.arms import random_neurons, salient_neurons, token_means
+from pipeline.probes import Probe, load_probe
+from pipeline.progress import Say, advance, silent
+from pipeline.runfolder import RunFolder
+from pipeline.texts import Rows, Split, Target, load_target, sample_texts, wanted_tasks
+from store import ActivationStore, StoreError
+from store.tables import read_json, read_table, write_json
+
+Array = NDArray[Any]
+FORMAT_VERSION = 1
+DEFAULT_TOP = 50
+LEVEL = 0.95
+BLOCK_BYTES = 256 * 2**20
+"""Pooled activations held at a time."""
+MIN_BLOCK = 64
+HEADS = ("chosen", HIDDEN)
+FILLS = {
+    "zero": "zero",
+    "mean": "their mean over the training texts' tokens (stored means weighted by token counts)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationOptions:
+    """What to silence, and on which texts.
+
+    Attributes:
+        top: so many of the most important neurons of each layer; 50 if no share is given.
+        share: instead, the smallest set with this share of the layer's squared importance.
+        layers: where to silence; none: the layers that the chosen head reads.
+        fill: "zero", or "mean": each neuron's mean over the tokens of the task's training texts,
+            from the stored text means (:func:`~pipeline.neurons.arms.token_means`).
+        draws: seeded draws of random neurons: as many of each layer, from all its neurons.
+        split: whose texts. The test split stays untouched unless it is named.
+        limit: at most so many texts, drawn with the run's seed.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    top: int | None = None
+    share: float | None = None
+    layers: tuple[int, ...] = ()
+    fill: str = "zero"
+    draws: int = 5
+    split: str = "val"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.top is not None and self.share is not None:
+            raise ConfigError(f"--top {self.top} and --share {self.share}: give one of them")
+        if self.share is None and self.top is None:
+            object.__setattr__(self, "top", DEFAULT_TOP)
+        for option, value, good, rule in (
+            ("--top", self.top, self.top is None or self.top >= 0, "must not be negative"),
+            (
+                "--share",
+                self.share,
+                self.share is None or 0 < self.share <= 1,
+                "must lie in (0, 1]",
+            ),
+            ("--with", self.fill, self.fill in FILLS, "choose zero or mean"),
+            ("--split", self.split, self.split in get_args(Split), "choose train, val or test"),
+            ("--draws", self.draws, self.draws >= 1, "must be at least 1"),
+            ("--limit", self.limit, self.limit is None or self.limit >= 2, "must be at least 2"),
+        ):
+            if not good:
+                raise ConfigError(f"{option} {value}: {rule}")
+
+
+class _Bench:
+    """A task's two heads over the backbone, on some texts."""
+
+    def __init__(
+        self, backbone: Backbone, head: Head, hidden: Probe, texts: Sequence[str], say: Say
+    ) -> None:
+        self.backbone, self.head, self.hidden = backbone, head, hidden
+        self.texts, self.say = texts, say
+        self.stored = np.dtype(head.card.stored_dtype)
+        self.layers = list(head.features)
+        floats = len(self.layers) * backbone.neuron_size + backbone.hidden_size
+        per_text = 4 * floats * len(head.card.poolings)
+        self.block_size = max(MIN_BLOCK, BLOCK_BYTES // per_text)
+
+    def extractor(self, backbone: Backbone) -> Extractor:
+        """What the heads read, from a backbone."""
+        return Extractor(
+            backbone,
+            poolings=self.head.card.poolings,
+            special_tokens=self.head.card.extraction["backbone"]["special_tokens"],
+            layers=self.layers,
+            hidden="final",
+        )
+
+    def outputs(self, what: str, neurons: Neurons, values: Neurons | None) -> dict[str, Array]:
+        """Head -> outputs ``(n, outputs)`` with neurons silenced; ``what`` is for progress."""
+        found: dict[str, list[Array]] = {name: [] for name in HEADS}
+        extractor = self.extractor(silenced(self.backbone, neurons, values))
+        for start in range(0, len(self.texts), self.block_size):
+            texts = self.texts[start : start + self.block_size]
+            activations = extractor(texts)
+            for layer, pooled in zip(self.layers, activations.ffn, strict=True):
+                if layer in neurons:
+                    fill = None if values is None else values[layer]
+                    check_silenced(pooled, neurons[layer], fill)
+            for name, part in self._judge(activations).items():
+                found[name].append(part)
+            if len(self.texts) > self.block_size:  # else the result's own line says it all
+                advance(self.say, f"{what}:", start + len(texts), len(self.texts), "texts")
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def _judge(self, activations: Activations) -> dict[str, Array]:
+        assert activations.hidden is not None
+        rows = {
+            layer: self._as_stored(pooled)
+            for layer, pooled in zip(self.layers, activations.ffn, strict=True)
+        }
+        return {
+            "chosen": self.head.decision_outputs(self.head.outputs_full(rows)),
+            HIDDEN: self.hidden.outputs(self._as_stored(activations.hidden[0])),
+        }
+
+    def _as_stored(self, pooled: Array) -> Array:
+        """(pooling, feature, n) -> ``(n, features)`` float32, rounded as the heads' training rows.
+
+        Values out of the stored type's range become infinite, which standardising clips.
+        """
+        with np.errstate(over="ignore"):
+            rows = pooled.reshape(-1, pooled.shape[-1]).T.astype(self.stored)
+        return np.ascontiguousarray(rows, np.float32)
+
+
+def ablate(
+    config: RunConfig,
+    *,
+    tasks: Sequence[str] = (),
+    options: AblationOptions | None = None,
+    say: Say = silent,
+) -> dict[str, Any]:
+    """Silence the salient neurons of a finished run, and random ones, and compare the heads.
+
+    Args:
+        config: the run's configuration.
+        tasks: these only; default all of the run.
+        options: what to silence; default the 50 most important neurons of each layer, to zero.
+        say: called with progress lines.
+
+    Returns:
+        ``{"format_version": 1, "tasks": {task: report}}`` of these tasks; a report holds the
+        settings, the silenced neurons and, per head (``chosen``, ``hidden``), the task's metric
+        with all neurons (``baseline``), its value and change with the ``salient`` and the
+        ``random`` neurons silenced (mean over the draws), and the ``difference`` of the two
+        changes. Intervals: 95 %, percentile bootstrap over the texts, paired; the draws are not
+        resampled.
+
+    Raises:
+        ConfigError: no such task or layer, or more neurons than a layer has.
+        SalientError: the run is not finished, or its parts do not belong together.
+    """
+    options = options or AblationOptions()
+    wanted = wanted_tasks(tasks, [task.name for task in config.tasks])
+    folder = RunFolder(Path(config.run_dir))
+    if not folder.metrics.is_file():
+        raise HeadError(f"{folder.path}: no finished run here; run `salient run` first")
+    with one_at_a_time(folder.path, say):
+        heads = {name: Head.load(folder.head(name)) for name in wanted}
+        experiment = _Experiment.prepare(config, options, folder, tuple(heads.values()), say)
+        reports = {name: experiment.report(head) for name, head in heads.items()}
+        _keep(folder.path / "ablation.json", reports)
+    return {"format_version": FORMAT_VERSION, "tasks": reports}
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """A run's store and backbone, with what to do to them."""
+
+    config: RunConfig
+    options: AblationOptions
+    folder: RunFolder
+    store: ActivationStore
+    backbone: Backbone
+    say: Say
+
+    @classmethod
+    def prepare(
+        cls,
+        config: RunConfig,
+        options: AblationOptions,
+        folder: RunFolder,
+        heads: Sequence[Head],
+        say: Say,
+    ) -> _Experiment:
+        """Open the store and load the backbone that the heads were trained on."""
+        cards = [head.card for head in heads]
+        store = ActivationStore.open(config.store.path, snapshot=cards[0].provenance["snapshot"])
+        if any(card.extraction_fingerprint != store.schema.fingerprint for card in cards):
+            raise HeadError(
+                f"{config.store.path}: not the store that the heads in {folder.path} were trained"
+                " on; run `salient run` again"
+            )
+        if any(card.provenance["config_fingerprint"] != config.fingerprint for card in cards):
+            say("the heads were trained with an earlier configuration of this run")
+        backbone = load_from_settings(cards[0].extraction["backbone"], device=config.cluster.device)
+        refuse_shared(backbone)
+        return cls(config, options, folder, store, backbone, say)
+
+    def report(self, head: Head) -> dict[str, Any]:
+        """Run everything for one task."""
+        options, task = self.options, self.config.task(head.card.task)
+        target = load_target(self.store, task)
+        rows = _limited(
+            target.rows(cast(Split, options.split)), options.limit, seed=self.config.seed
+        )
+        if len(rows) < 2:
+            raise ProbeError(f"task {task.name!r}: the {options.split} split has {len(rows)} texts")
+        bench = self._bench(head, rows)
+        layers = sorted(set(options.layers)) or bench.layers
+        importance = read_table(self.folder.importance(task.name))
+        salient = salient_neurons(importance, layers, top=options.top, share=options.share)
+        means = self._means(layers, target) if options.fill == "mean" else None
+
+        count = sum(map(len, salient.values()))
+        arms: dict[str, Neurons] = {"nothing": {}, f"{count} salient neurons": salient}
+        for draw in range(options.draws):
+            arms[f"{count} random neurons, draw {draw + 1} of {options.draws}"] = random_neurons(
+                salient, self.backbone.neuron_size, seed=self.config.seed, draw=draw
+            )
+        outputs: dict[str, list[Array]] = {name: [] for name in HEADS}
+        values: dict[str, list[float]] = {name: [] for name in HEADS}
+        metric = task.selection_metric
+        for what, neurons in arms.items():
+            line = f"ablate {task.name}: silencing {what}"
+            fills = None if means is None else {at: means[at][neurons[at]] for at in neurons}
+            for name, found in bench.outputs(line, neurons, fills).items():
+                value = score(metric, rows.targets, found, positive=target.positive)
+                if not np.isfinite(value):
+                    raise ProbeError(
+                        f"task {task.name!r}: metric {metric!r} is not defined on these"
+                        f" {len(rows)} texts (too few, or a single class); use another split or a"
+                        " larger --limit"
+                    )
+                outputs[name].append(found)
+                values[name].append(value)
+            self.say(f"{line}: {metric} " + ", ".join(f"{values[n][-1]:.4f} ({n})" for n in HEADS))
+        resamples = Resamples(len(rows), seed=self.config.seed)
+        samples = {
+            name: _resampled(metric, rows.targets, outputs[name], target.positive, resamples)
+            for name in HEADS
+        }
+        return {
+            "metric": metric,
+            **asdict(options),
+            "fill": FILLS[options.fill],
+            "layers": layers,
+            "num_texts": len(rows),
+            "num_silenced": count,
+            "num_neurons": self.backbone.neuron_size * len(layers),
+            "seed": self.config.seed,
+            "num_resamples": resamples.replicates,
+            "level": LEVEL,
+            "snapshot": self.store.snapshot_id,
+            "head": {
+                "kind": head.card.kind,
+                "depth": head.card.depth,
+                "fingerprint": head.fingerprint,
+            },
+            "neurons": {str(layer): chosen.tolist() for layer, chosen in salient.items()},
+            **{name: _compare(values[name], samples[name]) for name in HEADS},
+        }
+
+    def _bench(self, head: Head, rows: Rows) -> _Bench:
+        card = head.card
+        hidden = load_probe(self.folder, card.task, HIDDEN)
+        texts = sample_texts(self.store, rows.positions, self.config)
+        bench = _Bench(self.backbone, head, hidden, texts, self.say)
+        intact, normalisation = bench.extractor(self.backbone), card.extraction["normalise"]
+        if intact.fingerprint(normalisation=normalisation) != card.extraction_fingerprint:
+            raise HeadError(
+                f"{self.backbone.source}: not the backbone that {self.folder.path} was made with;"
+                " give the same model files and revision, or run `salient run` again"
+            )
+        return bench
+
+    def _means(self, layers: Sequence[int], target: Target) -> dict[int, Array]:
+        positions = target.rows("train").positions
+        unpooled = 0
+        if not self.config.backbone.special_tokens:
+            unpooled = self.backbone.tokenizer.num_special_tokens_to_add()
+        return {
+            layer: token_means(self.store, layer, positions, special_tokens=unpooled)
+            for layer in layers
+        }
+
+
+def _resampled(
+    metric: str, targets: Array, models: Sequence[Array], positive: int, resamples: Resamples
+) -> Array:
+    """The metric of each model on the same resamples of the rows: ``(models, replicates)``."""
+    row = METRICS[metric]
+    found = np.empty((len(models), resamples.replicates))
+    judged = []
+    for outputs in models:
+        prediction = predictions(outputs, regression=row.regression)
+        graded = prediction if row.regression else probabilities(outputs)
+        judged.append((prediction, graded))
+    for part, counts in resamples.chunks():
+        for values, (prediction, graded) in zip(found, judged, strict=True):
+            index = positive if row.regression else positive % graded.shape[1]
+            values[part] = row.of_counts(counts, targets, prediction, graded, index)
+    return found
+
+
+def _compare(values: Sequence[float], samples: Array) -> dict[str, Any]:
+    """Changes against the first arm, of the second (salient) and of the others (random)."""
+    base, salient, *draws = values
+    changes = samples - samples[0]
+    random = changes[2:].mean(axis=0)
+    mean = float(np.mean(draws))
+    return {
+        "baseline": base,
+        "salient": {"value": salient, **_change(salient - base, changes[1])},
+        "random": {"value": mean, "values": draws, **_change(mean - base, random)},
+        "difference": _change(salient - mean, changes[1] - random),
+    }
+
+
+def _change(value: float, samples: Array) -> dict[str, Any]:
+    """A change with its percentile interval; resamples without a metric are left out."""
+    edges = np.nanquantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {"change": value, "interval": edges.tolist()}
+
+
+def _limited(rows: Rows, limit: int | None, *, seed: int) -> Rows:
+    if limit is None or limit >= len(rows):
+        return rows
+    picks = np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False))
+    return Rows(rows.positions[picks], rows.targets[picks])
+
+
+def _keep(path: Path, reports: Mapping[str, Any]) -> None:
+    """Write reports beside those of other tasks."""
+    try:
+        before = read_json(path)
+    except StoreError:
+        before = {}
+    kept = before.get("tasks", {}) if before.get("format_version") == FORMAT_VERSION else {}
+    write_json(path, {"format_version": FORMAT_VERSION, "tasks": {**kept, **reports}})

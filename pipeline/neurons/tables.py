@@ -1,0 +1,139 @@
+"""The ranks of neurons in each task: by the probes' importance, and by what `salient rank` wrote.
+
+tables = RankTables.read(RunFolder(run), store.layout.schema)
+tables.rank("mood", 3, 417)             # layer, feature index
+tables.first("mood", 20)                # the most important features of all layers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+from pipeline.probes import importance_shares
+from pipeline.runfolder import RunFolder
+from store.layout import StoreSchema
+from store.tables import read_table
+
+Array = NDArray[Any]
+PROBE_RANKINGS = ("l2", "l1")
+"""Rankings by the probes' own weights, which the importance tables have too."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A neuron's place in its layer by one task's importance.
+
+    Attributes:
+        task: the task's name.
+        rank: 1 is the most important feature of the layer.
+        num_features: features of the layer.
+        share: of the layer's squared importance.
+        salient: whether the chosen head reads it; None without a head.
+        others: ranking -> the rank by it, where `salient rank` has made those.
+    """
+
+    task: str
+    rank: int
+    num_features: int
+    share: float
+    others: Mapping[str, int]
+    salient: bool | None = None
+
+
+@dataclass(frozen=True)
+class RankTables:
+    """The tables of a run.
+
+    Attributes:
+        importance: task -> ``(layers, features)`` float64.
+        others: task -> ranking -> ``(layers, features)`` int32 ranks from 1, 0 where there is none.
+    """
+
+    importance: Mapping[str, Array]
+    others: Mapping[str, Mapping[str, Array]]
+
+    @classmethod
+    def read(cls, folder: RunFolder, schema: StoreSchema) -> RankTables:
+        """Read what a run has.
+
+        Raises:
+            ConfigError: it was made from another store.
+        """
+        importance, others = {}, {}
+        for path in sorted(folder.path.glob("importance/*.parquet")):
+            cube, poolings = importance_cube(read_table(path))
+            if poolings != schema.poolings or cube.shape[2] != schema.neuron_size:
+                raise ConfigError(
+                    f"{folder.path}: a run on {cube.shape[2]} neurons in {', '.join(poolings)};"
+                    f" the store has {schema.neuron_size} in {', '.join(schema.poolings)}; name"
+                    " the run that was made from this store"
+                )
+            importance[path.stem] = cube.reshape(len(cube), -1)
+            rankings = folder.path / "rankings" / path.name
+            if rankings.is_file():
+                others[path.stem] = rank_cubes(read_table(rankings), schema)
+        return cls(importance, others)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks with an importance table."""
+        return tuple(self.importance)
+
+    def rank(self, task: str, layer: int, feature: int) -> Rank:
+        """A feature's place in its layer."""
+        row = self.importance[task][layer]
+        return Rank(
+            task,
+            1 + int((row > row[feature]).sum()),
+            len(row),
+            float(importance_shares(row)[feature]),
+            {name: int(r[layer, feature]) for name, r in self.others.get(task, {}).items()},
+        )
+
+    def first(self, task: str, count: int) -> Iterator[tuple[int, int, float]]:
+        """Layer, feature and share of the layer's squared importance, largest shares first."""
+        share = np.stack([importance_shares(layer) for layer in self.importance[task]])
+        for place in np.argsort(-share, axis=None, kind="stable")[:count]:
+            layer, feature = divmod(int(place), share.shape[1])
+            yield layer, feature, float(share[layer, feature])
+
+
+def rank_cubes(table: pa.Table, schema: StoreSchema) -> dict[str, Array]:
+    """Ranking -> ``(layers, features)`` int32 ranks from 1, 0 where there is none.
+
+    Args:
+        table: of `salient rank`; the rankings by the probes' own weights are left out.
+        schema: of the store that it ranks.
+    """
+    poolings = pa.array(schema.poolings, pa.string())
+    pooling = pc.index_in(table["pooling"].cast(pa.string()), value_set=poolings).to_numpy()
+    feature = pooling * schema.neuron_size + table["neuron"].to_numpy()
+    layer, rank = table["layer"].to_numpy(), table["rank"].to_numpy()
+    ranking = np.asarray(table["ranking"].cast(pa.string()).to_pylist())
+    found = {}
+    for name in dict.fromkeys(ranking.tolist()):
+        if name in PROBE_RANKINGS:
+            continue
+        rows = ranking == name
+        found[name] = np.zeros((schema.num_layers, schema.array("ffn").rows), np.int32)
+        found[name][layer[rows], feature[rows]] = rank[rows] + 1
+    return found
+
+
+def importance_cube(table: pa.Table) -> tuple[Array, tuple[str, ...]]:
+    """An importance table as ``(layers, poolings, neurons)`` float64, and the poolings' names."""
+    poolings = tuple(dict.fromkeys(table["pooling"].to_pylist()))
+    layer, neuron = table["layer"].to_numpy(), table["neuron"].to_numpy()
+    at = {name: i for i, name in enumerate(poolings)}
+    pooling = np.array([at[name] for name in table["pooling"].to_pylist()])
+    cube = np.zeros((int(layer.max()) + 1, len(poolings), int(neuron.max()) + 1))
+    cube[layer, pooling, neuron] = table["importance"].to_numpy()
+    return cube, poolings

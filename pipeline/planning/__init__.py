@@ -1,0 +1,13 @@
+"""Which depth, which heads, which thresholds: costs measured, then chosen.
+
+In: finished runs. Out: what scoring costs and scores at every depth, the pick among them
+(`salient plan`), the thresholds of an early exit (`--cascade`).
+
+Read first: `planner` (measures and decides) and `depth` (the rules, pure).
+
+Table that takes a new row: `depth.RULES`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,87 @@
+"""Importance of features and neurons: the L2 norm of a probe's weights over its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.probes.probing import load_probe
+from pipeline.runfolder import RunFolder
+from store.tables import write_table
+
+Array = NDArray[Any]
+
+
+def feature_importance(weights: Array) -> Array:
+    """L2 norm of each feature's weights: ``(outputs, features)`` -> ``(features,)`` float64."""
+    return np.asarray(np.sqrt(np.square(weights.astype(np.float64)).sum(axis=0)))
+
+
+def importance_shares(importance: Array) -> Array:
+    """Share of each feature in the layer's squared importance, float64 ``(features,)``."""
+    squared = np.square(np.asarray(importance, np.float64))
+    return np.asarray(squared / max(squared.sum(), np.finfo(float).tiny))
+
+
+def feature_rank(values: Array) -> Array:
+    """Rank of each feature ``(features,)``, 0 for the largest value; equals in order; int32."""
+    rank = np.empty(len(values), dtype=np.int32)
+    rank[np.argsort(-values, kind="stable")] = np.arange(len(values))
+    return rank
+
+
+def importance_table(
+    weights: Array, *, layer: int, poolings: Sequence[str], classes: Sequence[str]
+) -> pa.Table:
+    """Importance of every neuron of a layer, in each pooling.
+
+    Args:
+        weights: ``(outputs, poolings * neurons)`` probe weights, pooling-major.
+        layer: the layer's index.
+        poolings: names in storage order.
+        classes: class names, or nothing for regression.
+
+    Returns:
+        A row per (pooling, neuron): ``layer``, ``pooling``, ``neuron``, ``importance`` (L2 norm
+        over the outputs), ``neuron_importance`` (over the poolings: root of the sum of squares),
+        ``rank`` (0 is the layer's most important feature), ``share`` of the layer's squared
+        importance and, for more than one output, a column ``importance_CLASS`` each.
+    """
+    importance = feature_importance(weights)
+    num_neurons = len(importance) // len(poolings)
+    both = np.sqrt(np.square(importance).reshape(len(poolings), num_neurons).sum(axis=0))
+    columns: dict[str, Any] = {
+        "layer": np.full(len(importance), layer, dtype=np.int16),
+        "pooling": np.repeat(np.array(poolings, dtype=object), num_neurons),
+        "neuron": np.tile(np.arange(num_neurons, dtype=np.int32), len(poolings)),
+        "importance": importance.astype(np.float32),
+        "neuron_importance": np.tile(both, len(poolings)).astype(np.float32),
+        "rank": feature_rank(importance),
+        "share": importance_shares(importance).astype(np.float32),
+    }
+    if len(weights) > 1:
+        for name, row in zip(classes, weights, strict=True):
+            columns[f"importance_{name}"] = np.abs(row).astype(np.float32)
+    return pa.table(columns)
+
+
+def write_importance(
+    folder: RunFolder,
+    task: str,
+    layers: Sequence[int],
+    *,
+    poolings: Sequence[str],
+    classes: Sequence[str],
+) -> None:
+    """Write the importance table of a task, all layers in one Parquet file."""
+    tables = [
+        importance_table(
+            load_probe(folder, task, layer).weights, layer=layer, poolings=poolings, classes=classes
+        )
+        for layer in layers
+    ]
+    write_table(folder.importance(task), pa.concat_tables(tables))

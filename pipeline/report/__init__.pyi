@@ -1,0 +1,17 @@
+from .charts import LEGEND as LEGEND
+from .charts import short_label as short_label
+from .facts import TaskFacts as TaskFacts
+from .figures import write_overview as write_overview
+from .figures import write_plan as write_plan
+from .inspection import describe as describe
+from .inspection import inspect as inspect
+from .page import write_report as write_report
+from .terminal import ablation_table as ablation_table
+from .terminal import cascade_table as cascade_table
+from .terminal import depth_table as depth_table
+from .terminal import plan_lines as plan_lines
+from .terminal import plan_table as plan_table
+from .terminal import ranking_summary as ranking_summary
+from .terminal import ranking_views as ranking_views
+from .terminal import task_table as task_table
+from .terminal import top_neurons as top_neurons

@@ -1,0 +1,260 @@
+"""What a report shows of a finished run, read from its folder: plain arrays and tables, no plots.
+
+    run = read_run(Path("runs/demo/run"))
+    run.tasks[0].predictions.confusion()        # (classes, classes) counts, labels in rows
+
+The chosen head's predictions on the test split are made again from the store. Where the store or
+a table is not there any more, ``notes`` says what is left out and why; the rest is still shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.heads import Head
+from pipeline.neurons import importance_cube
+from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
+from pipeline.scoring import DRIFT
+from pipeline.texts import load_target
+from store import ActivationStore
+from store.errors import SalientError
+from store.tables import read_json, read_table
+
+Array = NDArray[Any]
+JSON = Mapping[str, Any]
+RELIABILITY_BINS = 10
+MIN_BIN_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the chosen head says of the test split.
+
+    Attributes:
+        classes: names in index order; empty for regression.
+        targets: ``(n,)`` class indices int64, or values float64.
+        decided: ``(n,)`` decided class indices, or predicted values.
+        probability: ``(n, classes)`` float64; None for regression.
+    """
+
+    classes: tuple[str, ...]
+    targets: Array
+    decided: Array
+    probability: Array | None
+
+    def confusion(self) -> Array:
+        """``(classes, classes)`` int64 counts: labels in rows, decisions in columns."""
+        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        np.add.at(counts, (self.targets, self.decided), 1)
+        return counts
+
+    def reliability(self, num_bins: int | None = None) -> Reliability:
+        """How often the most probable class is the right one, by its probability.
+
+        Args:
+            num_bins: default ``RELIABILITY_BINS``, or fewer of ``MIN_BIN_ROWS`` rows each.
+        """
+        assert self.probability is not None
+        num_bins = num_bins or min(RELIABILITY_BINS, max(1, len(self.targets) // MIN_BIN_ROWS))
+        confidence = self.probability.max(axis=1)
+        right = self.probability.argmax(axis=1) == self.targets
+        order = np.argsort(confidence, kind="stable")
+        bins = [part for part in np.array_split(order, num_bins) if len(part)]
+        count = np.array([len(part) for part in bins])
+        mean = np.array([confidence[part].mean() for part in bins])
+        share = np.array([right[part].mean() for part in bins])
+        error = float(np.abs(mean - share) @ count / max(count.sum(), 1))
+        return Reliability(mean, share, count, error)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Bins of equally many rows, by the probability of the most probable class.
+
+    Attributes:
+        confidence: ``(bins,)`` mean probability.
+        accuracy: ``(bins,)`` share of rows where that class is right.
+        count: ``(bins,)`` rows.
+        error: expected calibration error: mean absolute difference of the two, over the rows.
+    """
+
+    confidence: Array
+    accuracy: Array
+    count: Array
+    error: float
+
+
+@dataclass(frozen=True)
+class DriftFacts:
+    """Drift of a folder of scores for one task.
+
+    Attributes:
+        threshold: of the excess, above which a date counts as drifted.
+        dates: date -> its entry in the drift report, dates in order.
+    """
+
+    threshold: float
+    dates: Mapping[str, JSON]
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """One task of a run.
+
+    Attributes:
+        name: the task's name.
+        metrics: its entry in ``metrics.json``.
+        sweep: every head tried: ``kind``, ``depth``, ``num_features``, ``val_score`` …
+        importance: per layer ``(layers, poolings, neurons)`` float64, the L2 norm of the probe's
+            weights; None if the table is missing.
+        poolings: names of its second axis.
+        overlaps: ``overlaps/TASK.parquet`` of `salient rank`, if it ran.
+        ablation: the task's entry in ``ablation.json``, if there is one.
+        predictions: on the test split.
+        head: the chosen head's card.
+        drift: of the texts scored with it, if there are scores.
+        notes: what could not be shown, and why.
+    """
+
+    name: str
+    metrics: JSON
+    sweep: pa.Table
+    importance: Array | None = None
+    poolings: tuple[str, ...] = ()
+    overlaps: pa.Table | None = None
+    ablation: JSON | None = None
+    predictions: Predictions | None = None
+    head: JSON = field(default_factory=dict)
+    drift: DriftFacts | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """The selection metric."""
+        return str(self.metrics["metric"])
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A finished run: its card (``run.json``), the configuration in it and its tasks."""
+
+    path: Path
+    card: JSON
+    config: RunConfig
+    tasks: tuple[TaskFacts, ...]
+
+
+def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
+    """Read a finished run.
+
+    Args:
+        path: the run's folder, or the TOML file that it was made with.
+        scores: a folder of scores made with its heads, for their drift; default the one that the
+            configuration names.
+
+    Raises:
+        ConfigError: the run is not finished.
+        SalientError: no run there, or damaged files.
+    """
+    if path.suffix == ".toml" and path.is_file():
+        path = Path(run_config(path).run_dir)
+    folder = RunFolder(path)
+    card = read_card(folder)
+    if not folder.metrics.is_file():
+        raise ConfigError(f"{path}: the run is not finished; run `salient consolidate` first")
+    metrics = read_metrics(folder)
+    config = run_config(path)
+    ablation = path / "ablation.json"
+    ablated = read_json(ablation)["tasks"] if ablation.is_file() else {}
+    if scores is None and config.score.output is not None:
+        scores = Path(config.score.output)
+    drift = {} if scores is None else read_drift(scores)
+    tasks = tuple(
+        replace(
+            _read_task(folder, config, name, entry, metrics.get("snapshot"), ablated.get(name)),
+            drift=drift.get(name),
+        )
+        for name, entry in metrics["tasks"].items()
+    )
+    return RunFacts(path, card, config, tasks)
+
+
+def _read_task(
+    folder: RunFolder,
+    config: RunConfig,
+    name: str,
+    metrics: JSON,
+    snapshot: str | None,
+    ablation: JSON | None,
+) -> TaskFacts:
+    notes: list[str] = []
+    importance: Array | None = None
+    poolings: tuple[str, ...] = ()
+    if folder.importance(name).is_file():
+        importance, poolings = importance_cube(read_table(folder.importance(name)))
+    else:
+        notes.append("no importance table: the importance map is left out")
+    overlaps = folder.path / "overlaps" / f"{name}.parquet"
+    if not overlaps.is_file():
+        notes.append("no rankings: `salient rank` compares other ways of ranking the neurons")
+    predictions, card = None, {}
+    try:
+        head = Head.load(folder.head(name))
+        card = dict(vars(head.card))
+        predictions = _predict(head, config, name, snapshot)
+    except (SalientError, OSError) as error:
+        notes.append(f"no predictions of the test split: {error}")
+    return TaskFacts(
+        name=name,
+        metrics=metrics,
+        sweep=read_table(folder.sweep(name)),
+        importance=importance,
+        poolings=poolings,
+        overlaps=read_table(overlaps) if overlaps.is_file() else None,
+        ablation=ablation,
+        predictions=predictions,
+        head=card,
+        notes=tuple(notes),
+    )
+
+
+def _predict(head: Head, config: RunConfig, task: str, snapshot: str | None) -> Predictions | None:
+    store = ActivationStore.open(config.store.path, snapshot=snapshot)
+    target = load_target(store, config.task(task))
+    rows = target.rows("test")
+    if not len(rows):
+        return None
+    slices = {
+        layer: store.read_features(layer=layer, features=features, samples=rows.positions)
+        for layer, features in head.features.items()
+    }
+    outputs = head.outputs(slices)
+    if not target.classes:
+        return Predictions((), rows.targets, outputs[:, 0].astype(np.float64), None)
+    probability = head.probabilities(outputs)
+    return Predictions(target.classes, rows.targets, head.decide(probability), probability)
+
+
+def read_drift(scores: Path) -> dict[str, DriftFacts]:
+    """Task -> drift by date, from all drift reports of a folder of scores; later ones win."""
+    dates: dict[str, dict[str, JSON]] = {}
+    threshold = 0.0
+    for path in sorted((scores / DRIFT).glob("*.json")):
+        report = read_json(path)
+        threshold = float(report["threshold"])
+        for task, entry in report["tasks"].items():
+            dates.setdefault(task, {}).update(entry["dates"])
+    return {
+        task: DriftFacts(threshold, dict(sorted(found.items())))
+        for task, found in dates.items()
+        if found
+    }

@@ -1,0 +1,163 @@
+"""`salient inspect`: say what a file or folder of Salient's holds, as plain facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError
+from pipeline.heads import Head
+from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
+from pipeline.scoring import SCORE_CARD
+from store import ActivationStore
+from store.tables import read_json
+
+Facts = dict[str, Any]
+
+
+def inspect(path: Path) -> Facts:
+    """Facts about a store, run, head or score folder, a Parquet file or a configuration.
+
+    Returns:
+        A JSON object; ``kind`` says what the path is.
+
+    Raises:
+        ConfigError: nothing that Salient knows.
+        SalientError: damaged content.
+    """
+    for applies, read in KINDS:
+        if applies(path):
+            return read(path)
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder")
+    raise ConfigError(
+        f"{path}: not a store, run, head or score folder, Parquet file or TOML configuration"
+    )
+
+
+def _store(path: Path) -> Facts:
+    store = ActivationStore.open(path)
+    schema = store.schema
+    return {
+        "kind": "store",
+        "samples": store.num_living,
+        "snapshot": store.snapshot_id,
+        "layers": schema.num_layers,
+        "neurons": schema.neuron_size,
+        "poolings": list(schema.poolings),
+        "hidden_layers": list(schema.hidden_layers),
+        "hidden_size": schema.hidden_size,
+        "peaks": schema.peaks,
+        "dtype": schema.dtype,
+        "samples_per_shard": schema.samples_per_shard,
+        "fingerprint": schema.fingerprint,
+        "tasks": {task: _label_counts(store, task) for task in store.tasks()},
+        "provenance": dict(schema.provenance),
+    }
+
+
+def _label_counts(store: ActivationStore, task: str) -> Facts:
+    table = store.labels(task)
+    counts = table.group_by("split").aggregate([("id", "count")]).to_pylist()
+    return {
+        **dict(store.label_spec(task)),
+        "rows": {row["split"]: row["id_count"] for row in counts},
+    }
+
+
+def _run(path: Path) -> Facts:
+    folder = RunFolder(path)
+    metrics = read_metrics(folder) if folder.metrics.is_file() else None
+    return {"kind": "run", **read_card(folder), "metrics": metrics}
+
+
+def _head(path: Path) -> Facts:
+    return {"kind": "head", "card": dict(vars(Head.load(path).card))}
+
+
+def _scores(path: Path) -> Facts:
+    files = sorted(path.glob("date=*/*.parquet"))
+    dates: dict[str, int] = {}
+    for file in files:
+        date = file.parent.name.removeprefix("date=")
+        dates[date] = dates.get(date, 0) + _num_rows(file)
+    return {
+        "kind": "scores",
+        **read_json(path / SCORE_CARD),
+        "files": len(files),
+        "rows": sum(dates.values()),
+        "rows_by_date": dates,
+    }
+
+
+def _num_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); move it away and score again: its rows come back"
+        ) from None
+
+
+def _parquet(path: Path) -> Facts:
+    try:
+        file = pq.ParquetFile(path)
+        first = file.read_row_group(0).slice(0, 3).to_pylist() if file.num_row_groups else []
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigError(f"{path}: not a readable Parquet file ({error})") from None
+    columns = {field.name: str(field.type) for field in file.schema_arrow}
+    return {
+        "kind": "table",
+        "rows": file.metadata.num_rows,
+        "columns": columns,
+        "first_rows": [{key: _plain(value) for key, value in row.items()} for row in first],
+    }
+
+
+def _config(path: Path) -> Facts:
+    config = run_config(path)
+    return {
+        "kind": "config",
+        "fingerprint": config.fingerprint,
+        "extracted": RunFolder(Path(config.run_dir)).card.is_file(),
+        "finished": RunFolder(Path(config.run_dir)).metrics.is_file(),
+        "config": config.model_dump(mode="json"),
+    }
+
+
+KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Facts]], ...] = (
+    (lambda path: ActivationStore.exists(path), _store),
+    (lambda path: (path / "run.json").is_file(), _run),
+    (lambda path: (path / "head.json").is_file(), _head),
+    (lambda path: (path / SCORE_CARD).is_file(), _scores),
+    (lambda path: path.is_file() and path.suffix in (".parquet", ".pq"), _parquet),
+    (lambda path: path.is_file() and path.suffix == ".toml", _config),
+)
+
+
+def describe(facts: Mapping[str, Any], *, indent: int = 0) -> Iterator[str]:
+    """The facts as lines of text, nested objects indented."""
+    for key, value in facts.items():
+        label = "  " * indent + str(key).replace("_", " ")
+        if isinstance(value, Mapping):
+            yield f"{label}:"
+            yield from describe(value, indent=indent + 1)
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            for number, entry in enumerate(value, start=1):
+                yield f"{label} {number}:"
+                yield from describe(entry, indent=indent + 1)
+        elif isinstance(value, list | tuple):
+            yield f"{label}: {', '.join(map(str, value))}"
+        else:
+            yield f"{label}: {value}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)

@@ -1,0 +1,429 @@
+"""Tables of results for the terminal, from ``metrics.json``, its companions and rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.table import Table
+
+from pipeline.heads import KINDS
+from pipeline.measures import METRICS
+from pipeline.neurons import RANKINGS
+
+JSON = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A model's line in a table of scores; ``test`` comes with its interval where there is one."""
+
+    model: str
+    blocks: str
+    features: str
+    val: str
+    test: str
+    chosen: bool = False
+
+
+def score_rows(task: JSON) -> Iterator[ScoreRow]:
+    """The baseline, every layer, the best head of each kind and the chosen head of one task.
+
+    Args:
+        task: its entry in ``metrics.json``.
+    """
+    metric, num_layers = task["metric"], len(task["layers"])
+
+    def row(model: str, blocks: int, features: str, entry: JSON, *, chosen: bool = False) -> Any:
+        value = entry["test"].get(metric)
+        bounds = (entry.get("test_interval") or {}).get(metric)
+        test = "-" if value is None else f"{value:.4f}"
+        test = test if bounds is None else f"{test} {_span(*bounds)}"
+        return ScoreRow(
+            model, f"{blocks}/{num_layers}", features, f"{entry['val']:.4f}", test, chosen
+        )
+
+    yield row("baseline: final hidden state", num_layers, "all", task["hidden"])
+    for entry in task["layers"]:
+        best = entry["source"] == task["best_layer"]["source"]
+        label = f"layer {entry['source']}" + (" (best single layer)" if best else "")
+        yield row(label, entry["source"] + 1, "all", entry)
+    for kind in KINDS:
+        if kind in task:
+            entry = task[kind]
+            features = str(entry["num_features"])
+            yield row(f"{kind}, best on validation", entry["depth"] + 1, features, entry)
+    chosen = task["chosen"]
+    label = f"chosen: {chosen['kind']}, depth {chosen['depth']}"
+    yield row(label, chosen["depth"] + 1, str(chosen["num_features"]), chosen, chosen=True)
+
+
+def gain_line(task: JSON) -> str | None:
+    """The chosen head's gain over the baseline with its interval, or why there is none."""
+    gain = task.get("gain") or {}
+    if gain.get("low") is None:
+        note = task["chosen"].get("note")
+        return f"chosen head: no gain evaluated, {note}" if note else None
+    return "chosen head less baseline: {value:+.4f} ({low:+.3f} to {high:+.3f})".format(**gain)
+
+
+def task_table(name: str, task: JSON) -> Table:
+    """Validation and test score of the baseline, every layer and the heads of one task.
+
+    The test score's interval is a bootstrap interval over the test rows; the caption's is of the
+    difference on the same rows.
+    """
+    title = f"{name}: {task['metric']}, {task['num_test']} test rows"
+    table = Table(title=title, title_justify="left")
+    table.add_column("model")
+    for column in ("blocks", "features", "val", "test (95 % CI)"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in score_rows(task):
+        cells = (row.model, row.blocks, row.features, row.val, row.test)
+        table.add_row(*cells, style="bold" if row.chosen else None)
+    if (gain := gain_line(task)) is not None:
+        table.caption = gain
+        table.caption_justify = "left"
+    return table
+
+
+def _span(low: float, high: float) -> str:
+    """An interval to three digits, such as .648-.690."""
+    return ("-" if low >= 0 else " to ").join(f"{end:.3f}".removeprefix("0") for end in (low, high))
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """A head's score with neurons silenced, and its change against none silenced."""
+
+    head: str
+    silenced: str
+    score: str
+    change: str = ""
+    interval: str = ""
+
+
+def ablation_rows(report: JSON) -> Iterator[AblationRow]:
+    """Each head with nothing, salient and random neurons silenced, and the latter's difference.
+
+    Args:
+        report: a task's entry in ``ablation.json``.
+    """
+    for key, head in _heads(report).items():
+        entry = report[key]
+        yield AblationRow(head, "nothing", f"{entry['baseline']:.4f}")
+        for what in ("salient", "random", "difference"):
+            found = entry[what]
+            score = f"{found['value']:.4f}" if "value" in found else ""
+            low, high = found["interval"]
+            span = f"{low:+.4f}, {high:+.4f}"
+            yield AblationRow(head, what, score, f"{found['change']:+.4f}", span)
+
+
+def _heads(report: JSON) -> dict[str, str]:
+    """Keys of a task's entry in ``ablation.json`` that are heads, and what they are called."""
+    return {"chosen": f"chosen ({report['head']['kind']})", "hidden": "final hidden state"}
+
+
+def ablation_table(name: str, report: JSON) -> Table:
+    """What each head loses with salient and with random neurons silenced, and the difference.
+
+    Args:
+        name: the task.
+        report: its entry in ``ablation.json``.
+    """
+    metric, layers = report["metric"], report["layers"]
+    better = "" if METRICS[metric].higher_is_better else " (lower is better)"
+    spreads = (
+        f"{min(draws):.4f} to {max(draws):.4f} ({head})"
+        for draws, head in (
+            (report[key]["random"]["values"], head) for key, head in _heads(report).items()
+        )
+    )
+    table = Table(
+        title=f"{name}: {report['num_silenced']} of {report['num_neurons']} neurons of"
+        f" layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} set to {report['fill']};"
+        f" {report['num_texts']} {report['split']} texts",
+        title_justify="left",
+        caption=f"random: mean of {report['draws']} draws; they lie in {', '.join(spreads)}",
+        caption_justify="left",
+    )
+    table.add_column("head")
+    table.add_column("silenced")
+    for column in (metric + better, "change", f"{100 * report['level']:.0f} % CI"):
+        table.add_column(column, justify="right")
+    for row in ablation_rows(report):
+        head = row.head if row.silenced == "nothing" else ""
+        table.add_row(head, row.silenced, row.score, row.change, row.interval)
+        if row.silenced == "difference":
+            table.add_section()
+    return table
+
+
+def plan_table(plan: JSON) -> Table:
+    """Scores and costs by depth, the Pareto front and the picks.
+
+    Args:
+        plan: the content of ``plan.json``.
+    """
+    tasks, measured = plan["tasks"], plan["measured"]
+    table = Table(
+        title="what a deeper pass costs and brings: " + ", ".join(tasks), title_justify="left"
+    )
+    table.add_column("layers", justify="right", no_wrap=True)
+    for name, task in tasks.items():
+        table.add_column(f"{name}\n{task['metric']}", justify="right")
+    for column in ("salient\nneurons", "MFLOP/\ntoken", "texts/s\ntokens/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("pick", no_wrap=True)
+
+    def cells(option: JSON, front: str = "") -> list[str]:
+        found = [f"{front}0..{option['depth']}"]
+        for name in tasks:
+            head = option["heads"][name]
+            span = "" if head["low"] is None else f"\n{_span(head['low'], head['high'])}"
+            above = "" if head["depth"] == option["depth"] else f"@{head['depth']} "
+            found.append(f"{above}{head['score']:.4f}{span}")
+        speed = option["speed"]
+        return [
+            *found,
+            f"{option['num_neurons']:,}",
+            f"{option['flops_per_token'] / 1e6:,.3g}",
+            f"{speed['texts_per_s']:,.0f}\n{speed['tokens_per_s']:,.0f}",
+        ]
+
+    for option in plan["options"]:
+        picked = [rule for rule, depth in plan["picks"].items() if depth == option["depth"]]
+        front = "• " if option["depth"] in plan["front"] else ""
+        slow = option["speed"]["texts_per_s"] < (plan["min_texts_per_s"] or 0)
+        style = "bold" if picked else "dim" if slow else None
+        table.add_row(*cells(option, front), "\n".join(picked), style=style)
+    table.add_section()
+    table.add_row(*cells(plan["chosen"]), "chosen\nnow")
+    table.caption = _plan_caption(plan, measured)
+    table.caption_justify = "left"
+    return table
+
+
+def plan_lines(plan: JSON) -> Iterator[str]:
+    """What was picked, in words."""
+    depth = plan["picks"][plan["pick"]]
+    option = next(one for one in plan["options"] if one["depth"] == depth)
+    fingerprints = [
+        {task: head["fingerprint"] for task, head in one["heads"].items()}
+        for one in (option, plan["chosen"])
+    ]
+    done = "chosen now" if fingerprints[0] == fingerprints[1] else "--apply makes it the chosen one"
+    yield f"{plan['pick']}: layers 0..{depth} ({done})"
+    for task, head in option["heads"].items():
+        yield (
+            f"  {task}: {head['kind']} head, layers 0..{head['depth']}, {head['num_features']}"
+            f" salient features, {plan['tasks'][task]['metric']} {head['score']:.4f}"
+        )
+
+
+def cascade_table(cascade: JSON) -> Table:
+    """Scores and throughput of the chosen heads alone and with an early exit.
+
+    Args:
+        cascade: the content of ``cascade.json``.
+    """
+    found, tasks = cascade["found"], cascade["tasks"]
+    measured = found["measured"]
+    table = Table(
+        title=f"cascade: texts may leave after layers 0..{found['early_depth']} of"
+        f" 0..{found['full_depth']}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("")
+    for name, task in found["tasks"].items():
+        table.add_column(f"{name}\n{task['metric']}", justify="right")
+    table.add_column("texts/s", justify="right")
+
+    def row(label: str, key: str) -> list[str]:
+        scores = [f"{task[key]:.4f}" for task in found["tasks"].values()]
+        return [label, *scores, f"{measured[key]['texts_per_s']:,.0f}"]
+
+    table.add_row(*row("chosen heads", "plain"))
+    table.add_row(*row("with the cascade", "cascade"))
+    changes = [
+        "{:+.3f}, {:+.3f}".format(*task["change"]) if task["change"] else ""
+        for task in found["tasks"].values()
+    ]
+    table.add_row("change, 95 % CI", *changes, "")
+    thresholds = ", ".join(f"{name} {task['threshold']:.3f}" for name, task in tasks.items())
+    table.caption = (
+        f"scores: on validation, where depth and thresholds were chosen for a loss of at most"
+        f" {cascade['loss']:g}\n{found['share_early']:.0%} of {found['num_validation_texts']:,}"
+        f" validation texts leave early: their classes are at least so probable: {thresholds}\n"
+        f"speed: {measured['gain']:.2f} times as fast on {measured['num_texts']:,} texts, of which"
+        f" {measured['share_early']:.0%} left (expected: {found['expected_gain']:.2f})"
+    )
+    if measured["gain"] < 1:
+        table.caption += "\nslower than the chosen heads alone: better not used"
+    return table
+
+
+def _plan_caption(plan: JSON, measured: JSON) -> str:
+    limit = plan["min_texts_per_s"]
+    lines = [
+        "score with its 95 % interval; •: on the Pareto front of measured speed and score"
+        + (" (of the task that loses most)" if len(plan["tasks"]) > 1 else ""),
+        f"best: highest score; smallest: fewest layers within {plan['tolerance']:g} of it"
+        + (f"; among those with {limit:,.0f} texts/s" if limit else ""),
+        f"speed: median of {measured['rounds']} passes over {measured['num_texts']:,} texts"
+        f" ({measured['num_tokens']:,} tokens), {measured['dtype']}, {measured['device']}"
+        + (f" with {measured['threads']} threads" if measured["device"] == "cpu" else ""),
+    ]
+    if any(
+        head["depth"] < option["depth"]
+        for option in (*plan["options"], plan["chosen"])
+        for head in option["heads"].values()
+    ):
+        lines.append("@N: this task's best head up to here reads layers 0..N only")
+    return "\n".join(lines)
+
+
+def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
+    """Best score of each head kind at each depth, with the salient set's size."""
+    metric, rows = task["metric"], sweep.to_pylist()
+    kinds = sorted({row["kind"] for row in rows})
+    table = Table(title=f"{name}: {judge(rows)} {metric} by depth", title_justify="left")
+    table.add_column("layers", justify="left")
+    for kind in kinds:
+        table.add_column(kind, justify="right")
+        table.add_column("features", justify="right")
+    best = best_by_depth(rows, metric)
+    for depth in sorted({depth for _, depth in best}):
+        cells = []
+        for kind in kinds:
+            entry = best.get((kind, depth))
+            cells += [f"{judged(entry):.4f}", str(entry["num_features"])] if entry else ["", ""]
+        chosen = depth == task["chosen"]["depth"]
+        table.add_row(f"0..{depth}" + (" (chosen)" if chosen else ""), *cells)
+    return table
+
+
+def judged(row: JSON) -> float:
+    """What a head of the sweep was judged by: its ``score``, or in older runs ``val_score``."""
+    score = row.get("score")
+    return float(row["val_score"] if score is None else score)
+
+
+def judge(rows: Sequence[JSON]) -> str:
+    """Which rows heads were judged on, in a word."""
+    same = all(judged(row) == row["val_score"] for row in rows)
+    return "validation" if same else "cross-validation"
+
+
+def best_by_depth(rows: Sequence[JSON], metric: str) -> dict[tuple[str, int], JSON]:
+    """(kind, depth) -> the sweep's best row there."""
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    best: dict[tuple[str, int], JSON] = {}
+    for row in rows:
+        key = (row["kind"], row["depth"])
+        if key not in best or sign * judged(row) > sign * judged(best[key]):
+            best[key] = row
+    return best
+
+
+def top_neurons(table: pa.Table, *, rows: int) -> list[dict[str, Any]]:
+    """The first neurons of a ranking table by their share of a layer's squared importance.
+
+    Returns:
+        ``layer``, ``pooling``, ``neuron``, ``share`` and ``ranks``: ranking -> rank in the layer.
+    """
+    names = table["ranking"].cast(pa.string())
+    first = table.filter(pc.equal(names, names[0]))
+    first = first.sort_by([("share", "descending"), ("layer", "ascending")]).slice(0, rows)
+    out = []
+    for row in first.select(["layer", "pooling", "neuron", "share"]).to_pylist():
+        same = pc.and_(
+            pc.and_(
+                pc.equal(table["layer"], row["layer"]), pc.equal(table["neuron"], row["neuron"])
+            ),
+            pc.equal(table["pooling"].cast(pa.string()), row["pooling"]),
+        )
+        ranks = table.filter(same).select(["ranking", "rank"]).to_pylist()
+        out.append(row | {"ranks": {entry["ranking"]: entry["rank"] for entry in ranks}})
+    return out
+
+
+def ranking_summary(found: Mapping[str, Mapping[str, pa.Table]], *, rows: int) -> dict[str, Any]:
+    """What `salient rank` made as JSON: the first neurons, and the other tables whole."""
+    return {
+        task: {
+            "neurons": top_neurons(tables["rankings"], rows=rows),
+            **{k: table.to_pylist() for k, table in tables.items() if k != "rankings"},
+        }
+        for task, tables in found.items()
+    }
+
+
+def ranking_views(task: str, tables: Mapping[str, pa.Table], *, rows: int) -> Iterator[Table]:
+    """Tables for the terminal: first neurons, overlaps, stability and selectivity by layer."""
+    yield _neuron_view(task, top_neurons(tables["rankings"], rows=rows))
+    overlaps = tables["overlaps"].to_pylist()
+    own, expected = overlaps[0]["ranking"], overlaps[0]["expected"]
+    title = (
+        f"{task}: share of the top {overlaps[0]['top']} features in common with"
+        f" {RANKINGS[own].label}"
+        f" (Jaccard; random sets: {expected:.3f})"
+    )
+    with_own = [row | {"ranking": row["other"]} for row in overlaps if row["ranking"] == own]
+    yield _layer_view(title, with_own, "jaccard")
+    if "stability" in tables:
+        entries = tables["stability"].to_pylist()
+        title = (
+            f"{task}: stability of the top {entries[0]['top']} features over"
+            f" {entries[0]['replicates']} bootstrap replicates (1: always the same, 0: random)"
+        )
+        yield _layer_view(title, entries, "stability")
+    if "selectivity" in tables:
+        yield _selectivity_view(task, tables["selectivity"].to_pylist())
+
+
+def _neuron_view(task: str, neurons: Sequence[Mapping[str, Any]]) -> Table:
+    others = list(neurons[0]["ranks"])
+    table = Table(
+        title=f"{task}: neurons with the largest share of their layer's squared importance; rank"
+        " in the layer by each ranking",
+        title_justify="left",
+    )
+    for column in ("layer", "pool", "neuron", "share", *(RANKINGS[name].label for name in others)):
+        table.add_column(column, justify="left" if column == "pool" else "right")
+    for row in neurons:
+        cells = [str(row["layer"]), row["pooling"], str(row["neuron"]), f"{row['share']:.2%}"]
+        table.add_row(*cells, *(str(row["ranks"][name] + 1) for name in others))
+    return table
+
+
+def _layer_view(title: str, entries: Sequence[Mapping[str, Any]], value: str) -> Table:
+    """A row per layer, a column per ranking."""
+    names = list(dict.fromkeys(row["ranking"] for row in entries))
+    cells = {(row["layer"], row["ranking"]): row[value] for row in entries}
+    table = Table(title=title, title_justify="left")
+    for column in ("layer", *(RANKINGS[name].label for name in names)):
+        table.add_column(column, justify="right")
+    for layer in sorted({layer for layer, _ in cells}):
+        table.add_row(str(layer), *(f"{cells[layer, name]:.3f}" for name in names))
+    return table
+
+
+def _selectivity_view(task: str, entries: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(
+        title=f"{task}: {entries[0]['metric']} with labels and with shuffled ones (mean of"
+        f" {entries[0]['shuffles']} shuffles)",
+        title_justify="left",
+    )
+    columns = ("validation", "shuffled", "selectivity", "training", "training, shuffled")
+    for column in ("layer", *columns):
+        table.add_column(column, justify="right")
+    for row in entries:
+        keys = ("val", "val_control", "selectivity", "train", "train_control")
+        table.add_row(str(row["layer"]), *(f"{row[key]:.4f}" for key in keys))
+    return table

@@ -1,0 +1,11 @@
+from .batch import IncompleteScores as IncompleteScores
+from .cascade import NEVER as NEVER
+from .cascade import Cascade as Cascade
+from .cascade import CascadeTask as CascadeTask
+from .cascade import leaving as leaving
+from .files import ScoreOptions as ScoreOptions
+from .files import score_files as score_files
+from .folder import DRIFT as DRIFT
+from .folder import SCORE_CARD as SCORE_CARD
+from .scorer import Scored as Scored
+from .scorer import Scorer as Scorer

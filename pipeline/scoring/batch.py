@@ -1,0 +1,264 @@
+"""Batch scoring: texts or tweet dumps in, Parquet by date out, every id once.
+
+A ``ScoreRun`` reads files in blocks, leaves out what the filters leave out and what is scored
+already, has the different texts computed, and hands the rows to the folder of scores, which writes
+them. A killed run loses nothing and doubles nothing: the next one reads the files again that were
+not finished, and scores what is missing.
+
+    files        -> (Work, texts)         _works: a thread that reads ahead
+    texts        -> Scored                compute: threads or workers; the Work goes along
+    Work, Scored -> rows                  _with_scores: the caller's thread
+    rows         -> folder of scores      _write: the caller's thread
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import SCORE_COLUMNS
+from pipeline.errors import CorpusError, DumpError, ScoreError
+from pipeline.heads import Drift, Head
+from pipeline.progress import Say, silent
+from pipeline.scoring.cache import CachePlan, TextCache
+from pipeline.scoring.folder import ScoreFolder
+from pipeline.scoring.scorer import Compute, Scored, heads_fingerprint
+from pipeline.scoring.summary import Counts, InputReport, ScoreReport, reason_kind
+from pipeline.texts import (
+    TWEETS,
+    Filters,
+    InputBlock,
+    InputOptions,
+    content_digest,
+    detect,
+    input_key,
+    readable,
+)
+from pipeline.texts import read_blocks as read_input_blocks
+
+SAY_EVERY_S = 5.0
+
+
+class IncompleteScores(ScoreError):
+    """All that could be scored was scored, but a file failed or too many rows were unreadable."""
+
+    def __init__(self, report: ScoreReport) -> None:
+        super().__init__(str(report.problem))
+        self.report = report
+
+
+def score_card(heads: Sequence[Head]) -> dict[str, object]:
+    """What a folder of scores says of the heads that made them."""
+    return {
+        "fingerprint": heads_fingerprint(heads),
+        "extraction_fingerprint": heads[0].card.extraction_fingerprint,
+        "tasks": {
+            head.card.task: {
+                "kind": head.card.kind,
+                "fingerprint": head.fingerprint,
+                "depth": head.card.depth,
+                "num_features": head.card.num_features,
+                "classes": head.card.classes,
+            }
+            for head in heads
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _End:
+    """A file was read to its end."""
+
+    input_number: int
+    key: str
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Work:
+    """New rows of one block, on their way to the folder.
+
+    Attributes:
+        input_number: of their file.
+        rows: the rows; at least one.
+        plan: where the predictions of their texts come from.
+        counts: of their file.
+        ended: the files that ended before this block and after the last one that had new rows.
+    """
+
+    input_number: int
+    rows: pa.Table
+    plan: CachePlan
+    counts: Counts
+    ended: tuple[_End, ...]
+
+
+class ScoreRun:
+    """One run over some files.
+
+    Args:
+        folder: an open folder of scores.
+        report: to be filled; its ``fingerprint`` is put into every row.
+        options: how files are read.
+        filters: which rows are scored.
+        cache_texts: texts whose predictions are remembered.
+        compute: the model's part; None to only read and count (the folder must be in a dry run).
+        say: told of progress.
+    """
+
+    def __init__(
+        self,
+        folder: ScoreFolder,
+        report: ScoreReport,
+        *,
+        options: InputOptions,
+        filters: Filters,
+        cache_texts: int,
+        compute: Compute | None,
+        say: Say = silent,
+    ) -> None:
+        self._folder = folder
+        self._report = report
+        self._options = options
+        self._filters = filters
+        self._cache = TextCache(max_texts=cache_texts)
+        self._compute = compute
+        self._say = say
+        self._ended: list[_End] = []
+        self.drift = Drift()
+        """Of all texts computed."""
+
+    def run(self, paths: Sequence[Path]) -> None:
+        """Score files, one after another."""
+        started = said = time.monotonic()
+        for work, table in self._results(self._works(paths)):
+            self._write(work, table)
+            now = time.monotonic()
+            if now - said >= SAY_EVERY_S:
+                said = now
+                self._say(self._progress(now - started))
+        self._finish(self._ended)
+
+    def _results(self, works: Iterator[tuple[Work, pa.Table]]) -> Iterator[tuple[Work, pa.Table]]:
+        """The rows of every block with their scores; in a dry run without."""
+        if self._compute is None:
+            for work, _ in works:
+                yield work, work.rows
+        else:
+            for work, scored in self._compute(works):
+                yield work, self._with_scores(work, scored)
+
+    def _progress(self, elapsed_s: float) -> str:
+        report = self._report
+        done = sum(one.state != "reading" for one in report.inputs)
+        return (
+            f"{report.read} rows read, {report.scored} scored ({report.scored / elapsed_s:.0f} a"
+            f" second), {done} files done"
+        )
+
+    # ------------------------------------------------- reading, in the thread that computes ahead
+
+    def _works(self, paths: Sequence[Path]) -> Iterator[tuple[Work, pa.Table]]:
+        """Every block with new rows, and those of its rows whose text is to be computed."""
+        for number, path in enumerate(paths):
+            entry = InputReport(readable(str(path)))
+            self._report.inputs.append(entry)
+            try:
+                yield from self._read(number, path, entry)
+            except (CorpusError, DumpError) as error:
+                # The other files go on; this one is reported at the end.
+                entry.state, entry.problem = "failed", str(error)
+                self._say(f"failed: {error}")
+
+    def _read(self, number: int, path: Path, entry: InputReport) -> Iterator[tuple[Work, pa.Table]]:
+        before = _state_of_file(path)
+        entry.content = content_digest(path)
+        entry.kind = detect(path, self._options)
+        key = input_key(
+            path, entry.content, entry.kind, self._options, filters=self._filters.to_dict()
+        )
+        if (counts := self._folder.finished(key)) is not None:
+            entry.state, entry.counts = "unchanged", counts
+            return
+        for block in read_input_blocks(path, entry.kind, self._options):
+            new = self._new_rows(number, block, entry)
+            if len(new):
+                plan = self._cache.plan(new["text_hash"].to_pylist())
+                ended, self._ended = tuple(self._ended), []
+                work = Work(number, new, plan, entry.counts, ended)
+                yield work, new.take(pa.array(plan.new, pa.int64()))
+        entry.state = "read"
+        if _state_of_file(path) == before:
+            self._ended.append(_End(number, key, entry.counts))
+        else:
+            self._say(f"{path}: changed while it was read; the next run reads it again")
+
+    def _new_rows(self, number: int, block: InputBlock, entry: InputReport) -> pa.Table:
+        """Count a block; its rows that are to be scored."""
+        kept, left_out = self._filters.apply(block.rows)
+        new, bad, counts = self._folder.sort_out(kept, ids_are_exact=entry.kind == TWEETS)
+        for unreadable in (block.bad, bad):
+            if unreadable is not None:
+                self._folder.quarantine(unreadable, number)
+        for reason in block.bad["reason"].to_pylist():
+            counts[f"quarantined/{reason_kind(reason)}"] += 1
+        counts.update(block.counts)
+        counts.update({f"filtered/{reason}": count for reason, count in left_out.items()})
+        counts["scored"] += len(new)
+        entry.counts.update(counts)
+        return new
+
+    # ------------------------------------------------------------------ scores and writing
+
+    def _with_scores(self, work: Work, scored: Scored) -> pa.Table:
+        """The rows of a block with the predictions of their texts, as they are written."""
+        self.drift += scored.drift
+        predictions = scored.table.drop_columns(list(_OF_ROWS))
+        work.counts["computed"] += len(predictions)
+        table = self._scores(work.rows, self._cache.resolve(work.plan, predictions))
+        blank = [not (text or "").strip() for text in work.rows["text"].to_pylist()]
+        work.counts["empty"] += sum(blank)
+        work.counts["truncated"] += int(pc.sum(table["truncated"]).as_py() or 0)
+        return table
+
+    def _write(self, work: Work, table: pa.Table) -> None:
+        """The only way of rows to the folder, and of ends of files to its ledger."""
+        # Durable after this: nothing yet; a file's end is recorded with the last of its rows,
+        # all of which have been added before.
+        self._finish(work.ended)
+        # Durable after this: all rows but the last buffer_rows, in files first, then in the ledger
+        # (the others once the folder is flushed).
+        self._folder.add(table, work.input_number)
+
+    def _finish(self, ended: Sequence[_End]) -> None:
+        for end in ended:
+            self._folder.finish(end.input_number, end.key, end.counts)
+
+    def _scores(self, rows: pa.Table, predictions: pa.Table) -> pa.Table:
+        columns = {
+            "id": rows["id"],
+            "created_at": rows["created_at"].cast(pa.timestamp("s", tz="UTC")),
+            "source_file": rows["source_file"],
+            "text_hash": rows["text_hash"],
+            "fingerprint": pa.array([self._report.fingerprint] * len(rows), pa.string()),
+            **{name: predictions[name] for name in predictions.column_names},
+        }
+        others = [name for name in columns if name not in SCORE_COLUMNS]
+        return pa.table({name: columns[name] for name in (*SCORE_COLUMNS, *others)})
+
+
+_OF_ROWS = ("id", "created_at", "source_file", "text_hash")
+"""Columns of ``Scored.table`` that belong to a row rather than to its text."""
+
+
+def _state_of_file(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return found.st_ino, found.st_size, found.st_mtime_ns

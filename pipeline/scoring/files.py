@@ -1,0 +1,359 @@
+"""`salient score`: find the heads, check that everything fits, score the files, write the summary.
+
+Heads come from a finished run, or from head folders alone: those can be carried to a machine that
+has nothing else of the run but the model.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.config import NormaliseConfig, RunConfig, ScoreConfig
+from pipeline.errors import ConfigError, ScoreError
+from pipeline.heads import Drift, Head, describe_heads
+from pipeline.progress import Say, silent
+from pipeline.runfolder import RunFolder, run_config
+from pipeline.scoring.batch import IncompleteScores, ScoreRun, score_card
+from pipeline.scoring.cascade import Cascade, CascadeScorer
+from pipeline.scoring.distributed import ScoreRecipe, computing
+from pipeline.scoring.folder import DRIFT, RUNS, open_scores
+from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.summary import ScoreReport, total
+from pipeline.texts import FORMATS, Filters, InputOptions, wanted_tasks
+from store import ActivationStore
+from store.tables import write_json
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What to score with, and how to read the files.
+
+    Attributes:
+        heads: head folders, instead of a run.
+        tasks: score these only; default all.
+        format: one of ``FORMATS``.
+        text, id: columns of files of texts; default ``text``, and ``id`` if there is one. Giving
+            either says that the files are no tweet dumps.
+        model: the backbone's location, if it moved.
+        device: torch device.
+        cascade: let easy texts leave early, as ``cascade.json`` of the run says.
+        dry_run: read and count only: no model, nothing written.
+    """
+
+    heads: Sequence[Path] = ()
+    tasks: Sequence[str] = ()
+    format: str = "auto"
+    text: str | None = None
+    id: str | None = None
+    model: str | None = None
+    device: str = "auto"
+    cascade: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where heads come from.
+
+    Attributes:
+        folders: their folders.
+        config: the run's configuration; None where head folders were given.
+    """
+
+    folders: tuple[Path, ...]
+    config: RunConfig | None
+
+
+AnyScorer = Scorer | CascadeScorer
+
+
+def score_files(
+    inputs: Sequence[Path],
+    run: Path | None = None,
+    output: Path | None = None,
+    *,
+    options: ScoreOptions | None = None,
+    say: Say = silent,
+    **settings: Any,
+) -> ScoreReport:
+    """Score files with the chosen heads of a run, or with the heads in some folders.
+
+        score_files([Path("new.csv")], Path("run.toml"), Path("scores"), languages=("en",))
+        score_files(dumps, output=Path("scores"), options=ScoreOptions(heads=folders))
+
+    Args:
+        inputs: tweet dumps or files of texts.
+        run: a run folder, or the TOML file of a finished run.
+        output: where the Parquet goes; default ``score.output`` of the configuration.
+        options: what to score with, and how to read the files.
+        say: called with progress lines.
+        **settings: keys of ``[score]`` that replace those of the configuration; None: as there.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ConfigError: wrong arguments; nothing was read.
+        IncompleteScores: a file failed, or too many rows were unreadable; has the counts.
+        SalientError: nothing could be scored.
+    """
+    started, begun_at = time.monotonic(), datetime.now(UTC)
+    options = options or ScoreOptions()
+    _check_inputs(inputs, options)
+    source = find_heads(run, options.heads, options.tasks)
+    heads = [Head.load(folder) for folder in source.folders]
+    config = _settings(source.config, settings)
+    filters = _filters(config)
+    reading = _reading(options, config, _normalisation(heads, source.config))
+    target = _target(output, config)
+    say(f"heads: {describe_heads(heads)}")
+    cascade = _cascade(source, [head.card.task for head in heads]) if options.cascade else None
+    card = score_card(heads)
+    if cascade is not None:
+        card |= {"fingerprint": cascade.fingerprint, "cascade": cascade.to_dict()}
+    scorer = None if options.dry_run else _load_scorer(source, cascade, options, config, say)
+    report = ScoreReport(str(target), str(card["fingerprint"]), dry_run=options.dry_run)
+    report.details = {
+        "begun_at": begun_at.isoformat(timespec="seconds"),
+        "filters": filters.to_dict(),
+        "normalise": reading.normalise.model_dump(),
+        "heads": [str(folder) for folder in source.folders],
+    }
+    here = None if scorer is None else scorer.score_along
+    recipe = ScoreRecipe.of(source.folders, model=options.model, device=options.device)
+    with (
+        open_scores(
+            target, card, buffer_rows=config.buffer_rows, dry_run=options.dry_run, say=say
+        ) as folder,
+        computing(here, source.config, recipe, target, say) as compute,
+    ):
+        files = ScoreRun(
+            folder,
+            report,
+            options=reading,
+            filters=filters,
+            cache_texts=config.cache_texts,
+            compute=compute,
+            say=say,
+        )
+        files.run(inputs)
+        folder.flush()
+        report.files_written = folder.files_written
+        report.elapsed_s = time.monotonic() - started
+        report.problem = _problem(report, config.max_errors)
+        if scorer is not None:
+            name = f"{begun_at:%Y%m%dT%H%M%S%f}-{os.getpid()}"
+            _write_records(target, name, scorer, files.drift, report, config, say)
+    if report.problem is not None:
+        raise IncompleteScores(report)
+    return report
+
+
+def _check_inputs(inputs: Sequence[Path], options: ScoreOptions) -> None:
+    if options.format not in FORMATS:
+        raise ConfigError(f"--format {options.format!r}: choose one of {', '.join(FORMATS)}")
+    for path in inputs:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such input file")
+
+
+def find_heads(run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str]) -> Source:
+    """The folders of the heads to score with.
+
+    Raises:
+        ConfigError: neither or both of a run and head folders, no head there, or an unknown task.
+    """
+    if (run_path is None) == (not heads):
+        raise ConfigError("give either --run RUN, or --heads FOLDER (which may be repeated)")
+    if run_path is not None:
+        config = run_config(run_path)
+        run = RunFolder(Path(config.run_dir))
+        found = {task.name: run.head(task.name) for task in config.tasks}
+        source = Source(tuple(found[name] for name in wanted_tasks(tasks, list(found))), config)
+    else:
+        by_task = {_task_of(folder): folder for folder in heads}
+        if len(by_task) < len(heads):
+            raise ConfigError(f"--heads: two heads for one task among {list(map(str, heads))}")
+        chosen = wanted_tasks(tasks, list(by_task))
+        source = Source(tuple(by_task[name] for name in chosen), None)
+    return source
+
+
+def _cascade(source: Source, tasks: Sequence[str]) -> Cascade:
+    """The run's cascade.
+
+    Raises:
+        ConfigError: heads without a run, a run on a cluster, no cascade or one of other tasks.
+    """
+    if source.config is None:
+        raise ConfigError("--cascade goes with --run RUN: it is kept in the run's folder")
+    if source.config.cluster.kind != "local":
+        raise ConfigError(
+            f"--cascade scores on this machine only, and cluster.kind is"
+            f" {source.config.cluster.kind!r}; set it to 'local', or leave --cascade out"
+        )
+    found = Cascade.load(RunFolder(Path(source.config.run_dir)))
+    if list(found.tasks) != list(tasks):
+        options = " ".join(f"--task {name}" for name in found.tasks)
+        raise ConfigError(
+            f"--cascade: the run's cascade is for {', '.join(found.tasks)}, and {', '.join(tasks)}"
+            f" are to be scored; give {options}, or make one for all of them"
+        )
+    return found
+
+
+def _task_of(folder: Path) -> str:
+    if not (folder / "head.json").is_file():
+        inside = sorted(str(path.parent) for path in folder.glob("**/chosen/head.json"))
+        hint = f"; there are {', '.join(inside[:5])}" if inside else ""
+        raise ConfigError(f"--heads {folder}: no head here (no head.json){hint}")
+    return Head.load(folder).card.task
+
+
+def _settings(config: RunConfig | None, changes: dict[str, Any]) -> ScoreConfig:
+    """``[score]`` with what the caller gave."""
+    given = {name: value for name, value in changes.items() if value not in (None, ())}
+    base = config.score.model_dump() if config is not None else {}
+    try:
+        return ScoreConfig.model_validate(base | given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{where}: {first['msg']}, not {first['input']!r}") from None
+
+
+def _filters(config: ScoreConfig) -> Filters:
+    return Filters.of(
+        languages=config.languages,
+        since=config.since,
+        until=config.until,
+        retweets=config.retweets,
+    )
+
+
+def _reading(
+    options: ScoreOptions, config: ScoreConfig, normalise: NormaliseConfig
+) -> InputOptions:
+    return InputOptions(
+        format=options.format,
+        text=options.text,
+        id=options.id,
+        normalise=normalise,
+        block_rows=config.block_rows,
+    )
+
+
+def _target(output: Path | None, config: ScoreConfig) -> Path:
+    target = output or (Path(config.output) if config.output else None)
+    if target is None:
+        raise ConfigError("no output folder: give --out FOLDER, or `output` under [score]")
+    return target
+
+
+def _normalisation(heads: Sequence[Head], config: RunConfig | None) -> NormaliseConfig:
+    """How texts were normalised in training.
+
+    Raises:
+        ScoreError: the configuration, or this version, normalises otherwise.
+    """
+    trained = heads[0].card.extraction["normalise"]
+    try:
+        normalise = NormaliseConfig.model_validate(trained)
+    except ValidationError:
+        raise ScoreError(
+            f"the heads were trained on texts normalised with {trained}, and this version knows"
+            f" {', '.join(NormaliseConfig.model_fields)} only; install the version that trained"
+            " them"
+        ) from None
+    if config is not None and config.normalise != normalise:
+        now, then = config.normalise.model_dump(), normalise.model_dump()
+        key = next(key for key in now if now[key] != then[key])
+        raise ScoreError(
+            f"normalise.{key} is {str(now[key]).lower()} in the configuration, and was"
+            f" {str(then[key]).lower()} when the heads were trained; set it back, or extract and"
+            " train again"
+        )
+    return normalise
+
+
+def _load_scorer(
+    source: Source,
+    cascade: Cascade | None,
+    options: ScoreOptions,
+    config: ScoreConfig,
+    say: Say,
+) -> AnyScorer:
+    """What scores, once it has been checked."""
+    model, device = options.model, options.device
+    if cascade is None or source.config is None:
+        scorer = Scorer.load(source.folders, model=model, device=device)
+        _check_scorer(scorer, source.config, config.parity_samples, say)
+        return scorer
+    both = cascade.scorer(RunFolder(Path(source.config.run_dir)), model=model, device=device)
+    say(f"cascade: texts may leave after layers 0..{both.early.depth}")
+    _check_scorer(both.full, source.config, config.parity_samples, say)
+    return both
+
+
+def _check_scorer(scorer: Scorer, config: RunConfig | None, num_samples: int, say: Say) -> None:
+    """Say what runs; compare with the run's stored activations, where they are at hand."""
+    backbone = scorer.extractor.backbone
+    num_layers = scorer.heads[0].card.num_layers
+    say(f"backbone: {backbone.model_type}, blocks 0..{scorer.depth} of {num_layers}")
+    if scorer.golden_difference is not None:
+        say(f"golden texts: outputs {scorer.golden_difference:.1e} of their range apart at most")
+    if config is None:
+        return
+    if not ActivationStore.exists(config.store.path):
+        say(f"{config.store.path}: no store here, so parity with it is not checked")
+        return
+    worst = scorer.check_parity(ActivationStore.open(config.store.path), num_samples)
+    if worst is None:
+        say("parity with the stored activations: not checked, nothing to compare")
+    else:
+        say(f"parity with the stored activations: {worst:.1e} of their range apart at most")
+    fingerprints = {head.card.provenance.get("config_fingerprint") for head in scorer.heads}
+    if fingerprints != {config.fingerprint}:
+        say("the heads were trained with an earlier configuration of this run")
+
+
+def _write_records(
+    target: Path,
+    name: str,
+    scorer: AnyScorer,
+    drift: Drift,
+    report: ScoreReport,
+    config: ScoreConfig,
+    say: Say,
+) -> None:
+    """Leave the drift report and the run's summary in the folder; say what is to be warned of."""
+    if drift.dates:
+        found = scorer.write_drift(target / DRIFT, name, drift, threshold=config.drift_warning)
+        report.warnings = list(found["warnings"])
+    for line in report.warnings:
+        say(f"warning: {line}")
+    write_json(target / RUNS / f"{name}.json", report.record())
+
+
+def _problem(report: ScoreReport, max_errors: float) -> str | None:
+    """Why the run failed although it came to its end; None if it did not."""
+    failed = [one for one in report.inputs if one.state == "failed"]
+    if failed:
+        more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
+        return f"{failed[0].problem}{more}"
+    if report.error_share > max_errors:
+        counts = report.counts() + report.counts(state="unchanged")
+        return (
+            f"{total(counts, 'quarantined')} of {counts['read']} rows were unreadable, more than"
+            f" the allowed share {max_errors:g} (score.max_errors); {report.output}/_quarantine"
+            " says which and why"
+        )
+    return None

@@ -1,0 +1,408 @@
+"""Heads over one truncated backbone: tables of texts in, tables of predictions out.
+
+All tasks share one forward pass: blocks up to the deepest that any head reads, in the last of them
+only the salient neurons, and of every layer only the salient features are pooled. Reading,
+tokenising, computing and what the caller does with the results overlap::
+
+    scorer = Scorer.load([run / "heads/anger/chosen", run / "heads/joy/chosen"])
+    for scored in scorer.score(tables):         # read ahead, in another thread
+        write(scored.table)                     # the next table is computed meanwhile
+
+Before the first row is scored, the golden texts recorded with the heads, and on request a few
+stored samples, are computed again: another model revision, tokenizer, precision or library that
+changes the numbers cannot go unnoticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from pipeline.backbone import Backbone, Encoded, load_from_settings
+from pipeline.config import SCORE_COLUMNS
+from pipeline.errors import ScoreError
+from pipeline.extraction import STORED, Extractor, Golden, Pooled, ahead, read_outputs
+from pipeline.heads import REFERENCE_FILE, Drift, DriftCounts, Head, Reference
+from pipeline.scoring.alerts import THRESHOLD, Watched, write_drift
+from store import ActivationStore
+from store.tables import read_arrays
+
+Array = NDArray[Any]
+PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
+"""Largest accepted difference to stored activations, relative to a layer's largest value, and to
+golden outputs, relative to the largest output."""
+AHEAD = 2
+"""Tables that are computed before the caller asks for them; one more is read."""
+Carried = TypeVar("Carried")
+"""What goes along with a table."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The results for one table of rows.
+
+    Attributes:
+        table: a row for each of them, in order; see :meth:`Scorer.score_table`.
+        drift: counts of its different texts with content, by date, for tasks with a reference.
+    """
+
+    table: pa.Table
+    drift: Drift
+
+
+class Compute(Protocol):
+    """What computes scores: :meth:`Scorer.score_along`, or what stands for it."""
+
+    def __call__(
+        self, works: Iterable[tuple[Carried, pa.Table]]
+    ) -> Iterator[tuple[Carried, Scored]]:
+        """Score tables of rows, in order, each with what goes along."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A table's different texts, encoded; ``rows`` text of each row, ``first`` a row of each."""
+
+    table: pa.Table
+    rows: Array
+    first: Array
+    blank: Array
+    encoded: Encoded
+
+
+class Scorer:
+    """Heads over one truncated backbone.
+
+    Args:
+        heads: of any tasks, trained on the same kind of extraction.
+        model: the backbone's location, if it is not where the heads were trained.
+        device: torch device.
+        backbone: from ``load_from_settings``, instead of loading one: several scorers can share its
+            weights.
+        golden: task -> texts with the outputs that the head must have for them.
+        references: task -> what to count drift against.
+
+    Raises:
+        ScoreError: heads of different extractions, or a model that is not the one they know.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[Head],
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        backbone: Backbone | None = None,
+        golden: Mapping[str, Golden] | None = None,
+        references: Mapping[str, Reference] | None = None,
+    ) -> None:
+        if not heads:
+            raise ScoreError("no heads to score with; run `salient consolidate` first")
+        fingerprints = {head.card.extraction_fingerprint for head in heads}
+        if len(fingerprints) > 1:
+            raise ScoreError(
+                "these heads were trained on activations of different extractions; score them in"
+                f" separate runs: {', '.join(head.card.task for head in heads)}"
+            )
+        names = [head.card.task for head in heads]
+        if len(set(names)) != len(names):
+            raise ScoreError(f"two heads for one task among {names}; give one head per task")
+        self.heads = tuple(heads)
+        self.references = dict(references or {})
+        card = heads[0].card
+        self.normalise: dict[str, bool] = card.extraction["normalise"]
+        self.dtype: str = card.extraction["backbone"]["dtype"]
+        self.stored: str = card.stored_dtype
+        self.features = _all_features(heads)
+        """Layer -> the features that any head reads there."""
+        self.depth = max(self.features)
+        self._columns = {
+            head.card.task: {
+                layer: np.searchsorted(self.features[layer], features)
+                for layer, features in head.features.items()
+            }
+            for head in heads
+        }
+        if backbone is None:
+            backbone = load_from_settings(
+                card.extraction["backbone"], device=device, last_layer=self.depth, model=model
+            )
+        neurons = np.unique(self.features[self.depth] % backbone.neuron_size)
+        backbone = backbone.truncate(self.depth, neurons=neurons.tolist())
+        self.extractor = Extractor(
+            backbone,
+            poolings=card.poolings,
+            special_tokens=card.extraction["backbone"]["special_tokens"],
+            features=self.features,
+            hidden="none",
+        )
+        found = self.extractor.fingerprint(normalisation=self.normalise)
+        if found != card.extraction_fingerprint:
+            raise ScoreError(
+                f"{backbone.source}: not the backbone these heads were trained on (extraction"
+                f" fingerprint {found[:12]}, expected {card.extraction_fingerprint[:12]}); give the"
+                " same model files and revision, or train the heads again"
+            )
+        self.columns = list(SCORE_COLUMNS)
+        for head in heads:
+            self.columns += [head.card.task, *head_columns(head).values()]
+        if twice := [name for name in self.columns if self.columns.count(name) > 1]:
+            raise ScoreError(
+                f"two columns of the scores would be called {twice[0]!r}; rename the task or class"
+            )
+        self.fingerprint = heads_fingerprint(heads)
+        self.golden_difference = self._check_golden(golden or {})
+        """Largest difference to golden outputs, relative to the largest; None without any."""
+
+    @classmethod
+    def load(
+        cls,
+        folders: Sequence[Path],
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        backbone: Backbone | None = None,
+    ) -> Scorer:
+        """From head folders, with what they record of golden texts and drift references.
+
+        Raises:
+            SalientError: a folder without a head, or a damaged one; and as the class.
+        """
+        heads = [Head.load(folder) for folder in folders]
+        golden, references = {}, {}
+        for head, folder in zip(heads, folders, strict=True):
+            if (recorded := read_outputs(folder)) is not None:
+                golden[head.card.task] = recorded
+            if (path := folder / REFERENCE_FILE).is_file():
+                references[head.card.task] = Reference.from_arrays(read_arrays(path))
+        return cls(
+            heads,
+            model=model,
+            device=device,
+            backbone=backbone,
+            golden=golden,
+            references=references,
+        )
+
+    # ------------------------------------------------------------------ scoring
+
+    def score(self, tables: Iterable[pa.Table]) -> Iterator[Scored]:
+        """Score tables of rows; columns as in :meth:`score_table`.
+
+        The iterable is consumed by another thread, up to three tables ahead of the caller; what it
+        raises is raised here once the results before it have been handed out. A table's results
+        depend on its own texts only, so that doing it again gives the same bits.
+        """
+        return (scored for _, scored in self.score_along((None, table) for table in tables))
+
+    def score_along(
+        self, works: Iterable[tuple[Carried, pa.Table]]
+    ) -> Iterator[tuple[Carried, Scored]]:
+        """Score tables of rows as :meth:`score` does; each comes back with what went in with it."""
+
+        def prepare(work: tuple[Carried, pa.Table]) -> tuple[Carried, _Batch]:
+            return work[0], self._prepare(work[1])
+
+        def compute(work: tuple[Carried, _Batch]) -> tuple[Carried, _Batch, Pooled]:
+            return *work, self._run(work[1].encoded)
+
+        prepared = ahead(works, prepare)
+        cores = torch.get_num_threads()
+        for carried, batch, pooled in ahead(prepared, compute, count=AHEAD, cores_each=cores):
+            yield carried, self._finish(batch, pooled)
+
+    def score_table(self, table: pa.Table) -> Scored:
+        """Score one table of rows.
+
+        Args:
+            table: id, text (normalised), text_hash, created_at (int64 seconds or null),
+                source_file.
+
+        Returns:
+            With ``id``, ``created_at`` (UTC), ``source_file``, ``text_hash``, ``n_tokens``,
+            ``truncated``, then per task its prediction ``TASK`` (class name or float64) and, for
+            classes, a probability ``TASK_p_CLASS`` float32 each. Null predictions where the text
+            is empty.
+        """
+        batch = self._prepare(table)
+        return self._finish(batch, self._run(batch.encoded))
+
+    def activations(self, texts: Sequence[str]) -> tuple[dict[int, Array], Array, Array]:
+        """Layer -> ``(n, k)`` float32 of ``features``, rounded as stored; tokens; truncated."""
+        pooled = self._run(self.extractor.encode(texts))
+        return self._layers(pooled), pooled.n_tokens, pooled.truncated
+
+    def outputs(self, layers: Mapping[int, Array], head: Head) -> Array:
+        """Outputs of a head ``(n, outputs)``, from ``activations``."""
+        return head.outputs(self._own(layers, head))
+
+    def _prepare(self, table: pa.Table) -> _Batch:
+        encoding = pc.fill_null(table["text"], "").combine_chunks().dictionary_encode()
+        texts = encoding.dictionary.to_pylist()
+        rows = encoding.indices.to_numpy()
+        first = np.unique(rows, return_index=True)[1]
+        blank = np.array([not text.strip() for text in texts], bool)
+        return _Batch(table, rows, first, blank, self.extractor.encode(texts))
+
+    def _run(self, encoded: Encoded) -> Pooled:
+        return self.extractor.compute(encoded, dtype=STORED[self.stored])
+
+    def _layers(self, pooled: Pooled) -> dict[int, Array]:
+        return {
+            layer: values.float().numpy()
+            for layer, values in zip(self.extractor.layers, pooled.ffn, strict=True)
+        }
+
+    def _own(self, layers: Mapping[int, Array], head: Head) -> dict[int, Array]:
+        """A head's own features out of those of all."""
+        columns = self._columns[head.card.task]
+        return {
+            layer: layers[layer]
+            if len(index) == layers[layer].shape[1]
+            else layers[layer][:, index]
+            for layer, index in columns.items()
+        }
+
+    def _finish(self, batch: _Batch, pooled: Pooled) -> Scored:
+        """Heads and drift counts of the different texts, spread over the rows."""
+        layers, rows = self._layers(pooled), batch.rows
+        table, blank = batch.table, batch.blank[rows]
+        created = table["created_at"].cast(pa.timestamp("s", tz="UTC"))
+        columns: dict[str, Any] = {
+            "id": table["id"],
+            "created_at": created,
+            "source_file": table["source_file"],
+            "text_hash": table["text_hash"],
+            "n_tokens": pa.array(pooled.n_tokens[rows], pa.int32()),
+            "truncated": pa.array(pooled.truncated[rows]),
+        }
+        counted = self._texts_by_date(batch, created) if self.references else {}
+        drift: dict[str, dict[str, DriftCounts]] = {date: {} for date in counted}
+        for head in self.heads:
+            card, own = head.card, self._own(layers, head)
+            outputs = head.outputs(own)
+            if card.type == "regression":
+                columns[card.task] = pa.array(outputs[rows, 0].astype(np.float64), mask=blank)
+            else:
+                probability = head.probabilities(outputs)
+                decided = pa.array(head.decide(probability)[rows], mask=blank)
+                columns[card.task] = pa.array(card.classes, pa.string()).take(decided)
+                for name, values in zip(head_columns(head).values(), probability.T, strict=True):
+                    columns[name] = pa.array(values.astype(np.float32)[rows], mask=blank)
+            if (reference := self.references.get(card.task)) is not None:
+                for date, texts in counted.items():
+                    some = {layer: values[texts] for layer, values in own.items()}
+                    drift[date][card.task] = reference.count(head, some, outputs[texts])
+        return Scored(pa.table(columns), Drift(drift))
+
+    def _texts_by_date(self, batch: _Batch, created: pa.ChunkedArray) -> dict[str, Array]:
+        """Date -> numbers of its different texts that are not blank."""
+        dates = pc.fill_null(pc.strftime(created, format="%Y-%m-%d"), "unknown")
+        encoding = dates.combine_chunks().dictionary_encode()
+        day, found = encoding.indices.to_numpy(), {}
+        for number, date in enumerate(encoding.dictionary.to_pylist()):
+            texts = np.unique(batch.rows[day == number])
+            texts = texts[~batch.blank[texts]]
+            if len(texts):
+                found[date] = texts
+        return found
+
+    def write_drift(
+        self, folder: Path, name: str, drift: Drift, *, threshold: float = THRESHOLD
+    ) -> dict[str, Any]:
+        """Report counts as ``folder/NAME.json`` and a plot; see :mod:`pipeline.scoring.alerts`."""
+        size = self.extractor.backbone.neuron_size
+        watched = {
+            head.card.task: Watched(head, self.references[head.card.task], size)
+            for head in self.heads
+            if head.card.task in self.references
+        }
+        return write_drift(folder, name, watched, drift, threshold=threshold)
+
+    # ------------------------------------------------------------------ checks
+
+    def _check_golden(self, golden: Mapping[str, Golden]) -> float | None:
+        """Compare with the outputs recorded for the golden texts.
+
+        Raises:
+            ScoreError: the difference is beyond rounding.
+        """
+        worst = None
+        for head in self.heads:
+            recorded = golden.get(head.card.task)
+            if recorded is None:
+                continue
+            layers, _, _ = self.activations(recorded.texts)
+            difference = recorded.difference(self.outputs(layers, head))
+            if not difference <= PARITY_TOLERANCE[self.dtype]:
+                raise ScoreError(
+                    f"head {head.card.task!r}: its outputs for the golden texts recorded with it"
+                    f" differ by {difference:.1e} of their range: the model, tokenizer, precision"
+                    " or library versions have changed since it was trained; use those of its"
+                    " run, or train it again"
+                )
+            worst = max(worst or 0.0, difference)
+        return worst
+
+    def check_parity(self, store: ActivationStore, num_samples: int) -> float | None:
+        """Compute some stored samples again.
+
+        Returns:
+            The largest difference, relative to the largest stored value of the layer; None if there
+            was nothing to compare: no samples, no texts kept, or another extraction's store.
+
+        Raises:
+            ScoreError: the difference is beyond rounding.
+        """
+        samples = store.samples()
+        other = store.schema.fingerprint != self.heads[0].card.extraction_fingerprint
+        if other or not num_samples or not len(samples) or samples["text"].null_count:
+            return None
+        picks = np.unique(np.linspace(0, len(samples) - 1, num_samples).astype(np.int64))
+        chosen = samples.take(pa.array(picks))
+        layers, _, _ = self.activations(chosen["text"].to_pylist())
+        positions = chosen["position"].to_numpy()
+        worst = 0.0
+        for layer, values in layers.items():
+            stored = store.read_features(
+                "ffn", layer=layer, features=self.features[layer], samples=positions
+            )
+            scale = max(float(np.abs(stored).max()), 1e-6)
+            worst = max(worst, float(np.abs(values - stored).max()) / scale)
+        if not worst <= PARITY_TOLERANCE[self.dtype]:
+            raise ScoreError(
+                f"recomputed activations differ from the stored ones by {worst:.1e} of their range:"
+                " the model, tokenizer, precision or library versions have changed since"
+                " extraction; use those of the run, or extract and train again"
+            )
+        return worst
+
+
+def _all_features(heads: Sequence[Head]) -> dict[int, Array]:
+    """Layer -> the features that any head reads there, increasing."""
+    found: dict[int, Array] = {}
+    for head in heads:
+        for layer, features in head.features.items():
+            if len(features):
+                found[layer] = np.union1d(found.get(layer, features[:0]), features)
+    return dict(sorted(found.items()))
+
+
+def heads_fingerprint(heads: Sequence[Head]) -> str:
+    """Digest of what determines the scores of these heads together; 16 hex digits."""
+    together = " ".join(sorted(head.fingerprint for head in heads))
+    return hashlib.sha256(together.encode()).hexdigest()[:16]
+
+
+def head_columns(head: Head) -> dict[str, str]:
+    """Class name -> column of its probability."""
+    return {name: f"{head.card.task}_p_{name}" for name in head.card.classes}

@@ -1,0 +1,249 @@
+"""The stages of a run, each one function of a configuration: extract, probe, consolidate, run.
+
+Every stage skips what an earlier call completed, so running again after a crash, or after adding
+texts, does only what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipeline.cluster import at_most, map_tasks, workers_for
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError, CorpusError, ProbeError
+from pipeline.extraction import (
+    SET_ASIDE_SCHEMA,
+    ExtractReport,
+    extract_here,
+    extract_on_workers,
+    write_set_aside,
+)
+from pipeline.heads import HeadResult, consolidate_task, evaluate_task
+from pipeline.linear import HIDDEN
+from pipeline.locking import one_at_a_time
+from pipeline.probes import (
+    ProbeResult,
+    fit_layer,
+    gram_part,
+    is_complete,
+    load_targets,
+    plan_layers,
+    probe_fingerprints,
+    write_importance,
+)
+from pipeline.progress import Say, advance, silent
+from pipeline.runfolder import RunFolder, content_of, open_run, read_metrics, write_card
+from pipeline.texts import Corpus, corpus_of, describe_corpus
+from store import ActivationStore
+from store.tables import write_json
+
+GRAM_PARTS = 16
+"""Shares in which a cluster makes the Gram matrix of a layer too large for a worker's memory."""
+
+
+def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
+    """Read the corpus, compute what the store lacks, put the labels beside it.
+
+    Raises:
+        SalientError: a bad source, model or store; what the store had stays as it was.
+    """
+    corpus = corpus_of(config)
+    say(describe_corpus(corpus))
+    folder = RunFolder(Path(config.run_dir))
+    _check_early(config, corpus, folder)
+    with workers_for(config, say) as session:
+        if session is None:
+            report = extract_here(config, corpus.samples, say)
+            aside = SET_ASIDE_SCHEMA.empty_table()
+        else:
+            report, aside = extract_on_workers(config, corpus.samples, session, say=say)
+    write_set_aside(folder.path, aside)
+    store = ActivationStore.open(config.store.path)
+    for task in config.tasks:
+        spec = {"type": task.type, "classes": list(corpus.classes.get(task.name, ()))}
+        table = corpus.labels[task.name]
+        table = table.filter(pc.invert(pc.is_in(table["id"], value_set=aside["id"])))
+        if (
+            task.name not in store.tasks()
+            or dict(store.label_spec(task.name)) != spec
+            or not store.labels(task.name).equals(table)
+        ):
+            store.put_labels(task.name, table, spec=spec)
+    write_card(
+        folder,
+        config,
+        snapshot=store.snapshot_id,
+        content=content_of(store),
+        extraction_fingerprint=store.schema.fingerprint,
+        corpus=corpus.report.to_dict(),
+        extraction=report.to_dict(),
+    )
+    return report
+
+
+def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
+    """Find before the long work what would stop the run after it."""
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.path):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir {folder.path}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+    needed = max(2, config.head.num_folds)
+    for task in config.tasks:
+        classes = corpus.classes.get(task.name, ())
+        if task.positive is not None and task.positive not in classes:
+            raise ConfigError(
+                f"task {task.name!r}: positive {task.positive!r} is not one of {list(classes)}"
+            )
+        if odd := [name for name in classes if not name.isprintable()]:
+            raise CorpusError(
+                f"task {task.name!r}: class name {odd[0]!r} has control characters; class names"
+                " become column names: clean the label column"
+            )
+        table = corpus.labels[task.name]
+        train = table.filter(pc.equal(table["split"], "train"))
+        if (found := pc.count_distinct(train["id"]).as_py()) < needed:
+            raise CorpusError(
+                f"task {task.name!r}: {found} different training texts, but at least {needed} are"
+                " needed (head.folds); add rows or lower head.folds"
+            )
+
+
+def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
+    """Phase 1: a probe per task and layer, the conventional head, and the importance tables.
+
+    Raises:
+        ProbeError: nothing extracted yet, or a task that cannot be fitted.
+    """
+    with workers_for(config, say):
+        return _probe(config, say)
+
+
+def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
+    snapshot, store = open_run(config)
+    targets = load_targets(config, store)
+    sources: list[int | str] = [HIDDEN, *range(store.schema.num_layers)]
+    num_done = 0
+
+    def announce(results: list[ProbeResult]) -> None:
+        nonlocal num_done
+        for result in results:
+            metric = config.task(result.task).selection_metric
+            note = "" if result.converged else ", not converged"
+            note += "" if result.computed else ", done before"
+            say(
+                f"probe {result.task}, {_source_name(result.source)}: validation {metric}"
+                f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
+            )
+        num_done += 1
+        advance(say, "probed", num_done, len(sources), "layers", note="with the final hidden state")
+
+    folder = RunFolder(Path(config.run_dir))
+    with one_at_a_time(folder.path, say):
+        plan = plan_layers(config, store, targets, len(sources), say)
+        cluster = at_most(config.cluster, plan.at_a_time)
+        if plan.streams and config.cluster.kind != "local":
+            shares = [(source, part) for source in sources for part in range(GRAM_PARTS)]
+            tasks = [(config, snapshot, source, part, GRAM_PARTS) for source, part in shares]
+            map_tasks(gram_part, tasks, config.cluster)
+        layers = [(config, snapshot, source, plan.raw_bytes) for source in sources]
+        results = map_tasks(fit_layer, layers, cluster, on_done=announce)
+        for target in targets:
+            write_importance(
+                folder,
+                target.task.name,
+                range(store.schema.num_layers),
+                poolings=store.schema.poolings,
+                classes=target.classes,
+            )
+    by_task = {task.name: i for i, task in enumerate(config.tasks)}
+    return sorted((r for layer in results for r in layer), key=lambda r: by_task[r.task])
+
+
+def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
+    """Phase 2: train heads, choose depth and kind on validation, then read the test split once.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        ProbeError, StoreError: Phase 1 is not complete.
+    """
+    with workers_for(config, say), one_at_a_time(Path(config.run_dir), say):
+        return _consolidate(config, say)
+
+
+def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
+    snapshot, store = open_run(config)
+    folder = RunFolder(Path(config.run_dir))
+    targets = load_targets(config, store)
+    fingerprints = probe_fingerprints(config, store, targets)
+    digest = hashlib.sha256(f"{config.fingerprint} {store.schema.fingerprint}".encode())
+    for target in targets:
+        name = target.task.name
+        digest.update(target.digest.encode())
+        for source in (HIDDEN, *range(store.schema.num_layers)):
+            if not is_complete(config, target, source, fingerprints[name]):
+                raise ProbeError(
+                    f"{config.run_dir}: no probe of task {name!r} for"
+                    f" {_source_name(source)} with this configuration; run `salient probe` first"
+                )
+    fingerprint = digest.hexdigest()[:16]
+    if folder.metrics.is_file():
+        done = read_metrics(folder)
+        if done.get("fingerprint") == fingerprint and all(
+            folder.head(task.name).is_dir() and folder.sweep(task.name).is_file()
+            for task in config.tasks
+        ):
+            say("heads: done before")
+            return done
+
+    num_done = 0
+
+    def announce(result: HeadResult) -> None:
+        nonlocal num_done
+        card = result.chosen.card
+        say(
+            f"head {result.task}: {card.kind}, layers 0..{card.depth}, {card.num_features} salient"
+            f" features, validation {card.metric} {card.val_score:.4f} (of {result.num_tried}"
+            f" tried; {result.reading.bytes_read / 1e6:.1f} MB read,"
+            f" {result.reading.ratio:.2f} times the salient slices)"
+        )
+        num_done += 1
+        advance(say, "consolidated", num_done, len(config.tasks), "tasks")
+
+    say("heads: trying salient sets and depths")
+    arguments = [(config, snapshot, task) for task in config.tasks]
+    folder.metrics.unlink(missing_ok=True)  # of the heads that are now replaced
+    results = map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)
+    reports = map_tasks(evaluate_task, arguments, config.cluster)
+    for result, report in zip(results, reports, strict=True):
+        report["reading"] = result.reading.to_dict()
+    metrics = {
+        "format_version": 1,
+        "fingerprint": fingerprint,
+        "snapshot": snapshot,
+        "tasks": {task.name: report for task, report in zip(config.tasks, reports, strict=True)},
+    }
+    write_json(folder.metrics, metrics)
+    return metrics
+
+
+def run(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
+    """Extract, probe and consolidate; returns the metrics."""
+    with workers_for(config, say):
+        extract(config, say=say)
+        probe(config, say=say)
+        return consolidate(config, say=say)
+
+
+def _source_name(source: int | str) -> str:
+    return "final hidden state" if source == HIDDEN else f"layer {source}"

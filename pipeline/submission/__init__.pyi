@@ -1,0 +1,9 @@
+from .folder import all_jobs as all_jobs
+from .folder import find_job as find_job
+from .folder import jobs_root as jobs_root
+from .jobs import cancel as cancel
+from .jobs import describe as describe
+from .jobs import dry_run as dry_run
+from .jobs import follow as follow
+from .jobs import submit as submit
+from .running import Driver as Driver

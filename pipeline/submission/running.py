@@ -1,0 +1,137 @@
+"""The driver of a submitted job: runs one `salient` command and says how it goes.
+
+``Driver(folder, run_command, interrupted=130).run()`` is the whole life of the job's process. It
+stops cleanly on SIGTERM and when ``cancel`` appears in the folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from pipeline import progress
+from pipeline.submission.folder import JobFolder, JobState, process_start
+from pipeline.submission.slurm import WARNING_S
+
+POLL_S = 1.0
+BEAT_S = 5.0
+
+
+class Driver:
+    """Runs the job of a folder.
+
+    Args:
+        folder: of the job.
+        run_command: runs a command line, given as the words after ``salient``, to its exit code.
+        interrupted: its exit code where it was stopped.
+    """
+
+    def __init__(
+        self, folder: Path, run_command: Callable[[Sequence[str]], int], *, interrupted: int
+    ) -> None:
+        self._job = JobFolder(folder)
+        self._run_command = run_command
+        self._interrupted = interrupted
+        self._card = self._job.card()
+        self._progress: Mapping[str, Any] = {}
+        self._ended = threading.Event()
+        now = time.time()
+        self._state = JobState(
+            "running",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            pid_start=process_start(os.getpid()),
+            started_at=now,
+            beat_at=now,
+        )
+
+    def run(self) -> int:
+        """Run the command to its end; returns its exit code."""
+        os.environ["SALIENT_JOB_FOLDER"] = str(self._job.path)
+        if Path(self._card.folder).is_dir():
+            os.chdir(self._card.folder)
+        progress.watch(self._note)
+        beating = threading.Thread(target=self._beat, daemon=True)
+        try:
+            # From here on the job may be told to stop, also before its command has begun.
+            signal.signal(signal.SIGTERM, _interrupt)
+            self._job.write_state(self._state)
+            beating.start()
+            code = self._run_command(self._card.arguments)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        except KeyboardInterrupt:
+            code = self._interrupted
+        except BaseException:
+            self._stop(beating)
+            self._end("failed", 1, "the driver ended with an error of its own; see the log")
+            raise
+        self._stop(beating)
+        self._end(*self._verdict(code))
+        return code
+
+    def _stop(self, beating: threading.Thread) -> None:
+        """Nobody but the end of ``run`` writes from here on, and no signal interrupts it."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._ended.set()
+        if beating.ident is not None:
+            beating.join()
+
+    def _verdict(self, code: int) -> tuple[str, int, str]:
+        if code == 0:
+            return "done", code, ""
+        if self._job.cancel.exists():
+            return "cancelled", code, "what was finished is kept"
+        if code != self._interrupted:
+            return "failed", code, self._job.last_line()
+        limit = self._card.walltime_s
+        elapsed = time.time() - (self._state.started_at or 0)
+        # Slurm rounds the warning to whole minutes.
+        late = limit is not None and elapsed > limit - WARNING_S - 60
+        return "stopped", code, "its wall time was up" if late else "it was told to stop"
+
+    def _end(self, state: str, code: int, note: str) -> None:
+        now = time.time()
+        self._job.write_state(
+            replace(
+                self._state,
+                state=state,
+                exit_code=code,
+                note=note,
+                ended_at=now,
+                beat_at=now,
+                progress=self._progress,
+            )
+        )
+
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        self._progress = facts
+
+    def _beat(self) -> None:
+        """Write a sign of life now and then; stop the main thread when asked to."""
+        asked, last = False, time.monotonic()
+        while not self._ended.wait(POLL_S):
+            if not asked and self._job.cancel.exists():
+                asked = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            if time.monotonic() - last >= BEAT_S:
+                last = time.monotonic()
+                try:
+                    self._job.write_state(
+                        replace(self._state, beat_at=time.time(), progress=self._progress)
+                    )
+                except OSError:
+                    logging.getLogger(__name__).warning("no sign of life written", exc_info=True)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; it cleans up now
+    raise KeyboardInterrupt

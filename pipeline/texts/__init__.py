@@ -1,0 +1,18 @@
+"""Dumps and tables in; normalised texts, splits and targets out.
+
+In: files of labelled texts (CSV, TSV, JSONL, Parquet, TweetEval, a hub data set) and tweet dumps
+    (v1.1
+and v2, in any framing and packing). Out: a :class:`Corpus` of samples and labels for training,
+blocks of rows for scoring, and per task the :class:`Target` that a store's labels make.
+
+Read first: `corpus` (training) and `inputs` (scoring). A dump passes through `containers` (gz, zst,
+tar), `framing` (JSON values), `records` (pages and arrays), `dumps` (a tweet's fields); a table
+through `formats` and `rows`.
+
+Tables that take a new row: `normalise.NORMALISERS`, `formats.FORMATS` (files of rows),
+`inputs.READERS` (what `salient score` reads), `containers.CODECS`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,430 @@
+"""Labelled text sets -> one Arrow table of texts and one label table per task.
+
+``corpus_of(config)`` reads every source, normalises the texts, finds identical ones, reads the
+labels and gives every labelled row its split. Nothing is guessed: what cannot be read is a
+``CorpusError`` that names file and line; what is left out (empty texts, rows without labels, texts
+that would leak from one split to another) is counted in ``Corpus.report``.
+
+    corpus = corpus_of(config)
+    corpus.samples            # id, text, text_hash, author_id, created_at: every text once
+    corpus.labels["emotion"]  # id, split, label: every labelled row
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import CorpusSource, NormaliseConfig, RunConfig, SplitConfig, TaskConfig
+from pipeline.errors import CorpusError
+from pipeline.texts.labels import (
+    BadLabel,
+    canonical,
+    not_a_class,
+    read_classes,
+    read_numbers,
+    sorted_classes,
+)
+from pipeline.texts.normalise import normaliser
+from pipeline.texts.rows import exact_ids, unreadable_time
+from pipeline.texts.sources import SPLIT_NAMES, SourceFile, source_files
+from pipeline.texts.splits import SPLITS, Row, assign_splits, later_split_only
+from pipeline.texts.timestamps import parse_time
+from store import text_hash
+
+SAMPLES_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("text_hash", pa.string()),
+        ("author_id", pa.string()),
+        ("created_at", pa.int64()),
+    ]
+)
+
+
+LABEL_REMEDY = "mend or blank the label, or change the task's type or labels"
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What was read and what was left out; the per-task counts are keyed by task."""
+
+    rows_read: int = 0
+    rows_filtered: int = 0
+    """Left out by ``where``."""
+    rows_over_limit: int = 0
+    empty_dropped: int = 0
+    """Rows whose text is blank after normalisation."""
+    unlabelled_dropped: int = 0
+    """Rows without a label for any task."""
+    duplicate_texts: int = 0
+    """Kept rows beyond the first of each text."""
+    labels_missing: dict[str, int] = field(default_factory=dict)
+    leaks_dropped: dict[str, int] = field(default_factory=dict)
+    """Labelled rows left out because a later given split has the same text."""
+    conflicting_texts: dict[str, int] = field(default_factory=dict)
+    """Texts whose rows have different labels; they are kept."""
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Labelled rows per split."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts and labels, ready for extraction and probing.
+
+    ``samples`` has one row per text in the order of ids; ``labels[task]`` one per labelled row:
+    ``id`` of the sample, ``split``, ``label`` (string for classes, float64 for regression).
+    ``classes[task]`` are a classification task's classes in order.
+    """
+
+    samples: pa.Table
+    labels: dict[str, pa.Table]
+    classes: dict[str, tuple[str, ...]]
+    report: CorpusReport
+
+
+@dataclass(frozen=True)
+class _KeptRow:
+    """One row to keep, with all that is used of it."""
+
+    file: SourceFile
+    line: int
+    id: str
+    text: str
+    text_hash: str
+    author_id: str | None
+    created_at: int | None
+    split: str | None
+    labels: dict[str, str | float]
+
+
+def corpus_of(config: RunConfig) -> Corpus:
+    """The texts and labels that a run's configuration names; see :func:`load_corpus`."""
+    return load_corpus(
+        config.corpus,
+        config.tasks,
+        normalise=config.normalise,
+        seed=config.seed,
+        split_fractions=config.splits,
+    )
+
+
+def load_corpus(
+    sources: Sequence[CorpusSource],
+    tasks: Sequence[TaskConfig],
+    *,
+    normalise: NormaliseConfig,
+    seed: int,
+    split_fractions: SplitConfig,
+) -> Corpus:
+    """Read all sources and give every labelled row its split.
+
+    Identical texts (after normalisation) are one sample. Given splits are kept, except that a text
+    in two splits of a task stays in the later one only; splits that a task lacks are drawn: seeded,
+    stratified by label, by text, independent of the order of the rows.
+
+    Raises:
+        CorpusError: a file, column, label, id or time cannot be used, or a task has an empty split.
+    """
+    counts: Counter[str] = Counter()
+    missing = {task.name: 0 for task in tasks}
+    rows: list[_KeptRow] = []
+    for file in source_files(sources):
+        rows += _read_file(file, tasks, normalise, seed, counts, missing)
+    _check_ids(rows)
+    counts["unlabelled"] = sum(not row.labels for row in rows)
+    rows = [row for row in rows if row.labels]
+    splits = _splits(rows, tasks, split_fractions, seed)
+    ids = _sample_ids(rows)
+    labels, classes, leaks, conflicts = {}, {}, {}, {}
+    for task in tasks:
+        labelled = [
+            (row, split) for row, split in zip(rows, splits, strict=True) if task.name in row.labels
+        ]
+        keep = later_split_only((row.text_hash, split) for row, split in labelled)
+        kept = [pair for pair, kept in zip(labelled, keep, strict=True) if kept]
+        leaks[task.name] = len(labelled) - len(kept)
+        if task.type == "classification":
+            classes[task.name] = _classes(task, kept)
+        conflicts[task.name] = _num_conflicts(task.name, kept)
+        labels[task.name] = _label_table(task, kept, ids)
+    samples = _sample_table(rows, ids)
+    report = CorpusReport(
+        rows_read=counts["read"],
+        rows_filtered=counts["filtered"],
+        rows_over_limit=counts["over_limit"],
+        empty_dropped=counts["empty"],
+        unlabelled_dropped=counts["unlabelled"],
+        duplicate_texts=len(rows) - samples.num_rows,
+        labels_missing=missing,
+        leaks_dropped=leaks,
+        conflicting_texts=conflicts,
+        splits={name: _split_sizes(name, table) for name, table in labels.items()},
+    )
+    return Corpus(samples, labels, classes, report)
+
+
+def _read_file(
+    file: SourceFile,
+    tasks: Sequence[TaskConfig],
+    normalise: NormaliseConfig,
+    seed: int,
+    counts: Counter[str],
+    missing: dict[str, int],
+) -> list[_KeptRow]:
+    source = file.source
+    optional = (
+        source.id,
+        source.time,
+        source.author,
+        source.split,
+        *source.labels.values(),
+        *source.where,
+    )
+    wanted = [source.text, *(name for name in optional if name is not None)]
+    columns: dict[str, list[str | None]] = {name: [] for name in wanted}
+    lines: list[int] = []
+    for block in file.read(wanted):
+        keep = [
+            row
+            for row in range(len(block.lines))
+            if all(
+                canonical(block.columns[name][row]) == canonical(value)
+                for name, value in source.where.items()
+            )
+        ]
+        counts["read"] += len(block.lines)
+        counts["filtered"] += len(block.lines) - len(keep)
+        for name in columns:
+            columns[name] += [block.columns[name][row] for row in keep]
+        lines += [block.lines[row] for row in keep]
+    if not lines:
+        wanted_rows = ", ".join(f"{name} = {value!r}" for name, value in source.where.items())
+        raise CorpusError(f"{file.where}: no row has {wanted_rows}; check the corpus entry's where")
+    labels = {
+        task.name: _labels(file, task, columns[source.labels[task.name]], lines)
+        for task in tasks
+        if task.name in source.labels
+    }
+    ids = exact_ids(file.where, columns[source.id], lines) if source.id else [None] * len(lines)
+    clean = normaliser(normalise)
+    rows = []
+    for row, line in enumerate(lines):
+        text = clean(columns[source.text][row] or "")
+        if not text.strip():
+            counts["empty"] += 1
+            continue
+        found = {name: values[row] for name, values in labels.items()}
+        for name in [name for name, value in found.items() if value is None]:
+            missing[name] += 1
+        rows.append(
+            _KeptRow(
+                file=file,
+                line=line,
+                id=ids[row] or f"{file.name}:{line}",
+                text=text,
+                text_hash=text_hash(text),
+                author_id=(columns[source.author][row] or None) if source.author else None,
+                created_at=_time(file, columns[source.time][row], line) if source.time else None,
+                split=_given_split(file, columns[source.split][row], line)
+                if source.split
+                else file.split,
+                labels={name: value for name, value in found.items() if value is not None},
+            )
+        )
+    if source.limit is not None and len(rows) > source.limit:
+        counts["over_limit"] += len(rows) - source.limit
+        rows = sorted(rows, key=lambda row: (_sampling_key(row, seed), row.id))[: source.limit]
+    return rows
+
+
+def _labels(
+    file: SourceFile, task: TaskConfig, values: list[str | None], lines: list[int]
+) -> Sequence[str | float | None]:
+    try:
+        if task.type == "regression":
+            return read_numbers(values)
+        return read_classes(values, classes=task.labels)
+    except BadLabel as error:
+        column = file.source.labels[task.name]
+        raise CorpusError(
+            f"{file.where}: line {lines[error.row]}: {column} {error}; {LABEL_REMEDY}"
+        ) from None
+
+
+def _time(file: SourceFile, value: str | None, line: int) -> int | None:
+    if value is None or not value.strip():
+        return None
+    seconds = parse_time(value)
+    if seconds is None:
+        raise unreadable_time(file.where, line, str(file.source.time), value)
+    return seconds
+
+
+def _given_split(file: SourceFile, value: str | None, line: int) -> str:
+    split = SPLIT_NAMES.get((value or "").strip().lower())
+    if split is None:
+        raise CorpusError(
+            f"{file.where}: line {line}: {file.source.split} {value!r} is no split; "
+            f"write one of {', '.join(SPLIT_NAMES)}"
+        )
+    return split
+
+
+def _sampling_key(row: _KeptRow, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:limit:{row.text_hash}".encode(), digest_size=8).digest()
+
+
+def _check_ids(rows: Sequence[_KeptRow]) -> None:
+    first: dict[str, _KeptRow] = {}
+    for row in rows:
+        other = first.setdefault(row.id, row)
+        if other.text_hash != row.text_hash:
+            raise CorpusError(
+                f"{row.file.where}: line {row.line}: id {row.id!r} has another text in "
+                f"{other.file.where}, line {other.line}; leave out the id column to have ids made"
+            )
+
+
+def _splits(
+    rows: Sequence[_KeptRow], tasks: Sequence[TaskConfig], fractions: SplitConfig, seed: int
+) -> list[str]:
+    given: dict[str, set[str]] = {task.name: set() for task in tasks}
+    for row in rows:
+        for name in row.labels:
+            if row.split is not None:
+                given[name].add(row.split)
+    every = frozenset(("val", "test"))
+    none: frozenset[str] = frozenset()
+
+    def drawable(row: _KeptRow) -> frozenset[str]:
+        if row.split is None:
+            return every
+        if row.split != "train":
+            return none
+        return none.union(
+            *(every - given[task] for task in row.file.source.labels if task in given)
+        )
+
+    plan = [
+        Row(
+            row.text_hash,
+            row.split,
+            drawable(row),
+            tuple(row.labels.get(task.name) for task in tasks),
+        )
+        for row in rows
+    ]
+    return assign_splits(plan, fractions={"val": fractions.val, "test": fractions.test}, seed=seed)
+
+
+def _id_key(id: str) -> tuple[int, str]:
+    return len(id), id  # numbers in numerical order
+
+
+def _sample_ids(rows: Sequence[_KeptRow]) -> dict[str, str]:
+    """Text hash -> the first of its rows' ids."""
+    ids: dict[str, str] = {}
+    for row in rows:
+        ids[row.text_hash] = min(ids.get(row.text_hash, row.id), row.id, key=_id_key)
+    return ids
+
+
+def _sample_table(rows: Sequence[_KeptRow], ids: dict[str, str]) -> pa.Table:
+    first = {row.id: row for row in reversed(rows) if ids[row.text_hash] == row.id}
+    ordered = [first[id] for id in sorted(first, key=_id_key)]
+    columns = {name: [getattr(row, name) for row in ordered] for name in SAMPLES_SCHEMA.names}
+    return pa.table(columns, schema=SAMPLES_SCHEMA)
+
+
+def _classes(task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]]) -> tuple[str, ...]:
+    """The task's classes; those of the training rows where the configuration does not name them."""
+    if task.labels is not None:
+        return task.labels
+    classes = sorted_classes(str(row.labels[task.name]) for row, split in kept if split == "train")
+    if len(classes) < 2:
+        raise CorpusError(
+            f"task {task.name!r}: the training rows have the classes {list(classes)}; "
+            "at least two are needed"
+        )
+    for row, _ in kept:
+        label = str(row.labels[task.name])
+        if label not in classes:
+            column = row.file.source.labels[task.name]
+            raise CorpusError(
+                f"{row.file.where}: line {row.line}: {column} {label!r} "
+                f"{not_a_class(label, classes)} of the training rows; {LABEL_REMEDY}"
+            )
+    return classes
+
+
+def _num_conflicts(task: str, kept: Sequence[tuple[_KeptRow, str]]) -> int:
+    first: dict[str, str | float] = {}
+    return len(
+        {
+            row.text_hash
+            for row, _ in kept
+            if first.setdefault(row.text_hash, row.labels[task]) != row.labels[task]
+        }
+    )
+
+
+def _label_table(
+    task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]], ids: dict[str, str]
+) -> pa.Table:
+    ordered = sorted(
+        ((ids[row.text_hash], split, row.labels[task.name]) for row, split in kept),
+        key=lambda entry: (_id_key(entry[0]), entry[1:]),
+    )
+    kind = pa.float64() if task.type == "regression" else pa.string()
+    schema = pa.schema([("id", pa.string()), ("split", pa.string()), ("label", kind)])
+    columns = zip(*ordered, strict=True) if ordered else ((), (), ())
+    return pa.table(dict(zip(schema.names, map(list, columns), strict=True)), schema=schema)
+
+
+def _split_sizes(task: str, table: pa.Table) -> dict[str, int]:
+    found = Counter(table.column("split").to_pylist())
+    sizes = {split: found[split] for split in SPLITS}
+    if empty := [split for split, size in sizes.items() if size == 0]:
+        raise CorpusError(
+            f"task {task!r}: no labelled rows for {' and '.join(empty)} "
+            f"({table.num_rows} in all); give more rows or larger split fractions"
+        )
+    return sizes
+
+
+def describe_corpus(corpus: Corpus) -> str:
+    """What was read and what was left out, in a few lines."""
+    report = corpus.report
+    lines = [f"corpus: {report.rows_read} rows read, {len(corpus.samples)} different texts"]
+    for count, what in (
+        (report.rows_filtered, "rows left out by `where`"),
+        (report.empty_dropped, "rows with an empty text dropped"),
+        (report.unlabelled_dropped, "rows without any label dropped"),
+        (report.duplicate_texts, "rows repeat an earlier text"),
+    ):
+        if count:
+            lines.append(f"  {count} {what}")
+    for task, splits in report.splits.items():
+        parts = ", ".join(f"{name} {count}" for name, count in splits.items())
+        notes = "".join(
+            f"; {count} {what}"
+            for count, what in (
+                (report.labels_missing.get(task), "labels missing"),
+                (report.leaks_dropped.get(task), "rows dropped whose text is in a later split"),
+                (report.conflicting_texts.get(task), "texts with differing labels"),
+            )
+            if count
+        )
+        lines.append(f"  task {task}: {parts}{notes}")
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""Which tweets of a dump are scored: by language, time, and whether they are retweets.
+
+filters = Filters.of(languages=["en"], since="2026-11-23", retweets="drop")
+kept, left_out = filters.apply(rows)       # left_out: reason -> rows
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import ConfigError
+from pipeline.texts.timestamps import FORMATS, parse_time
+
+RETWEETS = ("keep", "drop", "only")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a row must be like to be scored; by default every row is."""
+
+    languages: tuple[str, ...] = ()
+    """Values of the tweet's ``lang``; none: every language."""
+    since: int | None = None
+    """Earliest time, seconds since 1970."""
+    until: int | None = None
+    """The first time that is too late."""
+    retweets: str = "keep"
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        languages: Sequence[str] = (),
+        since: str | None = None,
+        until: str | None = None,
+        retweets: str = "keep",
+    ) -> Filters:
+        """Filters as a person writes them.
+
+        Args:
+            languages: codes as Twitter's, such as ``en``.
+            since, until: times or dates (UTC); ``until`` itself is left out.
+            retweets: one of ``RETWEETS``.
+
+        Raises:
+            ConfigError: a time that is none, times in the wrong order, an unknown choice.
+        """
+        if retweets not in RETWEETS:
+            raise ConfigError(f"retweets {retweets!r}: choose one of {', '.join(RETWEETS)}")
+        start, end = _seconds("since", since), _seconds("until", until)
+        if start is not None and end is not None and start >= end:
+            raise ConfigError(f"since {since!r} is not before until {until!r}: nothing would pass")
+        return cls(tuple(sorted(set(languages))), start, end, retweets)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    def apply(self, rows: pa.Table) -> tuple[pa.Table, Counter[str]]:
+        """The rows that pass, and how many do not, by the first reason that applies.
+
+        Args:
+            rows: ``lang`` (string), ``created_at`` (int64 seconds), ``is_retweet`` (bool); all may
+                be null. A row without the value that a filter asks for does not pass; one that is
+                not known to be a retweet counts as none.
+        """
+        left_out: Counter[str] = Counter()
+        for reason, fails in self._rules():
+            bad = pc.fill_null(fails(rows), False)
+            if count := int(pc.sum(bad).as_py() or 0):
+                left_out[reason] += count
+                rows = rows.filter(pc.invert(bad))
+        return rows, left_out
+
+    def _rules(self) -> Iterator[tuple[str, Any]]:
+        """Reason -> function from rows to which of them fail, in the order of application."""
+        if self.retweets != "keep":
+            drop = self.retweets == "drop"
+            yield (
+                "retweet" if drop else "not a retweet",
+                lambda rows: pc.equal(pc.fill_null(rows["is_retweet"], False), drop),
+            )
+        if self.languages:
+            yield "language unknown", lambda rows: pc.is_null(rows["lang"])
+            wanted = pa.array(self.languages, pa.string())
+            yield "language", lambda rows: pc.invert(pc.is_in(rows["lang"], value_set=wanted))
+        if self.since is not None or self.until is not None:
+            yield "time unknown", lambda rows: pc.is_null(rows["created_at"])
+        if self.since is not None:
+            yield "too early", lambda rows: pc.less(rows["created_at"], self.since)
+        if self.until is not None:
+            yield "too late", lambda rows: pc.greater_equal(rows["created_at"], self.until)
+
+
+def _seconds(name: str, value: str | None) -> int | None:
+    if value is None:
+        return None
+    seconds = parse_time(value)
+    if seconds is None:
+        raise ConfigError(f"{name} {value!r} is no time; write a date as 2026-11-23, or {FORMATS}")
+    return seconds

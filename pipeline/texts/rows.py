@@ -1,0 +1,174 @@
+"""Files of texts with named columns (CSV, TSV, JSONL, Parquet, plain lines) as blocks of strings.
+
+``read_texts`` streams one unlabelled file for scoring; ``read_rows`` is what both it and the corpus
+read with: the wanted columns as strings, whatever they were, with the line of every row.
+The readers themselves are in ``pipeline.texts.formats``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.config import NormaliseConfig
+from pipeline.errors import CorpusError
+from pipeline.texts.containers import StreamBreak, readable
+from pipeline.texts.formats import FORMATS, OnBad, RowBlock, detect_format, file_stem, strict
+from pipeline.texts.normalise import normaliser
+from pipeline.texts.timestamps import FORMATS as TIME_FORMATS
+from pipeline.texts.timestamps import parse_time
+from store import text_hash
+
+BLOCK_ROWS = 65_536
+_FLOAT_ID = re.compile(r"\d(?:\.\d*)?[eE]\+?\d+")
+
+TEXTS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("text_hash", pa.string()),
+        ("created_at", pa.int64()),
+        ("lang", pa.string()),
+        ("source_file", pa.string()),
+        ("line", pa.int64()),
+    ]
+)
+
+
+def read_texts(
+    path: str | Path,
+    *,
+    text: str = "text",
+    id: str | None = None,
+    time: str | None = None,
+    lang: str | None = None,
+    format: str = "auto",
+    normalise: NormaliseConfig | None = None,
+    block_rows: int = BLOCK_ROWS,
+    on_bad: OnBad | None = None,
+) -> Iterator[pa.Table]:
+    """Stream a file of unlabelled texts in blocks of at most ``block_rows`` rows.
+
+    Args:
+        path: CSV, TSV, JSONL, Parquet, or ``.txt`` with one text per line; gz, bz2 and zst too.
+        text, id, time, lang: the columns; without ``id``, ids are ``<file's stem>:<line>``.
+        format: a key of ``FORMATS``, or ``auto``.
+        normalise: as in training; default: all of it.
+        block_rows: most rows in a block.
+        on_bad: told of rows that cannot be read (line, reason, beginning); default: raise.
+
+    Yields:
+        Tables of ``TEXTS_SCHEMA``; ``text`` is normalised, ``text_hash`` is its hash, a missing
+        text is the empty text, a time that cannot be read is null.
+
+    Raises:
+        CorpusError: the file or a column is missing, the file is empty, or a row cannot be read.
+    """
+    path = Path(path)
+    clean = normaliser(normalise or NormaliseConfig())
+    stem = file_stem(path)
+    if format == "auto":
+        format = detect_format(path, text=text)
+    wanted = [text, *(name for name in (id, time, lang) if name is not None)]
+    for block in read_rows(path, wanted, format=format, block_rows=block_rows, on_bad=on_bad):
+        if id is not None and on_bad is not None:
+            block = _with_exact_ids(block, id, on_bad)
+        texts = [clean(value or "") for value in block.columns[text]]
+        none: list[str | None] = [None] * len(texts)
+        ids = none if id is None else exact_ids(path, block.columns[id], block.lines)
+        times = none if time is None else block.columns[time]
+        yield pa.table(
+            {
+                "id": [one or f"{stem}:{line}" for one, line in zip(ids, block.lines, strict=True)],
+                "text": texts,
+                "text_hash": [text_hash(one) for one in texts],
+                "created_at": [None if one is None else parse_time(one) for one in times],
+                "lang": none if lang is None else block.columns[lang],
+                "source_file": [readable(path.name)] * len(texts),
+                "line": block.lines,
+            },
+            schema=TEXTS_SCHEMA,
+        )
+
+
+def read_rows(
+    path: str | Path,
+    columns: Sequence[str],
+    *,
+    format: str = "auto",
+    block_rows: int = BLOCK_ROWS,
+    on_bad: OnBad | None = None,
+) -> Iterator[RowBlock]:
+    """Stream the named columns of a file as strings, in blocks of at most ``block_rows`` rows.
+
+    ``line`` is the line of the file, for Parquet the row; both start at 1. In JSONL a column may be
+    absent from single rows, but not from the whole first block. Rows that cannot be read are told
+    to ``on_bad`` (line, reason, beginning) and left out; without it, the first one is an error.
+
+    Raises:
+        CorpusError: no such file or column, empty file, or a row that cannot be read; names the
+        line.
+    """
+    path = Path(path)
+    if format == "auto":
+        format = detect_format(path)
+    if format not in FORMATS:
+        raise CorpusError(f"{path}: no format {format!r}; the formats are {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise CorpusError(f"{path}: is a folder; name a file in it")
+    wanted, num_rows, raise_or_note = tuple(dict.fromkeys(columns)), 0, on_bad or strict(path)
+
+    def counted(line: int, reason: str, excerpt: str) -> None:
+        nonlocal num_rows
+        raise_or_note(line, reason, excerpt)
+        num_rows += 1
+
+    try:
+        for block in FORMATS[format](path, wanted, block_rows, counted):
+            num_rows += len(block.lines)
+            yield block
+    except StreamBreak as error:
+        raise CorpusError(f"{path}: {error}; get the whole file again") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if num_rows == 0:
+        raise CorpusError(f"{path}: is empty; it has no rows of data")
+
+
+def exact_ids(path: str | Path, ids: list[str | None], at: list[int]) -> list[str | None]:
+    """``ids`` without surrounding blanks, empty ones as None.
+
+    Raises:
+        CorpusError: an id in floating-point notation; its last digits are lost.
+    """
+    out = [(value or "").strip() or None for value in ids]
+    for value, line in zip(out, at, strict=True):
+        if value is not None and _FLOAT_ID.fullmatch(value):
+            raise CorpusError(
+                f"{path}: line {line}: id {value!r} went through a float and lost digits; "
+                "write ids as strings, or leave out the id column"
+            )
+    return out
+
+
+def _with_exact_ids(block: RowBlock, column: str, on_bad: OnBad) -> RowBlock:
+    """The block without the rows whose id lost digits, which ``on_bad`` is told of."""
+    ids = block.columns[column]
+    kept = []
+    for at, (value, line) in enumerate(zip(ids, block.lines, strict=True)):
+        if value is not None and _FLOAT_ID.fullmatch(value.strip()):
+            on_bad(line, f"no exact id: {value!r} went through a float and lost digits", "")
+        else:
+            kept.append(at)
+    if len(kept) == len(ids):
+        return block
+    columns = {name: [values[at] for at in kept] for name, values in block.columns.items()}
+    return RowBlock(columns, [block.lines[at] for at in kept])
+
+
+def unreadable_time(path: str | Path, line: int, column: str, value: str) -> CorpusError:
+    """The error for a time of a labelled row that is none."""
+    return CorpusError(f"{path}: line {line}: {column} {value!r} is no time; write {TIME_FORMATS}")

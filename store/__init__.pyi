@@ -1,0 +1,11 @@
+from .activations import ActivationStore as ActivationStore
+from .commits.plans import AppendPlan as AppendPlan
+from .errors import ChangedTextError as ChangedTextError
+from .errors import DamagedShardError as DamagedShardError
+from .errors import SalientError as SalientError
+from .errors import StoreError as StoreError
+from .layout.schema import ArrayLayout as ArrayLayout
+from .layout.schema import StoreSchema as StoreSchema
+from .layout.slots import Block as Block
+from .records.samples import text_hash as text_hash
+from .records.snapshots import Snapshot as Snapshot

@@ -1,0 +1,335 @@
+"""The states of an append, and its plan: which samples are new, where they go, what is finished.
+
+    plan    = plan_append(…)               planned
+    write_block(plan, block, …)            written, staged: each block by itself
+    commit()                               published, as far as blocks follow on without a gap
+
+A block of samples goes through these states:
+
+    planned -> written -> staged -> published
+                                 -> abandoned, from any state before
+
+planned
+    `.salient/plans/<plan>/` holds `plan.json` and `samples.arrow`, `aliases.arrow` and
+    `replaced.arrow`; `.salient/active.json`, which is written last, names the plan. One plan is
+    active at a time, that of the process with `append.lock`; others write its blocks.
+    A crash before the last file leaves a folder that nobody names: `gc` removes it.
+
+written
+    `<plan>/<slot>-<attempt>/<array>.<layer>`, one durable file for each shard. Whoever writes a
+    block makes an attempt of its own, so two at the same block never mix.
+    A crash leaves an attempt that no manifest names: it goes when the block is published.
+
+staged
+    `<plan>/block-<slot>.safetensors`, the block's manifest, appears by one rename. It holds the
+    checksums, the moments and the name of the attempt that counts.
+    A crash loses nothing: whoever asks for the same samples again gets the same plan and writes
+    the blocks that are not staged.
+
+published
+    Under `commit.lock`: the shards are renamed to `<array>/c/<layer's number>/0/0/<slot>`, the
+    manifests to `.salient/manifests/<slot>-<count>-<plan>.safetensors`; the index part
+    `.salient/index/rows-<start>-<stop>-<plan>.parquet` and the chunks of the coordinates are
+    written, then the snapshot's record; at last `zarr.json` at the root is replaced, and that one
+    rename is the commit. The arrays' own `zarr.json` follow, and the plan's folder goes.
+    A crash before that rename leaves readers what they had: they look no further than the
+    snapshot, and a shard that has replaced a shorter one begins with the same samples. The next
+    commit, plan or compaction repeats the moves. After it, the snapshot says that the plan is
+    finished, and they tidy up.
+
+abandoned
+    Whoever plans something else publishes what the active plan has staged without a gap, makes its
+    own plan the active one, and removes the other's folder with all that is left in it. Writers of
+    the old plan are told so.
+    A crash in between leaves that folder: `gc` removes it.
+
+Layers that are added to samples stored before (`plan_backfill`) go the same way, with two
+differences: the blocks are the slots there are, and they are published all together or not at all.
+
+Nothing in a plan's folder is seen by readers, so a dead or abandoned plan harms nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store import disk
+from store.errors import ChangedTextError, StoreError
+from store.layout import Block, plan_blocks
+from store.records import (
+    ACTIVE_PLAN,
+    ALIAS_SCHEMA,
+    DELETED_SCHEMA,
+    MANIFESTS,
+    PLANS,
+    SAMPLE_SCHEMA,
+    Positions,
+    SampleIndex,
+    Snapshot,
+    one_chunk,
+)
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """The part of a plan that is saved as `plan.json`.
+
+    Attributes:
+        id: name of the plan's directory.
+        kind: "append" or "backfill".
+        digest: what was asked for; asking again for the same resumes the plan.
+        start: first new position.
+        stop: position after the last.
+        num_known: samples that needed no work.
+        layers: array name -> layers that each block brings.
+        hidden_size: width of hidden states that a backfill adds to a store without any.
+    """
+
+    id: str
+    kind: str
+    digest: str
+    start: int
+    stop: int
+    num_known: int
+    layers: Mapping[str, tuple[int, ...]]
+    hidden_size: int | None = None
+
+
+class AppendPlan:
+    """A plan as workers see it: blocks to do, and the samples of each.
+
+    Attributes:
+        id: pass it to `ActivationStore.open_plan` in other processes.
+        blocks: blocks not finished when the plan was opened, in order.
+        num_new: samples that need work.
+        num_known: samples whose id or text was known.
+    """
+
+    def __init__(self, root: Path, record: PlanRecord, *, samples_per_shard: int) -> None:
+        self.record = record
+        self.id = record.id
+        self.root = root
+        self.directory = root / PLANS / record.id
+        self.num_new = record.stop - record.start
+        self.num_known = record.num_known
+        self.all_blocks = plan_blocks(
+            record.start, record.stop, samples_per_shard=samples_per_shard
+        )
+        self._samples_per_shard = samples_per_shard
+        self._table: pa.Table | None = None
+        self.blocks = tuple(block for block in self.all_blocks if not self.is_finished(block))
+
+    @classmethod
+    def load(cls, root: Path, plan_id: str, *, samples_per_shard: int) -> AppendPlan:
+        """Open a plan by id; StoreError if it is finished or superseded."""
+        try:
+            data = json.loads((root / PLANS / plan_id / "plan.json").read_text())
+        except FileNotFoundError:
+            raise StoreError(
+                f"{root}: no plan {plan_id!r}; it was committed in full or superseded by another "
+                "append, so there is nothing left to write for it"
+            ) from None
+        data["layers"] = {name: tuple(layers) for name, layers in data["layers"].items()}
+        return cls(root, PlanRecord(**data), samples_per_shard=samples_per_shard)
+
+    def samples(self, block: Block) -> pa.Table:
+        """The rows of one block in order: id, text, text_hash, created_at, author_id."""
+        if self._table is None:
+            with pa.memory_map(str(self.directory / "samples.arrow")) as source:
+                self._table = pa.ipc.open_file(source).read_all()
+        return self._table.slice(block.start - self.record.start, len(block))
+
+    def aliases(self) -> pa.Table:
+        """Further ids of known or planned rows."""
+        return pa.ipc.open_file(self.directory / "aliases.arrow").read_all()
+
+    def replaced(self) -> pa.Table:
+        """Records (id, position) whose text this plan replaces."""
+        return pa.ipc.open_file(self.directory / "replaced.arrow").read_all()
+
+    def attempt_directory(self, block: Block, attempt: str) -> Path:
+        """Where the shards of one attempt at a block wait for their commit.
+
+        Each attempt has its own, so two workers at the same block never mix their shards: the
+        block's manifest, which appears in one rename, names the attempt that counts.
+        """
+        return self.directory / f"{block.slot:08d}-{attempt}"
+
+    def staged_manifest(self, block: Block) -> Path:
+        """The manifest whose existence says that the block is finished."""
+        return self.directory / f"block-{block.slot:08d}.safetensors"
+
+    def manifest_path(self, block: Block) -> str:
+        """Where the block's manifest lives once committed."""
+        count = block.stop - block.slot * self._samples_per_shard
+        return f"{MANIFESTS}/{block.slot:08d}-{count:06d}-{self.id}.safetensors"
+
+    def is_finished(self, block: Block) -> bool:
+        """Whether the block is written (staged or already moved to its place)."""
+        return (
+            self.staged_manifest(block).exists() or (self.root / self.manifest_path(block)).exists()
+        )
+
+
+def active_plan_id(root: Path) -> str | None:
+    """Id of the plan under way, if any."""
+    try:
+        return str(json.loads((root / ACTIVE_PLAN).read_text())["plan"])
+    except FileNotFoundError:
+        return None
+
+
+def drop_plan(root: Path, plan_id: str) -> None:
+    """Forget a plan and remove its directory."""
+    if active_plan_id(root) == plan_id:
+        (root / ACTIVE_PLAN).unlink()
+    shutil.rmtree(root / PLANS / plan_id, ignore_errors=True)
+
+
+def shard_name(array: str, layer: int) -> str:
+    """File name of a staged shard in its attempt's directory."""
+    return f"{array}.{layer}"
+
+
+def save_plan(
+    root: Path, record: PlanRecord, tables: Mapping[str, pa.Table], *, samples_per_shard: int
+) -> AppendPlan:
+    """Write a new plan durably and make it the active one."""
+    directory = root / PLANS / record.id
+    disk.make_directories(directory)
+    for name, table in tables.items():
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        disk.write_file(directory / f"{name}.arrow", [sink.getvalue()], sync_name=False)
+    disk.write_file(directory / "plan.json", [json.dumps(asdict(record)).encode()])
+    disk.write_file(root / ACTIVE_PLAN, [json.dumps({"plan": record.id}).encode()])
+    return AppendPlan(root, record, samples_per_shard=samples_per_shard)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of the given samples is new: the pure result of `select_new`."""
+
+    new: pa.Table
+    aliases: pa.Table
+    replaced: pa.Table
+    num_known: int
+
+
+def select_new(samples: pa.Table, index: SampleIndex, *, replace_changed: bool) -> Selection:
+    """Split samples into new rows, further ids of known texts, and known ones.
+
+    Args:
+        samples: `SAMPLE_SCHEMA`.
+        index: what the store knows.
+        replace_changed: a known id with another text becomes a new version instead of an error.
+
+    Raises:
+        ChangedTextError: an id comes with two texts.
+    """
+    ids = one_chunk(samples["id"])
+    hashes = one_chunk(samples["text_hash"])
+    first_of_id = _first_occurrence(ids)
+    clash = np.flatnonzero(
+        pc.not_equal(hashes, hashes.take(pa.array(first_of_id))).to_numpy(zero_copy_only=False)
+    )
+    if len(clash):
+        raise ChangedTextError(
+            f"samples: id {ids[clash[0]].as_py()!r} comes twice with different texts "
+            f"(rows {first_of_id[clash[0]]} and {clash[0]}); keep one of them"
+        )
+    once = first_of_id == np.arange(len(ids))
+
+    known = index.positions(ids)
+    changed = np.zeros(len(ids), bool)
+    at = np.flatnonzero(known >= 0)
+    stored = index.hashes_at(known[at])
+    changed[at] = pc.not_equal(stored, hashes.take(pa.array(at))).to_numpy(zero_copy_only=False)
+    if changed.any() and not replace_changed:
+        row = int(np.flatnonzero(changed)[0])
+        raise ChangedTextError(
+            f"samples: {int(changed.sum())} known ids come with another text, the first is "
+            f"{ids[row].as_py()!r} (row {row}); give the text a new id, or store it as a new "
+            'version with changed="replace"'
+        )
+    candidate = once & ((known < 0) | changed)
+    by_hash = index.positions_by_hash(hashes)
+    rows = np.flatnonzero(candidate)
+    fresh = rows[by_hash[rows] < 0]
+    leader = fresh[_first_occurrence(hashes.take(pa.array(fresh)))]
+    is_new = leader == fresh
+    new_rows = fresh[is_new]
+
+    positions = by_hash.copy()
+    number = np.full(len(ids), -1, np.int64)
+    number[new_rows] = index.num_rows + np.arange(len(new_rows))
+    positions[fresh] = number[leader]
+    alias_rows = np.sort(np.concatenate([rows[by_hash[rows] >= 0], fresh[~is_new]]))
+    aliases = samples.take(pa.array(alias_rows)).append_column(
+        "position", pa.array(positions[alias_rows])
+    )
+    replaced = np.flatnonzero(once & changed)
+    return Selection(
+        new=samples.take(pa.array(new_rows)),
+        aliases=aliases.select(ALIAS_SCHEMA.names),
+        replaced=pa.table(
+            {"id": ids.take(pa.array(replaced)), "position": known[replaced]},
+            schema=DELETED_SCHEMA,
+        ),
+        num_known=len(ids) - len(new_rows),
+    )
+
+
+def _first_occurrence(values: pa.Array) -> Positions:
+    """For each value, the index at which it first occurs."""
+    codes = values.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    if len(codes) == 0:
+        return np.zeros(0, np.int64)
+    _, first = np.unique(codes, return_index=True)
+    return np.asarray(first[codes], np.int64)
+
+
+def samples_digest(samples: pa.Table, *options: str) -> str:
+    """Fingerprint of an append request: the ids and texts, in order."""
+    digest = hashlib.blake2b("\0".join(options).encode(), digest_size=16)
+    for name in ("id", "text_hash"):
+        digest.update("\0".join(samples[name].to_pylist()).encode() + b"\1")
+    return digest.hexdigest()
+
+
+def new_plan_id() -> str:
+    """A name that no other plan has."""
+    return uuid.uuid4().hex[:12]
+
+
+def plan_append(root: Path, snapshot: Snapshot, selection: Selection, *, digest: str) -> AppendPlan:
+    """Turn a selection into a saved, active plan (or an empty one that is not saved)."""
+    schema = snapshot.schema
+    record = PlanRecord(
+        id=new_plan_id(),
+        kind="append",
+        digest=digest,
+        start=snapshot.num_samples,
+        stop=snapshot.num_samples + len(selection.new),
+        num_known=selection.num_known,
+        layers={name: layout.layers for name, layout in schema.arrays.items()},
+    )
+    if not (len(selection.new) or len(selection.aliases) or len(selection.replaced)):
+        return AppendPlan(root, record, samples_per_shard=schema.samples_per_shard)
+    tables = {
+        "samples": selection.new.cast(SAMPLE_SCHEMA),
+        "aliases": selection.aliases.cast(ALIAS_SCHEMA),
+        "replaced": selection.replaced,
+    }
+    return save_plan(root, record, tables, samples_per_shard=schema.samples_per_shard)

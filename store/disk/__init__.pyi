@@ -1,0 +1,17 @@
+from .durable import TEMPORARY_SUFFIX as TEMPORARY_SUFFIX
+from .durable import explain as explain
+from .durable import fill_file as fill_file
+from .durable import make_directories as make_directories
+from .durable import page_aligned as page_aligned
+from .durable import replace_file as replace_file
+from .durable import sync_directories as sync_directories
+from .durable import sync_directory as sync_directory
+from .durable import write_file as write_file
+from .durable import write_files as write_files
+from .location import LocalLocation as LocalLocation
+from .location import Location as Location
+from .location import locate as locate
+from .location import read_into as read_into
+from .locks import check_writable_file_system as check_writable_file_system
+from .locks import locked as locked
+from .locks import process_lock as process_lock

@@ -1,0 +1,9 @@
+"""Where each number of the store lies: the schema, slots of samples, shards and their manifests.
+
+Read first: `schema` (axes, dtypes, chunk sizes) and `shards` (a shard's bytes); `manifests` hold
+the checksums and moments of a slot, `documents` and `coordinates` the Zarr metadata.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+"""Reads of a snapshot: whole layers, salient slices, xarray.
+
+Read first: `view` (what is where) and `reader` (bytes, checked); `dataset` is the xarray face,
+`codec` makes plain `xr.open_zarr` fast.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,306 @@
+"""Reading activations of one snapshot: whole shards, rows of neurons, samples; checked once.
+
+Whoever reads a row for the first time through an `ActivationReader` compares its checksum with the
+manifest's, so damage is an error and never silent numbers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store.disk import Location
+from store.errors import DamagedShardError, StoreError
+from store.layout import (
+    ArrayLayout,
+    Manifest,
+    Moments,
+    ShardReader,
+    SlotPick,
+    merge_moments,
+    pick_slots,
+    row_crcs,
+    row_moments,
+    widen,
+)
+from store.records import Positions, Snapshot
+
+AnyArray = npt.NDArray[np.generic]
+Samples = slice | Sequence[int] | Positions | None
+CHECKS = ("first", "always", "never")
+MAX_OPEN_MANIFESTS = 1024
+
+
+class ActivationReader:
+    """Reads the arrays of one snapshot.
+
+    Args:
+        location: where the store is.
+        snapshot: what to read.
+        dead: bool per position, deleted samples.
+        check: compare checksums on the "first" read of a row, "always" or "never".
+    """
+
+    def __init__(
+        self, location: Location, snapshot: Snapshot, dead: npt.NDArray[np.bool_], *, check: str
+    ) -> None:
+        if check not in CHECKS:
+            raise StoreError(f"check {check!r} is not one of {', '.join(CHECKS)}")
+        self.location = location
+        self.snapshot = snapshot
+        self.schema = snapshot.schema
+        self.dead = dead
+        self.check = check
+        self.shards = ShardReader(
+            location,
+            samples_per_shard=self.schema.samples_per_shard,
+            dtype=self.schema.dtype,
+            damaged=self._damaged,
+        )
+        self._manifests: OrderedDict[str, Manifest] = OrderedDict()
+        self._sound: dict[tuple[str, int, int], npt.NDArray[np.bool_]] = {}
+
+    # -- whole matrices ---------------------------------------------------------------------
+
+    def read_matrix(
+        self, array: str, layer: int, samples: Samples, dtype: npt.DTypeLike
+    ) -> AnyArray:
+        """`(sample, row)` values of one layer, as a transposed view of `(row, sample)` memory."""
+        layout = self.schema.array(array)
+        wanted = self._positions(samples)
+        out = np.empty((layout.rows, self._count(wanted)), dtype)
+        scratch: AnyArray | None = None
+        for pick in self._picks(wanted):
+            direct = self._is_direct(pick, out)
+            if direct:
+                self._read_slot(layout, layer, pick.slot, out)
+                continue
+            if scratch is None:
+                scratch = np.empty((layout.rows, self.schema.samples_per_shard), self.schema.dtype)
+            self._read_slot(layout, layer, pick.slot, scratch)
+            _scatter(scratch, pick, out)
+        return self._hide_dead(out, wanted)
+
+    def iter_blocks(
+        self, array: str, layer: int, out: AnyArray | None = None
+    ) -> Iterator[tuple[int, AnyArray]]:
+        """`(first position, (sample, row) view)` shard by shard, reusing one buffer.
+
+        Args:
+            array: "ffn", "hidden" or "peak".
+            layer: which layer.
+            out: the caller's C-contiguous buffer `(rows, S)` of the stored dtype.
+        """
+        layout = self.schema.array(array)
+        size = self.schema.samples_per_shard
+        if out is None:
+            out = np.empty((layout.rows, size), self.schema.dtype)
+        if out.shape != (layout.rows, size) or out.dtype != self.schema.dtype:
+            raise StoreError(
+                f"buffer is {out.dtype} {out.shape}; needed is {self.schema.dtype} "
+                f"({layout.rows}, {size})"
+            )
+        for slot, record in enumerate(self.snapshot.slots):
+            self._read_slot(layout, layer, slot, out)
+            start = slot * size
+            view = out[:, : record.count]
+            hidden = self.dead[start : start + record.count]
+            if hidden.any():
+                view[:, hidden] = np.nan
+            yield start, view.T
+
+    # -- rows of neurons --------------------------------------------------------------------
+
+    def read_features(
+        self, array: str, layer: int, features: Any, samples: Samples, dtype: npt.DTypeLike
+    ) -> AnyArray:
+        """`(sample, feature)` values of some rows; reads only those rows from disk."""
+        layout = self.schema.array(array)
+        asked = np.asarray(features, dtype=np.int64).ravel()
+        if len(asked) and not (asked.min() >= 0 and asked.max() < layout.rows):
+            raise StoreError(
+                f"array {array!r}: feature {int(asked.min() if asked.min() < 0 else asked.max())} "
+                f"does not exist; valid are 0 to {layout.rows - 1} (pooling * width + unit)"
+            )
+        rows, inverse = np.unique(asked, return_inverse=True)
+        wanted = self._positions(samples)
+        out = np.empty((len(rows), self._count(wanted)), dtype)
+        for pick in self._picks(wanted):
+            count = self.snapshot.slots[pick.slot].count
+            values = np.empty((len(rows), count), self.schema.dtype)
+            self._read_rows(layout, layer, pick.slot, rows, values)
+            _scatter(values, pick, out)
+        self._hide_dead(out, wanted)
+        if len(rows) != len(asked) or (inverse != np.arange(len(asked))).any():
+            out = out[inverse]
+        return out.T
+
+    # -- moments ----------------------------------------------------------------------------
+
+    def moments(self, array: str, layer: int) -> Moments:
+        """Count, mean and M2 of every row over all living samples, from the manifests.
+
+        Only slots with deleted samples that are not compacted away are read again.
+        """
+        layout = self.schema.array(array)
+        total = Moments(0, np.zeros(layout.rows), np.zeros(layout.rows))
+        size = self.schema.samples_per_shard
+        for slot, record in enumerate(self.snapshot.slots):
+            hidden = self.dead[slot * size : slot * size + record.count]
+            if record.emptied or hidden.all():
+                continue
+            part = self._stored_moments(slot, array, layer)
+            if part.count != record.count - int(hidden.sum()):  # deleted, not yet compacted
+                values = self.read_committed(array, layer, slot)
+                part = row_moments(np.ascontiguousarray(values[:, ~hidden]))
+            total = merge_moments(total, part)
+        return total
+
+    # -- one slot ---------------------------------------------------------------------------
+
+    def read_committed(self, array: str, layer: int, slot: int) -> AnyArray:
+        """The committed samples `(row, count)` of one slot, deleted ones as they are stored."""
+        layout = self.schema.array(array)
+        shard = np.empty((layout.rows, self.schema.samples_per_shard), self.schema.dtype)
+        self._read_slot(layout, layer, slot, shard)
+        return shard[:, : self.snapshot.slots[slot].count]
+
+    def _read_slot(self, layout: ArrayLayout, layer: int, slot: int, out: AnyArray) -> None:
+        path = layout.shard_path(layer, slot)
+        if self.snapshot.slots[slot].emptied:
+            out[...] = np.nan
+            return
+        self.shards.read_block(path, layout.rows, out)
+        count = self.snapshot.slots[slot].count
+        self._check(layout, layer, slot, np.arange(layout.rows), out[:, :count])
+
+    def _read_rows(
+        self, layout: ArrayLayout, layer: int, slot: int, rows: Positions, out: AnyArray
+    ) -> None:
+        if self.snapshot.slots[slot].emptied:
+            out[...] = np.nan
+            return
+        path = layout.shard_path(layer, slot)
+        self.shards.read_rows(path, layout.rows, rows, out.shape[1], out)
+        self._check(layout, layer, slot, rows, out)
+
+    def _check(
+        self, layout: ArrayLayout, layer: int, slot: int, rows: Positions, values: AnyArray
+    ) -> None:
+        if self.check == "never":
+            return
+        key = (layout.name, layer, slot)
+        sound = self._sound.setdefault(key, np.zeros(layout.rows, bool))
+        if self.check == "first" and sound[rows].all():
+            return
+        crcs = row_crcs(values)
+        for _ in range(2):
+            manifest = self._manifest(slot, layout.name, layer)
+            good = manifest.accepts(layout.name, layer, rows, crcs)
+            if good.all():
+                sound[rows] = True
+                return
+            self._manifests.clear()  # a compaction may have replaced shard and manifest meanwhile
+        bad = rows[~good]
+        pooling, unit = divmod(int(bad[0]), layout.width)
+        raise self._damaged(
+            layout.shard_path(layer, slot),
+            f"differs from its checksums in {len(bad)} of {len(rows)} rows read, first "
+            f"pooling {layout.poolings[pooling]!r}, unit {unit}",
+        )
+
+    def _manifest(self, slot: int, name: str, layer: int) -> Manifest:
+        for path in self.snapshot.slots[slot].manifests:
+            manifest = self._manifests.get(path)
+            if manifest is None:
+                manifest = self._manifests[path] = Manifest(self.location, path)
+                if len(self._manifests) > MAX_OPEN_MANIFESTS:
+                    self._manifests.popitem(last=False)
+            if manifest.covers(name, layer):
+                return manifest
+        raise StoreError(
+            f"{self.location.address}: no manifest of slot {slot} covers array {name!r}, layer "
+            f"{layer}; restore the store from a backup"
+        )
+
+    def _stored_moments(self, slot: int, array: str, layer: int) -> Moments:
+        try:
+            return self._manifest(slot, array, layer).moments(array, layer)
+        except StoreError:  # a compaction may have replaced the manifest since it was opened
+            self._manifests.clear()
+            return self._manifest(slot, array, layer).moments(array, layer)
+
+    def _damaged(self, path: str, what: str) -> DamagedShardError:
+        slot = path.rsplit("/", 1)[-1]
+        return DamagedShardError(
+            f"{self.location.address}/{path}: the shard {what} (slot {slot}); run `salient store "
+            "verify` for the full list, then restore it from a backup or extract again"
+        )
+
+    # -- positions --------------------------------------------------------------------------
+
+    def _positions(self, samples: Samples) -> slice | Positions:
+        total = self.snapshot.num_samples
+        if samples is None:
+            return slice(0, total)
+        if isinstance(samples, slice):
+            start, stop, step = samples.indices(total)
+            if step == 1:
+                return slice(start, max(start, stop))
+            return np.arange(start, stop, step, dtype=np.int64)
+        positions = np.asarray(samples)
+        if positions.dtype.kind not in "iu" and positions.size:
+            raise StoreError(f"samples are {positions.dtype}; needed are integer positions")
+        positions = positions.astype(np.int64).ravel()
+        if len(positions) and not (positions.min() >= 0 and positions.max() < total):
+            bad = int(positions.min() if positions.min() < 0 else positions.max())
+            raise StoreError(
+                f"sample position {bad} does not exist; valid are 0 to {total - 1} (positions() "
+                "gives -1 for unknown ids: drop those first)"
+            )
+        deleted = int(np.count_nonzero(self.dead[positions]))
+        if deleted:
+            raise StoreError(
+                f"{deleted} of the positions asked for were deleted; ask positions() again for "
+                "the ids, it gives -1 for deleted ones"
+            )
+        return positions
+
+    @staticmethod
+    def _count(wanted: slice | Positions) -> int:
+        return wanted.stop - wanted.start if isinstance(wanted, slice) else len(wanted)
+
+    def _picks(self, wanted: slice | Positions) -> Iterator[SlotPick]:
+        return pick_slots(
+            wanted,
+            num_samples=self.snapshot.num_samples,
+            samples_per_shard=self.schema.samples_per_shard,
+        )
+
+    def _is_direct(self, pick: SlotPick, out: AnyArray) -> bool:
+        size = self.schema.samples_per_shard
+        whole = isinstance(pick.columns, slice) and pick.columns == slice(0, size)
+        return whole and out.shape[1] == size and out.dtype == self.schema.dtype
+
+    def _hide_dead(self, out: AnyArray, wanted: slice | Positions) -> AnyArray:
+        hidden = self.dead[wanted]
+        if hidden.any():
+            out[:, hidden] = np.nan
+        return out.T
+
+
+def _scatter(values: AnyArray, pick: SlotPick, out: AnyArray) -> None:
+    """Put the picked columns of one slot where they belong, converting the type."""
+    chosen = values[:, pick.columns]
+    if isinstance(pick.target, slice):
+        target = out[:, pick.target]
+        if out.dtype == np.float32:
+            widen(chosen, target)
+        else:
+            target[...] = chosen
+    else:
+        out[:, pick.target] = chosen

@@ -1,0 +1,86 @@
+"""Label tables: one Parquet file per task, replaced as a whole, joined to samples by id."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store import disk
+from store.disk import Location
+from store.errors import StoreError
+from store.records.samples import encode_parquet, read_parquet
+from store.records.snapshots import LABELS, LabelRecord, Snapshot
+
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def as_labels(task: str, table: pa.Table) -> pa.Table:
+    """Validate a label table: id (string), split (string), label (string or float64)."""
+    if not TASK_NAME.fullmatch(task):
+        raise StoreError(
+            f"task name {task!r}: use letters, digits, '_', '-' and '.', beginning with a letter "
+            "or digit"
+        )
+    missing = {"id", "split", "label"} - set(table.column_names)
+    if missing:
+        raise StoreError(
+            f"labels of task {task!r} have the columns {', '.join(table.column_names)}; missing: "
+            f"{', '.join(sorted(missing))}"
+        )
+    kind = table.schema.field("label").type
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    label = table["label"].cast(pa.float64() if numeric else pa.string())
+    columns = {
+        "id": table["id"].cast(pa.string()),
+        "split": table["split"].cast(pa.string()),
+        "label": label,
+    }
+    for name, column in columns.items():
+        if column.null_count:
+            raise StoreError(
+                f"labels of task {task!r}: {column.null_count} rows have no {name}; drop them"
+            )
+    return pa.table(columns)
+
+
+def write_labels(
+    root: Path, snapshot: Snapshot, task: str, table: pa.Table, spec: Mapping[str, Any]
+) -> Snapshot:
+    """Write a task's table; returns `snapshot` with it (not yet published)."""
+    path = f"{LABELS}/{task}-{uuid.uuid4().hex[:12]}.parquet"
+    disk.write_file(root / path, [encode_parquet(as_labels(task, table))])
+    record = LabelRecord(path, json.loads(json.dumps(dict(spec))))
+    return replace(snapshot, labels={**snapshot.labels, task: record})
+
+
+def read_labels(location: Location, snapshot: Snapshot, task: str) -> pa.Table:
+    """A task's table as it was put."""
+    if task not in snapshot.labels:
+        raise StoreError(
+            f"{location.address}: no labels of task {task!r}; the store has "
+            f"{', '.join(snapshot.labels) or 'none'}"
+        )
+    return read_parquet(location, snapshot.labels[task].path)
+
+
+def matching(
+    table: pa.Table, *, split: str | None = None, label: str | float | None = None
+) -> npt.NDArray[np.bool_]:
+    """Which rows of a label table have this split and label: `(rows,)` bool."""
+    keep = np.ones(len(table), bool)
+    if split is not None:
+        keep &= pc.equal(table["split"], split).to_numpy()
+    if label is not None:
+        wanted = pa.scalar(label).cast(table.schema.field("label").type)
+        keep &= pc.equal(table["label"], wanted).to_numpy()
+    return keep

@@ -1,0 +1,238 @@
+"""Removing the bytes of deleted samples.
+
+`compact` keeps every position where it is, so open readers, snapshots and label tables stay true:
+deleted samples' values become NaN, their ids and texts disappear from all tables, and slots without
+any living sample lose their shard files.
+
+It can die anywhere and be run again: see `store.layout.manifests` for what holds while a shard is
+being replaced.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store import disk
+from store.activations import ActivationStore
+from store.commits import (
+    active_plan_id,
+    commit_finished,
+    hide_in_coordinates,
+    new_plan_id,
+    successor,
+    summarise,
+)
+from store.disk import LocalLocation, locked, process_lock
+from store.errors import StoreError
+from store.layout import (
+    LayerKey,
+    LayerSummary,
+    Manifest,
+    encode_document,
+    encode_manifest,
+    write_shard,
+)
+from store.reading import ActivationReader
+from store.records import (
+    APPEND_LOCK,
+    COMMIT_LOCK,
+    DELETED_SCHEMA,
+    PLANS,
+    SampleIndex,
+    Snapshot,
+    encode_parquet,
+    publish,
+    read_parquet,
+    snapshot_path,
+)
+
+AnyArray = npt.NDArray[np.generic]
+Mask = npt.NDArray[np.bool_]
+KINDS = ("rows", "aliases", "deleted")
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a compaction did."""
+
+    num_samples: int
+    num_slots: int
+    emptied_slots: tuple[int, ...]
+    freed_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_samples:,} deleted samples removed from {self.num_slots} slots; "
+            f"{len(self.emptied_slots)} empty slots freed {self.freed_bytes / 1e6:.3f} MB"
+        )
+
+
+def compact(store: ActivationStore) -> CompactReport:
+    """Really remove what was deleted; every snapshot that is kept loses it too.
+
+    Waits for an append under way in another process.
+
+    Args:
+        store: the store, opened without a snapshot.
+
+    Raises:
+        StoreError: an unfinished append; finish it first.
+    """
+    root = store.writable_root()
+    lease = process_lock(root / APPEND_LOCK)
+    lease.acquire()
+    try:
+        with locked(root / COMMIT_LOCK):
+            snapshot = commit_finished(root)
+            if active_plan_id(root) is not None:
+                raise StoreError(
+                    f"{root}: an append is not finished; run it again to finish it, then compact"
+                )
+            report = _compact(root, store, snapshot)
+    finally:
+        lease.release()
+    store.refresh()
+    return report
+
+
+def _compact(root: Path, store: ActivationStore, snapshot: Snapshot) -> CompactReport:
+    location = LocalLocation(root)
+    index = SampleIndex(location, snapshot)
+    kept_hash = pc.is_valid(index.rows(["text_hash"])["text_hash"]).to_numpy()
+    todo = index.dead & kept_hash  # a row without hash was removed by an earlier compaction
+    size = snapshot.schema.samples_per_shard
+    slots = np.unique(np.flatnonzero(todo) // size).tolist()
+    # Among all slots, not just today's: an interrupted run may have left shard files behind.
+    emptied = tuple(
+        slot
+        for slot in range(len(snapshot.slots))
+        if index.dead[slot * size : (slot + 1) * size].all()
+    )
+    history = store.snapshots()
+    for slot in slots:
+        dead = index.dead[slot * size : (slot + 1) * size]
+        if slot not in emptied:
+            _scrub_slot(root, snapshot, history, slot, dead)
+    hide_in_coordinates(root, snapshot, index, pa.table({"position": np.flatnonzero(todo)}))
+    _scrub_tables(root, history, index)
+    following = successor(_without_slots(snapshot, emptied), "compact")
+    if snapshot.has_dead:
+        disk.write_files(
+            {
+                root / snapshot_path(old.id): [
+                    encode_document(_without_slots(old, emptied).to_json())
+                ]
+                for old in history
+            }
+        )
+        publish(root, following)
+    return CompactReport(
+        int(todo.sum()), len(slots), emptied, _remove_shards(root, snapshot, emptied)
+    )
+
+
+def _without_slots(snapshot: Snapshot, emptied: Iterable[int]) -> Snapshot:
+    slots = list(snapshot.slots)
+    for slot in emptied:
+        if slot < len(slots):
+            slots[slot] = replace(slots[slot], emptied=True)
+    return replace(snapshot, slots=tuple(slots), has_dead=True)
+
+
+def _scrub_slot(
+    root: Path, snapshot: Snapshot, history: list[Snapshot], slot: int, dead: Mask
+) -> None:
+    """Replace one slot's shards, keeping all its manifests true at every moment."""
+    location = LocalLocation(root)
+    nobody = np.zeros(snapshot.num_samples, bool)
+    reader = ActivationReader(location, snapshot, nobody, check="always")
+    staging = root / PLANS / f"compact-{new_plan_id()}"
+    paths = {
+        path: None
+        for old in [*history, snapshot]
+        if slot < len(old.slots)
+        for path in old.slots[slot].manifests
+    }
+    manifests = [Manifest(location, path) for path in paths]
+    results = {manifest.path: manifest.sample_results() for manifest in manifests}
+    after: dict[str, dict[LayerKey, LayerSummary]] = {path: {} for path in paths}
+    moves = []
+    for layout in snapshot.schema.arrays.values():
+        for layer in layout.layers:
+            shard = np.full(
+                (layout.rows, snapshot.schema.samples_per_shard), np.nan, snapshot.schema.dtype
+            )
+            values = reader.read_committed(layout.name, layer, slot)
+            count = values.shape[1]
+            shard[:, :count] = values
+            shard[:, :count][:, dead[:count]] = np.nan
+            relative = layout.shard_path(layer, slot)
+            disk.make_directories((staging / relative).parent)
+            write_shard(staging / relative, shard)
+            moves.append((staging / relative, root / relative))
+            for manifest in manifests:
+                if manifest.covers(layout.name, layer):
+                    after[manifest.path][layout.name, layer] = summarise(shard[:, : manifest.count])
+    for manifest in manifests:
+        content = encode_manifest(
+            manifest.count, after[manifest.path], results[manifest.path], replacing=manifest
+        )
+        disk.write_file(root / manifest.path, [content])
+    for source, target in moves:
+        disk.replace_file(source, target)
+    disk.sync_directories({target.parent for _, target in moves})
+    for manifest in manifests:
+        content = encode_manifest(manifest.count, after[manifest.path], results[manifest.path])
+        disk.write_file(root / manifest.path, [content])
+    shutil.rmtree(staging)
+
+
+def _scrub_tables(root: Path, history: list[Snapshot], index: SampleIndex) -> None:
+    """Take deleted ids and texts out of every table of every kept snapshot, in place."""
+    location = LocalLocation(root)
+    for path in {record.path for old in history for record in old.labels.values()}:
+        table = read_parquet(location, path)
+        gone = index.was_deleted(table["id"])
+        if gone.any():
+            disk.write_file(root / path, [encode_parquet(table.filter(pa.array(~gone)))])
+    parts = {part.path: part for old in history for part in old.index}
+    # Tombstones go last: until then they say what else must go.
+    for part in sorted(parts.values(), key=lambda part: KINDS.index(part.kind)):
+        table = read_parquet(location, part.path)
+        if part.kind == "rows":
+            scrubbed = index.visible_rows(part.start, part.stop)
+        elif part.kind == "aliases":
+            scrubbed = _living_aliases(table, index)
+        else:
+            scrubbed = DELETED_SCHEMA.empty_table()
+        if not scrubbed.equals(table):
+            disk.write_file(root / part.path, [encode_parquet(scrubbed)])
+
+
+def _living_aliases(table: pa.Table, index: SampleIndex) -> pa.Table:
+    """Aliases still alive, less those that have become their row's own id."""
+    position = index.positions(table["id"])
+    own = index.owner_ids().take(pa.array(np.maximum(position, 0)))
+    is_owner = pc.equal(own, table["id"].combine_chunks()).fill_null(False)
+    keep = (position == table["position"].to_numpy()) & ~np.asarray(is_owner)
+    return table.filter(pa.array(keep))
+
+
+def _remove_shards(root: Path, snapshot: Snapshot, emptied: Iterable[int]) -> int:
+    freed = 0
+    for slot in emptied:
+        for layout in snapshot.schema.arrays.values():
+            for layer in layout.layers:
+                path = root / layout.shard_path(layer, slot)
+                if path.exists():
+                    freed += path.stat().st_size
+                    path.unlink()
+    return freed

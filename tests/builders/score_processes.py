@@ -1,0 +1,81 @@
+"""A scoring command in a process of its own, killed where it is told to be."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pipeline.commands.line import run_command
+from pipeline.scoring import batch, files, folder
+from pipeline.scoring.cache import TextCache
+from pipeline.scoring.folder import ScoreFolder
+from pipeline.scoring.ledger import Ledger
+
+BEFORE, AFTER = True, False
+POINTS: dict[str, tuple[Any, str, bool]] = {
+    "before the folder is claimed": (folder, "write_json", BEFORE),
+    "after the folder is claimed": (folder, "write_json", AFTER),
+    "before a file is read": (batch, "read_input_blocks", BEFORE),
+    "after ids are looked up": (ScoreFolder, "sort_out", AFTER),
+    "after lines are quarantined": (ScoreFolder, "quarantine", AFTER),
+    "after texts are planned": (TextCache, "plan", AFTER),
+    "after texts are computed": (TextCache, "resolve", BEFORE),
+    "before rows are added": (ScoreFolder, "add", BEFORE),
+    "after rows are added": (ScoreFolder, "add", AFTER),
+    "after a file has ended": (ScoreFolder, "finish", AFTER),
+    "before a file is written": (folder, "write_table", BEFORE),
+    "after a file is written": (folder, "write_table", AFTER),
+    "within the ledger's transaction": (Ledger, "_insert", AFTER),
+    "after files are recorded": (Ledger, "record", AFTER),
+    "before the run's summary": (files, "write_json", BEFORE),
+    "after the run's summary": (files, "write_json", AFTER),
+}
+"""Point -> owner and name of a function, and whether the kill comes before it or after it."""
+RENAME = "before a written file is renamed"
+POINT_NAMES = (*POINTS, RENAME)
+
+
+def score_and_die(words: list[str], point: str, number: int) -> None:
+    """Run ``salient``; die by SIGKILL when a point is passed for the ``number``-th time."""
+    torch.set_num_threads(1)
+    passed = 0
+
+    def passing() -> None:
+        nonlocal passed
+        passed += 1
+        if passed == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if point == RENAME:
+
+        def watch(event: str, args: tuple[Any, ...]) -> None:
+            if event == "os.rename" and str(args[1]).endswith(".parquet"):
+                passing()
+
+        sys.addaudithook(watch)
+    else:
+        owner, name, before = POINTS[point]
+        function = watched(getattr(owner, name), passing, before)
+        is_static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+        setattr(owner, name, staticmethod(function) if is_static else function)
+    sys.exit(run_command(words))
+
+
+def watched(plain: Callable[..., Any], passing: Callable[[], None], before: bool) -> Any:
+    """A function that also says when it is passed."""
+
+    def function(*args: Any, **options: Any) -> Any:
+        if before:
+            passing()
+        found = plain(*args, **options)
+        if not before:
+            passing()
+        return found
+
+    return function

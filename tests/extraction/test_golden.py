@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.backbone.loading import load_backbone
+from pipeline.errors import ScoreError
+from pipeline.extraction.extractor import Extractor
+from pipeline.extraction.golden import (
+    GOLDEN_TEXTS,
+    Golden,
+    golden_activations,
+    read_golden,
+    read_outputs,
+    write_golden,
+    write_outputs,
+)
+from tests.builders.models import FFN_WIDTH, LAYERS
+
+
+@pytest.fixture(scope="module")
+def extractor(tiny_bert: Path) -> Extractor:
+    return Extractor(load_backbone(tiny_bert), hidden="none")
+
+
+def test_a_record_has_all_layers_rounded_as_stored(extractor: Extractor, tmp_path: Path) -> None:
+    write_golden(tmp_path / "golden.safetensors", extractor, stored_dtype="float16")
+    found = read_golden(tmp_path / "golden.safetensors")
+    assert found is not None and sorted(found) == list(range(LAYERS))
+    expected = extractor(GOLDEN_TEXTS)
+    for layer, values in found.items():
+        assert values.shape == (len(GOLDEN_TEXTS), 2 * FFN_WIDTH) and values.dtype == np.float32
+        assert np.array_equal(values, values.astype(np.float16).astype(np.float32))
+        stored = expected.ffn[layer].reshape(2 * FFN_WIDTH, -1).T
+        np.testing.assert_allclose(values, stored, rtol=1e-3, atol=1e-6)
+    assert read_golden(tmp_path / "none.safetensors") is None
+
+
+def test_a_record_is_written_once_for_an_extraction(extractor: Extractor, tmp_path: Path) -> None:
+    path = tmp_path / "golden.safetensors"
+    write_golden(path, extractor, stored_dtype="float16")
+    before = path.stat().st_mtime_ns
+    write_golden(path, extractor, stored_dtype="float16")
+    assert path.stat().st_mtime_ns == before
+    other = Extractor(extractor.backbone, hidden="none", poolings=("max",))
+    write_golden(path, other, stored_dtype="float16")
+    found = read_golden(path)
+    assert found is not None and found[0].shape == (len(GOLDEN_TEXTS), FFN_WIDTH)
+
+
+def test_the_texts_differ_in_kind(extractor: Extractor) -> None:
+    assert len(set(GOLDEN_TEXTS)) == len(GOLDEN_TEXTS) == 8
+    lengths = extractor(GOLDEN_TEXTS).n_tokens
+    assert lengths.min() <= 3 and lengths.max() == extractor.backbone.max_length
+    layers = golden_activations(extractor, stored_dtype="float32")
+    assert all(len(np.unique(values, axis=0)) == len(GOLDEN_TEXTS) for values in layers.values())
+
+
+def test_outputs_are_recorded_beside_a_head(tmp_path: Path) -> None:
+    outputs = np.array([[1.0, -2.0], [0.5, 4.0]], np.float32)
+    write_outputs(tmp_path, outputs, texts=("a", "b"))
+    golden = read_outputs(tmp_path)
+    assert golden is not None and golden.texts == ("a", "b")
+    assert golden.difference(outputs) == 0
+    assert golden.difference(outputs + 0.04) == pytest.approx(0.01)
+    assert read_outputs(tmp_path / "old") is None
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"texts": ["a"], "outputs": [[1.0], [2.0]]}, {"texts": ["a"], "outputs": ["x"]}]
+)
+def test_a_damaged_record_is_refused(content: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "golden.json").write_text(json.dumps(content))
+    with pytest.raises(ScoreError, match=r"golden\.json: no record of golden outputs"):
+        read_outputs(tmp_path)
+
+
+def test_a_difference_is_relative_to_the_largest_output() -> None:
+    golden = Golden(("a",), np.zeros((1, 2)))
+    assert golden.difference(np.zeros((1, 2))) == 0
+    assert golden.difference(np.ones((1, 2))) > 1
+    assert np.isnan(golden.difference(np.full((1, 2), np.nan)))

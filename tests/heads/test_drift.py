@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.backbone.loading import load_backbone
+from pipeline.heads.drift import (
+    MAX_FEATURES,
+    Drift,
+    DriftCounts,
+    Reference,
+    important_features,
+    psi,
+)
+from pipeline.heads.model import Head
+from pipeline.scoring.alerts import Watched, drift_report, write_drift
+from store.tables import read_arrays, write_arrays
+from tests.builders.heads import make_head
+
+CLASSES = ("glad", "mad", "sad")
+SHARES = st.lists(st.floats(0.01, 1), min_size=2, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def head(tiny_bert: Path) -> Head:
+    backbone = load_backbone(tiny_bert)
+    return make_head(backbone, {0: np.arange(40), 2: np.arange(50, 90)}, classes=CLASSES)
+
+
+def sample(head: Head, count: int, *, seed: int, shift: float = 0.0) -> dict[int, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return {
+        layer: (draw.normal(size=(count, len(index))) * 0.1 + shift).astype(np.float32)
+        for layer, index in head.features.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def reference(head: Head) -> Reference:
+    x = sample(head, 400, seed=0)
+    return Reference.of(head, x, head.outputs(x))
+
+
+def counts(head: Head, reference: Reference, count: int, **options) -> DriftCounts:
+    x = sample(head, count, **options)
+    return reference.count(head, x, head.outputs(x))
+
+
+@given(SHARES, SHARES)
+def test_psi_is_symmetric_zero_for_equal_shares_and_grows_with_the_distance(
+    one: list[float], other: list[float]
+) -> None:
+    size = min(len(one), len(other))
+    a, b = (np.array(s[:size]) / sum(s[:size]) for s in (one, other))
+    assert psi(a, a) == 0
+    assert psi(a, b) == pytest.approx(psi(b, a))
+    way = [psi(a, a + step * (b - a)) for step in (0, 0.25, 0.5, 0.75, 1)]
+    if np.abs(b - a).max() > 1e-6:
+        assert (np.diff(way) > 0).all()
+
+
+def test_the_same_texts_show_no_drift_and_a_larger_shift_more(
+    head: Head, reference: Reference
+) -> None:
+    found = [
+        reference.compare(counts(head, reference, 400, seed=0, shift=shift))
+        for shift in (0.0, 0.05, 0.1, 0.2)
+    ]
+    same, *_ = found
+    assert {one.psi for one in (*same.activations, *same.predictions, same.classes)} == {0}
+    means = [np.mean([one.psi for one in each.activations]) for each in found]
+    assert (np.diff(means) > 0.1).all()
+
+
+def test_psi_by_hand() -> None:
+    expected = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])
+    found = psi(expected, np.array([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0]]))
+    assert found[0] == pytest.approx(0.25 * np.log(1.5) + 0.25 * np.log(2))
+    assert found[1] == 0
+    assert psi(np.array([0.5, 0.5]), np.array([1.0, 0.0])) == np.inf
+
+
+def test_chance_is_what_rows_of_the_same_kind_show(head: Head, reference: Reference) -> None:
+    """The expected index without drift is (bins - 1) (1 / n + 1 / m), within a quarter."""
+    for size in (60, 500):
+        found = [
+            reference.compare(counts(head, reference, size, seed=seed)).activations
+            for seed in range(1, 31)
+        ]
+        mean = np.mean([one.psi for per_run in found for one in per_run])
+        assert found[0][0].by_chance == pytest.approx(9 * (1 / size + 1 / 400))
+        assert mean == pytest.approx(found[0][0].by_chance, rel=0.25)
+        assert not any(one.drifts(0.2) for per_run in found for one in per_run)
+
+
+def test_a_shift_is_seen_where_there_are_rows_enough(head: Head, reference: Reference) -> None:
+    seen = reference.compare(counts(head, reference, 500, seed=5, shift=0.1))
+    assert all(one.drifts(0.2) and one.can_tell(0.2) for one in seen.activations)
+    few = reference.compare(counts(head, reference, 8, seed=5, shift=0.0))
+    assert not any(one.can_tell(0.2) for one in few.activations)
+    assert not any(one.drifts(0.2) for one in few.activations)
+
+
+def test_counts_add_up_and_travel_as_json(head: Head, reference: Reference) -> None:
+    x = sample(head, 90, seed=3)
+    outputs = head.outputs(x)
+    all_at_once = reference.count(head, x, outputs)
+    parts = [
+        reference.count(head, {i: v[a:b] for i, v in x.items()}, outputs[a:b])
+        for a, b in ((0, 20), (20, 20), (20, 90))
+    ]
+    drift = Drift()
+    for date, part in zip(("d1", "d2", "d1"), parts, strict=True):
+        drift += Drift({date: {"made": part}})
+    again = Drift.from_dict(json.loads(json.dumps(drift.to_dict())))
+    total = again.total("made")
+    assert total is not None
+    assert total.num_texts == 90
+    np.testing.assert_array_equal(total.bins, all_at_once.bins)
+    np.testing.assert_array_equal(total.classes, all_at_once.classes)
+    assert (total.bins.sum(1) == 90).all()
+    assert again.total("other") is None
+
+
+def test_a_reference_is_stored(head: Head, reference: Reference, tmp_path: Path) -> None:
+    write_arrays(tmp_path / "reference.safetensors", reference.arrays())
+    again = Reference.from_arrays(read_arrays(tmp_path / "reference.safetensors"))
+    assert again.num_rows == reference.num_rows == 400
+    for name, array in reference.arrays().items():
+        np.testing.assert_array_equal(array, again.arrays()[name])
+
+
+def test_constant_and_binary_activations_have_bins(head: Head) -> None:
+    x = sample(head, 300, seed=0)
+    watched = important_features(head, MAX_FEATURES).tolist()
+    at, other = [i for i, (layer, _) in enumerate(watched) if layer == 0][:2]
+    first, second = (np.searchsorted(head.features[0], watched[i][1]) for i in (at, other))
+    x[0][:, first] = 0.0
+    x[0][:, second] = (np.arange(300) % 3 == 0) * 1.0
+    reference = Reference.of(head, x, head.outputs(x))
+    same = reference.compare(reference.count(head, x, head.outputs(x)))
+    assert max(one.psi for one in same.activations) == 0
+    assert all(np.isfinite(one.chance_limit) for one in same.activations)
+    x[0][:, first] = 5.0
+    woken = reference.compare(reference.count(head, x, head.outputs(x)))
+    assert woken.activations[at].drifts(0.2)
+
+
+def test_the_most_important_features_are_watched(head: Head) -> None:
+    found = important_features(head, MAX_FEATURES)
+    assert len(found) == MAX_FEATURES == len(np.unique(found, axis=0))
+    norms = {
+        (edges.layer, feature): norm
+        for edges in head.parts[0].layers
+        for feature, norm in zip(
+            edges.features.tolist(), np.linalg.norm(edges.weights, axis=0), strict=True
+        )
+    }
+    ranked = sorted(norms, key=lambda key: -norms[key])
+    assert [tuple(pair) for pair in found.tolist()] == ranked[:MAX_FEATURES]
+
+
+def test_the_report_names_what_drifted(head: Head, reference: Reference, tmp_path: Path) -> None:
+    watched = {"made": Watched(head, reference, 48)}
+    drift = Drift(
+        {
+            "2024-01-01": {"made": counts(head, reference, 500, seed=1)},
+            "2024-01-02": {"made": counts(head, reference, 500, seed=2, shift=0.1)},
+            "2024-01-03": {"made": counts(head, reference, 5, seed=3)},
+        }
+    )
+    report = write_drift(tmp_path / "_drift", "run1", watched, drift)
+    assert json.loads((tmp_path / "_drift/run1.json").read_text()) == report
+    dates = report["tasks"]["made"]["dates"]
+    assert [dates[date]["status"] for date in sorted(dates)] == [
+        "stable",
+        "drifted",
+        "too few texts",
+    ]
+    assert "the salient activations" in dates["2024-01-02"]["drifted"]
+    (warning,) = report["warnings"]
+    assert warning.startswith("made, 2024-01-02: ") and "(500 texts)" in warning
+    assert report["tasks"]["made"]["all"]["num_texts"] == 1005
+    worst = dates["2024-01-02"]["activations"]["worst"][0]
+    assert worst["pooling"] in ("mean", "max") and 0 <= worst["neuron"] < 48
+    shares = dates["2024-01-01"]["classes"]["shares"]
+    assert sum(share["found"] for share in shares.values()) == pytest.approx(1)
+    assert drift_report(watched, drift, threshold=50.0)["warnings"] == []
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "_drift/run1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_new_texts_has_an_empty_report(
+    head: Head, reference: Reference, tmp_path: Path
+) -> None:
+    report = write_drift(tmp_path, "none", {"made": Watched(head, reference, 48)}, Drift())
+    assert report["warnings"] == []
+    assert report["tasks"]["made"]["all"] is None
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_regression_watches_its_value(tiny_bert: Path) -> None:
+    head = make_head(load_backbone(tiny_bert), {1: np.arange(4)}, classes=())
+    x = sample(head, 200, seed=0)
+    reference = Reference.of(head, x, head.outputs(x))
+    found = drift_report(
+        {"made": Watched(head, reference, 48)},
+        Drift({"d": {"made": counts(head, reference, 300, seed=1, shift=1.0)}}),
+    )["tasks"]["made"]["dates"]["d"]
+    assert "the value" in found["drifted"]
+    assert "classes" not in found

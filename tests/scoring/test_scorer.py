@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.backbone.loading import load_backbone
+from pipeline.backbone.packing import Segments
+from pipeline.backbone.pooling import pool
+from pipeline.backbone.slicing import LastLayer
+from pipeline.backbone.transformer import Backbone
+from pipeline.errors import ExtractError, ScoreError
+from pipeline.extraction.extractor import Extractor
+from pipeline.extraction.golden import Golden
+from pipeline.extraction.picking import Picked
+from pipeline.extraction.storing import extract_corpus
+from pipeline.heads.drift import Reference
+from pipeline.heads.model import Head
+from pipeline.scoring.scorer import Scorer
+from store import ActivationStore, text_hash
+from tests.builders.heads import make_head
+from tests.builders.models import FFN_WIDTH, TEXTS, make_tiny_model
+
+DATES = (1_704_067_200, 1_704_153_600, None)
+"""1 and 2 January 2024, and unknown."""
+
+
+def rows(texts: list[str | None], *, first: int = 0) -> pa.Table:
+    return pa.table(
+        {
+            "id": pa.array([str(first + i) for i in range(len(texts))], pa.string()),
+            "text": pa.array(texts, pa.string()),
+            "text_hash": pa.array([text_hash(text or "") for text in texts], pa.string()),
+            "created_at": pa.array([DATES[i % 3] for i in range(len(texts))], pa.int64()),
+            "source_file": pa.array(["in.jsonl"] * len(texts), pa.string()),
+        }
+    )
+
+
+def some_heads(backbone: Backbone) -> list[Head]:
+    """Of three tasks that leave out the first and the last layer."""
+    draw = np.random.default_rng(0)
+
+    def chosen(count: int) -> np.ndarray:
+        return draw.choice(2 * FFN_WIDTH, count, replace=False)
+
+    return [
+        make_head(backbone, {1: chosen(9)}, task="mood", classes=("glad", "mad", "sad")),
+        make_head(backbone, {1: chosen(40)}, task="rude", seed=1, hidden_width=4),
+        make_head(backbone, {1: np.arange(3)}, task="level", classes=(), seed=2),
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_bert: Path) -> Backbone:
+    return load_backbone(tiny_bert)
+
+
+@pytest.fixture(scope="module")
+def heads(whole: Backbone) -> list[Head]:
+    return some_heads(whole)
+
+
+@pytest.fixture(scope="module")
+def scorer(heads: list[Head]) -> Scorer:
+    return Scorer(heads)
+
+
+def stored_activations(backbone: Backbone, texts: list[str]) -> dict[int, np.ndarray]:
+    """Layer -> (n, 2 A) as a store would hold them."""
+    found = Extractor(backbone, hidden="none")(texts).ffn
+    rounded = found.astype(np.float16).astype(np.float32)
+    return {layer: values.reshape(-1, len(texts)).T for layer, values in enumerate(rounded)}
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "phi3", "albert", "xlnet", "opt"])
+def test_scores_are_those_of_stored_activations(family: str, tmp_path: Path) -> None:
+    backbone = load_backbone(make_tiny_model(family, tmp_path / family))
+    heads = some_heads(backbone)
+    table = Scorer(heads).score_table(rows(list(TEXTS))).table
+    layers = stored_activations(backbone, list(TEXTS))
+    filled = np.array([bool(text.strip()) for text in TEXTS])
+    mood, rude, level = (head.outputs_full(layers) for head in heads)
+    found = np.stack([table[f"mood_p_{name}"].to_numpy() for name in ("glad", "mad", "sad")], 1)
+    np.testing.assert_allclose(found[filled], heads[0].probabilities(mood)[filled], atol=5e-3)
+    found = table["rude_p_yes"].to_numpy()[filled]
+    np.testing.assert_allclose(found, heads[1].probabilities(rude)[filled, 1], atol=5e-3)
+    np.testing.assert_allclose(table["level"].to_numpy()[filled], level[filled, 0], atol=2e-2)
+    empty = table.filter(pa.array(~filled))
+    assert empty["mood"].null_count == empty["level"].null_count == (~filled).sum() > 0
+
+
+def test_only_what_heads_read_is_computed(scorer: Scorer) -> None:
+    backbone = scorer.extractor.backbone
+    assert scorer.extractor.layers == (1,)
+    assert backbone.num_layers == 2
+    neurons = np.unique(np.concatenate(list(scorer.features.values())) % FFN_WIDTH)
+    assert backbone.last is not None
+    np.testing.assert_array_equal(backbone.last.neurons, neurons)
+    last = backbone.network.get_submodule("encoder.layer.1")
+    reached: list[str] = []
+    handles = [
+        part.register_forward_hook(lambda *_, name=name: reached.append(name))
+        for name, part in (
+            ("up", last.intermediate.dense),
+            ("down", last.output.dense),
+        )
+    ]
+    try:
+        scorer.score_table(rows(["the cat"]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert reached == ["up"]
+    assert last.intermediate.dense.bias.shape == (len(neurons),)
+
+
+def test_tables_come_back_in_order_and_with_the_bits_of_each_alone(scorer: Scorer) -> None:
+    tables = [rows(list(TEXTS)), rows([]), rows(["dog"], first=20), rows(list(TEXTS)[::-1])]
+    together = [scored.table for scored in scorer.score(tables)]
+    assert len(together) == len(tables)
+    for table, given_rows in zip(together, tables, strict=True):
+        assert table.column_names == list(together[0].column_names)
+        assert table.schema == together[0].schema
+        assert table["id"].equals(given_rows["id"])
+        assert table.equals(scorer.score_table(given_rows).table)
+    assert list(scorer.score([])) == []
+
+
+def test_repeated_texts_are_computed_once(scorer: Scorer) -> None:
+    before = scorer.extractor.meter.num_texts
+    table = scorer.score_table(rows(["dog", "the cat", "dog", None, "", "dog"])).table
+    assert scorer.extractor.meter.num_texts - before == 3
+    glad = table["mood_p_glad"].to_pylist()
+    assert glad[0] == glad[2] == glad[5] != glad[1]
+    assert glad[3] is None and glad[4] is None
+    assert table["n_tokens"].to_pylist()[0] == table["n_tokens"].to_pylist()[5]
+
+
+def test_tables_are_read_ahead_and_errors_come_in_their_turn(scorer: Scorer) -> None:
+    third_is_read = threading.Event()
+
+    def tables() -> Iterator[pa.Table]:
+        for i in range(3):
+            if i == 2:
+                third_is_read.set()
+            yield rows([f"dog {i}"], first=i)
+        raise ValueError("broken file")
+
+    results = scorer.score(tables())
+    assert [next(results).table["id"].to_pylist() for _ in range(2)] == [["0"], ["1"]]
+    assert third_is_read.wait(60), "the third is read before it is asked for"
+    assert next(results).table["id"].to_pylist() == ["2"]
+    with pytest.raises(ValueError, match="broken file"):
+        next(results)
+
+
+def test_what_goes_along_comes_back_with_its_table(scorer: Scorer) -> None:
+    works = [(name, rows([name] * n, first=n)) for n, name in enumerate(("none", "cat", "dog"))]
+    found = list(scorer.score_along(works))
+    assert [name for name, _ in found] == ["none", "cat", "dog"]
+    for (_, table), (_, scored) in zip(works, found, strict=True):
+        assert scored.table["id"].equals(table["id"])
+
+
+def test_a_caller_may_stop_early(scorer: Scorer) -> None:
+    threads = torch.get_num_threads()
+    results = scorer.score(rows([f"cat {i}"]) for i in range(100))
+    next(results)
+    results.close()
+    assert torch.get_num_threads() == threads
+
+
+def test_drift_counts_different_texts_by_date(heads: list[Head], whole: Backbone) -> None:
+    texts = [f"the {word} cat {i}" for i in range(8) for word in ("sad", "happy", "angry")]
+    layers = stored_activations(whole, texts)
+    references = {}
+    for head in heads[:2]:
+        own = {layer: layers[layer][:, index] for layer, index in head.features.items()}
+        references[head.card.task] = Reference.of(head, own, head.outputs(own))
+    scorer = Scorer(heads, references=references)
+    scored = scorer.score_table(rows(texts))
+    assert sorted(scored.drift.dates) == ["2024-01-01", "2024-01-02", "unknown"]
+    total = scored.drift.total("mood")
+    assert total is not None and total.num_texts == len(texts)
+    assert scored.drift.total("level") is None, "it has no reference"
+    comparison = references["mood"].compare(total)
+    assert comparison.classes is not None and comparison.classes.psi < 0.02
+    assert max(one.psi for one in comparison.predictions) < 0.1, "the same texts"
+    repeated = scorer.score_table(rows(["dog"] * 9 + ["", " "]))
+    assert {date: found["mood"].num_texts for date, found in repeated.drift.dates.items()} == {
+        "2024-01-01": 1,
+        "2024-01-02": 1,
+        "unknown": 1,
+    }
+    nothing = pa.Table.from_batches([], schema=rows([]).schema)
+    assert scorer.score_table(nothing).drift.dates == {}
+
+
+def test_golden_outputs_are_checked(heads: list[Head], whole: Backbone) -> None:
+    texts = ("a golden cat", "another one")
+    layers = stored_activations(whole, list(texts))
+    outputs = heads[0].outputs_full(layers).astype(np.float64)
+    assert Scorer(heads, golden={"mood": Golden(texts, outputs)}).golden_difference < 1e-3
+    assert Scorer(heads).golden_difference is None
+    with pytest.raises(ScoreError, match=r"head 'mood': its outputs for the golden texts.*differ"):
+        Scorer(heads, golden={"mood": Golden(texts, outputs + 0.05 * np.abs(outputs).max())})
+
+
+def test_parity_with_a_store(scorer: Scorer, whole: Backbone, tmp_path: Path) -> None:
+    texts = [text for text in TEXTS if text]
+    table = pa.table({"id": [str(i) for i in range(len(texts))], "text": texts})
+    extract_corpus(table, whole, tmp_path / "store")
+    path = tmp_path / "store"
+    difference = scorer.check_parity(ActivationStore.open(path), 40)
+    assert difference is not None and difference < 1e-3
+    assert scorer.check_parity(ActivationStore.open(path), 0) is None
+
+    class Shifted(ActivationStore):
+        def read_features(self, *args, **options):
+            return super().read_features(*args, **options) * 1.05
+
+    with pytest.raises(ScoreError, match="differ from the stored ones"):
+        scorer.check_parity(Shifted.open(path), 8)
+
+
+def change(**facts: object) -> Callable[[Head], Head]:
+    return lambda head: replace(head, card=replace(head.card, **facts))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda heads: [], "no heads"),
+        (lambda heads: [heads[0], heads[0]], "two heads for one task"),
+        (
+            lambda heads: [heads[0], change(extraction_fingerprint="0" * 64)(heads[1])],
+            "different extractions",
+        ),
+        (lambda heads: [change(extraction_fingerprint="0" * 64)(heads[0])], "not the backbone"),
+        (lambda heads: [change(poolings=("max", "mean"))(heads[0])], "not the backbone"),
+        (lambda heads: [heads[0], change(task="mood_p_sad")(heads[2])], "two columns"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(
+    heads: list[Head], spoil: Callable[[list[Head]], list[Head]], message: str
+) -> None:
+    with pytest.raises(ScoreError, match=message):
+        Scorer(spoil(heads))
+
+
+def test_another_model_is_refused(heads: list[Head], tmp_path: Path) -> None:
+    other = make_tiny_model("distilbert", tmp_path / "other")
+    with pytest.raises(ScoreError, match="not the backbone"):
+        Scorer(heads, model=str(other))
+
+
+def test_features_that_are_not_computed_are_refused(whole: Backbone) -> None:
+    few = whole.truncate(1, neurons=[3, 5])
+    assert Extractor(few, features={1: np.array([5, 3 + FFN_WIDTH])}, hidden="none")
+    with pytest.raises(ExtractError, match="does not compute"):
+        Extractor(few, features={1: np.array([4])}, hidden="none")
+    for bad in ([2 * FFN_WIDTH], [-1], []):
+        with pytest.raises(ExtractError, match=r"must be numbers in 0\.\.95"):
+            Extractor(whole, features={0: np.array(bad, np.int64)}, hidden="none")
+
+
+class Shape:
+    """As much of a backbone as picking needs."""
+
+    neuron_size = 40
+    num_layers = 1
+    device = torch.device("cpu")
+    last: LastLayer | None = None
+
+
+@settings(max_examples=60)
+@given(st.sets(st.integers(0, 79), min_size=1), st.booleans())
+def test_picked_features_are_those_of_all(wanted: set[int], only_some: bool) -> None:
+    tokens = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
+    segments = Segments.of(starts=[0, 3, 6], lengths=[3, 3, 2])
+    features = np.array(sorted(wanted), np.int64)
+    expected = pool(tokens, segments, ("mean", "max")).flatten(1)[:, torch.from_numpy(features)]
+    shape = Shape()
+    if only_some:
+        shape.last = LastLayer(np.unique(features % 40)[::-1].copy(), 40, late=True)
+        tokens = shape.last.take(tokens)
+    picked = Picked.of(features, shape, layer=0, poolings=("mean", "max"))  # type: ignore[arg-type]
+    assert torch.equal(picked.pool(tokens, segments), expected)
