@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-all test-gpu lint check format docs lock clean
+.PHONY: help demo test test-all test-newest test-gpu lint check format docs lock clean
 
 help:
 	@echo "make demo      install into $(VENV) and run the whole pipeline on the embedded example"
 	@echo "make test      install into $(VENV), lint, type-check and test (about ten minutes)"
 	@echo "make test-all  the same with the slow tests"
+	@echo "make test-newest  what needs no torch, on the newest Python here with the newest versions"
 	@echo "make test-gpu  on a machine with a GPU: its tests, and extraction's rates there"
 	@echo "make format    format and fix the code"
 	@echo "make docs      write the API pages into runs/docs"
@@ -23,6 +24,10 @@ test check: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -m ''
+
+# On the newest Python here with the newest versions of all; what needs torch is left out.
+test-newest: $(VENV)/.python
+	$(BIN)/python tests/newest.py $(VENV)-newest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -52,10 +57,10 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml requirements.lock
 	$(PIP) install -q -c requirements.lock -e '.[demo,cluster,ssh,jobqueue,report,explore,dev]'
 	@touch $@
 
-# Named one by one: `store` exports a few names, and pdoc would show nothing else.
-STORE_MODULES = $(filter-out store.__init__,$(subst /,.,$(basename $(wildcard store/*.py))))
+# Named one by one: a wing exports some names, and pdoc would show nothing else.
+MODULES = $(subst /,.,$(basename $(filter-out %/__init__.py,$(shell find store pipeline/* -name '*.py'))))
 docs: $(VENV)/.dev
-	$(BIN)/pdoc -d google -o runs/docs pipeline store $(STORE_MODULES)
+	$(BIN)/pdoc -d google -o runs/docs pipeline store $(MODULES)
 	@echo "open runs/docs/index.html"
 
 # Resolved afresh on the oldest supported Python, so that one file serves all; torch stays at its pin.
@@ -64,8 +69,8 @@ lock:
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install -q torch==$(TORCH) '.[demo,hub,cluster,ssh,jobqueue,report,explore,dev]'
 	{ echo '# All direct and indirect versions; written by `make lock`. Use: pip install -c requirements.lock ...'; \
-	  $(VENV)-lock/bin/python -m pip freeze --exclude salient | sed 's/+cpu$$//'; } > requirements.lock
+	  $(VENV)-lock/bin/python -m pip freeze --all --exclude pip --exclude salient | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV)-newest runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

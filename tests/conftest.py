@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.builders.paths import SHARED
+
 settings.register_profile(
     "suite",
     deadline=None,
@@ -25,8 +27,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ from pydantic import BaseModel
 
 from pipeline import config
 from pipeline.config import RunConfig
-
-ROOT = Path(__file__).parents[1]
+from tests.builders.paths import ROOT
 
 MODULES = sorted(
     path for package in ("pipeline", "store") for path in ROOT.glob(f"{package}/**/*.py")
@@ -27,8 +26,10 @@ SHAPED = [
     *(
         ROOT / "pipeline" / f"{name}.py"
         for name in (
-            "backbone", "drift", "estimators", "extractor", "golden", "heads", "intervals",
-            "linear", "metrics", "neurons", "pooling", "probe", "scorer", "storedtexts", "tokens",
+            "backbone/transformer", "backbone/loading", "backbone/pooling", "backbone/tokens",
+            "explorer/atlas", "extraction/extractor", "extraction/golden", "heads/drift",
+            "heads/model", "linear/estimators", "linear/fitted", "measures/bootstrap",
+            "measures/metrics", "probes/model", "scoring/scorer", "texts/lookup",
         )
     ),
 ]  # fmt: skip

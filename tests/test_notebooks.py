@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.paths import ROOT
+
 nbformat = pytest.importorskip("nbformat", reason="needs the extra: salient[dev]")
 nbclient = pytest.importorskip("nbclient", reason="needs the extra: salient[dev]")
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,9 @@ from typer.main import get_command
 from pipeline.cluster.kinds import KINDS
 from pipeline.commands.line import app, run_command
 from pipeline.config import RunConfig
+from tests.builders.paths import ROOT
 from tests.conftest import write_mood_csv
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
 OTHER_PROGRAMS = {
@@ -37,7 +37,7 @@ OTHER_PROGRAMS = {
 }
 PARSED = {
     "run tests/real/": "the public data sets are not part of the project",
-    "plan runs/sentiment --cascade": "whether one pays depends on the model: tests/scoring/test_cascade.py",
+    "plan runs/sentiment --cascade": "whether one pays depends on the model",
     "score new.csv --run runs/sentiment --out scores-cascade": "needs a cascade",
     "explore ": "serves until it is stopped",
     "submit ": "starts a process that outlives the test",

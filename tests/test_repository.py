@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
+from tests.builders.paths import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKED = ("demo", "hub", "cluster", "ssh", "jobqueue", "report", "explore", "dev")
 CONDA_NAMES = {"dask-core": "dask", "matplotlib-base": "matplotlib", "pytorch": "torch"}

@@ -21,24 +21,28 @@ out = Console(soft_wrap=True, highlight=False)
 
 
 def terminal(quiet: bool) -> Terminal:
+    """Where a command's progress goes."""
     from pipeline.progress import Terminal
 
     return Terminal(quiet=quiet)
 
 
 def load_config(config: Path) -> RunConfig:
+    """A run's configuration; ConfigError in one line for what is wrong with it."""
     from pipeline.config import RunConfig
 
     return RunConfig.load(config)
 
 
 def print_json(data: Any) -> None:
+    """Print one JSON object on one line."""
     print(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
 def show_metrics(
     run_dir: Path, metrics: dict[str, Any], *, as_json: bool, plots: bool = True
 ) -> None:
+    """Print a finished run's tables, and draw each task's overview beside them."""
     from pipeline import report
     from pipeline.runfolder import RunFolder
     from store.tables import read_table

@@ -24,7 +24,9 @@ CONTEXT_CHARS = 160
 
 _FRAGMENTS = (
     Environment(autoescape=True, trim_blocks=True)
-    .from_string(resources.files(__package__).joinpath("fragments.html").read_text(encoding="utf-8"))
+    .from_string(
+        resources.files(__package__).joinpath("fragments.html").read_text(encoding="utf-8")
+    )
     .module
 )
 

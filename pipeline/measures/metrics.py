@@ -32,7 +32,7 @@ class Metric:
     compute: Callable[[Array, Array, Array, int], float]
     """(targets, predictions, probabilities or values, positive class) -> value."""
     of_counts: Callable[[Array, Array, Array, Array, int], Array]
-    """(counts, and the arguments of ``compute``) -> values; see :mod:`pipeline.measures.weighted`."""
+    """(counts, and the arguments of ``compute``) -> values, as in `weighted`."""
     regression: bool
     higher_is_better: bool = True
 

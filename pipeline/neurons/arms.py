@@ -1,4 +1,4 @@
-"""The neurons that an ablation silences, random ones of the same number, and what takes their place."""
+"""What an ablation silences: salient neurons, as many random ones, and what takes their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which heads go together at each depth, and which depth to pick: pure rules over measured scores and costs."""
+"""Which heads go together at each depth, and which depth to pick.
+
+Pure rules over scores and measured costs; :data:`RULES` names those that pick.
+"""
 
 from __future__ import annotations
 

@@ -48,6 +48,8 @@ differences: the blocks are the slots there are, and they are published all toge
 
 Nothing in a plan's folder is seen by readers, so a dead or abandoned plan harms nobody.
 
+Read first: `plans`, then `writing` and `publishing`; `backfill` adds layers, `deletion` hides
+samples.
 """
 
 import lazy_loader

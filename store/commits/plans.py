@@ -1,52 +1,6 @@
-"""The states of an append, and its plan: which samples are new, where they go, what is finished.
+"""An append's plan: which samples are new, where they go, what is finished.
 
-    plan    = plan_append(…)               planned
-    write_block(plan, block, …)            written, staged: each block by itself
-    commit()                               published, as far as blocks follow on without a gap
-
-A block of samples goes through these states:
-
-    planned -> written -> staged -> published
-                                 -> abandoned, from any state before
-
-planned
-    `.salient/plans/<plan>/` holds `plan.json` and `samples.arrow`, `aliases.arrow` and
-    `replaced.arrow`; `.salient/active.json`, which is written last, names the plan. One plan is
-    active at a time, that of the process with `append.lock`; others write its blocks.
-    A crash before the last file leaves a folder that nobody names: `gc` removes it.
-
-written
-    `<plan>/<slot>-<attempt>/<array>.<layer>`, one durable file for each shard. Whoever writes a
-    block makes an attempt of its own, so two at the same block never mix.
-    A crash leaves an attempt that no manifest names: it goes when the block is published.
-
-staged
-    `<plan>/block-<slot>.safetensors`, the block's manifest, appears by one rename. It holds the
-    checksums, the moments and the name of the attempt that counts.
-    A crash loses nothing: whoever asks for the same samples again gets the same plan and writes
-    the blocks that are not staged.
-
-published
-    Under `commit.lock`: the shards are renamed to `<array>/c/<layer's number>/0/0/<slot>`, the
-    manifests to `.salient/manifests/<slot>-<count>-<plan>.safetensors`; the index part
-    `.salient/index/rows-<start>-<stop>-<plan>.parquet` and the chunks of the coordinates are
-    written, then the snapshot's record; at last `zarr.json` at the root is replaced, and that one
-    rename is the commit. The arrays' own `zarr.json` follow, and the plan's folder goes.
-    A crash before that rename leaves readers what they had: they look no further than the
-    snapshot, and a shard that has replaced a shorter one begins with the same samples. The next
-    commit, plan or compaction repeats the moves. After it, the snapshot says that the plan is
-    finished, and they tidy up.
-
-abandoned
-    Whoever plans something else publishes what the active plan has staged without a gap, makes its
-    own plan the active one, and removes the other's folder with all that is left in it. Writers of
-    the old plan are told so.
-    A crash in between leaves that folder: `gc` removes it.
-
-Layers that are added to samples stored before (`plan_backfill`) go the same way, with two
-differences: the blocks are the slots there are, and they are published all together or not at all.
-
-Nothing in a plan's folder is seen by readers, so a dead or abandoned plan harms nobody.
+The states that a plan goes through stand in :mod:`store.commits`.
 """
 
 from __future__ import annotations

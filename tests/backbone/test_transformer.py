@@ -27,9 +27,10 @@ from tests.builders.models import (
     make_tokenizer,
     needs_onednn,
 )
+from tests.builders.paths import SHARED
 from tests.builders.reference import Reference, relative_error
 
-STORIES = Path(__file__).parents[2] / "shared/data/models/stories260k"
+STORIES = SHARED / "models" / "stories260k"
 EXACT = 1e-5
 KERNELS = ["torch", pytest.param("onednn", marks=needs_onednn)]
 

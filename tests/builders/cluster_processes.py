@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.config import RunConfig
 from store import ActivationStore
 from store.upkeep.inspection import verify
+from tests.builders.paths import ROOT
 from tests.builders.waiting import default_signals, wait_until
 
 START_S = 60
@@ -76,7 +77,7 @@ class ClusterProcesses:
                 stdout=log,
                 stderr=log,
                 env=self._environment,
-                cwd=Path(__file__).parents[1],
+                cwd=ROOT,
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from pipeline.texts.dumps import QUARANTINE_SCHEMA, TWEETS_SCHEMA, DumpBlock, read_dump
-from tests.conftest import SHARED
+from tests.builders.paths import SHARED
 
 RAW = SHARED / "raw_tweets"
 needs_raw = pytest.mark.skipif(not RAW.exists(), reason="no ../shared/data/raw_tweets here")

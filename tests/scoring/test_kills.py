@@ -29,10 +29,10 @@ from tests.builders.dumps import (
     v1,
 )
 from tests.builders.heads import write_heads
+from tests.builders.paths import ROOT
 from tests.builders.score_processes import POINT_NAMES, score_and_die
 from tests.conftest import RUN_TOML
 
-ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 Place = tuple[Path, list[Path]]
 NUM_TWEETS = 600

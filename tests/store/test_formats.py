@@ -17,9 +17,10 @@ from store.upkeep.compaction import compact
 from store.upkeep.export import export_parquet
 from store.upkeep.garbage import gc
 from store.upkeep.inspection import describe_snapshots, info, verify
+from tests.builders.paths import ROOT
 from tests.builders.store_processes import append_all, make_samples, values_of, write_one
 
-FORMATS = Path(__file__).parent / "formats"
+FORMATS = ROOT / "tests" / "formats"
 
 
 @pytest.fixture(params=sorted(p.name for p in FORMATS.iterdir() if (p / "store").is_dir()))

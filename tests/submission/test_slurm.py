@@ -14,11 +14,12 @@ from pipeline.config import RunConfig
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.submission.jobs import cancel, describe, status_of, submit
 from tests.builders.cluster_processes import free_port
+from tests.builders.paths import ROOT
 from tests.builders.waiting import wait_until
 from tests.conftest import write_mood_run
 
 pytestmark = pytest.mark.slow
-START = Path(__file__).parent / "slurm" / "start.sh"
+START = ROOT / "tests" / "slurm" / "start.sh"
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from pipeline.texts.rows import read_rows, read_texts
 from pipeline.texts.sources import short_names
 from pipeline.texts.splits import SPLITS, Row, assign_splits, deal
 from store import text_hash
+from tests.builders.paths import SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data here")
 
 WORDS = ["tea", "rain", "bus", "desk", "moon", "fish", "lamp", "song", "wool", "gate"]
