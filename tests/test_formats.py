@@ -18,11 +18,11 @@ from pipeline import stages
 from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
 from pipeline.heads.model import Head
-from pipeline.probes.probing import load_probe
+from pipeline.probes.model import load_probe
 from pipeline.report.inspection import inspect
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring.cascade import Cascade
-from pipeline.scoring.files import score_files
+from pipeline.scoring.files import ScoreOptions, score_files
 from store import ActivationStore
 from store.tables import read_table
 from store.upkeep.compaction import compact
@@ -109,13 +109,17 @@ def test_running_again(old: Path, expected: dict[str, Any]) -> None:
 def test_scoring_goes_on(old: Path, expected: dict[str, Any]) -> None:
     """Nothing twice, a new file is added; and scored anew, everything gets the same scores."""
     inputs = [old / "texts.csv", old / "tweets.jsonl"]
-    options: dict[str, Any] = {"model": str(old / "bert"), "device": "cpu", "max_errors": 0.5}
-    again = score_files(inputs, old / "run.toml", old / "scores", **options).to_dict()
+    where = ScoreOptions(model=str(old / "bert"), device="cpu")
+    again = score_files(
+        inputs, old / "run.toml", old / "scores", options=where, max_errors=0.5
+    ).to_dict()
     assert (again["scored"], again["inputs"]["unchanged"]) == (0, 2)
     shutil.copyfile(old / "texts.csv", old / "renamed.csv")  # the same ids in another file
     (old / "more.csv").write_text("id,text\n1,happy cat today\n88,sad dog\n", encoding="utf-8")
     inputs += [old / "renamed.csv", old / "more.csv"]
-    found = score_files(inputs, old / "run.toml", old / "scores", **options).to_dict()
+    found = score_files(
+        inputs, old / "run.toml", old / "scores", options=where, max_errors=0.5
+    ).to_dict()
     assert found["scored"] == 1
     table = scores(old / "scores")
     assert max(Counter(table["id"].to_pylist()).values()) == 1
@@ -123,9 +127,11 @@ def test_scoring_goes_on(old: Path, expected: dict[str, Any]) -> None:
     check_scores(table, expected["scores"])
     for path in (old / "scores").glob("_ledger.sqlite*"):
         path.unlink()
-    found = score_files(inputs[-1:], old / "run.toml", old / "scores", **options).to_dict()
+    found = score_files(
+        inputs[-1:], old / "run.toml", old / "scores", options=where, max_errors=0.5
+    ).to_dict()
     assert found["scored"] == 0
-    score_files(inputs[:2], old / "run.toml", old / "new", **options)
+    score_files(inputs[:2], old / "run.toml", old / "new", options=where, max_errors=0.5)
     check_scores(scores(old / "new"), expected["scores"])
 
 

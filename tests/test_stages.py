@@ -14,7 +14,7 @@ from pipeline import stages
 from pipeline.config import RunConfig
 from pipeline.errors import ExtractError, HeadError, ProbeError
 from pipeline.heads.model import Head
-from pipeline.probes.probing import load_probe
+from pipeline.probes.model import load_probe
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.texts.targets import load_target
 from store import ActivationStore

@@ -12,6 +12,8 @@ from .golden import write_golden as write_golden
 from .golden import write_outputs as write_outputs
 from .lanes import ahead as ahead
 from .storing import STORED as STORED
+from .storing import StoreOptions as StoreOptions
 from .storing import extract_corpus as extract_corpus
 from .storing import extract_here as extract_here
+from .storing import open_store as open_store
 from .throughput import ExtractReport as ExtractReport

@@ -12,5 +12,6 @@ from .model import KINDS as KINDS
 from .model import Head as Head
 from .model import HeadCard as HeadCard
 from .model import describe_heads as describe_heads
+from .modes import MODES as MODES
 from .salient import RULES as RULES
 from .salient import salient_features as salient_features

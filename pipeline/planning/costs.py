@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ExtractError
+from pipeline.planning.depth import Speed
 from pipeline.progress import Say, advance, silent
 from pipeline.scoring import Scored, Scorer
 from pipeline.texts import InputOptions, Split, detect, load_target, read_blocks, sample_texts
@@ -34,15 +35,6 @@ Array = NDArray[Any]
 NUM_TEXTS = {"cpu": 256, "cuda": 4096}
 """Texts that throughput is measured on, by device; a GPU is not busy with less."""
 ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Measured throughput; ``pass_s`` are the seconds of each round over the same texts."""
-
-    texts_per_s: float
-    tokens_per_s: float
-    pass_s: tuple[float, ...]
 
 
 def flops(scorer: Scorer, rows: pa.Table) -> tuple[float, float]:

@@ -12,7 +12,6 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.errors import HeadError
 from pipeline.measures import finite, pareto_front, utility
-from pipeline.planning.costs import Speed
 from pipeline.runfolder import RunFolder
 
 FORMAT_VERSION = 1
@@ -254,3 +253,12 @@ def front_of(options: Sequence[Option]) -> tuple[int, ...]:
     """Indices of the options that none at least as fast equals in loss, the fastest first."""
     seconds = [1 / option.speed.texts_per_s for option in options]
     return tuple(int(i) for i in pareto_front(seconds, [-option.loss for option in options]))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured throughput; ``pass_s`` are the seconds of each round over the same texts."""
+
+    texts_per_s: float
+    tokens_per_s: float
+    pass_s: tuple[float, ...]

@@ -6,12 +6,12 @@ from .importance import write_importance as write_importance
 from .memory import plan_layers as plan_layers
 from .model import Probe as Probe
 from .model import Problem as Problem
+from .model import load_probe as load_probe
 from .model import row_weights as row_weights
 from .probing import ProbeResult as ProbeResult
 from .probing import fit_layer as fit_layer
 from .probing import gram_part as gram_part
 from .probing import is_complete as is_complete
-from .probing import load_probe as load_probe
 from .probing import load_targets as load_targets
 from .probing import probe_fingerprints as probe_fingerprints
 from .probing import problem_of as problem_of

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.probes.probing import load_probe
+from pipeline.probes.model import load_probe
 from pipeline.runfolder import RunFolder
 from store.tables import write_table
 

@@ -18,6 +18,8 @@ from pipeline.config import ProbeConfig
 from pipeline.errors import ProbeError
 from pipeline.linear import Linear, Standardiser
 from pipeline.measures import score, utility
+from pipeline.runfolder import RunFolder
+from store.tables import read_arrays
 
 Array = NDArray[Any]
 FOLD_TENSORS = ("fold_weights", "fold_bias")
@@ -123,3 +125,8 @@ def choose(path: Sequence[Linear], scores: Sequence[float], problem: Problem) ->
     ]
     ties = [i for i, value in enumerate(utilities) if value >= max(utilities)]
     return min(ties, key=lambda i: float(np.square(path[i].weights).sum()))
+
+
+def load_probe(folder: RunFolder, task: str, source: int | str) -> Probe:
+    """A probe written by :func:`fit_layer`."""
+    return Probe.from_arrays(read_arrays(folder.probe(task, source).with_suffix(".safetensors")))

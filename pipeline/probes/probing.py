@@ -24,11 +24,11 @@ from pipeline.linear import CPU, HIDDEN, StoreDesign, source_array
 from pipeline.probes.fitting import ProbeTask, fit_probes
 from pipeline.probes.grouping import Group, group_tasks, shared_rows
 from pipeline.probes.keptgrams import layer_gram, write_part
-from pipeline.probes.model import Probe, ProbeFit, Problem
+from pipeline.probes.model import ProbeFit, Problem
 from pipeline.runfolder import RunFolder
 from pipeline.texts import Rows, Target, assign_folds, load_target
 from store import ActivationStore, StoreError
-from store.tables import read_arrays, read_json, write_arrays, write_json
+from store.tables import read_json, write_arrays, write_json
 
 Array = NDArray[Any]
 
@@ -256,8 +256,3 @@ def is_complete(config: RunConfig, target: Target, source: int | str, fingerprin
     """
     stem = RunFolder(Path(config.run_dir)).probe(target.task.name, source)
     return _complete(stem, fingerprint) is not None
-
-
-def load_probe(folder: RunFolder, task: str, source: int | str) -> Probe:
-    """A probe written by :func:`fit_layer`."""
-    return Probe.from_arrays(read_arrays(folder.probe(task, source).with_suffix(".safetensors")))

@@ -1,6 +1,7 @@
 from .batch import IncompleteScores as IncompleteScores
 from .cascade import NEVER as NEVER
 from .cascade import Cascade as Cascade
+from .cascade import CascadeScorer as CascadeScorer
 from .cascade import CascadeTask as CascadeTask
 from .cascade import leaving as leaving
 from .files import ScoreOptions as ScoreOptions
@@ -9,3 +10,4 @@ from .folder import DRIFT as DRIFT
 from .folder import SCORE_CARD as SCORE_CARD
 from .scorer import Scored as Scored
 from .scorer import Scorer as Scorer
+from .summary import ScoreReport as ScoreReport

@@ -27,7 +27,7 @@ from pipeline.scoring.distributed import ScoreRecipe, computing
 from pipeline.scoring.folder import DRIFT, RUNS, open_scores
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.summary import ScoreReport, total
-from pipeline.texts import FORMATS, Filters, InputOptions, wanted_tasks
+from pipeline.texts import INPUT_FORMATS, Filters, InputOptions, wanted_tasks
 from store import ActivationStore
 from store.tables import write_json
 
@@ -39,7 +39,7 @@ class ScoreOptions:
     Attributes:
         heads: head folders, instead of a run.
         tasks: score these only; default all.
-        format: one of ``FORMATS``.
+        format: one of ``INPUT_FORMATS``.
         text, id: columns of files of texts; default ``text``, and ``id`` if there is one. Giving
             either says that the files are no tweet dumps.
         model: the backbone's location, if it moved.
@@ -158,8 +158,8 @@ def score_files(
 
 
 def _check_inputs(inputs: Sequence[Path], options: ScoreOptions) -> None:
-    if options.format not in FORMATS:
-        raise ConfigError(f"--format {options.format!r}: choose one of {', '.join(FORMATS)}")
+    if options.format not in INPUT_FORMATS:
+        raise ConfigError(f"--format {options.format!r}: choose one of {', '.join(INPUT_FORMATS)}")
     for path in inputs:
         if not path.is_file():
             raise ConfigError(f"{path}: no such input file")

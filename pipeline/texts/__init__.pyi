@@ -2,8 +2,11 @@ from .containers import readable as readable
 from .corpus import Corpus as Corpus
 from .corpus import corpus_of as corpus_of
 from .corpus import describe_corpus as describe_corpus
+from .corpus import load_corpus as load_corpus
+from .dumps import read_dump as read_dump
 from .filters import Filters as Filters
-from .inputs import FORMATS as FORMATS
+from .formats import FORMATS as FORMATS
+from .inputs import INPUT_FORMATS as INPUT_FORMATS
 from .inputs import READERS as READERS
 from .inputs import TWEETS as TWEETS
 from .inputs import InputBlock as InputBlock
@@ -14,6 +17,7 @@ from .inputs import input_key as input_key
 from .inputs import read_blocks as read_blocks
 from .lookup import StoredTexts as StoredTexts
 from .lookup import sample_texts as sample_texts
+from .normalise import NORMALISERS as NORMALISERS
 from .normalise import normaliser as normaliser
 from .targets import Rows as Rows
 from .targets import Split as Split

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError
-from pipeline.texts.timestamps import FORMATS, parse_time
+from pipeline.texts.timestamps import TIME_FORMATS, parse_time
 
 RETWEETS = ("keep", "drop", "only")
 
@@ -103,5 +103,7 @@ def _seconds(name: str, value: str | None) -> int | None:
         return None
     seconds = parse_time(value)
     if seconds is None:
-        raise ConfigError(f"{name} {value!r} is no time; write a date as 2026-11-23, or {FORMATS}")
+        raise ConfigError(
+            f"{name} {value!r} is no time; write a date as 2026-11-23, or {TIME_FORMATS}"
+        )
     return seconds

@@ -58,7 +58,7 @@ class InputOptions:
     """How input files are read."""
 
     format: str = "auto"
-    """One of ``FORMATS``."""
+    """One of ``INPUT_FORMATS``."""
     text: str | None = None
     id: str | None = None
     """Columns of files of texts; default ``text``, and ``id`` if there is one. Giving either says
@@ -179,7 +179,7 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
         if len(bad) == _MAX_BAD:
             raise CorpusError(
                 f"{path}: {len(bad)} rows cannot be read as {format}, the last of them line {line}:"
-                f" {reason}; is it another format? (--format {', '.join(FORMATS)})"
+                f" {reason}; is it another format? (--format {', '.join(INPUT_FORMATS)})"
             )
 
     def block(rows: pa.Table) -> InputBlock:
@@ -234,4 +234,4 @@ READERS: dict[str, Callable[[Path, InputOptions], Iterator[InputBlock]]] = {
     },
 }
 """Kind of file -> reader; a new one is a row here and in :func:`detect`."""
-FORMATS = ("auto", *READERS)
+INPUT_FORMATS = ("auto", *READERS)

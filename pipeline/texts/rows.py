@@ -18,8 +18,7 @@ from pipeline.errors import CorpusError
 from pipeline.texts.containers import StreamBreak, readable
 from pipeline.texts.formats import FORMATS, OnBad, RowBlock, detect_format, file_stem, strict
 from pipeline.texts.normalise import normaliser
-from pipeline.texts.timestamps import FORMATS as TIME_FORMATS
-from pipeline.texts.timestamps import parse_time
+from pipeline.texts.timestamps import TIME_FORMATS, parse_time
 from store import text_hash
 
 BLOCK_ROWS = 65_536

@@ -22,7 +22,7 @@ _MIN_SECONDS = -62_135_596_800  # the beginning of the year 1
 _SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
 _FIRST_SNOWFLAKE = 29_700_859_247
 
-FORMATS = "ISO 8601, 'Wed Oct 10 20:19:24 +0000 2018', or seconds since 1970"
+TIME_FORMATS = "ISO 8601, 'Wed Oct 10 20:19:24 +0000 2018', or seconds since 1970"
 
 
 def parse_time(value: str) -> int | None:

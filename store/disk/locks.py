@@ -43,12 +43,13 @@ class FileLock:
         """Whether this object holds the lock."""
         return self._descriptor is not None
 
-    def acquire(self, *, on_wait: Callable[[str], None] | None = None) -> None:
+    def acquire(self, *, on_wait: Callable[[str], None] | None = None, signed: bool = True) -> None:
         """Take the lock, waiting for whoever holds it.
 
         Args:
             on_wait: called with the holder's name if the lock is not free; by default a wait of
                 more than a few seconds is logged.
+            signed: write this process's name into the file, for those who wait.
 
         Raises:
             StoreError: no permission, or the file system has no locks.
@@ -61,8 +62,10 @@ class FileLock:
             raise explain(error, self.path) from error
         try:
             self._wait(descriptor, on_wait)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+            if signed:
+                name = f"process {os.getpid()} on {os.uname().nodename}"
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, name.encode(), 0)
         except BaseException:
             os.close(descriptor)
             raise
@@ -114,10 +117,12 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 @contextmanager
-def locked(path: Path, *, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def locked(
+    path: Path, *, on_wait: Callable[[str], None] | None = None, signed: bool = True
+) -> Iterator[None]:
     """Hold the lock on `path` for the length of a `with` block; see `FileLock.acquire`."""
     lock = FileLock(path)
-    lock.acquire(on_wait=on_wait)
+    lock.acquire(on_wait=on_wait, signed=signed)
     try:
         yield
     finally:

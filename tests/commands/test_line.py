@@ -18,8 +18,8 @@ from tests.conftest import RUN_TOML, write_mood_run
 @pytest.mark.parametrize(
     ("arguments", "code", "unneeded"),
     [
-        (["--help"], 0, {"pydantic", "torch", "dask", "rich.progress"}),
-        (["run"], 2, {"pipeline.config", "torch", "dask", "rich.progress"}),
+        (["--help"], 0, {"pydantic", "numpy", "pyarrow", "torch", "dask", "rich.progress"}),
+        (["run"], 2, {"pipeline.config", "numpy", "pyarrow", "torch", "dask", "rich.progress"}),
     ],
 )
 def test_help_and_usage_errors_import_little(
@@ -27,7 +27,7 @@ def test_help_and_usage_errors_import_little(
 ) -> None:
     script = f"""
 import sys
-import pipeline.cli
+import pipeline.commands.line
 assert pipeline.commands.line.run_command({arguments}) == {code}
 assert not {unneeded} & set(sys.modules), {unneeded} & set(sys.modules)
 """

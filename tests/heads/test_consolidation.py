@@ -16,7 +16,7 @@ from pipeline.heads.model import Head
 from pipeline.heads.slices import ranked_shares, read_slices
 from pipeline.neurons import comparison
 from pipeline.probes.importance import feature_importance
-from pipeline.probes.probing import load_probe
+from pipeline.probes.model import load_probe
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.texts.targets import load_target
 from store import ActivationStore

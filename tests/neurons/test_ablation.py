@@ -31,7 +31,7 @@ from pipeline.measures.metrics import score
 from pipeline.neurons.ablation import AblationOptions, ablate
 from pipeline.neurons.arms import random_neurons, salient_neurons, token_means
 from pipeline.probes.importance import importance_table
-from pipeline.probes.probing import load_probe
+from pipeline.probes.model import load_probe
 from pipeline.runfolder import RunFolder
 from pipeline.texts.lookup import sample_texts
 from pipeline.texts.targets import load_target

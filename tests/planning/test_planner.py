@@ -19,8 +19,8 @@ from pipeline.errors import ConfigError, ExtractError, HeadError
 from pipeline.heads.model import Head
 from pipeline.measures.metrics import utility
 from pipeline.planning import exchange, planner
-from pipeline.planning.costs import MeasureOptions, Speed, measuring_rows, rows_of
-from pipeline.planning.depth import Option, Plan, PlannedHead
+from pipeline.planning.costs import MeasureOptions, measuring_rows, rows_of
+from pipeline.planning.depth import Option, Plan, PlannedHead, Speed
 from pipeline.planning.outcome import plan_runs
 from pipeline.planning.planner import make_plan
 from pipeline.report.terminal import gain_line

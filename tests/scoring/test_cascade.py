@@ -18,8 +18,8 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, HeadError, ScoreError
 from pipeline.measures.metrics import score
 from pipeline.planning import exchange
-from pipeline.planning.costs import MeasureOptions, Speed, rows_of
-from pipeline.planning.depth import Plan
+from pipeline.planning.costs import MeasureOptions, rows_of
+from pipeline.planning.depth import Plan, Speed
 from pipeline.planning.planner import make_plan
 from pipeline.planning.thresholds import Judged, build, find_thresholds
 from pipeline.runfolder import RunFolder
