@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,14 @@ def test_running_again(old: Path, expected: dict[str, Any]) -> None:
 def test_scoring_goes_on(old: Path, expected: dict[str, Any]) -> None:
     """Nothing twice, a new file is added; and scored anew, everything gets the same scores."""
     inputs = [old / "texts.csv", old / "tweets.jsonl"]
-    where = ScoreOptions(model=str(old / "bert"), device="cpu")
-    again = score_files(
-        inputs, old / "run.toml", old / "scores", options=where, max_errors=0.5
-    ).to_dict()
+    here = ScoreOptions(model=str(old / "bert"), device="cpu")
+    score = partial(score_files, run=old / "run.toml", options=here, max_errors=0.5)
+    again = score(inputs, output=old / "scores").to_dict()
     assert (again["scored"], again["inputs"]["unchanged"]) == (0, 2)
     shutil.copyfile(old / "texts.csv", old / "renamed.csv")  # the same ids in another file
     (old / "more.csv").write_text("id,text\n1,happy cat today\n88,sad dog\n", encoding="utf-8")
     inputs += [old / "renamed.csv", old / "more.csv"]
-    found = score_files(
-        inputs, old / "run.toml", old / "scores", options=where, max_errors=0.5
-    ).to_dict()
+    found = score(inputs, output=old / "scores").to_dict()
     assert found["scored"] == 1
     table = scores(old / "scores")
     assert max(Counter(table["id"].to_pylist()).values()) == 1
@@ -127,11 +125,9 @@ def test_scoring_goes_on(old: Path, expected: dict[str, Any]) -> None:
     check_scores(table, expected["scores"])
     for path in (old / "scores").glob("_ledger.sqlite*"):
         path.unlink()
-    found = score_files(
-        inputs[-1:], old / "run.toml", old / "scores", options=where, max_errors=0.5
-    ).to_dict()
+    found = score(inputs[-1:], output=old / "scores").to_dict()
     assert found["scored"] == 0
-    score_files(inputs[:2], old / "run.toml", old / "new", options=where, max_errors=0.5)
+    score(inputs[:2], output=old / "new")
     check_scores(scores(old / "new"), expected["scores"])
 
 
