@@ -78,9 +78,9 @@ def write_report(
         raise ConfigError(f"--images {images!r}: choose one of {', '.join(IMAGES)}")
     run = read_run(path, scores=scores)
     if output is not None and (output.is_dir() or not output.name):
-        inside = output / "page.html"
+        inside = output / "report.html"
         raise ConfigError(f"--out {output}: is a folder; name the page in it, as {inside}")
-    page = output or run.path / "page.html"
+    page = output or run.path / "report.html"
     folder = output.with_name(f"{output.stem}_figures") if output else run.path / "figures"
     views = [view_of(task) for task in run.tasks]
     page.parent.mkdir(parents=True, exist_ok=True)
