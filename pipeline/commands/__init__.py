@@ -1,8 +1,8 @@
 """The command line: parse, call one function of a wing, print.
 
 In: the words after ``salient``. Out: results on standard output, progress on standard error, an
-    exit
-code. Each wing is imported when its command is called, so that help and a usage error come at once.
+exit code. Each wing is imported when its command is called, so that help and a usage error come at
+once.
 
 Read first: `line` (all commands together, errors to exit codes). The groups: `training` (run and
 its stages), `scoring`, `jobs`, `looking`, `store`; `options` and `printing` are what they share.

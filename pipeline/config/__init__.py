@@ -5,8 +5,7 @@ validates. Everything that affects results is in here and in ``RunConfig.fingerp
 matters (device, workers, progress) are in ``[cluster]`` or flags, and are left out of it.
 
 In: a TOML file or a mapping. Out: a validated :class:`RunConfig`, or one line that names the key,
-    the
-value and the remedy.
+the value and the remedy.
 
 Read first: `sections` (every key, with its meaning) and `whole`; `problems` words the errors.
 """

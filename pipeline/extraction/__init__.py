@@ -1,9 +1,8 @@
 """Texts and a backbone in; rows of the activation store out.
 
 In: the samples of a corpus, a :class:`~pipeline.backbone.Backbone`. Out: whole committed blocks of
-    the
-store, so that a killed extraction goes on where it was; and golden texts, by which scoring knows
-the backbone again.
+the store, so that a killed extraction goes on where it was; and golden texts, by which scoring
+knows the backbone again.
 
 Read first: `extractor` (texts to arrays) and `storing` (arrays to the store, on this machine);
 `distributed` and `workbench` do the same on a cluster's workers.

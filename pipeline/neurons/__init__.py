@@ -1,8 +1,7 @@
 """Which neurons, how sure, and what if they are silent.
 
 In: a probed or finished run and its store. Out: rankings and how far they agree (`salient rank`),
-    their
-stability and selectivity, and what heads lose without the neurons (`salient ablate`).
+their stability and selectivity, and what heads lose without the neurons (`salient ablate`).
 
 Read first: `comparison` (:func:`rank`), `rankings` and `ablation` (:func:`ablate`).
 

@@ -1,7 +1,7 @@
 """Which depth, which heads, which thresholds: costs measured, then chosen.
 
-In: finished runs. Out: what scoring costs and scores at every depth, the pick among them
-(`salient plan`), the thresholds of an early exit (`--cascade`).
+In: finished runs. Out: what scoring costs and scores at every depth, the pick among them (`salient
+plan`), the thresholds of an early exit (`--cascade`).
 
 Read first: `planner` (measures and decides) and `depth` (the rules, pure).
 

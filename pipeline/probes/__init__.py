@@ -1,8 +1,7 @@
 """Phase 1: one single-layer network per layer and task, and each neuron's importance.
 
 In: a run's store and its targets. Out: in the run folder a :class:`Probe` for each layer and for
-    the
-final hidden state (the conventional head), and importance tables: the L2 norm of a neuron's
+the final hidden state (the conventional head), and importance tables: the L2 norm of a neuron's
 weights.
 
 Read first: `probing` (what a run fits and keeps) and `model` (what a probe is); `fitting` fits one

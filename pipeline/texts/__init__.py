@@ -1,9 +1,8 @@
 """Dumps and tables in; normalised texts, splits and targets out.
 
 In: files of labelled texts (CSV, TSV, JSONL, Parquet, TweetEval, a hub data set) and tweet dumps
-    (v1.1
-and v2, in any framing and packing). Out: a :class:`Corpus` of samples and labels for training,
-blocks of rows for scoring, and per task the :class:`Target` that a store's labels make.
+(v1.1 and v2, in any framing and packing). Out: a :class:`Corpus` of samples and labels for
+training, blocks of rows for scoring, and per task the :class:`Target` that a store's labels make.
 
 Read first: `corpus` (training) and `inputs` (scoring). A dump passes through `containers` (gz, zst,
 tar), `framing` (JSON values), `records` (pages and arrays), `dumps` (a tweet's fields); a table
