@@ -254,7 +254,7 @@ def test_fits_take_no_more_memory_than_estimated(kind: str) -> None:
     )
     shape = 4096, 2048
     matrices = (
-        lockstep.matrix_bytes(*shape) if kind == "classes" else ridge.matrix_bytes(*shape, 4, 2)
+        lockstep.descent_bytes(*shape) if kind == "classes" else ridge.ridge_bytes(*shape, 4, 2)
     )
     taken, threads = map(int, done.stdout.split())
     buffers = 2**25 * max(2, threads)  # of blocks, in every thread, and of products
@@ -265,7 +265,7 @@ def test_fits_take_no_more_memory_than_estimated(kind: str) -> None:
 @given(st.integers(1, 10**5), st.integers(1, 30_000), st.integers(1, 10), st.integers(1, 5))
 def test_few_rows_need_little(rows: int, features: int, folds: int, targets: int) -> None:
     most = max(
-        lockstep.matrix_bytes(rows, features), ridge.matrix_bytes(rows, features, folds, targets)
+        lockstep.descent_bytes(rows, features), ridge.ridge_bytes(rows, features, folds, targets)
     )
     assert most <= 4 * 26 * features**2 + 4
     if 2 * rows < features:
@@ -279,7 +279,7 @@ def test_memory_of_a_roberta_layer() -> None:
         itemsize=2,
         num_columns=15,
         num_fits=15,
-        matrix_bytes=lockstep.matrix_bytes(100_000, 6144),
+        matrix_bytes=lockstep.descent_bytes(100_000, 6144),
         samples_per_shard=4096,
     )
     assert need.raw == 2 * 6144 * 100_000
