@@ -49,16 +49,15 @@ def submit(
 def list_jobs(as_json: AsJson = False) -> None:
     """List submitted jobs, the youngest first."""
     from pipeline import submission
-    from pipeline.submission import all_jobs, jobs_root
 
     rows = []
-    for job in all_jobs():
+    for job in submission.all_jobs():
         try:
             rows.append(submission.describe(job))
         except SalientError as error:  # one damaged folder hides none of the others
             print(f"salient: {error}", file=sys.stderr)
     if not rows:
-        print(f"no jobs in {jobs_root()}", file=sys.stderr)
+        print(f"no jobs in {submission.jobs_root()}", file=sys.stderr)
     if as_json:
         print_json(rows)
         return
@@ -75,9 +74,8 @@ def list_jobs(as_json: AsJson = False) -> None:
 def status(job: JobId = None, as_json: AsJson = False) -> None:
     """Say how a submitted job stands."""
     from pipeline import submission
-    from pipeline.submission import find_job
 
-    facts = submission.describe(find_job(job))
+    facts = submission.describe(submission.find_job(job))
     if as_json:
         print_json(facts)
         return
@@ -95,9 +93,8 @@ def logs(
 ) -> None:
     """Print what a submitted job has printed."""
     from pipeline import submission
-    from pipeline.submission import find_job
 
-    for piece in submission.follow(find_job(job), until_end=follow, sleep=time.sleep):
+    for piece in submission.follow(submission.find_job(job), until_end=follow, sleep=time.sleep):
         print(piece, end="", flush=True)
 
 
@@ -105,8 +102,7 @@ def logs(
 def cancel(job: Annotated[str, typer.Argument(help="The job's id, or how it begins.")]) -> None:
     """Stop a submitted job; what it has finished is kept."""
     from pipeline import submission
-    from pipeline.submission import find_job
 
-    found = find_job(job)
+    found = submission.find_job(job)
     submission.cancel(found)
     out.print(f"{found.id}: asked to stop")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -17,10 +17,6 @@ from pipeline.commands import jobs, looking, scoring, store, training
 from pipeline.commands.options import STORE
 from pipeline.errors import ConfigError
 from store.errors import SalientError
-
-if TYPE_CHECKING:  # what help and usage errors do not need is imported by whoever needs it
-    pass
-
 
 app = typer.Typer(
     name="salient",

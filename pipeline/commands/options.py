@@ -9,27 +9,15 @@ import typer
 
 RUN, LOOK, SCORE, CLUSTER, STORE = "Run", "Look", "Score", "Cluster", "Store"
 """Groups of commands on the page of help."""
-
-
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="The run's TOML file; `salient init` writes one.")
 ]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
 JobId = Annotated[
     str | None, typer.Argument(help="The job's id, or how it begins; default the youngest.")
 ]
-
-
 Model = Annotated[
     str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
 ]
-
-
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")]
-
-
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.progress import Terminal
 
-
 out = Console(soft_wrap=True, highlight=False)
 
 
@@ -53,10 +52,8 @@ def show_metrics(
         sweep = read_table(folder.sweep(name))
         if plots:
             try:
-                from pipeline.report import TaskFacts, write_overview
-
-                overview = TaskFacts(name, task, sweep)
-                write_overview(overview, folder.figures / f"{name}.png")
+                overview = report.TaskFacts(name, task, sweep)
+                report.write_overview(overview, folder.figures / f"{name}.png")
                 figures.append(folder.figures / f"{name}.png")
             except (ConfigError, OSError) as error:
                 print(f"salient: no plot: {error}", file=sys.stderr)

@@ -14,7 +14,6 @@ from pipeline.commands.options import SCORE, AsJson, Device, Model, Quiet
 from pipeline.commands.printing import out, print_json, terminal
 from pipeline.errors import ConfigError
 
-# A command has as many parameters as options.
 app = typer.Typer()
 
 
@@ -71,8 +70,6 @@ def plan(
 
     def show(facts: Mapping[str, Any], run: RunFolder) -> None:
         try:
-            from pipeline import report
-
             drawn.extend(report.write_plan(facts, run.figures))
         except (ConfigError, OSError) as error:
             print(f"salient: no plot: {error}", file=sys.stderr)
@@ -106,15 +103,12 @@ def plan(
 HEADS, READING, FILTERS = "What scores", "How files are read", "Which rows"
 """Groups of options on the page of help of ``score``."""
 
-
 RunPath = Annotated[
     Path | None,
     typer.Option(
         "--run", help="A run folder, or the TOML file of a finished run.", rich_help_panel=HEADS
     ),
 ]
-
-
 HeadFolders = Annotated[
     list[Path] | None,
     typer.Option(
@@ -123,14 +117,10 @@ HeadFolders = Annotated[
         rich_help_panel=HEADS,
     ),
 ]
-
-
 ScoredTasks = Annotated[
     list[str] | None,
     typer.Option("--task", help="Score this task only; may be repeated.", rich_help_panel=HEADS),
 ]
-
-
 EarlyLeave = Annotated[
     bool,
     typer.Option(
@@ -139,22 +129,16 @@ EarlyLeave = Annotated[
         rich_help_panel=HEADS,
     ),
 ]
-
-
 Format = Annotated[
     str,
     typer.Option(help="auto, tweets, csv, tsv, jsonl, parquet or text.", rich_help_panel=READING),
 ]
-
-
 TextColumn = Annotated[
     str | None,
     typer.Option(
         help="Column of the text, in files of texts; default `text`.", rich_help_panel=READING
     ),
 ]
-
-
 IdColumn = Annotated[
     str | None,
     typer.Option(
@@ -162,40 +146,29 @@ IdColumn = Annotated[
         rich_help_panel=READING,
     ),
 ]
-
-
 Languages = Annotated[
     list[str] | None,
     typer.Option("--lang", help="This language only; may be repeated.", rich_help_panel=FILTERS),
 ]
-
-
 Since = Annotated[
     str | None,
     typer.Option(help="Only tweets from this date or time (UTC) on.", rich_help_panel=FILTERS),
 ]
-
-
 Until = Annotated[
     str | None, typer.Option(help="Only tweets before this date or time.", rich_help_panel=FILTERS)
 ]
-
-
 Retweets = Annotated[
     str | None,
     typer.Option(
         help="keep (default), drop, or only: nothing but retweets.", rich_help_panel=FILTERS
     ),
 ]
-
-
 MaxErrors = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Share of unreadable lines that is no failure: 0.05."),
 ]
 
 
-# A command's options are its parameters: a limit on their number is for other functions.
 @app.command(rich_help_panel=SCORE)
 def score(
     inputs: Annotated[

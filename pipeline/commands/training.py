@@ -86,10 +86,10 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Rank a probed run's neurons in other ways than by weight; compare the rankings."""
-    settings = load_config(config)
     from pipeline import neurons, report
     from pipeline.runfolder import RunFolder
 
+    settings = load_config(config)
     options = neurons.RankOptions(
         top=top,
         replicates=replicates,
@@ -144,9 +144,9 @@ def ablate(
     as_json: AsJson = False,
 ) -> None:
     """Silence a finished run's salient neurons in the backbone, and random ones; compare heads."""
-    settings = load_config(config)
     from pipeline import neurons, report
 
+    settings = load_config(config)
     options = neurons.AblationOptions(
         top=top,
         share=share,
