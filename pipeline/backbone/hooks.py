@@ -1,9 +1,10 @@
-"""Capture what goes into modules; hooks live only inside the context manager.
+"""Hooks on modules: capture what goes in, or replace it.
 
     with captured_inputs(modules, sink):
         model(...)                          # sink(0, tokens), sink(1, tokens), …
 
-A sink that has seen enough raises ``Stop``, which the caller of the model catches.
+A sink that has seen enough raises ``Stop``, which the caller of the model catches. Hooks that
+capture live only inside the context manager.
 """
 
 from __future__ import annotations
@@ -57,8 +58,11 @@ def captured_inputs(
             handle.remove()
 
 
-def _replacement(mask: Tensor, fill: Tensor) -> Callable[..., Any]:
-    """A forward pre-hook without state, so that further twins may share it."""
+def replacement(mask: Tensor, fill: Tensor) -> Callable[..., Any]:
+    """A forward pre-hook that keeps a module's inputs where a mask is set, and fills in elsewhere.
+
+    It has no state, so that further twins may share it.
+    """
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:

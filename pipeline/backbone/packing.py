@@ -3,6 +3,7 @@
 Planning is pure arithmetic on lengths. A batch is either *packed* (all texts end to end in one
 row, no pads) or *padded* (one row per text, texts of similar length together); ``Batch`` hides
 the difference from what comes after by saying where each text's tokens lie in the flat order.
+``Segments`` says the same of a matrix of tokens, for attention and pooling.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ PositionRule = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Token ids of one text -> its position ids."""
 SMALL_BATCH = 512
 """Tokens below which a batch is too small to run well."""
+_PIECE_VALUES = 2**19
+"""Float32 values pooled at a time on the CPU: few enough to stay in a core's cache between two
+poolings, enough to be worth the calls (twice or half of it takes 1.1 times as long)."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,6 @@ def pad(
 
 def _tensor(array: NDArray[np.int64], device: torch.device | str) -> Tensor:
     return torch.from_numpy(array).to(device)
-
-
-_PIECE_VALUES = 2**19
-"""Float32 values pooled at a time on the CPU: few enough to stay in a core's cache between two
-poolings, enough to be worth the calls (twice or half of it takes 1.1 times as long)."""
 
 
 @dataclass(frozen=True, slots=True)

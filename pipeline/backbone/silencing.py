@@ -1,4 +1,4 @@
-"""Silence FFN neurons of a backbone; choose which, and what they are set to.
+"""Silence FFN neurons of a backbone: set them to zero, or to given values.
 
     quiet = silenced(backbone, {3: [17, 99]})         # to zero; or to given values
     Extractor(quiet)(texts)
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.backbone.hooks import _replacement
+from pipeline.backbone.hooks import replacement
 from pipeline.backbone.transformer import Backbone
 from pipeline.errors import BackboneError
 
@@ -84,7 +84,7 @@ def silenced(
         fill[index] = 0.0 if values is None else np.asarray(values[layer])
         module = quiet.network.get_submodule(quiet.site.inner(quiet.site.down, layer))
         constants = torch.from_numpy(fill).to(backbone.device, backbone.dtype)
-        hook = _replacement(~constants.isnan(), constants)
+        hook = replacement(~constants.isnan(), constants)
         module.register_forward_pre_hook(hook, with_kwargs=True)
         digest.update(f" {layer} ".encode() + fill.tobytes())
         quiet.fingerprint = digest.hexdigest()

@@ -1,5 +1,4 @@
-"""The explorer's fragments of HTML, made from answers of :mod:`pipeline.explorer.atlas`; no server
-here.
+"""The explorer's fragments of HTML, made from answers of :mod:`pipeline.explorer.atlas`.
 
 All text is escaped by the template; a test shows a tweet with a ``<script>`` in it.
 """
@@ -32,7 +31,7 @@ _FRAGMENTS = (
 
 
 def fragment(name: str, *arguments: Any) -> str:
-    """One macro of ``explorer.html``."""
+    """One macro of ``fragments.html``."""
     return str(getattr(_FRAGMENTS, name)(*arguments))
 
 

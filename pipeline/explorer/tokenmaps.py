@@ -1,9 +1,9 @@
 """Which tokens a neuron fires on: its activation at every token of some texts, and whole texts.
 
-reader = TokenReader.for_store(store)
-for found in reader.tokens(["a happy cat"], layer=3, neuron=417):
-    found.text[found.starts[0] : found.stops[0]], found.values[0]
-reader.vectors("a happy cat")             # layer -> (features,), rounded as in the store
+    reader = TokenReader.for_store(store.schema)
+    for found in reader.tokens(["a happy cat"], layer=3, neuron=417):
+        found.text[found.starts[0] : found.stops[0]], found.values[0]
+    reader.vectors("a happy cat")             # layer -> (features,), rounded as in the store
 
 Where a store has the tokens of the maxima, ``TokenPlaces`` finds these in the texts without the
 model: the tokenizer is enough.

@@ -38,6 +38,8 @@ from store.tables import read_arrays, read_json, write_arrays, write_json
 
 Array = NDArray[Any]
 FORMAT_VERSION = 2
+KINDS = ("frozen", "sparse", "ensemble")
+"""Kinds of heads of which a run reports the best, where it has tried them."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +329,3 @@ def describe_heads(heads: Sequence[Head]) -> str:
         f" {head.card.num_features} salient features)"
         for head in heads
     )
-
-
-KINDS = ("frozen", "sparse", "ensemble")
-"""Kinds of heads of which a run reports the best, where it has tried them."""

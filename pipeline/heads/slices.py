@@ -38,7 +38,6 @@ class Reading:
             candidate needs, over all samples of the store.
         row_bytes: what of them belongs to the task's training and validation rows. A slice lies on
             disk sample by sample, and is read and checked whole in every shard that has such a row.
-        ratio: bytes read to bytes of the slices; below 1 where shards have no row of the task.
     """
 
     bytes_read: int
@@ -47,7 +46,7 @@ class Reading:
 
     @property
     def ratio(self) -> float:
-        """Bytes read to bytes of the slices."""
+        """Bytes read to bytes of the slices; below 1 where shards have no row of the task."""
         return self.bytes_read / max(self.slice_bytes, 1)
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 :func:`sklearn_path` fits the objectives of :mod:`pipeline.linear.fitted`: it is the reference that
 :mod:`pipeline.linear.solver` is held to. :func:`sparse_path` fits L1 and elastic-net penalties.
-With
-sample weights ``s`` and the share ``r`` of the L1 norm (``l1_ratio``) its objectives are::
+With sample weights ``s`` and the share ``r`` of the L1 norm (``l1_ratio``) its objectives are::
 
     classes     r * |W|_1 + (1 - r) / 2 * ||W||^2 + C * sum_i s_i * crossentropy(y_i, W x_i + b)
     values      2 * alpha * r * |W|_1 + alpha * (1 - r) * ||W||^2 + sum_i s_i * (y_i - W x_i - b)^2

@@ -7,8 +7,7 @@ The objectives are scikit-learn's::
 
 with an unpenalised intercept ``b``, sample weights ``s`` and one row of ``W`` per class (a single
 one for two classes and for regression). :mod:`pipeline.linear.solver` minimises them fast and out
-of core;
-:func:`pipeline.linear.estimators.sklearn_path` is the reference that it is held to.
+of core; :func:`pipeline.linear.estimators.sklearn_path` is the reference that it is held to.
 """
 
 from __future__ import annotations

@@ -19,8 +19,6 @@ from pipeline import onednn
 
 FEW_ROWS = 1
 """So few rows are a matrix-vector product, which BLAS does at the memory's speed."""
-
-
 _HAS_LINEAR = onednn.available()
 
 

@@ -2,10 +2,9 @@
 
 ``score("macro_f1", targets, outputs)`` takes what a linear model or head puts out: for
 classification the logits ``(n, classes)``, or ``(n, 1)`` of a binary task, for regression
-``(n, 1)``.
-``METRICS`` is the table; adding a metric is one row: the metric itself, and the same for many
-weightings of the rows at once, which is what the bootstrap needs. Macro averages are over the
-classes that the targets have.
+``(n, 1)``. ``METRICS`` is the table; adding a metric is one row: the metric itself, and the same
+for many weightings of the rows at once, which is what the bootstrap needs. Macro averages are over
+the classes that the targets have.
 """
 
 from __future__ import annotations

@@ -15,8 +15,6 @@ from pipeline.heads import salient_features
 from store import ActivationStore
 
 Array = NDArray[Any]
-
-
 MEAN_ROWS = 2048
 
 

@@ -1,7 +1,6 @@
 """`salient rank`: all rankings of a probed run's neurons, with their agreement and controls.
 
-One task per layer for :mod:`pipeline.cluster.mapping`; every task of the run shares the layer's
-pass.
+Work goes by layers, on a cluster's workers too; every task of the run shares the layer's pass.
 Written into the run's folder::
 
     rankings/TASK.parquet       task, layer, pooling, neuron, ranking, value, rank, share

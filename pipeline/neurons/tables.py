@@ -1,8 +1,10 @@
 """The ranks of neurons in each task: by the probes' importance, and by what `salient rank` wrote.
 
-tables = RankTables.read(RunFolder(run), store.layout.schema)
-tables.rank("mood", 3, 417)             # layer, feature index
-tables.first("mood", 20)                # the most important features of all layers
+    tables = RankTables.read(RunFolder(run), store.schema)
+    tables.rank("mood", 3, 417)             # layer, feature index
+    tables.first("mood", 20)                # the most important features of all layers
+
+Features are pooling-major, ``pooling * neurons + neuron``.
 """
 
 from __future__ import annotations

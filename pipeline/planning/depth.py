@@ -15,8 +15,6 @@ from pipeline.measures import finite, pareto_front, utility
 from pipeline.runfolder import RunFolder
 
 FORMAT_VERSION = 1
-
-
 SLACK = 1e-9
 """Differences of scores up to this are rounding."""
 
@@ -56,6 +54,15 @@ class PlannedTask:
     run: RunFolder
     heads: tuple[PlannedHead, ...]
     chosen: PlannedHead
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured throughput; ``pass_s`` are the seconds of each round over the same texts."""
+
+    texts_per_s: float
+    tokens_per_s: float
+    pass_s: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -253,12 +260,3 @@ def front_of(options: Sequence[Option]) -> tuple[int, ...]:
     """Indices of the options that none at least as fast equals in loss, the fastest first."""
     seconds = [1 / option.speed.texts_per_s for option in options]
     return tuple(int(i) for i in pareto_front(seconds, [-option.loss for option in options]))
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Measured throughput; ``pass_s`` are the seconds of each round over the same texts."""
-
-    texts_per_s: float
-    tokens_per_s: float
-    pass_s: tuple[float, ...]

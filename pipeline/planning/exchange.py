@@ -60,7 +60,7 @@ def _exchange(folder: Path) -> None:
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     write_files({fresh / path.name: [path.read_bytes()] for path in folder.iterdir()})
-    chosen.rename(old)  # killed after this: `planner.recover` puts it back
+    chosen.rename(old)  # killed after this: `recover` puts it back
     fresh.rename(chosen)
     sync_directory(chosen.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,9 @@
 """What `salient plan` does: plan, exchange the chosen heads, find a cascade, and write it all.
 
-found = plan_runs([Path("runs/demo/run")], apply=True, loss=0.005)
-found.facts["picks"], found.written
+    found = plan_runs([Path("runs/demo/run")], apply=True, loss=0.005)
+    found.facts["picks"], found.written
+
+``facts`` is what ``--json`` prints.
 """
 
 from __future__ import annotations

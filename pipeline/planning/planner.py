@@ -40,11 +40,6 @@ from pipeline.scoring import Scorer
 from pipeline.texts import wanted_tasks
 from store.tables import read_table, write_json
 
-# ---------------------------------------------------------------------- planning: pure
-
-
-# ---------------------------------------------------------------------- planning: doing
-
 
 def make_plan(
     runs: Sequence[Path],

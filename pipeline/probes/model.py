@@ -1,4 +1,4 @@
-"""Phase 1: one single-layer network on one layer's pooled activations, and its neurons' importance.
+"""Phase 1: one single-layer network on one layer's pooled activations.
 
 :class:`Probe` is what is fitted, :class:`Problem` how it is judged; :mod:`pipeline.probes.fitting`
 fits, :mod:`pipeline.probes.probing` reads and writes. The conventional head is a probe on the final
@@ -128,5 +128,5 @@ def choose(path: Sequence[Linear], scores: Sequence[float], problem: Problem) ->
 
 
 def load_probe(folder: RunFolder, task: str, source: int | str) -> Probe:
-    """A probe written by :func:`fit_layer`."""
+    """A probe written by :func:`pipeline.probes.probing.fit_layer`."""
     return Probe.from_arrays(read_arrays(folder.probe(task, source).with_suffix(".safetensors")))

@@ -1,8 +1,8 @@
-"""Phase 1 over a store: the probes of every task, a layer at a time, for
-:mod:`pipeline.cluster.mapping`.
+"""Phase 1 over a store: the probes of every task, a layer at a time.
 
-``fit_layer`` fits all tasks on one layer and writes their probes. A probe is complete when its JSON
-card exists with the right fingerprint, so a second run skips it.
+``fit_layer`` fits all tasks on one layer and writes their probes; layers may be fitted anywhere, by
+:func:`pipeline.cluster.map_tasks`. A probe is complete when its JSON card exists with the right
+fingerprint, so a second run skips it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Charts drawn once, with HoloViews, and rendered by Bokeh for a page or Matplotlib for a file.
 
-chart = line_chart([Series("test", [0, 1], [0.6, 0.7], BLUE)], "layer", "accuracy")
-figure = Figure("by-layer", "Score by layer", "How to read it.", chart)
-write_image(figure, Path("by-layer.svg"))       # Matplotlib; PNG or SVG by the suffix
-bokeh_model(figure)                             # to embed in a page
+    chart = line_chart([Series("test", [0, 1], [0.6, 0.7], BLUE)], "layer", "accuracy")
+    figure = Figure("by-layer", "Score by layer", "How to read it.", chart)
+    write_image(figure, Path("by-layer.svg"))       # Matplotlib; PNG or SVG by the suffix
+    bokeh_model(figure)                             # to embed in a page
+
+Elements are styled for both backends when they are made.
 """
 
 from __future__ import annotations

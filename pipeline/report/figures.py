@@ -1,5 +1,4 @@
-"""The figures of a run, one function of a task's facts each; :mod:`pipeline.report.charts` renders
-them.
+"""The figures of a run, one function of a task's facts each; `charts` renders them.
 
     for figure in task_figures(task):
         write_image(figure, Path(f"{figure.name}.svg"))

@@ -35,6 +35,8 @@ from pipeline.scoring.summary import Counts
 from store.disk import check_writable_file_system
 from store.tables import read_json, table_digest, write_json, write_table
 
+SCORE_CARD = "_salient.json"
+"""In a folder of scores: whose they are."""
 RUNS = "_runs"
 DRIFT = "_drift"
 """Folders of summaries and of drift reports within a folder of scores."""
@@ -284,7 +286,3 @@ def _clashes(rows: pa.Table) -> pa.Table:
             "excerpt": pc.utf8_slice_codeunits(rows["text"], 0, 200),
         }
     )
-
-
-SCORE_CARD = "_salient.json"
-"""In a folder of scores: whose they are."""

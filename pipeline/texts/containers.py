@@ -2,8 +2,8 @@
 
 ``members(path)`` gives every file in ``path``: the file itself, or each file of a tar; gz, bz2 and
 zst are unpacked, inside and outside the tar. Packing is told from the first bytes, never from the
-name. ``lines(chunks)`` cuts a stream into lines. A packed file that breaks off raises
-``StreamBreak``, but only after all that was readable before the break has been handed out.
+name. A packed file that breaks off raises ``StreamBreak``, but only after all that was readable
+before the break has been handed out.
 """
 
 from __future__ import annotations

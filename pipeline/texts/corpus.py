@@ -46,8 +46,6 @@ SAMPLES_SCHEMA = pa.schema(
         ("created_at", pa.int64()),
     ]
 )
-
-
 LABEL_REMEDY = "mend or blank the label, or change the task's type or labels"
 
 

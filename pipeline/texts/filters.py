@@ -1,7 +1,9 @@
 """Which tweets of a dump are scored: by language, time, and whether they are retweets.
 
-filters = Filters.of(languages=["en"], since="2026-11-23", retweets="drop")
-kept, left_out = filters.apply(rows)       # left_out: reason -> rows
+    filters = Filters.of(languages=["en"], since="2026-11-23", retweets="drop")
+    kept, left_out = filters.apply(rows)       # left_out: reason -> rows
+
+A row is counted under the first reason that applies.
 """
 
 from __future__ import annotations

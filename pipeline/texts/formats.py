@@ -370,8 +370,6 @@ FORMATS: dict[str, Callable[[Path, tuple[str, ...], int, OnBad], Iterator[RowBlo
     "tweeteval": _read_tweeteval,
 }
 """Format -> reader of (path, columns, rows per block, what to do with bad rows)."""
-
-
 _SUFFIXES = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -382,8 +380,6 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-
-
 _PACKED = {".gz", ".bz2", ".zst"}
 
 

@@ -8,6 +8,8 @@ next element that starts a line. Numbers keep all their digits.
 
 Memory holds one value at a time (one element of an array) and at most ``MAX_VALUE_BYTES`` of it; a
 longer one is unreadable. An object is one value, however many tweets it lists.
+
+``lines(chunks)`` cuts a stream at its line feeds, whatever the lines hold.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pipeline.texts.containers import StreamBreak, peek
 from pipeline.texts.normalise import join_surrogates
 
 MAX_VALUE_BYTES = 1 << 27
+MAX_LINE_BYTES = 1 << 27
 EXCERPT_CHARS = 200
 _BOM = b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 20
@@ -341,9 +344,6 @@ class _Scanner:
         self._advance(found)
         self._indent = indent
         return item
-
-
-MAX_LINE_BYTES = 1 << 27
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ from store.layout import (
 )
 
 AnyArray = npt.NDArray[np.generic]
+NUM_THREADS = 3  # shards in work at once: one waits for the disk, others are checksummed
+# (array name, layer, slot) -> the samples (rows, count) already committed in that slot
+ReadPrefix = Callable[[str, int, int], AnyArray]
 
 
 class LayerArrays(Protocol):
@@ -46,11 +49,6 @@ class LayerArrays(Protocol):
 
     def __getitem__(self, layer: int, /) -> AnyArray:
         """One layer."""
-
-
-NUM_THREADS = 3  # shards in work at once: one waits for the disk, others are checksummed
-# (array name, layer, slot) -> the samples (rows, count) already committed in that slot
-ReadPrefix = Callable[[str, int, int], AnyArray]
 
 
 def write_block(

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-BLOCK_BYTES = (
-    4 * 1024 * 1024
-)  # float32 working set: in cache, yet few enough calls to share the GIL
+BLOCK_BYTES = 4 * 1024 * 1024
+"""Float32 working set: in cache, yet few enough calls to share the GIL."""
 _SIGN_AND_MAGNITUDE = np.int32(-0x70002000)  # 0x8fffe000: the sign bit and 15 bits below bit 28
 _SMALLEST_NON_FINITE = 65536.0**2
 _REBIAS = np.float32(2.0**112)  # float32's exponent bias less float16's

@@ -1,6 +1,8 @@
-"""Looking after a store: what is in it, whether it is sound, and removing what nobody needs.
+"""Removing what nobody needs: old snapshots, files of none, leftovers of dead runs.
 
-print(info(store)); print(verify(store)); print(gc(store, keep=10))
+    print(gc(store, keep=10))
+
+Activations are never among it: `store.upkeep.compaction` removes those of deleted samples.
 """
 
 from __future__ import annotations
