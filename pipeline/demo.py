@@ -342,9 +342,9 @@ def demo_tweets(*, num_rows: int = NUM_ROWS, seed: int = SEED) -> list[dict[str,
     return rows
 
 
-def write_demo_tweets(path: str | Path, *, num_rows: int = NUM_ROWS, seed: int = SEED) -> None:
+def write_demo_tweets(path: str | Path) -> None:
     """Write ``demo_tweets`` as CSV."""
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(demo_tweets(num_rows=num_rows, seed=seed))
+        writer.writerows(demo_tweets())

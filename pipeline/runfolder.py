@@ -80,6 +80,11 @@ class RunFolder:
         return self.path / "cascade.json"
 
     @property
+    def ablation(self) -> Path:
+        """What the heads lose with neurons silenced, by task."""
+        return self.path / "ablation.json"
+
+    @property
     def golden(self) -> Path:
         """What the golden texts activate, as recorded at extraction."""
         return self.path / "golden.safetensors"
@@ -102,6 +107,10 @@ class RunFolder:
     def importance(self, task: str) -> Path:
         """Importance table of a task."""
         return self.path / "importance" / f"{task}.parquet"
+
+    def ranking(self, kind: str, task: str) -> Path:
+        """Table of a task by `salient rank`, such as that of ``"rankings"`` or ``"overlaps"``."""
+        return self.path / kind / f"{task}.parquet"
 
     def sweep(self, task: str) -> Path:
         """Sweep table of a task."""

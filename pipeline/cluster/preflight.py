@@ -97,11 +97,14 @@ def versions() -> dict[str, str]:
 
 
 def code_digest(packages: Sequence[str]) -> str:
-    """Digest of all Python files of some packages, however deep, and of where in them they lie."""
+    """Digest of all Python files of some packages, however deep, and of where in them they lie.
+
+    Stubs count: a door exports what its stub names.
+    """
     digest = hashlib.sha256()
     for package in packages:
         root = Path(str(resources.files(package)))
-        for path in sorted(root.rglob("*.py")):
+        for path in sorted([*root.rglob("*.py"), *root.rglob("*.pyi")]):
             name = f"{package}/{path.relative_to(root).as_posix()}"
             digest.update(f"{name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]

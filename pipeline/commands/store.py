@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.options import Device, Model, Quiet
+from pipeline.commands.printing import terminal
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -126,15 +128,9 @@ def add(
     layers: Annotated[
         str, typer.Option(metavar="WHICH", help="FFN layers: all, or numbers such as 3,4.")
     ] = "",
-    model: Annotated[
-        str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")
-    ] = "auto",
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
-    ] = False,
+    model: Model = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Compute layers that the store lacks for all its samples, with the model that made it.
@@ -143,12 +139,11 @@ def add(
     the same command goes on where it was (an extraction in between begins it anew).
     """
     from pipeline.extraction import add_layers
-    from pipeline.progress import Terminal
 
     if not hidden and not layers:
         raise ConfigError("nothing to add: give --hidden or --layers")
     report = add_layers(
-        path, layers=layers, hidden=hidden, model=model, device=device, say=Terminal(quiet=quiet)
+        path, layers=layers, hidden=hidden, model=model, device=device, say=terminal(quiet)
     )
     _show(report, as_json=as_json)
 

@@ -103,7 +103,7 @@ def rank(
         for table in report.ranking_views(name, tables, rows=rows):
             out.print(table, "")
         for kind in tables:
-            path = neurons.table_path(RunFolder(Path(settings.run_dir)), kind, name)
+            path = RunFolder(Path(settings.run_dir)).ranking(kind, name)
             out.print(f"written: {escape(str(path))}")
 
 
@@ -145,6 +145,7 @@ def ablate(
 ) -> None:
     """Silence a finished run's salient neurons in the backbone, and random ones; compare heads."""
     from pipeline import neurons, report
+    from pipeline.runfolder import RunFolder
 
     settings = load_config(config)
     options = neurons.AblationOptions(
@@ -162,7 +163,7 @@ def ablate(
         return
     for name, task in found["tasks"].items():
         out.print(report.ablation_table(name, task), "")
-    out.print(f"written: {escape(str(Path(settings.run_dir) / 'ablation.json'))}")
+    out.print(f"written: {escape(str(RunFolder(Path(settings.run_dir)).ablation))}")
 
 
 @app.command(rich_help_panel=RUN)

@@ -1,4 +1,3 @@
-from .sections import NAME_PATTERN as NAME_PATTERN
 from .sections import SCORE_COLUMNS as SCORE_COLUMNS
 from .sections import BackboneConfig as BackboneConfig
 from .sections import ClusterConfig as ClusterConfig

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbone import Segments, pool
+from pipeline.backbone import Backbone, Segments, pool
 from pipeline.errors import ExtractError
-
-if TYPE_CHECKING:
-    from pipeline.backbone import Backbone
 
 FEW = 1 / 8
 """Share of the neurons up to which taking columns first is faster."""

@@ -29,7 +29,7 @@ from pipeline.extraction.lanes import ahead, threads
 from pipeline.extraction.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.progress import Say, advance
 from pipeline.runfolder import RunFolder
-from store import ActivationStore, Block, StoreError, StoreSchema
+from store import ActivationStore, AppendPlan, Block, StoreError, StoreSchema
 from store.layout import MAX_FLOAT16_INTEGER
 
 STORED = {"float16": torch.float16, "float32": torch.float32}
@@ -263,7 +263,7 @@ def extract_corpus(
 def extract_blocks(
     extractor: Extractor,
     store: ActivationStore,
-    plan: Any,
+    plan: AppendPlan,
     find_texts: Callable[[Block], list[str]],
     progress: Progress | None,
 ) -> None:
@@ -314,7 +314,7 @@ def _now_and_then(progress: Progress, before: int, todo: int) -> Callable[[int],
 def extract_block(
     extractor: Extractor,
     store: ActivationStore,
-    plan: Any,
+    plan: AppendPlan,
     block: Block,
     *,
     texts: pa.Table | None = None,
@@ -338,14 +338,16 @@ def extract_block(
     _write(store, plan, block, pooled, meter)
 
 
-def _aim(extractor: Extractor, plan: Any) -> None:
+def _aim(extractor: Extractor, plan: AppendPlan) -> None:
     """Have the extractor pool the layers that a plan's blocks bring, in the store's order."""
     layers = plan.record.layers
     extractor.layers = layers.get("ffn", ())
     extractor.hidden_layers = layers.get("hidden", ())
 
 
-def _write(store: ActivationStore, plan: Any, block: Block, pooled: Pooled, meter: Meter) -> None:
+def _write(
+    store: ActivationStore, plan: AppendPlan, block: Block, pooled: Pooled, meter: Meter
+) -> None:
     start = time.perf_counter()
     arrays = {}
     if pooled.ffn:
@@ -359,7 +361,7 @@ def _write(store: ActivationStore, plan: Any, block: Block, pooled: Pooled, mete
     meter.stage_s["write"] += time.perf_counter() - start
 
 
-def _text_finder(plan: Any, texts: pa.Table | None) -> Callable[[Block], list[str]]:
+def _text_finder(plan: AppendPlan, texts: pa.Table | None) -> Callable[[Block], list[str]]:
     """How to get a block's texts: from the plan, or by id where the store keeps none."""
     if texts is None:
         return lambda block: list(plan.samples(block)["text"].to_pylist())

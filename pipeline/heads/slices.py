@@ -135,7 +135,7 @@ def ranked_shares(
     Raises:
         HeadError: no rankings there, none of that name, or of other layers.
     """
-    path = folder.path / "rankings" / f"{task}.parquet"
+    path = folder.ranking("rankings", task)
     if not path.is_file():
         raise HeadError(
             f"{path}: no rankings of task {task!r}, but head.ranking = {ranking!r}; run"

@@ -3,7 +3,6 @@ from .ablation import ablate as ablate
 from .comparison import SHUFFLES as SHUFFLES
 from .comparison import RankOptions as RankOptions
 from .comparison import rank as rank
-from .comparison import table_path as table_path
 from .rankings import RANKINGS as RANKINGS
 from .tables import Rank as Rank
 from .tables import RankTables as RankTables

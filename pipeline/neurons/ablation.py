@@ -205,7 +205,7 @@ def ablate(
         heads = {name: Head.load(folder.head(name)) for name in wanted}
         experiment = _Experiment.prepare(config, options, folder, tuple(heads.values()), say)
         reports = {name: experiment.report(head) for name, head in heads.items()}
-        _keep(folder.path / "ablation.json", reports)
+        _keep(folder.ablation, reports)
     return {"format_version": FORMAT_VERSION, "tasks": reports}
 
 

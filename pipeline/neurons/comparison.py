@@ -81,11 +81,6 @@ class RankOptions:
             )
 
 
-def table_path(folder: RunFolder, kind: str, task: str) -> Path:
-    """Where a task's table of a kind lies; the module lists the kinds."""
-    return folder.path / kind / f"{task}.parquet"
-
-
 def rank(
     config: RunConfig,
     *,
@@ -150,7 +145,7 @@ def rank(
             for kind in parts[0][task.name]:
                 table = pa.concat_tables([part[task.name][kind] for part in parts])
                 found[task.name][kind] = table.unify_dictionaries()
-                write_table(table_path(folder, kind, task.name), found[task.name][kind])
+                write_table(folder.ranking(kind, task.name), found[task.name][kind])
     return found
 
 

@@ -79,7 +79,7 @@ class RankTables:
                     " the run that was made from this store"
                 )
             importance[path.stem] = cube.reshape(len(cube), -1)
-            rankings = folder.path / "rankings" / path.name
+            rankings = folder.ranking("rankings", path.stem)
             if rankings.is_file():
                 others[path.stem] = rank_cubes(read_table(rankings), schema)
         return cls(importance, others)

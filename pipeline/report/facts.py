@@ -173,8 +173,7 @@ def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
         raise ConfigError(f"{path}: the run is not finished; run `salient consolidate` first")
     metrics = read_metrics(folder)
     config = run_config(path)
-    ablation = path / "ablation.json"
-    ablated = read_json(ablation)["tasks"] if ablation.is_file() else {}
+    ablated = read_json(folder.ablation)["tasks"] if folder.ablation.is_file() else {}
     if scores is None and config.score.output is not None:
         scores = Path(config.score.output)
     drift = {} if scores is None else read_drift(scores)
@@ -203,7 +202,7 @@ def _read_task(
         importance, poolings = importance_cube(read_table(folder.importance(name)))
     else:
         notes.append("no importance table: the importance map is left out")
-    overlaps = folder.path / "overlaps" / f"{name}.parquet"
+    overlaps = folder.ranking("overlaps", name)
     if not overlaps.is_file():
         notes.append("no rankings: `salient rank` compares other ways of ranking the neurons")
     predictions, card = None, {}

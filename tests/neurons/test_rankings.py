@@ -167,7 +167,7 @@ def test_command_writes_and_prints_every_table(
     assert list(found) == ["emotion", "offensive", "joy"]
     assert len(found["emotion"]["neurons"]) == 3
     folder = RunFolder(Path(RunConfig.load(real_run).run_dir))
-    table = read_table(comparison.table_path(folder, "rankings", "emotion"))
+    table = read_table(folder.ranking("rankings", "emotion"))
     dataset = to_xarray(table)
     assert dict(dataset.sizes) == {"layer": 6, "pooling": 2, "neuron": 1536, "ranking": 6}
     weights = read_arrays(folder.probe("emotion", 4).with_suffix(".safetensors"))["weights"]
@@ -179,7 +179,7 @@ def test_command_writes_and_prints_every_table(
     best = found["emotion"]["neurons"][0]
     place = {key: best[key] for key in ("layer", "pooling", "neuron")}
     assert dataset["rank"].sel(**place, ranking="anova_f") == best["ranks"]["anova_f"]
-    assert set(read_table(comparison.table_path(folder, "stability", "joy")).column_names) >= {
+    assert set(read_table(folder.ranking("stability", "joy")).column_names) >= {
         "overlap",
         "jaccard",
         "stability",
