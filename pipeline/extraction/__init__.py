@@ -5,7 +5,9 @@ the store, so that a killed extraction goes on where it was; and golden texts, b
 knows the backbone again.
 
 Read first: `extractor` (texts to arrays) and `storing` (arrays to the store, on this machine);
-`distributed` and `workbench` do the same on a cluster's workers.
+`distributed` and `workbench` do the same on a cluster's workers, `adding` fills in layers that a
+store lacks. `picking` pools only what heads read, `golden` keeps the golden texts, `lanes` are the
+threads, `throughput` says how fast it went.
 """
 
 import lazy_loader

@@ -20,9 +20,9 @@ from pipeline.heads.salient import salient_sets
 from pipeline.heads.slices import Reading, read_slices
 from pipeline.heads.sweep import Sweep, TrainingData
 from pipeline.measures import calibrate, finite, metric_names, score
-from pipeline.probes import problem_of, row_weights
+from pipeline.probes import assign_folds, problem_of, row_weights
 from pipeline.runfolder import RunFolder
-from pipeline.texts import Target, assign_folds, load_target
+from pipeline.texts import Target, load_target
 from store import ActivationStore
 from store.tables import write_arrays, write_table
 

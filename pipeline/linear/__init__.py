@@ -5,7 +5,7 @@ and weights. Out: a :class:`Linear` for each penalty, at the optimum that scikit
 
 Read first: `solver` (what is fitted, and by which way) and `design` (where rows come from);
 `lockstep` and `lbfgs` descend, `losses` are what they descend, `gram` and `precondition` make it
-short.
+short. `ridge` needs no descent, `estimators` are scikit-learn's, `fitted` is what comes out.
 """
 
 import lazy_loader

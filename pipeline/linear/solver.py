@@ -276,7 +276,7 @@ def iterate_path(
     # A small C and a large alpha regularise strongly.
     grid = sorted(set(penalties), reverse=num_classes is None)
     if solver == "sklearn":
-        from pipeline.linear.estimators import sklearn_path
+        from pipeline.linear.estimators import sklearn_path  # late: only the reference needs it
 
         yield from sklearn_path(
             x,

@@ -1,4 +1,4 @@
-"""Metrics, bootstrap intervals and calibration: pure functions of predictions.
+"""Metrics, bootstrap intervals, folds and calibration: pure functions of predictions.
 
 In: targets and outputs, arrays of ``(row,)`` and ``(output, row)``. Out: scores, their intervals,
 calibrated outputs.

@@ -5,6 +5,7 @@ from .bootstrap import intervals as intervals
 from .calibration import METHODS as METHODS
 from .calibration import Calibration as Calibration
 from .calibration import calibrate as calibrate
+from .folds import stratified_folds as stratified_folds
 from .metrics import METRICS as METRICS
 from .metrics import finite as finite
 from .metrics import metric_names as metric_names

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from pipeline.measures.bootstrap import Resamples, difference
+from pipeline.measures.folds import stratified_folds
 from pipeline.measures.metrics import METRICS, probabilities, score, utility
-from pipeline.texts import Rows, assign_folds
 
 Array = NDArray[Any]
 FOLDS = 5
@@ -75,7 +75,7 @@ def calibrate(
     if len(outputs) < MIN_ROWS:
         facts = {"rows": len(outputs), "method": "none", "decisions": "as fitted"}
         return Calibration(np.ones(size), np.zeros(size), None, facts)
-    fold = assign_folds(Rows(np.arange(len(targets)), targets), folds=FOLDS, seed=seed)
+    fold = stratified_folds(targets, folds=FOLDS, seed=seed)
     method, calibrated = _choose_method(outputs, targets, fold)
     scale, shift = METHODS[method](outputs, targets)
     judge = _Judge(metric, positive, _prior(targets, max(size, 2)))

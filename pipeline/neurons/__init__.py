@@ -3,7 +3,9 @@
 In: a probed or finished run and its store. Out: rankings and how far they agree (`salient rank`),
 their stability and selectivity, and what heads lose without the neurons (`salient ablate`).
 
-Read first: `comparison` (:func:`rank`), `rankings` and `ablation` (:func:`ablate`).
+Read first: `comparison` (:func:`rank`), `rankings` and `ablation` (:func:`ablate`). Rankings come
+from the `sums` of one pass; `stability` and `selectivity` say how far to trust them, `tables` reads
+them again; `arms` says what an ablation silences.
 
 Table that takes a new row: `rankings.RANKINGS`.
 """

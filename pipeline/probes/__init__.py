@@ -5,7 +5,8 @@ the final hidden state (the conventional head), and importance tables: the L2 no
 weights.
 
 Read first: `probing` (what a run fits and keeps) and `model` (what a probe is); `fitting` fits one
-layer for all tasks that share its rows (`grouping`), within the memory that `memory` plans.
+layer for all tasks that share its rows (`grouping`), within the memory that `memory` plans;
+`keptgrams` saves later runs the Gram matrices, `importance` makes the tables.
 """
 
 import lazy_loader

@@ -9,6 +9,7 @@ from .model import Problem as Problem
 from .model import load_probe as load_probe
 from .model import row_weights as row_weights
 from .probing import ProbeResult as ProbeResult
+from .probing import assign_folds as assign_folds
 from .probing import fit_layer as fit_layer
 from .probing import gram_part as gram_part
 from .probing import is_complete as is_complete

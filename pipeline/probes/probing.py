@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from pipeline.cluster import offers_gpu
 from pipeline.config import RunConfig
 from pipeline.linear import CPU, HIDDEN, StoreDesign, source_array
+from pipeline.measures import stratified_folds
 from pipeline.probes.fitting import ProbeTask, fit_probes
 from pipeline.probes.grouping import Group, group_tasks, shared_rows
 from pipeline.probes.keptgrams import layer_gram, write_part
 from pipeline.probes.model import ProbeFit, Problem
 from pipeline.runfolder import RunFolder
-from pipeline.texts import Rows, Target, assign_folds, load_target
+from pipeline.texts import Rows, Target, load_target
 from store import ActivationStore, StoreError
 from store.tables import read_json, write_arrays, write_json
 
@@ -56,6 +57,13 @@ def read_rows(store: ActivationStore, source: int | str, rows: Rows) -> Array:
     array, layer = source_array(store, source)
     matrix = store.read_matrix(array, layer=layer, samples=rows.positions)
     return np.array(matrix, dtype=np.float32, order="C")
+
+
+def assign_folds(rows: Rows, *, folds: int, seed: int) -> Array:
+    """Fold index ``(n,)`` int64 per row: stratified by target, all rows of one sample together."""
+    samples, first = np.unique(rows.positions, return_index=True)
+    fold = stratified_folds(rows.targets[first], folds=folds, seed=seed)
+    return np.asarray(fold[np.searchsorted(samples, rows.positions)])
 
 
 def load_targets(config: RunConfig, store: ActivationStore) -> list[Target]:

@@ -3,9 +3,10 @@
 In: files of texts or tweets, the heads of a run. Out: a folder of Parquet by date with the ledger
 of its ids, quarantined lines, drift, and the summary of every run.
 
-Read first: `files` (a run over files, from start to end) and `scorer` (rows to scores); `folder`
-and `ledger` keep the promise that nothing is lost or doubled, `cache` computes equal texts once,
-`alerts` tells of drift, `cascade` lets easy texts leave early.
+Read first: `files` (the command, from start to end), `batch` (files to rows in the folder) and
+`scorer` (rows to scores); `distributed` scores on workers. `folder` and `ledger` keep the promise
+that nothing is lost or doubled, `cache` computes equal texts once, `summary` counts what became of
+every row, `alerts` tells of drift, `cascade` lets easy texts leave early.
 """
 
 import lazy_loader

@@ -22,6 +22,5 @@ from .normalise import normaliser as normaliser
 from .targets import Rows as Rows
 from .targets import Split as Split
 from .targets import Target as Target
-from .targets import assign_folds as assign_folds
 from .targets import load_target as load_target
 from .targets import wanted_tasks as wanted_tasks

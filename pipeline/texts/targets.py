@@ -143,13 +143,3 @@ def wanted_tasks(names: Sequence[str], known: Sequence[str]) -> list[str]:
     if unknown := sorted(set(names) - set(known)):
         raise ConfigError(f"--task {unknown[0]!r}: there are heads for {', '.join(known)}")
     return [name for name in known if not names or name in names]
-
-
-def assign_folds(rows: Rows, *, folds: int, seed: int) -> Array:
-    """Fold index ``(n,)`` int64 per row: stratified by target, all rows of one sample together."""
-    samples, first = np.unique(rows.positions, return_index=True)
-    order = np.random.default_rng(seed).permutation(len(samples))
-    order = order[np.argsort(rows.targets[first][order], kind="stable")]
-    fold = np.empty(len(samples), dtype=np.int64)
-    fold[order] = np.arange(len(samples)) % folds
-    return fold[np.searchsorted(samples, rows.positions)]
