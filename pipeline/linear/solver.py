@@ -256,7 +256,6 @@ def iterate_path(
     solver: str = "lbfgs",
     sample_weight: Array | None = None,
     tol: float = 1e-4,
-    gram: Array | None = None,
 ) -> Iterator[Linear]:
     """Fit one model per penalty on a matrix in memory, the strongest regularisation first.
 
@@ -268,7 +267,6 @@ def iterate_path(
         solver: ``"lbfgs"`` or ``"sklearn"`` (the reference).
         sample_weight: ``(n,)`` weights; rows of weight 0 are left out exactly.
         tol: see :func:`solve_paths`.
-        gram: ``x.T @ x`` if already known; only speeds the logistic solver up.
 
     Yields:
         A model per penalty, warm-started from the one before.
@@ -290,9 +288,10 @@ def iterate_path(
     design = StandardisedDesign(x)
     objective = Objective(np.asarray(y), num_classes, sample_weight)
     if num_classes is None:
-        yield from solve_paths(design, [objective], grid, tol=tol, gram=gram)[0]
+        yield from solve_paths(design, [objective], grid, tol=tol)[0]
         return
-    if gram is None and len(grid) > 2 and len(x) >= x.shape[1]:
+    gram = None
+    if len(grid) > 2 and len(x) >= x.shape[1]:
         # One for all of them: each is solved by itself, as callers may stop early.
         gram = design_gram(design, sample_step(*x.shape))
     model: Linear | None = None
