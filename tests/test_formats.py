@@ -27,6 +27,7 @@ from pipeline.scoring.files import ScoreOptions, score_files
 from store import ActivationStore
 from store.tables import read_table
 from store.upkeep.compaction import compact
+from store.upkeep.garbage import gc
 from store.upkeep.inspection import verify
 
 FORMATS = Path(__file__).parent / "formats"
@@ -71,6 +72,7 @@ def test_its_store(old: Path, expected: dict[str, Any]) -> None:
     found = store.read_matrix(layer=1, samples=positions)
     np.testing.assert_array_equal(found, np.array(expected["activations"], np.float32))
     assert compact(store).num_samples == 10
+    assert gc(store, keep=1).snapshots
     assert verify(store).sound
     np.testing.assert_array_equal(store.read_matrix(layer=1, samples=positions), found)
 

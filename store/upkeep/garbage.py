@@ -1,4 +1,4 @@
-"""Removing what nobody needs: old snapshots, files of none, leftovers of dead runs.
+"""Removing what nobody needs: records of old snapshots and leftovers of dead plans.
 
     print(gc(store, keep=10))
 
@@ -85,7 +85,7 @@ def _unneeded(root: Path, kept: list[Snapshot]) -> Iterator[str]:
     needed = set().union(*(snapshot.files() for snapshot in kept))
     active = active_plan_id(root)
     for folder in (MANIFESTS, INDEX, LABELS):
-        for entry in os.scandir(root / folder):
+        for entry in _entries(root / folder):
             path = f"{folder}/{entry.name}"
             # An interrupted commit has moved files of its plan and will want them again.
             if path not in needed and not (active and active in entry.name):
@@ -94,12 +94,17 @@ def _unneeded(root: Path, kept: list[Snapshot]) -> Iterator[str]:
 
 def _leftovers(root: Path) -> Iterator[str]:
     active = active_plan_id(root)
-    for entry in os.scandir(root / PLANS):
+    for entry in _entries(root / PLANS):
         if entry.name != active:
             yield f"{PLANS}/{entry.name}"
     for path in root.rglob(f"*{TEMPORARY_SUFFIX}"):
         if root / PLANS not in path.parents:
             yield str(path.relative_to(root))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds; git and object stores keep no empty ones."""
+    return list(os.scandir(folder)) if folder.is_dir() else []
 
 
 def _size(path: Path) -> int:
