@@ -19,7 +19,7 @@ from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.texts.targets import load_target
 from store import ActivationStore
 from store.errors import SalientError
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 
 def test_reported_test_metrics_are_those_of_the_saved_probes(finished_run: Path) -> None:

@@ -25,7 +25,7 @@ from store import ActivationStore, StoreError
 from store.disk import durable
 from store.upkeep.inspection import verify
 from tests.builders.models import make_tiny_model
-from tests.conftest import write_mood_csv, write_mood_run
+from tests.builders.runs import write_mood_csv, write_mood_run
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from store import ActivationStore
 from store.tables import read_json
 from tests.builders.models import TEXTS, make_tiny_model, random_texts
 from tests.builders.reference import Reference, relative_error
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 EXACT = 1e-5
 

@@ -28,7 +28,7 @@ from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring.scorer import Scorer
 from store.tables import read_json, read_table
 from tests.builders.models import FFN_WIDTH
-from tests.conftest import write_mood_csv
+from tests.builders.runs import write_mood_csv
 
 ONCE = MeasureOptions(rounds=1)
 

@@ -30,7 +30,7 @@ from tests.builders.browser import (
     screenshot,
     wait_for,
 )
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 pytest.importorskip("panel", reason="needs the extra: salient[explore]")
 pytest.importorskip("holoviews", reason="needs the extra: salient[report]")

@@ -30,7 +30,7 @@ from store.tables import read_json, write_json
 from tests.builders.dumps import scores
 from tests.builders.heads import make_head
 from tests.builders.models import FFN_WIDTH, TEXTS
-from tests.conftest import write_mood_csv
+from tests.builders.runs import write_mood_csv
 
 CLASSES = ("glad", "mad", "sad")
 ONCE = MeasureOptions(rounds=1)

@@ -30,8 +30,8 @@ from tests.builders.dumps import (
 )
 from tests.builders.heads import write_heads
 from tests.builders.paths import ROOT
+from tests.builders.runs import RUN_TOML
 from tests.builders.score_processes import POINT_NAMES, score_and_die
-from tests.conftest import RUN_TOML
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 Place = tuple[Path, list[Path]]
