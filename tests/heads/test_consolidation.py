@@ -145,7 +145,7 @@ def test_too_little_memory_is_said_before_anything_is_read(
     config = RunConfig.load(finished_run)
     store = ActivationStore.open(config.store.path)
     target = load_target(store, config.task("mood"))
-    monkeypatch.setattr("pipeline.cluster.machine.free_memory", lambda: 1000)
+    monkeypatch.setattr("pipeline.heads.slices.free_memory", lambda: 1000)
     with pytest.raises(HeadError, match=r"0\.0 GB are free; lower head\.eta or head\.max_depth"):
         read_slices(config, store, target, target.rows("train"), target.rows("val"))
     assert store.bytes_read == 0
