@@ -14,8 +14,10 @@ from pipeline import stages
 from pipeline.config import RunConfig
 from pipeline.errors import ExtractError, HeadError, ProbeError
 from pipeline.heads.model import Head
+from pipeline.probes.memory import layer_needs
 from pipeline.probes.model import load_probe
-from pipeline.runfolder import RunFolder, read_metrics
+from pipeline.probes.probing import load_targets
+from pipeline.runfolder import RunFolder, open_run, read_metrics
 from pipeline.texts.targets import load_target
 from store import ActivationStore
 from store.errors import SalientError
@@ -99,10 +101,10 @@ def test_layers_that_do_not_fit_are_streamed(
     stages.extract(config)
     whole = stages.probe(config)
     shutil.rmtree(tmp_path / "run" / "probes")
-    _, store = stages.open_run(config)
-    need = stages.layer_needs(config, store, stages.load_targets(config, store))
+    _, store = open_run(config)
+    need = layer_needs(config, store, load_targets(config, store))
     free = int((need.rest + need.raw / 2) / 0.8)
-    monkeypatch.setattr("pipeline.stages.task_memory", lambda *_: (2, free))
+    monkeypatch.setattr("pipeline.probes.memory.task_memory", lambda *_: (2, free))
     said: list[str] = []
     streamed = stages.probe(config, say=said.append)
     assert any("read again on every pass" in line for line in said)
@@ -110,7 +112,7 @@ def test_layers_that_do_not_fit_are_streamed(
         assert (first.task, first.source) == (second.task, second.source)
         assert first.val_score == pytest.approx(second.val_score, abs=0.05)
     shutil.rmtree(tmp_path / "run" / "probes")
-    monkeypatch.setattr("pipeline.stages.task_memory", lambda *_: (2, need.rest))
+    monkeypatch.setattr("pipeline.probes.memory.task_memory", lambda *_: (2, need.rest))
     with pytest.raises(ProbeError, match="more memory"):
         stages.probe(config)
 

@@ -53,7 +53,7 @@ def table(texts, prefix="t"):
 def small_batches(monkeypatch, tokens):
     """Have extractors of whole corpora run batches of so many tokens."""
     monkeypatch.setattr(
-        "pipeline.extraction.extractor.Extractor", partial(Extractor, batch_tokens=tokens)
+        "pipeline.extraction.storing.Extractor", partial(Extractor, batch_tokens=tokens)
     )
 
 

@@ -267,7 +267,7 @@ def test_the_command(
     assert run_command(["plan", str(home), "--cascade", "-q"]) == 2
     assert "'level' is a regression" in capsys.readouterr().err
     plan = deepest(home, "mood")
-    monkeypatch.setattr("pipeline.planning.planner.make_plan", lambda *_, **__: plan)
+    monkeypatch.setattr("pipeline.planning.outcome.make_plan", lambda *_, **__: plan)
     words = [
         "plan",
         str(home),
