@@ -28,7 +28,9 @@ def rendered(table: object) -> str:
 
 def test_tables_and_overview_show_every_model(finished_run: Path, tmp_path: Path) -> None:
     config = RunConfig.load(finished_run)
-    for name, task in read_metrics(RunFolder(Path(config.run_dir)))["tasks"].items():
+    tasks = read_metrics(RunFolder(Path(config.run_dir)))["tasks"]
+    assert set(tasks) == {"mood", "level"}
+    for name, task in tasks.items():
         sweep = read_table(RunFolder(Path(config.run_dir)).sweep(name))
         text = rendered(task_table(name, task))
         assert f"{task['chosen']['test'][task['metric']]:.4f}" in text

@@ -19,7 +19,7 @@ from tests.builders.runs import write_mood_run
 from tests.builders.waiting import wait_until
 
 pytestmark = pytest.mark.slow
-START = ROOT / "tests" / "slurm" / "start.sh"
+START = ROOT / "tests" / "builders" / "slurm.sh"
 
 
 @pytest.fixture(scope="module")
