@@ -223,6 +223,8 @@ def test_too_small_a_feature_budget_is_named(finished_run: Path, tmp_path: Path)
 
 def test_two_runs_at_once_end_alike(tmp_path: Path, tiny_bert: Path) -> None:
     path = write_mood_run(tmp_path, tiny_bert, num_rows=80)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("eta = [0.25]\n")
     command = [sys.executable, "-m", "pipeline", "run", str(path), "--json", "--quiet"]
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)
