@@ -31,6 +31,7 @@ from tests.builders.browser import (
     wait_for,
 )
 from tests.builders.runs import write_mood_run
+from tests.builders.waiting import wait_until
 
 pytest.importorskip("panel", reason="needs the extra: salient[explore]")
 pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
@@ -98,20 +99,28 @@ def test_report_shows_its_figures_and_loads_nothing(nasty_run: RunConfig, browse
 
 
 @pytest.fixture(scope="module")
-def address(nasty_run: RunConfig) -> Iterator[str]:
+def server_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the explorer's server says on standard error."""
+    return tmp_path_factory.mktemp("server") / "log"
+
+
+@pytest.fixture(scope="module")
+def address(nasty_run: RunConfig, server_log: Path) -> Iterator[str]:
     """The explorer, as the command serves it."""
     command = [sys.executable, "-m", "pipeline", "explore", nasty_run.store.path]
     command += ["--run", nasty_run.run_dir, "--port", "0", "--quiet"]
-    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
+    with (
+        server_log.open("w") as errors,
+        subprocess.Popen(command, stdout=PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
         try:
             found = re.match(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
-            assert found, process.stderr.read()
+            assert found, server_log.read_text()
             yield found.group()
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
-            errors = process.stderr.read()
-            assert "Refusing websocket" in errors and "Traceback" not in errors
+            assert "Traceback" not in server_log.read_text()
         finally:
             process.kill()
 
@@ -146,7 +155,7 @@ def test_explorer_explains_a_tweet_with_a_script_in_it(address: str, browser: An
     assert [url for url in outside if not url.startswith(("data:", "blob:", "file:"))] == []
 
 
-def test_explorer_answers_this_machine_only(address: str) -> None:
+def test_explorer_answers_this_machine_only(address: str, server_log: Path) -> None:
     with urllib.request.urlopen(address) as page:
         assert page.status == 200
     port = int(address.rstrip("/").rsplit(":", 1)[1])
@@ -161,3 +170,4 @@ def test_explorer_answers_this_machine_only(address: str) -> None:
     connection.endheaders()
     assert connection.getresponse().status == 403
     connection.close()
+    wait_until(lambda: "Refusing websocket" in server_log.read_text())
