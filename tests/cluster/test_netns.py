@@ -15,7 +15,7 @@ pytest.importorskip("distributed", reason="needs the extra: salient[cluster]")
 from pipeline import stages
 from pipeline.config import RunConfig
 from tests.builders.cluster_processes import ClusterProcesses, assert_equal_stores, on_cluster
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 pytestmark = pytest.mark.slow
 BRIDGE = "salient0"

@@ -29,8 +29,8 @@ from store.upkeep.inspection import verify
 from tests.builders.cluster_processes import ClusterProcesses, assert_equal_stores, on_cluster
 from tests.builders.dumps import scores
 from tests.builders.paths import ROOT
+from tests.builders.runs import write_mood_csv, write_mood_run
 from tests.builders.waiting import wait_until
-from tests.conftest import write_mood_csv, write_mood_run
 
 PRELOAD = ("--preload", str(ROOT / "tests" / "builders" / "crash_preload.py"))
 

@@ -16,7 +16,7 @@ import pytest
 from pipeline import stages
 from pipeline.config import RunConfig
 from tests.builders.cluster_processes import assert_equal_stores, free_port
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 asyncssh = pytest.importorskip("asyncssh", reason="needs the extra: salient[ssh]")
 pytestmark = pytest.mark.slow

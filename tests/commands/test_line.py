@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
-from tests.conftest import RUN_TOML, write_mood_run
+from tests.builders.runs import RUN_TOML, write_mood_run
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
 import signal
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +19,11 @@ from pipeline.extraction.adding import add_layers
 from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.storing import StoreOptions, extract_block, open_store
 from store import ActivationStore, StoreError
-from store.disk import durable
 from store.upkeep.inspection import verify
+from tests.builders.command_processes import add_and_die
+from tests.builders.forking import start
 from tests.builders.models import make_tiny_model
-from tests.conftest import write_mood_csv, write_mood_run
+from tests.builders.runs import write_mood_csv, write_mood_run
 
 
 @pytest.fixture
@@ -133,18 +131,6 @@ def test_added_hidden_states_are_those_of_an_extraction_with_all(
     check_same(store, whole, hidden=tuple(range(last + 1)))
 
 
-def add_until(step: int, store: str) -> None:
-    """Add all hidden states, and die before a rename."""
-    steps = count()
-
-    def watch(name: str) -> None:
-        if name == "before rename" and next(steps) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    durable.watch_steps(watch)
-    add_layers(store, hidden="all")
-
-
 def test_an_addition_that_is_killed_goes_on(extracted: Path, tmp_path: Path) -> None:
     origin, store = extracted / "final" / "activations", tmp_path / "store"
     last = ActivationStore.open(origin).schema.num_layers
@@ -154,11 +140,9 @@ def test_an_addition_that_is_killed_goes_on(extracted: Path, tmp_path: Path) -> 
         plan + blocks * files - 1: 36,  # the first is staged, the second written only
         plan + 2 * blocks * files: 0,  # all are in place, nothing is published
     }
-    context = multiprocessing.get_context("spawn")
     for step, num_texts in computed.items():
         shutil.copytree(origin, store)
-        process = context.Process(target=add_until, args=(step, str(store)))
-        process.start()
+        process = start(add_and_die, step, str(store))
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert ActivationStore.open(store).schema.hidden_layers == (last,)

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from tests.conftest import RUN_TOML
+from tests.builders.runs import RUN_TOML
 
 VALID = RUN_TOML.format(model="some/model")
 

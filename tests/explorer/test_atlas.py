@@ -19,7 +19,7 @@ from pipeline.neurons.rankings import ranking_table
 from pipeline.probes.importance import feature_rank
 from store import ActivationStore, StoreSchema
 from store.tables import write_table
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 NASTY = "<script>document.title = 'broken'</script> & <b>bold</b>"
 

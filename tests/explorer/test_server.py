@@ -16,7 +16,7 @@ from pipeline.explorer.atlas import Atlas, Distribution, Neuron
 from pipeline.explorer.server import HOST, query_arguments
 from pipeline.explorer.tokenmaps import TokenPlaces, TokenReader
 from pipeline.explorer.widgets import Page, Sources, distribution_plot
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 
 @pytest.fixture(scope="module")

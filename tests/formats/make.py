@@ -27,8 +27,8 @@ from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring.files import score_files
 from store import ActivationStore, StoreSchema
 from tests.builders.models import make_tiny_model
+from tests.builders.runs import write_mood_csv
 from tests.builders.store_processes import append_all, make_samples, write_one
-from tests.conftest import write_mood_csv
 
 PLACE = Path("/fixture")
 """Where it is made: files record it, and a path of this machine should not be in them."""

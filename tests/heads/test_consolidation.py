@@ -71,7 +71,9 @@ def test_reported_test_metrics_are_those_of_the_saved_head(finished_run: Path) -
 def test_only_salient_slices_are_read(finished_run: Path) -> None:
     config = RunConfig.load(finished_run)
     store = ActivationStore.open(config.store.path)
-    for task, entry in read_metrics(RunFolder(Path(config.run_dir)))["tasks"].items():
+    tasks = read_metrics(RunFolder(Path(config.run_dir)))["tasks"]
+    assert set(tasks) == {"mood", "level"}
+    for task, entry in tasks.items():
         reading = entry["reading"]
         sweep = read_table(RunFolder(Path(config.run_dir)).sweep(task)).to_pylist()
         widest = max(row["num_features"] for row in sweep)

@@ -186,8 +186,8 @@ def test_shuffled_labels_score_nothing_by_cross_validation() -> None:
     train = probe.standardiser.take(features).apply(x[:SPLIT][:, features])
     layer = SalientLayer(0, probe, features, train, x[SPLIT:][:, features], shares, fold_shares)
     data = TrainingData(y[:SPLIT], y[SPLIT:], folds)
-    for candidate in Sweep([layer], data, problem, PROBE, config).candidates():
-        assert abs(candidate.score - 0.5) < 0.12
+    scores = [one.score for one in Sweep([layer], data, problem, PROBE, config).candidates()]
+    assert scores and max(abs(score - 0.5) for score in scores) < 0.12
 
 
 def test_a_budget_skips_layers_that_have_nothing_to_say() -> None:

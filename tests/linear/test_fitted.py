@@ -50,7 +50,9 @@ def objective(x: Array, y: Array, w: Array, b: Array, penalty: float) -> float:
 def test_logistic_path_reaches_scikit_learns_optimum(classes: int, spread: float) -> None:
     x, y = make(600, 60, classes, 1, spread=spread)
     grid = (1e-3, 1e-1, 10.0)
-    for model in fit_path(x, y, num_classes=classes, penalties=grid, tol=1e-6):
+    path = fit_path(x, y, num_classes=classes, penalties=grid, tol=1e-6)
+    assert [model.penalty for model in path] == list(grid)
+    for model in path:
         reference = LogisticRegression(C=model.penalty, tol=1e-8, max_iter=20_000)
         reference.fit(x.astype(np.float64), y)
         best = objective(x, y, reference.coef_, reference.intercept_, model.penalty)
@@ -89,7 +91,9 @@ def test_ridge_is_scikit_learns(n: int, features: int) -> None:
     x = Standardiser.fit(raw := draw.normal(size=(n, features)).astype(np.float32)).apply(raw)
     y = x @ draw.normal(size=features) + draw.normal(size=n)
     weight = draw.integers(0, 3, n).astype(float)
-    for model in fit_path(x, y, num_classes=None, penalties=(1.0, 100.0), sample_weight=weight):
+    path = fit_path(x, y, num_classes=None, penalties=(1.0, 100.0), sample_weight=weight)
+    assert len(path) == 2
+    for model in path:
         reference = Ridge(alpha=model.penalty).fit(x, y, sample_weight=weight)
         np.testing.assert_allclose(model.weights[0], reference.coef_, atol=2e-4)
         np.testing.assert_allclose(model.bias[0], reference.intercept_, atol=2e-4)

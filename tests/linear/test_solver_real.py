@@ -72,8 +72,7 @@ class Judge:
         kept = np.arange(len(y)) if keep is None else keep
         differing = 0
         for penalty, model in zip(penalties, path, strict=True):
-            solver = "newton-cholesky" if len(model.weights) < 10 else "lbfgs"
-            best = LogisticRegression(C=penalty, tol=1e-8, max_iter=20_000, solver=solver)
+            best = LogisticRegression(C=penalty, tol=1e-8, max_iter=20_000, solver="newton-cg")
             best.fit(self._rows[kept], y[kept])
             coef = best.coef_ @ self._basis.T
             lowest = self._value(coef, best.intercept_, y, kept, penalty)

@@ -62,7 +62,7 @@ def test_intervals_agree_with_scipy(name: str) -> None:
         (np.arange(n),),
         lambda rows: score(name, y[rows], outputs[rows]),
         vectorized=False,
-        n_resamples=1500,
+        n_resamples=600,
         method="percentile",
         **{SEED: 1},
     ).confidence_interval

@@ -2,10 +2,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
-from pipeline.measures.metrics import METRICS, metric_names, probabilities, score, utility
+from pipeline.measures.metrics import (
+    METRICS,
+    metric_names,
+    pareto_front,
+    probabilities,
+    score,
+    utility,
+)
+
+pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
 
 
 def test_classification_metrics_are_scikit_learns() -> None:
@@ -52,3 +63,17 @@ def test_a_class_absent_from_the_evaluation_raises_no_warning() -> None:
 def test_every_metric_belongs_to_one_kind() -> None:
     both = metric_names(regression=False) + metric_names(regression=True)
     assert sorted(both) == sorted(METRICS)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=30))
+def test_no_point_beats_the_pareto_front(points: list[tuple[int, int]]) -> None:
+    cost, score = zip(*points, strict=True)
+    front = pareto_front(cost, score)
+    on_front = [points[i] for i in front]
+    assert on_front == sorted(on_front)
+    for c, s in points:
+        assert any(fc <= c and fs >= s for fc, fs in on_front)
+        for fc, fs in on_front:
+            assert not (c <= fc and s >= fs and (c, s) != (fc, fs))
+    lowest = pareto_front(cost, [-s for s in score], higher=False)
+    assert [points[i] for i in lowest] == on_front

@@ -38,7 +38,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.texts.targets import Rows, load_target
 from store import ActivationStore
 from store.tables import read_arrays, read_table
-from tests.conftest import write_mood_run
+from tests.builders.runs import write_mood_run
 
 Array = np.ndarray[Any, Any]
 

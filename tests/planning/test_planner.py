@@ -28,7 +28,7 @@ from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring.scorer import Scorer
 from store.tables import read_json, read_table
 from tests.builders.models import FFN_WIDTH
-from tests.conftest import write_mood_csv
+from tests.builders.runs import write_mood_csv
 
 ONCE = MeasureOptions(rounds=1)
 
@@ -169,16 +169,18 @@ def test_operations_are_those_of_the_formula(
 
 def test_scorers_of_a_plan_are_those_that_scoring_makes(plan: Plan) -> None:
     shared = planner.load_scorers(plan.tasks, [one.heads for one in plan.options])
+    assert len(shared) > 1
     rows = rows_of(["it was happy today", "a sad dog", ""])
     for one, scorer in zip(plan.options, shared, strict=True):
         folders = [task.run.head(task.name, one.heads[task.name].name) for task in plan.tasks]
         alone = Scorer.load(folders)
         assert scorer.depth == alone.depth == one.depth
         mine, theirs = scorer.score_table(rows).table, alone.score_table(rows).table
-        for name in theirs.column_names:
-            if name.startswith(("mood_p", "level")):
-                pair = (table[name].fill_null(0).to_numpy() for table in (mine, theirs))
-                np.testing.assert_allclose(*pair, atol=1e-5)
+        names = [name for name in theirs.column_names if name.startswith(("mood_p", "level"))]
+        assert len(names) == 3
+        for name in names:
+            pair = (table[name].fill_null(0).to_numpy() for table in (mine, theirs))
+            np.testing.assert_allclose(*pair, atol=1e-5)
 
 
 def test_texts_from_a_file_and_none_at_all(finished_run: Path, tmp_path: Path) -> None:

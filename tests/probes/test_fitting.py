@@ -1,54 +1,21 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet, LogisticRegression
 
-from pipeline.cluster.machine import free_memory
 from pipeline.config import ProbeConfig
-from pipeline.errors import ProbeError
-from pipeline.linear import lockstep, ridge
-from pipeline.linear.design import MemoryDesign, StoreDesign
+from pipeline.linear.design import MemoryDesign
 from pipeline.linear.estimators import sparse_path
 from pipeline.linear.fitted import Standardiser
-from pipeline.linear.gram import design_gram
 from pipeline.probes.fitting import ProbeTask, fit_probes
-from pipeline.probes.grouping import group_by_rows, shared_rows
-from pipeline.probes.keptgrams import layer_gram, part_path, write_part
-from pipeline.probes.memory import LayerNeed, layer_need, plan_memory
 from pipeline.probes.model import Problem
-from store import ActivationStore, StoreSchema
 from tests.builders.probes import fit_probe
 
 CONFIG = ProbeConfig(C=(1e-3, 1e-2, 1e-1), alpha=(1.0, 10.0), tol=1e-5)
-positions = st.lists(st.integers(0, 12), max_size=30).map(lambda x: np.array(x, np.int64))
-
-
-@given(st.lists(positions, min_size=1, max_size=4))
-def test_every_tasks_rows_are_in_the_union(parts: list[Any]) -> None:
-    union, rows = shared_rows(parts)
-    assert (np.diff(union) >= 0).all()
-    for part, places in zip(parts, rows, strict=True):
-        np.testing.assert_array_equal(union[places], part)
-        assert len(set(places.tolist())) == len(part)
-    for value in range(13):
-        most = max(int((part == value).sum()) for part in parts)
-        assert int((union == value).sum()) == most
-    assert sorted(i for group in group_by_rows(parts) for i in group) == list(range(len(parts)))
-
-
-def test_only_overlapping_tasks_share() -> None:
-    texts = np.arange(100)
-    assert group_by_rows([texts, texts + 100, texts[::2], texts + 5]) == [[0, 2, 3], [1]]
 
 
 @pytest.fixture
@@ -150,138 +117,3 @@ def test_l1_chooses_few_neurons_and_passes_over_empty_models() -> None:
     assert fit.path[1][1] == 0.0
     assert np.abs(fit.probe.weights[0]).argmax() == 3
     assert (fit.probe.weights == 0).mean() > 0.5
-
-
-def write_store(path: Path, x: Any) -> ActivationStore:
-    width = x.shape[1] // 2
-    store = ActivationStore.create(
-        path, StoreSchema(num_layers=1, neuron_size=width, samples_per_shard=64)
-    )
-    append(store, x)
-    return ActivationStore.open(path)
-
-
-def append(store: ActivationStore, x: Any) -> None:
-    ids = [str(i) for i in range(len(x))]
-    plan = store.plan_append(pa.table({"id": ids, "text": ids}))
-    for block in plan.blocks:
-        values = np.ascontiguousarray(x[block.start : block.stop].T)
-        store.write_block(plan, block, {"ffn": values.reshape(1, 2, -1, len(block))})
-    store.commit()
-
-
-def test_the_gram_is_kept_extended_and_put_together_from_parts(tmp_path: Path) -> None:
-    draw = np.random.default_rng(3)
-    x = (draw.normal(size=(300, 6)) * 3 + 10).astype(np.float32)
-    store = write_store(tmp_path / "store", x[:200])
-
-    def check(path: Path, store: ActivationStore, rows: Any, rtol: float) -> None:
-        design = StoreDesign(store, 0, rows)
-        found = layer_gram(path, store, 0, rows, design)
-        np.testing.assert_allclose(found, design_gram(design), rtol=0, atol=rtol * len(rows))
-
-    path = tmp_path / "gram.safetensors"
-    few = np.arange(20)
-    check(path, store, few, 1e-5)
-    before = path.stat().st_mtime_ns
-    check(path, store, few, 1e-5)
-    assert path.stat().st_mtime_ns == before
-    append(ActivationStore.open(tmp_path / "store"), x)
-    store = ActivationStore.open(tmp_path / "store")
-    more = np.concatenate([few, np.arange(220, 250)])
-    check(path, store, more, 1e-4)
-    assert path.stat().st_mtime_ns != before
-    # Of many rows a sample serves.
-    check(path, store, np.arange(300), 0.5)
-    shares = tmp_path / "shares.safetensors"
-    for part in range(3):
-        write_part(shares, store, 0, more, part, 3)
-    assert part_path(shares, 2).is_file()
-    check(shares, store, more, 0.1)
-    assert [p.name for p in tmp_path.glob("shares*")] == ["shares.safetensors"]
-
-
-@settings(max_examples=50)
-@given(st.integers(1, 10**12), st.integers(0, 10**11), st.integers(0, 10**11), st.integers(1, 64))
-def test_plans_keep_to_the_memory(free: int, raw: int, rest: int, workers: int) -> None:
-    try:
-        plan = plan_memory(LayerNeed(raw, rest + 1), free=free, workers=workers)
-    except ProbeError as error:
-        assert rest + 1 > 0.79 * free
-        assert "GB" in str(error)
-        return
-    assert 1 <= plan.at_a_time <= workers
-    assert plan.at_a_time * (plan.raw_bytes + rest + 1) <= free
-    assert plan.streams == (plan.raw_bytes < raw)
-
-
-PEAK = """
-import sys
-from pathlib import Path
-import numpy as np
-from pipeline.config import ProbeConfig
-from pipeline.linear.design import MemoryDesign
-from pipeline.probes.fitting import ProbeTask, fit_probes
-from pipeline.linear.threads import BlockThreads
-from pipeline.probes.model import Problem
-
-def peak():
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-
-draw = np.random.default_rng(0)
-xt = draw.normal(size=(2048, 4096)).astype(np.float16)
-rows = np.arange(4096)
-values = xt[0] + draw.normal(size=4096)
-classes = sys.argv[1] == "classes"
-y = (values > 0).astype(np.int64) if classes else values
-problem = Problem(2, "accuracy", 1) if classes else Problem(None, "pearson", None)
-before = peak()
-train = MemoryDesign(xt)
-val = MemoryDesign(xt[:, :100].copy(), train.standardiser)
-tasks = [
-    ProbeTask(problem, rows, y, np.arange(100), y[:100], draw.integers(0, 4, 4096))
-    for _ in range(2)
-]
-fit_probes(train, val, tasks, config=ProbeConfig(C=(1e-3, 1e-2, 0.1, 10.0)))
-print(peak() - before, BlockThreads().num_threads)
-"""
-
-
-@pytest.mark.parametrize("kind", ["classes", "values"])
-def test_fits_take_no_more_memory_than_estimated(kind: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, kind], check=True, capture_output=True, text=True
-    )
-    shape = 4096, 2048
-    matrices = (
-        lockstep.descent_bytes(*shape) if kind == "classes" else ridge.ridge_bytes(*shape, 4, 2)
-    )
-    taken, threads = map(int, done.stdout.split())
-    buffers = 2**25 * max(2, threads)  # of blocks, in every thread, and of products
-    assert taken <= matrices + buffers
-
-
-@settings(max_examples=50)
-@given(st.integers(1, 10**5), st.integers(1, 30_000), st.integers(1, 10), st.integers(1, 5))
-def test_few_rows_need_little(rows: int, features: int, folds: int, targets: int) -> None:
-    most = max(
-        lockstep.descent_bytes(rows, features), ridge.ridge_bytes(rows, features, folds, targets)
-    )
-    assert most <= 4 * 26 * features**2 + 4
-    if 2 * rows < features:
-        assert most <= 4 * 10 * rows**2 + 16 * rows * features
-
-
-def test_memory_of_a_roberta_layer() -> None:
-    need = layer_need(
-        num_rows=100_000,
-        num_features=6144,
-        itemsize=2,
-        num_columns=15,
-        num_fits=15,
-        matrix_bytes=lockstep.descent_bytes(100_000, 6144),
-        samples_per_shard=4096,
-    )
-    assert need.raw == 2 * 6144 * 100_000
-    assert 1.8e9 < need.rest < 2.2e9
-    assert 0 < free_memory() < 1 << 62

@@ -1,163 +1,161 @@
-"""The report and the explorer in a real browser: what they show, and that text stays text."""
+"""The page of a run: every figure, all text escaped, the same bytes again."""
 
 from __future__ import annotations
 
-import http.client
-import os
+import json
 import re
-import signal
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from subprocess import PIPE
-from typing import Any
 
+import pyarrow as pa
 import pytest
 
-pytest.importorskip("selenium", reason="needs the extra: salient[dev]")
-from selenium.webdriver.common.keys import Keys
-
-from pipeline import stages
+from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
-from tests.builders.browser import (
-    console_errors,
-    find_all,
-    open_browser,
-    requested,
-    resize,
-    screenshot,
-    wait_for,
-)
-from tests.conftest import write_mood_run
+from pipeline.errors import ConfigError
+from pipeline.report.facts import read_run
+from store.tables import read_json, write_json, write_table
 
-pytest.importorskip("panel", reason="needs the extra: salient[explore]")
 pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
+from pipeline.report import charts, figures, page
 
-SCRIPT = "<script>document.title = 'broken'</script>"
-SHOTS = os.environ.get("SALIENT_SCREENSHOTS")
-"""A folder to put screenshots in, to be looked at."""
-
-
-@pytest.fixture(scope="module")
-def nasty_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> RunConfig:
-    """A finished run with a tweet and a class that would run a script if they were not escaped."""
-    path = write_mood_run(tmp_path_factory.mktemp("nasty"), tiny_bert)
-    file = path.parent / "tweets.csv"
-    text = file.read_text().replace(",sad,", f",{SCRIPT},")
-    header, *rows = text.splitlines()
-    first = rows[0].split(",")
-    first[1] = f"{SCRIPT} happy {SCRIPT}"
-    file.write_text("\n".join([header, ",".join(first), *rows[1:]]) + "\n")
-    config = RunConfig.load(path)
-    stages.run(config)
-    return config
+NASTY = "</script><script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as driver:
-        yield driver
+def copied_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a run's folder, with agreeing rankings, an ablation and hostile names in it."""
+    path = tmp_path_factory.mktemp("report") / "run"
+    shutil.copytree(RunConfig.load(finished_run).run_dir, path)
+    rows = [
+        {"task": "mood", "layer": layer, "ranking": "l2", "other": other, "top": 3,
+         "jaccard": 0.25 * layer, "expected": 0.1, "spearman": 0.5}
+        for layer in (0, 1) for other in ("anova_f", "probeless")
+    ]  # fmt: skip
+    write_table(path / "overlaps" / "mood.parquet", pa.Table.from_pylist(rows))
+    difference = {"change": -0.1, "interval": [-0.2, 0.0]}
+    part = {"value": 0.5, **difference}
+    silenced = {
+        "baseline": 0.6, "salient": part, "random": {**part, "values": [0.5]},
+        "difference": difference,
+    }  # fmt: skip
+    entry = {
+        "head": {"kind": "sparse"},
+        "metric": "accuracy", "num_silenced": 5, "num_neurons": 32, "fill": NASTY, "draws": 2,
+        "num_texts": 9, "split": "val", "chosen": silenced, "hidden": silenced,
+    }  # fmt: skip
+    write_json(path / "ablation.json", {"tasks": {"mood": entry}})
+    card = read_json(path / "run.json")
+    write_json(path / "run.json", {**card, "name": NASTY})
+    return path
 
 
-def keep(browser: Any, name: str) -> None:
-    if SHOTS:
-        for width in (1280, 390):
-            resize(browser, width=width)
-            screenshot(browser, Path(SHOTS) / f"{name}-{width}.png")
-        resize(browser, width=1280)
+def test_report_has_every_figure_and_escapes_all_text(copied_run: Path, tmp_path: Path) -> None:
+    run = read_run(copied_run)
+    mood, level = run.tasks
+    assert mood.predictions is not None
+    hostile = replace(mood.predictions, classes=(NASTY, r"$$x$$ \(y\) <blink>"))
+    metrics = {**mood.metrics, "classes": [NASTY, "<blink>"]}
+    tasks = (replace(mood, predictions=hostile, metrics=metrics), level)
+    views = [page.view_of(task) for task in tasks]
+    names = [[figure.name for figure in view.figures] for view in views]
+    assert names[0] == [
+        "by-layer", "by-depth", "pareto", "importance", "overlap", "confusion", "calibration",
+    ]  # fmt: skip
+    assert names[1] == ["by-layer", "by-depth", "pareto", "importance", "predicted"]
+    html = page.render(replace(run, tasks=tasks), views)
+    assert NASTY not in html and "<blink>" not in html
+    assert html.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 3
+    own = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    assert re.findall(r"""(?:src|href)=["'](?!data:|#)""", own) == []
+    for figure in views[0].figures:
+        charts.write_image(figure, tmp_path / f"{figure.name}.svg", title=NASTY)
+        text = (tmp_path / f"{figure.name}.svg").read_text()
+        assert "<script" not in text and len(text) > 5000
 
 
-def test_report_shows_its_figures_and_loads_nothing(nasty_run: RunConfig, browser: Any) -> None:
-    from pipeline.report.page import write_report
-
-    (page,) = write_report(Path(nasty_run.run_dir), images="none")
-    browser.get(page.as_uri())
-    assert browser.title == "mood: Salient report"
-    text = wait_for(browser, SCRIPT)
-    for title in (
-        "Score by layer", "Score by aggregated depth", "What a better score costs",
-        "Importance over layers and neurons", "Confusion matrix", "Calibration",
-        "Predicted against labelled values", "Provenance", "chosen:",
-    ):  # fmt: skip
-        assert title in text
-    heights = browser.execute_script(
-        "return [...document.querySelectorAll('.plot')].map(e => e.offsetHeight)"
-    )
-    assert len(heights) == 11 and min(heights) > 250
-    assert len(find_all(browser, "canvas.bk-layer, .bk-Canvas canvas, canvas")) >= 11
-    for width in (1280, 390):
-        resize(browser, width=width)
-        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-    keep(browser, "report")
-    assert console_errors(browser) == []
-    addresses = {re.sub(r"[#?].*", "", url) for url in requested(browser)}
-    assert {url for url in addresses if not url.startswith(("data:", "blob:"))} == {page.as_uri()}
-    assert browser.title == "mood: Salient report"
-
-
-@pytest.fixture(scope="module")
-def address(nasty_run: RunConfig) -> Iterator[str]:
-    """The explorer, as the command serves it."""
-    command = [sys.executable, "-m", "pipeline", "explore", nasty_run.store.path]
-    command += ["--run", nasty_run.run_dir, "--port", "0", "--quiet"]
-    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
-        try:
-            found = re.match(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
-            assert found, process.stderr.read()
-            yield found.group()
-            process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
-            errors = process.stderr.read()
-            assert "Refusing websocket" in errors and "Traceback" not in errors
-        finally:
-            process.kill()
-
-
-def test_explorer_finds_a_neuron_and_shows_its_texts(address: str, browser: Any) -> None:
-    browser.get(address)
-    text = wait_for(browser, "Texts with the highest activation")
-    assert "mood" in text and "rank in its layer" in text
-    boxes = find_all(browser, "input")
-    neuron = next(box for box in boxes if box.get_attribute("value").isdecimal())
-    neuron.send_keys(Keys.CONTROL, "a")
-    neuron.send_keys("21", Keys.ENTER)
-    wait_for(browser, "neuron 21")
-    assert len(find_all(browser, "ol.texts li")) == 12
-    assert len(find_all(browser, "mark.peak")) == 12
-    keep(browser, "explorer-neuron")
-    assert console_errors(browser) == []
-
-
-def test_explorer_explains_a_tweet_with_a_script_in_it(address: str, browser: Any) -> None:
-    browser.get(f"{address}?sample=0")
-    text = wait_for(browser, "Strongest neurons")
-    assert f"{SCRIPT} happy {SCRIPT}" in text
-    assert "contribution" in text and "level" in text
-    box = next(b for b in find_all(browser, "input") if b.get_attribute("placeholder"))
-    box.send_keys("document.title", Keys.ENTER)
-    wait_for(browser, f"{SCRIPT} happy {SCRIPT}", times=2)
-    keep(browser, "explorer-text")
-    assert "broken" not in browser.title
-    assert console_errors(browser) == []
-    outside = [url for url in requested(browser) if not re.match(r"(http|ws)://127\.0\.0\.1:", url)]
-    assert [url for url in outside if not url.startswith(("data:", "blob:", "file:"))] == []
-
-
-def test_explorer_answers_this_machine_only(address: str) -> None:
-    with urllib.request.urlopen(address) as page:
-        assert page.status == 200
-    port = int(address.rstrip("/").rsplit(":", 1)[1])
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.putrequest("GET", "/ws")
+def test_report_names_what_the_run_was_made_from(copied_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(copied_run, tmp_path / "run")
+    card = read_json(tmp_path / "run" / "run.json")
+    card["config"]["store"]["poolings"] = ["max"]
+    write_json(tmp_path / "run" / "run.json", card)
+    run = read_run(tmp_path / "run")
+    view = page.view_of(run.tasks[1])
+    html = page.render(run, [replace(view, figures=view.figures[:1])])
     for name, value in (
-        ("Origin", "http://elsewhere.example"), ("Upgrade", "websocket"),
-        ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), ("Sec-WebSocket-Protocol", "bokeh, x"),
-    ):  # fmt: skip
-        connection.putheader(name, value)
-    connection.endheaders()
-    assert connection.getresponse().status == 403
-    connection.close()
+        ("poolings", "max"),
+        ("backbone", card["config"]["backbone"]["model"]),
+        ("store", card["config"]["store"]["path"]),
+    ):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in html
+
+
+def test_an_ablation_has_a_row_for_each_head_and_arm(copied_run: Path) -> None:
+    mood = read_run(copied_run).tasks[0]
+    rows = [vars(row) for row in page.view_of(mood).ablation]
+    assert [row["head"] for row in rows] == 4 * ["chosen (sparse)"] + 4 * ["final hidden state"]
+    assert [row["silenced"] for row in rows[:4]] == ["nothing", "salient", "random", "difference"]
+    assert [row["score"] for row in rows[:4]] == ["0.6000", "0.5000", "0.5000", ""]
+    assert [row["interval"] for row in rows[:2]] == ["", "-0.2000, +0.0000"]
+
+
+def test_names_of_classes_are_no_formulas() -> None:
+    assert charts.short_label(r"$$x$$ \(y\)") == r"$ $x$ $ \ (y\)"
+    assert charts.short_label("a" * 30) == "a" * 17 + "…"
+
+
+def test_drift_of_several_scorings_is_one_figure(copied_run: Path, tmp_path: Path) -> None:
+    assert all(task.drift is None for task in read_run(copied_run).tasks)
+    for name, dates in (("1", ("2024-05-01", "2024-05-02")), ("2", ("2024-05-02", "2024-05-03"))):
+        entries = {
+            date: {"predictions": {"excess": 0.1 * int(name)}, "num_texts": 9} for date in dates
+        }
+        if name == "2":
+            entries["2024-05-03"]["classes"] = {"excess": 0.3}
+        report = {"threshold": 0.2, "tasks": {"mood": {"all": None, "dates": entries}}}
+        write_json(tmp_path / "scores" / "_drift" / f"{name}.json", report)
+    mood, level = read_run(copied_run, scores=tmp_path / "scores").tasks
+    assert mood.drift is not None and level.drift is None
+    excess = [entry["predictions"]["excess"] for entry in mood.drift.dates.values()]
+    assert excess == [0.1, 0.2, 0.2] and mood.drift.threshold == 0.2
+    figure = figures.drift(mood)
+    assert figure is not None and figures.drift(level) is None
+    charts.write_image(figure, tmp_path / "drift.svg")
+    charts.bokeh_model(figure)
+
+
+def test_the_same_figure_gives_the_same_bytes(copied_run: Path, tmp_path: Path) -> None:
+    figure = figures.by_layer(read_run(copied_run).tasks[0])
+    assert figure is not None
+    for name in ("a.svg", "b.svg", "a.png", "b.png"):
+        charts.write_image(figure, tmp_path / name)
+    for suffix in ("svg", "png"):
+        first, second = (tmp_path / f"{stem}.{suffix}" for stem in "ab")
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_report_command_says_what_it_leaves_out(
+    copied_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(copied_run, run)
+    for folder in ("importance", "overlaps", "heads"):
+        shutil.rmtree(run / folder)
+    page = tmp_path / "out" / "page.html"
+    command = ["report", str(run), "--out", str(page), "--images", "svg", "--json"]
+    assert run_command(command) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["page"] == str(page) and len(written["figures"]) == 6
+    assert all(
+        Path(path).parent == tmp_path / "out" / "page_figures" for path in written["figures"]
+    )
+    text = page.read_text()
+    for words in ("no importance table", "no rankings", "no predictions of the test split"):
+        assert words in text
+    assert run_command(["report", str(run), "--images", "gif"]) == 2
+    assert "'gif'" in capsys.readouterr().err
+    (run / "metrics.json").unlink()
+    with pytest.raises(ConfigError, match="not finished"):
+        read_run(run)
+    assert run_command(["report", str(tmp_path / "nowhere")]) == 1

@@ -53,7 +53,7 @@ from tests.builders.dumps import (
     write_tweets,
 )
 from tests.builders.heads import write_heads
-from tests.conftest import write_mood_csv
+from tests.builders.runs import write_mood_csv
 
 Score = Callable[..., ScoreReport]
 ROW_COLUMNS = ("id", "created_at", "source_file", "text_hash")

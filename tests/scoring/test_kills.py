@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline.scoring.files import score_files
+from tests.builders.command_processes import POINT_NAMES, score_and_die
 from tests.builders.dumps import (
     REAL_COUNTS,
     assert_same_scores,
@@ -28,18 +28,16 @@ from tests.builders.dumps import (
     scores,
     v1,
 )
+from tests.builders.forking import start
 from tests.builders.heads import write_heads
 from tests.builders.paths import ROOT
-from tests.builders.score_processes import POINT_NAMES, score_and_die
-from tests.conftest import RUN_TOML
+from tests.builders.runs import RUN_TOML
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 Place = tuple[Path, list[Path]]
 NUM_TWEETS = 600
 ONCE = {name for name in POINT_NAMES if "claimed" in name or "summary" in name}
 """Points that a run passes once."""
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.builders.score_processes"])
 
 
 def write_run(folder: Path, model: Path, settings: str) -> Path:
@@ -94,8 +92,7 @@ def whole(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_and_kill(place: Place, output: Path, point: str, number: int) -> bool:
     """Score; whether it was killed at the point before it ended. No id is there twice then."""
     words = command(*place, output)
-    process = CONTEXT.Process(target=score_and_die, args=(words, point, number))
-    process.start()
+    process = start(score_and_die, words, point, number)
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     if list(output.glob("date=*/*.parquet")):

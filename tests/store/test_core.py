@@ -25,13 +25,14 @@ from store import (
     StoreSchema,
     text_hash,
 )
+from tests.builders.store_processes import values_of
 
 SCHEMA = StoreSchema(
     num_layers=3, neuron_size=5, hidden_size=4, samples_per_shard=8, fingerprint="f"
 )
 
 
-def make_samples(start: int, stop: int) -> pa.Table:
+def dated_samples(start: int, stop: int) -> pa.Table:
     ids = [f"id{i}" for i in range(start, stop)]
     return pa.table(
         {
@@ -40,17 +41,6 @@ def make_samples(start: int, stop: int) -> pa.Table:
             "created_at": pa.array([1_600_000_000 + i for i in range(start, stop)]),
         }
     )
-
-
-def values_of(schema: StoreSchema, ids: list[str]) -> dict[str, np.ndarray]:
-    """Activations that depend on the id only."""
-    arrays = {}
-    for name, layout in schema.arrays.items():
-        seeds = np.array([int(i[2:]) for i in ids], float)
-        shape = (len(layout.layers), layout.num_poolings, layout.width)
-        base = np.arange(np.prod(shape)).reshape(shape)
-        arrays[name] = (base[..., None] / 8 + seeds + (name == "hidden")).astype(np.float32)
-    return arrays
 
 
 def write_plan(store: ActivationStore, plan: AppendPlan) -> None:
@@ -86,7 +76,7 @@ def expected(store: ActivationStore, array: str, ids: list[str]) -> np.ndarray:
 def test_round_trip_over_several_commits(store: ActivationStore) -> None:
     counts = [0, 3, 8, 9, 30]
     for start, stop in pairwise(counts):
-        append(store, make_samples(start, stop))
+        append(store, dated_samples(start, stop))
         assert store.num_samples == stop
     ids = [f"id{i}" for i in range(30)]
     assert store.samples()["id"].to_pylist() == ids
@@ -114,7 +104,7 @@ def test_round_trip_over_several_commits(store: ActivationStore) -> None:
 
 
 def test_plain_zarr_and_xarray_read_the_same(store: ActivationStore) -> None:
-    append(store, make_samples(0, 13))
+    append(store, dated_samples(0, 13))
     path = store.location.root
     ids = [f"id{i}" for i in range(13)]
     want = expected(store, "ffn", ids).reshape(3, 2, 5, 13)
@@ -133,7 +123,7 @@ def test_plain_zarr_and_xarray_read_the_same(store: ActivationStore) -> None:
 
 @pytest.mark.parametrize("chunks", ["shards", None])
 def test_to_xarray(store: ActivationStore, chunks: str | None) -> None:
-    append(store, make_samples(0, 13))
+    append(store, dated_samples(0, 13))
     labels = pa.table({"id": ["id3", "id99"], "split": ["train", "test"], "label": ["joy", "fear"]})
     store.put_labels("mood", labels, spec={"kind": "class"})
     dataset = store.to_xarray(chunks=chunks)
@@ -150,7 +140,7 @@ def test_to_xarray(store: ActivationStore, chunks: str | None) -> None:
 
 
 def test_known_ids_and_texts_are_not_computed_twice(store: ActivationStore) -> None:
-    append(store, make_samples(0, 5))
+    append(store, dated_samples(0, 5))
     more = pa.table(
         {
             "id": ["id1", "copy", "new", "new-copy", "new"],
@@ -175,7 +165,7 @@ def test_known_ids_and_texts_are_not_computed_twice(store: ActivationStore) -> N
 
 
 def test_changed_text_is_an_error_or_a_new_version(store: ActivationStore) -> None:
-    append(store, make_samples(0, 3))
+    append(store, dated_samples(0, 3))
     changed = pa.table({"id": ["id1"], "text": ["other"]})
     with pytest.raises(ChangedTextError, match=r"id1.*row 0.*changed=\"replace\""):
         store.plan_append(changed)
@@ -186,7 +176,7 @@ def test_changed_text_is_an_error_or_a_new_version(store: ActivationStore) -> No
 
 
 def test_resume_and_worker_processes_use_the_plan_on_disk(store: ActivationStore) -> None:
-    plan = store.plan_append(make_samples(0, 30))
+    plan = store.plan_append(dated_samples(0, 30))
     assert len(plan.blocks) == 4
     worker = ActivationStore.open(store.location.root)
     theirs = worker.open_plan(plan.id)
@@ -196,7 +186,7 @@ def test_resume_and_worker_processes_use_the_plan_on_disk(store: ActivationStore
     store.commit()
     assert store.num_samples == 8
     again = ActivationStore.open(store.location.root)
-    resumed = again.plan_append(make_samples(0, 30))
+    resumed = again.plan_append(dated_samples(0, 30))
     assert resumed.id == plan.id
     assert [block.slot for block in resumed.blocks] == [1, 3]
     write_plan(again, resumed)
@@ -207,7 +197,7 @@ def test_resume_and_worker_processes_use_the_plan_on_disk(store: ActivationStore
 
 
 def test_two_attempts_at_a_block_never_mix(store: ActivationStore) -> None:
-    plan = store.plan_append(make_samples(0, 8))
+    plan = store.plan_append(dated_samples(0, 8))
     block, rows = plan.blocks[0], plan.samples(plan.blocks[0])
     good = values_of(SCHEMA, rows["id"].to_pylist())
     other = {name: array + 1 for name, array in good.items()}
@@ -224,18 +214,18 @@ def test_two_attempts_at_a_block_never_mix(store: ActivationStore) -> None:
 
 
 def test_another_append_keeps_what_a_dead_one_finished(store: ActivationStore) -> None:
-    plan = store.plan_append(make_samples(0, 20))
+    plan = store.plan_append(dated_samples(0, 20))
     block = plan.blocks[0]
     store.write_block(plan, block, values_of(SCHEMA, plan.samples(block)["id"].to_pylist()))
-    append(store, make_samples(100, 103))
+    append(store, dated_samples(100, 103))
     assert store.num_samples == 11
     with pytest.raises(StoreError, match="superseded"):
         store.write_block(plan, plan.blocks[1], values_of(SCHEMA, ["id1"] * 8))
 
 
 def test_old_snapshots_stay_readable(store: ActivationStore) -> None:
-    first = append(store, make_samples(0, 3))
-    append(store, make_samples(3, 30))
+    first = append(store, dated_samples(0, 3))
+    append(store, dated_samples(3, 30))
     old = ActivationStore.open(store.location.root, snapshot=first)
     assert old.num_samples == 3
     want = expected(store, "ffn", ["id0", "id1", "id2"])
@@ -248,7 +238,7 @@ def test_old_snapshots_stay_readable(store: ActivationStore) -> None:
 
 
 def test_labels_and_selection(store: ActivationStore) -> None:
-    append(store, make_samples(0, 10))
+    append(store, dated_samples(0, 10))
     table = pa.table(
         {
             "id": ["id1", "id4", "id7"],
@@ -268,14 +258,14 @@ def test_labels_and_selection(store: ActivationStore) -> None:
 
 
 def test_bytes_read_counts_only_what_is_needed(store: ActivationStore) -> None:
-    append(store, make_samples(0, 16))
+    append(store, dated_samples(0, 16))
     store.reset_bytes_read()
     store.read_features(layer=1, features=[1, 2, 9])
     assert store.bytes_read == 3 * 16 * 2
 
 
 def test_values_that_cannot_be_stored_are_refused(store: ActivationStore) -> None:
-    plan = store.plan_append(make_samples(0, 2))
+    plan = store.plan_append(dated_samples(0, 2))
     arrays = values_of(SCHEMA, ["id0", "id1"])
     arrays["ffn"][1, 0, 2, 0] = 1e6
     with pytest.raises(StoreError, match=r"layer 1: 1 values exceed.*float32"):
@@ -304,7 +294,7 @@ def test_opening_what_is_not_a_store(tmp_path: Path, store: ActivationStore) -> 
 def test_float32_store(tmp_path: Path) -> None:
     schema = StoreSchema(num_layers=1, neuron_size=3, dtype="float32", samples_per_shard=4)
     store = ActivationStore.create(tmp_path / "s", schema)
-    append(store, make_samples(0, 6))
+    append(store, dated_samples(0, 6))
     want = expected(store, "ffn", [f"id{i}" for i in range(6)])
     np.testing.assert_array_equal(store.read_matrix(layer=0), want[0].T)
     np.testing.assert_array_equal(
@@ -336,7 +326,7 @@ def test_whole_blocks_with_values_that_are_not_numbers_are_refused(
 ) -> None:
     schema = StoreSchema(num_layers=2, neuron_size=3, samples_per_shard=8, dtype=dtype)
     store = ActivationStore.create(tmp_path / "s", schema)
-    plan = store.plan_append(make_samples(0, 8))
+    plan = store.plan_append(dated_samples(0, 8))
     values = np.zeros((2, 2, 3, 8), dtype)
     for place in ((0, 0, 0, 0), (1, 1, 2, 7)):
         wrong = values.copy()
@@ -352,9 +342,9 @@ def test_whole_blocks_with_values_that_are_not_numbers_are_refused(
 def test_old_snapshots_lose_what_was_deleted_since(tmp_path: Path) -> None:
     schema = StoreSchema(num_layers=1, neuron_size=2, hidden_size=3, samples_per_shard=4)
     store = ActivationStore.create(tmp_path / "s", schema)
-    append(store, make_samples(0, 5))
+    append(store, dated_samples(0, 5))
     first = store.snapshot_id
-    append(store, make_samples(5, 9))
+    append(store, dated_samples(5, 9))
     store.put_labels("t", pa.table({"id": ["id1", "id2"], "split": ["a"] * 2, "label": ["x"] * 2}))
     second = store.snapshot_id
     assert store.delete(["id1", "id7"]) == 2
@@ -382,8 +372,8 @@ def test_a_schema_without_peaks_is_as_it_was_before_there_were_any() -> None:
 
 def test_peaks_open_beside_the_activations(tmp_path: Path) -> None:
     store = ActivationStore.create(tmp_path / "s", replace(SCHEMA, peaks=True))
-    append(store, make_samples(0, 5))
-    append(store, make_samples(5, 13))
+    append(store, dated_samples(0, 5))
+    append(store, dated_samples(5, 13))
     want = expected(store, "peak", [f"id{i}" for i in range(13)])
     np.testing.assert_array_equal(store.read_matrix("peak", layer=2), want[2].T)
     with xr.open_zarr(tmp_path / "s", chunks=None) as dataset:

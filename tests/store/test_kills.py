@@ -8,7 +8,6 @@ written, staged, published (`store.commits.plans`), and of a shard: steady, bein
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import shutil
 import signal
@@ -20,6 +19,7 @@ import pytest
 
 from store import ActivationStore
 from store.layout.manifests import Manifest
+from tests.builders.forking import start
 from tests.builders.store_processes import (
     SCHEMA,
     append_all,
@@ -31,15 +31,6 @@ from tests.builders.store_processes import (
     values_of,
     work,
 )
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.builders.store_processes"])
-
-
-def start(target, *args):  # type: ignore[no-untyped-def]
-    process = CONTEXT.Process(target=target, args=args, daemon=True)
-    process.start()
-    return process
 
 
 def check_reader(root: Path, acknowledged: Path, rng: random.Random) -> int:

@@ -28,8 +28,8 @@ from pipeline.submission.folder import (
     process_start,
 )
 from pipeline.submission.jobs import cancel, describe, dry_run, status_of, submit
+from tests.builders.runs import write_mood_run
 from tests.builders.waiting import default_signals, ignored_signals, wait_until
-from tests.conftest import write_mood_run
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.submission.jobs import cancel, describe, status_of, submit
 from tests.builders.cluster_processes import free_port
 from tests.builders.paths import ROOT
+from tests.builders.runs import write_mood_run
 from tests.builders.waiting import wait_until
-from tests.conftest import write_mood_run
 
 pytestmark = pytest.mark.slow
-START = ROOT / "tests" / "slurm" / "start.sh"
+START = ROOT / "tests" / "builders" / "slurm.sh"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Labelled sets: formats, labels, ids, splits, and the messages for what cannot be read."""
 
-import csv
 import gzip
 import json
 import random
@@ -14,43 +13,21 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
 from pipeline.errors import CorpusError
 from pipeline.texts.corpus import Corpus, load_corpus
-from pipeline.texts.formats import FORMATS, detect_format
-from pipeline.texts.rows import read_rows, read_texts
+from pipeline.texts.rows import read_rows
 from pipeline.texts.sources import short_names
-from pipeline.texts.splits import SPLITS, Row, assign_splits, deal
+from pipeline.texts.splits import SPLITS
 from store import text_hash
 from tests.builders.paths import SHARED
+from tests.builders.tables import made_rows, write_csv, write_jsonl
 
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data here")
 
-WORDS = ["tea", "rain", "bus", "desk", "moon", "fish", "lamp", "song", "wool", "gate"]
 MOOD = TaskConfig(name="mood", type="classification")
 FORCE = TaskConfig(name="force", type="regression")
-
-
-def made_rows(count: int = 60, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows with an id, a text unlike the others, a mood (0, 1, 2) and a force in [0, 1]."""
-    rng = random.Random(seed)
-    return [
-        {
-            "id": str(1000 + i),
-            "text": f"{rng.choice(WORDS)} {rng.choice(WORDS)} number {i}",
-            "mood": i % 3,
-            "force": round(rng.random(), 3),
-        }
-        for i in range(count)
-    ]
-
-
-def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def load(
@@ -89,13 +66,6 @@ def content(corpus: Corpus) -> dict[str, list[tuple[Any, ...]]]:
         task: sorted((texts[row["id"]], row["split"], row["label"]) for row in table.to_pylist())
         for task, table in corpus.labels.items()
     }
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 # --- formats ------------------------------------------------------------------------------------
@@ -449,64 +419,6 @@ def test_too_few_rows(tmp_path: Path) -> None:
     assert "no labelled rows for" in message({"path": path, "labels": {"mood": "mood"}})
 
 
-LABELS = st.one_of(st.none(), st.sampled_from(["a", "b", "c"]))
-ROWS = st.builds(
-    Row,
-    text=st.integers(0, 30).map(str),
-    split=st.none(),
-    draw=st.just(frozenset(("val", "test"))),
-    labels=st.tuples(LABELS, st.one_of(st.none(), st.floats(0, 1))),
-)
-FRACTIONS = {"val": 0.2, "test": 0.1}
-
-
-@given(rows=st.lists(ROWS, max_size=80), seed=st.integers(0, 9), order=st.randoms())
-def test_a_text_is_never_in_two_drawn_splits(
-    rows: list[Row], seed: int, order: random.Random
-) -> None:
-    splits = assign_splits(rows, fractions=FRACTIONS, seed=seed)
-    by_text: dict[str, str] = {}
-    for row, split in zip(rows, splits, strict=True):
-        assert by_text.setdefault(row.text, split) == split
-    shuffled = order.sample(rows, len(rows))
-    again = assign_splits(shuffled, fractions=FRACTIONS, seed=seed)
-    assert dict(zip([row.text for row in shuffled], again, strict=True)) == by_text
-
-
-GIVEN = st.sampled_from(["train", "val", "test"])
-MIXED = st.one_of(
-    ROWS,
-    st.builds(
-        Row, ROWS.map(lambda row: row.text), GIVEN, st.just(frozenset[str]()), st.just(("a", 0.5))
-    ),
-)
-
-
-@given(rows=st.lists(MIXED, max_size=60))
-def test_given_splits_stay_and_take_other_rows_along(rows: list[Row]) -> None:
-    splits = assign_splits(rows, fractions=FRACTIONS, seed=0)
-    given_splits = defaultdict(set)
-    for row in rows:
-        if row.split is not None:
-            given_splits[row.text].add(row.split)
-    for row, split in zip(rows, splits, strict=True):
-        if row.split is not None:
-            assert split == row.split
-        elif given_splits[row.text]:
-            assert split == max(given_splits[row.text], key=SPLITS.index)
-
-
-@given(sizes=st.lists(st.integers(1, 200), min_size=1, max_size=6), seed=st.integers(0, 99))
-def test_every_stratum_is_divided_in_the_same_ratio(sizes: list[int], seed: int) -> None:
-    strata = {f"{s}-{i}": (str(s),) for s, size in enumerate(sizes) for i in range(size)}
-    drawn = deal(strata, shares=FRACTIONS, seed=seed, cover=[0])
-    for s, size in enumerate(sizes):
-        counts = Counter(drawn[text] for text in strata if strata[text] == (str(s),))
-        assert counts["train"] >= 1
-        for split, share in FRACTIONS.items():
-            assert abs(counts[split] - share * size) <= 3
-
-
 # --- what cannot be read ------------------------------------------------------------------------
 
 
@@ -560,84 +472,6 @@ def test_bad_time(tmp_path: Path) -> None:
     assert "line 3: when 'yesterday' is no time; write ISO 8601" in message(
         {"path": path, "time": "when", "labels": {"mood": "mood"}}
     )
-
-
-# --- unlabelled texts ---------------------------------------------------------------------------
-
-
-def test_read_texts_streams_blocks(tmp_path: Path) -> None:
-    rows = [row | {"when": 1_600_000_000 + i} for i, row in enumerate(made_rows(25))]
-    expected = [row["text"] for row in rows]
-    write_jsonl(tmp_path / "a.jsonl", rows)
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    write_csv(tmp_path / "a.csv", rows)
-    (tmp_path / "a.txt").write_text("\n".join(expected))
-    header = "\t".join(rows[0])
-    body = ["\t".join(map(str, row.values())) for row in rows]
-    (tmp_path / "b.txt").write_text("\n".join([header, *body]))
-    for path in sorted(tmp_path.iterdir()):
-        columns: dict[str, Any] = {} if path.name == "a.txt" else {"id": "id", "time": "when"}
-        blocks = list(read_texts(path, block_rows=10, **columns))
-        assert [block.num_rows for block in blocks] == [10, 10, 5], path
-        table = pa.concat_tables(blocks)
-        assert table.column("text").to_pylist() == expected
-        if columns:
-            assert table.column("id").to_pylist() == [row["id"] for row in rows]
-            assert table.column("created_at")[3].as_py() == 1_600_000_003
-        else:
-            assert table.column("id")[3].as_py() == "a:4"
-
-
-def test_read_texts_keeps_every_row(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "a.jsonl", [{"text": "@bob"}, {"text": None}, {"text": ""}, {"x": 1}])
-    (block,) = read_texts(tmp_path / "a.jsonl")
-    assert block.column("text").to_pylist() == ["@user", "", "", ""]
-    assert block.column("text_hash")[1].as_py() == text_hash("")
-
-
-def test_rows_that_cannot_be_read_can_be_left_out(tmp_path: Path) -> None:
-    data = {
-        "a.csv": b'text,mood\na,1\nb\xff,1\nc,1,2\nd,0\ne,"x"y\n"f\ng",0\n',
-        "a.tsv": b'text\tmood\na\t1\nb\xff\t1\nc\t1\t2\nd\t0\ne\n"f g\t0\n',
-        "a.jsonl": b'{"text": "a"}\n{"text": "\xff"}\n[1]\n{"text": "d"}\n{"te\n{"text": "f"}\n',
-    }
-    for name, content_ in data.items():
-        (tmp_path / name).write_bytes(content_)
-        told: list[tuple[int, str, str]] = []
-        blocks = list(read_texts(tmp_path / name, on_bad=lambda *bad, to=told: to.append(bad)))
-        texts = [text for block in blocks for text in block.column("text").to_pylist()]
-        assert [text[0] for text in texts[:2]] == ["a", "d"], name
-        assert len(texts) == 3, name
-        first = 2 if name == "a.jsonl" else 3
-        assert [line for line, _, _ in told] == [first, first + 1, first + 3], name
-        with pytest.raises(CorpusError, match=f"line {first}: not UTF-8"):
-            list(read_texts(tmp_path / name))
-
-
-def test_rows_before_a_break_are_kept(tmp_path: Path) -> None:
-    rows = made_rows(3000)
-    write_jsonl(tmp_path / "a.jsonl", rows)
-    write_csv(tmp_path / "a.csv", rows)
-    for name in ("a.jsonl", "a.csv"):
-        packed = gzip.compress((tmp_path / name).read_bytes())
-        (tmp_path / "broken.gz").write_bytes(packed[: len(packed) // 2])
-        format = name.removeprefix("a.")
-        told: list[tuple[int, str, str]] = []
-        blocks = list(
-            read_texts(
-                tmp_path / "broken.gz", format=format, on_bad=lambda *bad, to=told: to.append(bad)
-            )
-        )
-        texts = [text for block in blocks for text in block.column("text").to_pylist()]
-        assert 100 < len(texts) < 2900
-        assert texts == [row["text"] for row in rows[: len(texts)]]
-        assert len(told) == 1 and "gz breaks off" in told[0][1]
-
-
-def test_every_format_can_be_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="no format 'xml'; the formats are csv, tsv"):
-        list(read_rows(tmp_path / "a.jsonl", ["text"], format="xml"))
-    assert set(FORMATS) <= {"csv", "tsv", "jsonl", "parquet", "text", "tweeteval"}
 
 
 # --- real sets ----------------------------------------------------------------------------------
@@ -705,16 +539,3 @@ def test_real_reviews_in_both_splits_stay_in_the_test_split() -> None:
     }
     assert in_training == {"0", "1"}
     assert sizes["train"] + sizes["val"] + corpus.report.leaks_dropped["mood"] == 25000
-
-
-def test_formats_are_told_from_name_and_content(tmp_path: Path) -> None:
-    for name, data, expected in (
-        ("a.csv", "text,label\n", "csv"),
-        ("a.csv", "text\tlabel\n", "tsv"),
-        ("a.txt", "text\tlabel\n", "tsv"),
-        ("a.data", '{"text": 1}', "jsonl"),
-        ("a.json", "[]", "jsonl"),
-        ("a", "text,label\n", "csv"),
-    ):
-        (tmp_path / name).write_text(data)
-        assert detect_format(tmp_path / name) == expected

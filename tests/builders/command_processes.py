@@ -1,4 +1,4 @@
-"""A scoring command in a process of its own, killed where it is told to be."""
+"""Commands in processes of their own, killed where they are told to be."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
 
 from pipeline.commands.line import run_command
+from pipeline.extraction.adding import add_layers
 from pipeline.scoring import batch, files, folder
 from pipeline.scoring.cache import TextCache
 from pipeline.scoring.folder import ScoreFolder
 from pipeline.scoring.ledger import Ledger
+from store.disk import durable
 
 BEFORE, AFTER = True, False
 POINTS: dict[str, tuple[Any, str, bool]] = {
@@ -79,3 +82,16 @@ def watched(plain: Callable[..., Any], passing: Callable[[], None], before: bool
         return found
 
     return function
+
+
+def add_and_die(step: int, store: str) -> None:
+    """Add all hidden states to a store; die by SIGKILL before the ``step``-th rename."""
+    torch.set_num_threads(1)
+    steps = count()
+
+    def watch(name: str) -> None:
+        if name == "before rename" and next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    durable.watch_steps(watch)
+    add_layers(store, hidden="all")

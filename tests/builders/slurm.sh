@@ -2,8 +2,8 @@
 # A real Slurm of one node with several slots, for the tests: munged, slurmctld and slurmd on this
 # machine. Needs root and `apt-get install -y slurm-wlm munge`.
 #
-#   tests/slurm/start.sh FOLDER [SLOTS]    start; FOLDER gets the configuration, state and logs
-#   tests/slurm/start.sh --stop FOLDER     end what was started there
+#   tests/builders/slurm.sh FOLDER [SLOTS]    start; FOLDER gets the configuration, state and logs
+#   tests/builders/slurm.sh --stop FOLDER     end what was started there
 #
 # SLURM_PORT and the port after it are taken; default 16817.
 set -euo pipefail

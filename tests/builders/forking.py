@@ -1,0 +1,24 @@
+"""Processes that begin in milliseconds: forks of one that has imported what they run.
+
+There is one server of forks in a session, so that what it imports is said here, for all tests.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+# Where there is no torch, the second cannot be imported, and the server goes without it.
+_CONTEXT.set_forkserver_preload(
+    ["tests.builders.store_processes", "tests.builders.command_processes"]
+)
+
+
+def start(target: Callable[..., object], *args: Any) -> BaseProcess:
+    """Call a function of one of those modules in a process that ends with the test's."""
+    process = _CONTEXT.Process(target=target, args=args, daemon=True)
+    process.start()
+    return process

@@ -1,0 +1,30 @@
+"""Formats of tables, told from name and content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import CorpusError
+from pipeline.texts.formats import FORMATS, detect_format
+from pipeline.texts.rows import read_rows
+
+
+def test_every_format_can_be_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no format 'xml'; the formats are csv, tsv"):
+        list(read_rows(tmp_path / "a.jsonl", ["text"], format="xml"))
+    assert set(FORMATS) <= {"csv", "tsv", "jsonl", "parquet", "text", "tweeteval"}
+
+
+def test_formats_are_told_from_name_and_content(tmp_path: Path) -> None:
+    for name, data, expected in (
+        ("a.csv", "text,label\n", "csv"),
+        ("a.csv", "text\tlabel\n", "tsv"),
+        ("a.txt", "text\tlabel\n", "tsv"),
+        ("a.data", '{"text": 1}', "jsonl"),
+        ("a.json", "[]", "jsonl"),
+        ("a", "text,label\n", "csv"),
+    ):
+        (tmp_path / name).write_text(data)
+        assert detect_format(tmp_path / name) == expected
