@@ -3,7 +3,8 @@
     from store import ActivationStore, StoreSchema
 
 In: blocks of activations with their samples and labels. Out: snapshots that any xarray or zarr
-opens, and reads that check every byte. `store.activations` shows the way through an append and a read.
+opens, and reads that check every byte. `store.activations` shows the way through an append and a
+read.
 
 From the ground up: `store.disk` (whole files, locks), `store.layout` (where each number lies),
 `store.records` (what a snapshot shows), `store.commits` (how one comes to be), `store.reading`,

@@ -6,7 +6,7 @@ reference by which scoring knows drift.
 
 Read first: `consolidation` (a task's heads from start to end) and `model` (what a head is);
 `salient` picks the neurons, `slices` reads them, `sweep` tries every head and judges it,
-`evaluation` reads the test split once.
+`candidates` chooses the depth, `evaluation` reads the test split once.
 
 Table that takes a new row: `salient.RULES`.
 """

@@ -1,6 +1,6 @@
-"""Looking after a store: what is in it, whether it is sound, and removing what nobody needs.
+"""Garbage collection: old snapshots' records, and files that no snapshot needs.
 
-print(info(store)); print(verify(store)); print(gc(store, keep=10))
+print(gc(store, keep=10))
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,7 @@ from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConf
 from pipeline.errors import CorpusError
 from pipeline.texts.corpus import Corpus, load_corpus
 from pipeline.texts.formats import FORMATS, detect_format
+from pipeline.texts.inputs import READERS, TWEETS
 from pipeline.texts.rows import read_rows, read_texts
 from pipeline.texts.sources import short_names
 from pipeline.texts.splits import SPLITS, Row, assign_splits, deal
@@ -637,7 +638,9 @@ def test_rows_before_a_break_are_kept(tmp_path: Path) -> None:
 def test_every_format_can_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no format 'xml'; the formats are csv, tsv"):
         list(read_rows(tmp_path / "a.jsonl", ["text"], format="xml"))
-    assert set(FORMATS) <= {"csv", "tsv", "jsonl", "parquet", "text", "tweeteval"}
+    labelled = set(get_args(CorpusSource.model_fields["format"].annotation))
+    assert labelled - {"auto", "hub"} == set(FORMATS) - {"text"}  # plain lines hold no labels
+    assert set(READERS) - {TWEETS} == set(FORMATS) - {"tweeteval"}  # whose texts are plain lines
 
 
 # --- real sets ----------------------------------------------------------------------------------
