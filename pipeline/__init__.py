@@ -39,8 +39,9 @@ Pieces to build on:
 - `pipeline.explorer.Atlas`: what one neuron does over a store.
 
 Tables that take a new row: `pipeline.backbone.FFN_SITES` (families), `pipeline.backbone.POOLINGS`,
-`pipeline.texts.READERS` (formats of dumps), `pipeline.measures.METRICS`,
-`pipeline.neurons.RANKINGS`, `pipeline.heads.RULES` (salient sets), `pipeline.cluster.KINDS`.
+`pipeline.texts.FORMATS` (files of labelled texts), `pipeline.texts.READERS` (files to score),
+`pipeline.measures.METRICS`, `pipeline.neurons.RANKINGS`, `pipeline.heads.RULES` (salient sets),
+`pipeline.cluster.KINDS`.
 """
 
 import os

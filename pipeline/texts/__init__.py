@@ -5,11 +5,12 @@ In: files of labelled texts (CSV, TSV, JSONL, Parquet, TweetEval, a hub data set
 training, blocks of rows for scoring, and per task the :class:`Target` that a store's labels make.
 
 Read first: `corpus` (training) and `inputs` (scoring). A dump passes through `containers` (gz, zst,
-tar), `framing` (JSON values), `records` (pages and arrays), `dumps` (a tweet's fields); a table
-through `formats` and `rows`.
+tar), `framing` (JSON values), `records` (the tweets in a value, with their full texts) and `dumps`
+(rows, and the quarantine); a table through `formats` and `rows`.
 
-Tables that take a new row: `normalise.NORMALISERS`, `formats.FORMATS` (files of rows),
-`inputs.READERS` (what `salient score` reads), `containers.CODECS`.
+Tables that take a new row: `normalise.NORMALISERS`, `records.READERS` (kinds of tweets and pages),
+`formats.FORMATS` (files of rows), `inputs.READERS` (what `salient score` reads),
+`containers.CODECS`.
 """
 
 import lazy_loader

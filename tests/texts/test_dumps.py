@@ -207,8 +207,19 @@ def test_v2_pages_without_tweets(tmp_path: Path) -> None:
     assert totals(blocks) == Counter(read=4, notices=4)
 
 
-def test_readers_have_different_names() -> None:
-    assert len({reader.name for reader in READERS}) == len(READERS)
+def test_every_kind_of_record_is_told_from_those_before_it() -> None:
+    examples = {
+        "v1.1 notice": {"delete": {"status": {"id": 1}}},
+        "v1.1 statuses": {"statuses": [v1()], "search_metadata": {}},
+        "v2 page": {"data": [v2()], "meta": {}},
+        "v2 stream": {"data": v2(), "matching_rules": []},
+        "v1.1 tweet": v1(),
+        "v2 flat": v2(),
+        "v2 page without tweets": {"meta": {"result_count": 0}},
+    }
+    assert list(examples) == [reader.name for reader in READERS]
+    for name, value in examples.items():
+        assert next(reader for reader in READERS if reader.matches(value)).name == name
 
 
 # --- real dumps -----------------------------------------------------------------------------------
