@@ -57,10 +57,10 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml requirements.lock
 	$(PIP) install -q -c requirements.lock -e '.[demo,cluster,ssh,jobqueue,report,explore,dev]'
 	@touch $@
 
-# Named one by one: a wing exports some names, and pdoc would show nothing else.
-MODULES = $(subst /,.,$(basename $(filter-out %/__init__.py,$(shell find store pipeline/* -name '*.py'))))
+# Named one by one: a door exports some names, and pdoc would show nothing else.
+ROOMS = $(filter-out %/__init__.py,$(wildcard store/*.py store/*/*.py pipeline/*/*.py))
 docs: $(VENV)/.dev
-	$(BIN)/pdoc -d google -o runs/docs pipeline store $(MODULES)
+	$(BIN)/pdoc -d google -o runs/docs pipeline store $(subst /,.,$(basename $(ROOMS)))
 	@echo "open runs/docs/index.html"
 
 # Resolved afresh on the oldest supported Python, so that one file serves all; torch stays at its pin.

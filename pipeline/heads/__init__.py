@@ -6,7 +6,7 @@ reference by which scoring knows drift.
 
 Read first: `consolidation` (a task's heads from start to end) and `model` (what a head is);
 `salient` picks the neurons, `slices` reads them, `sweep` tries every head on the rows that `modes`
-names, `candidates` chooses the depth, `evaluation` reads the test split once. `drift` and
+names, `choice` chooses the depth, `evaluation` reads the test split once. `drift` and
 `attribution` serve those who use a head: are the texts still alike, and why does it decide so.
 
 Table that takes a new row: `salient.RULES`.

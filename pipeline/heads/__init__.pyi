@@ -12,6 +12,7 @@ from .model import KINDS as KINDS
 from .model import Head as Head
 from .model import HeadCard as HeadCard
 from .model import describe_heads as describe_heads
+from .model import wanted_tasks as wanted_tasks
 from .modes import MODES as MODES
 from .salient import RULES as RULES
 from .salient import salient_features as salient_features

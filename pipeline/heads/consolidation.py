@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.errors import HeadError
 from pipeline.extraction import read_golden, write_outputs
-from pipeline.heads.candidates import Candidate, best_of, candidate_rows, choose_depth
+from pipeline.heads.choice import Candidate, best_of, candidate_rows, choose_depth
 from pipeline.heads.drift import REFERENCE_FILE, Reference
 from pipeline.heads.model import Head, HeadCard
 from pipeline.heads.salient import salient_sets

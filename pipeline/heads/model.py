@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import HeadError
+from pipeline.errors import ConfigError, HeadError
 from pipeline.linear import Standardiser
 from pipeline.measures import probabilities
 from store.tables import read_arrays, read_json, write_arrays, write_json
@@ -329,3 +329,14 @@ def describe_heads(heads: Sequence[Head]) -> str:
         f" {head.card.num_features} salient features)"
         for head in heads
     )
+
+
+def wanted_tasks(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The known tasks that are asked for, in their own order; all of them if none is.
+
+    Raises:
+        ConfigError: one that is not known.
+    """
+    if unknown := sorted(set(names) - set(known)):
+        raise ConfigError(f"--task {unknown[0]!r}: there are heads for {', '.join(known)}")
+    return [name for name in known if not names or name in names]

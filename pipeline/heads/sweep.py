@@ -2,7 +2,7 @@
 
 ``Sweep.candidates`` trains, for each depth ``d`` and size of the salient sets, the heads on the
 salient features of layers ``0..d``, judges them on rows that they were not fitted on, and adds the
-mean of each depth's best two; :mod:`pipeline.heads.candidates` chooses. Only salient slices are
+mean of each depth's best two; :mod:`pipeline.heads.choice` chooses. Only salient slices are
 held.
 
 Which rows a head is trained and judged on is said by :mod:`pipeline.heads.modes`.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import HeadConfig, ProbeConfig
-from pipeline.heads.candidates import Candidate, best_of
+from pipeline.heads.choice import Candidate, best_of
 from pipeline.heads.dense import iterate_dense
 from pipeline.heads.model import Dense, LayerEdges, Part
 from pipeline.heads.modes import Index, Mode

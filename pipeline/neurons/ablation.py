@@ -33,7 +33,7 @@ from pipeline.backbone import (
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, HeadError, ProbeError
 from pipeline.extraction import Activations, Extractor
-from pipeline.heads import Head
+from pipeline.heads import Head, wanted_tasks
 from pipeline.linear import HIDDEN
 from pipeline.locking import one_at_a_time
 from pipeline.measures import METRICS, Resamples, predictions, probabilities, score
@@ -41,7 +41,7 @@ from pipeline.neurons.arms import random_neurons, salient_neurons, token_means
 from pipeline.probes import Probe, load_probe
 from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder
-from pipeline.texts import Rows, Split, Target, load_target, sample_texts, wanted_tasks
+from pipeline.texts import Rows, Split, Target, load_target, sample_texts
 from store import ActivationStore, StoreError
 from store.tables import read_json, read_table, write_json
 

@@ -19,7 +19,7 @@ import torch
 
 from pipeline.backbone import load_from_settings
 from pipeline.errors import ConfigError, HeadError
-from pipeline.heads import Head
+from pipeline.heads import Head, wanted_tasks
 from pipeline.locking import one_at_a_time
 from pipeline.planning.costs import MeasureOptions, flops, measure
 from pipeline.planning.depth import (
@@ -37,7 +37,6 @@ from pipeline.planning.exchange import recover
 from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, run_config
 from pipeline.scoring import Scorer
-from pipeline.texts import wanted_tasks
 from store.tables import read_table, write_json
 
 

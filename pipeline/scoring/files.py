@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from pipeline.config import NormaliseConfig, RunConfig, ScoreConfig
 from pipeline.errors import ConfigError, ScoreError
-from pipeline.heads import Drift, Head, describe_heads
+from pipeline.heads import Drift, Head, describe_heads, wanted_tasks
 from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, run_config
 from pipeline.scoring.batch import IncompleteScores, ScoreRun, score_card
@@ -27,7 +27,7 @@ from pipeline.scoring.distributed import ScoreRecipe, computing
 from pipeline.scoring.folder import DRIFT, RUNS, open_scores
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.summary import ScoreReport, total
-from pipeline.texts import INPUT_FORMATS, Filters, InputOptions, wanted_tasks
+from pipeline.texts import INPUT_FORMATS, Filters, InputOptions
 from store import ActivationStore
 from store.tables import write_json
 

@@ -23,4 +23,3 @@ from .targets import Rows as Rows
 from .targets import Split as Split
 from .targets import Target as Target
 from .targets import load_target as load_target
-from .targets import wanted_tasks as wanted_tasks

@@ -7,7 +7,6 @@ read by :func:`Target.rows` when its caller asks for it, which is once, at the e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config import TaskConfig
-from pipeline.errors import ConfigError, ProbeError
+from pipeline.errors import ProbeError
 from store import ActivationStore
 from store.tables import table_digest
 
@@ -132,14 +131,3 @@ def load_target(store: ActivationStore, task: TaskConfig) -> Target:
                 f"task {task.name!r}: the {split} split is empty; check `split` or [splits]"
             )
     return target
-
-
-def wanted_tasks(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The known tasks that are asked for, in their own order; all of them if none is.
-
-    Raises:
-        ConfigError: one that is not known.
-    """
-    if unknown := sorted(set(names) - set(known)):
-        raise ConfigError(f"--task {unknown[0]!r}: there are heads for {', '.join(known)}")
-    return [name for name in known if not names or name in names]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import HeadConfig, ProbeConfig
 from pipeline.errors import HeadError
-from pipeline.heads.candidates import Candidate, best_of, choose_depth
+from pipeline.heads.choice import Candidate, best_of, choose_depth
 from pipeline.heads.model import Head, HeadCard
 from pipeline.heads.modes import MODES, Mode
 from pipeline.heads.salient import SalientLayer, features_read
