@@ -57,9 +57,18 @@ def nasty_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> RunC
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     with open_browser() as driver:
         yield driver
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Any:
+    """The one browser, on an empty page, with nothing in its logs."""
+    chromium.get("about:blank")
+    requested(chromium)
+    console_errors(chromium)
+    return chromium
 
 
 def keep(browser: Any, name: str) -> None:
