@@ -9,6 +9,7 @@ A place on the page is an address (``?layer=3&pooling=max&neuron=417&task=mood``
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from store.errors import SalientError
 
 try:
     import panel as pn
+    from tornado.websocket import WebSocketClosedError
 except ImportError:
     raise ConfigError("the explorer needs the extra: pip install 'salient[explore]'") from None
 
@@ -103,8 +105,15 @@ def serve(
         start=False,
     )
     announce(f"http://{HOST}:{port}/  (stop with Ctrl-C)")
+    server.io_loop.asyncio_loop.set_exception_handler(report_failure)
     server.start()
     server.io_loop.start()
+
+
+def report_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what failed unseen; a page that is closed while its answer is on the way is no failure."""
+    if not isinstance(context.get("exception"), WebSocketClosedError):
+        loop.default_exception_handler(context)
 
 
 def query_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from pipeline import stages
 from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
 from pipeline.explorer.atlas import Atlas, Distribution, Neuron
-from pipeline.explorer.server import HOST, query_arguments
+from pipeline.explorer.server import HOST, query_arguments, report_failure
 from pipeline.explorer.tokenmaps import TokenPlaces, TokenReader
 from pipeline.explorer.widgets import Page, Sources, distribution_plot
 from tests.builders.runs import write_mood_run
@@ -114,3 +116,19 @@ def test_a_port_in_use_is_named(finished_run: Path, capsys: pytest.CaptureFixtur
         port = str(other.getsockname()[1])
         assert run_command(["explore", store, "--port", port, "-q"]) == 2
     assert f"--port {port}" in capsys.readouterr().err
+
+
+def test_a_page_closed_in_the_middle_of_an_answer_is_not_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from tornado.websocket import WebSocketClosedError
+
+    loop = asyncio.new_event_loop()
+    try:
+        with caplog.at_level(logging.ERROR, logger="asyncio"):
+            report_failure(loop, {"message": "closed", "exception": WebSocketClosedError()})
+            assert not caplog.records
+            report_failure(loop, {"message": "broken", "exception": ValueError("7")})
+            assert "broken" in caplog.text
+    finally:
+        loop.close()
