@@ -111,7 +111,7 @@ def serve(
 
 
 def report_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what failed unseen; a page that is closed while its answer is on the way is no failure."""
+    """Log what failed unseen; a page that is closed before its answer comes is no failure."""
     if not isinstance(context.get("exception"), WebSocketClosedError):
         loop.default_exception_handler(context)
 
