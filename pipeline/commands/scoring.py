@@ -14,6 +14,7 @@ from pipeline.commands.options import SCORE, AsJson, Device, Model, Quiet
 from pipeline.commands.printing import out, print_json, terminal
 from pipeline.errors import ConfigError
 
+# A command's options are its parameters: a limit on their number is for other functions.
 app = typer.Typer()
 
 
