@@ -23,8 +23,9 @@ from pipeline.config import RunConfig
 from pipeline.heads.model import Head
 from pipeline.neurons import ablation, comparison
 from pipeline.planning import exchange, planner, thresholds
+from pipeline.planning.costs import MeasureOptions
 from pipeline.runfolder import RunFolder, read_metrics
-from pipeline.scoring.files import score_files
+from pipeline.scoring.files import ScoreOptions, score_files
 from store import ActivationStore, StoreSchema
 from tests.builders.models import make_tiny_model
 from tests.builders.runs import write_mood_csv
@@ -112,16 +113,18 @@ def make_run(place: Path) -> dict[str, Any]:
     options = comparison.RankOptions(replicates=3, shuffles=1)
     comparison.rank(config, options=options)
     ablation.ablate(config, options=ablation.AblationOptions(top=5, draws=2))
-    planned = planner.make_plan([path], num_texts=32, rounds=1, device="cpu")
+    few = MeasureOptions(num_texts=32, rounds=1, device="cpu")
+    planned = planner.make_plan([path], measuring=few)
     planner.write_plan(planned)
-    alone = planner.make_plan([path], tasks=["mood"], num_texts=32, rounds=1, device="cpu")
+    alone = planner.make_plan([path], tasks=["mood"], measuring=few)
     deepest = {rule: len(alone.options) - 1 for rule in alone.picks}
     alone = exchange.apply(replace(alone, picks=deepest))  # something to leave early from
-    made, gained = thresholds.build(alone, loss=1.0, num_texts=32, rounds=1, device="cpu")
+    made, gained = thresholds.build(alone, loss=1.0, measuring=few)
     made.save(RunFolder(Path(config.run_dir)), gained)
     (place / "tweets.jsonl").write_bytes(TWEETS)
     inputs = [place / "texts.csv", place / "tweets.jsonl"]
-    score_files(inputs, path, place / "scores", device="cpu", max_errors=0.5)
+    here = ScoreOptions(device="cpu")
+    score_files(inputs, path, place / "scores", options=here, max_errors=0.5)
     store.refresh()
     rows = store.labels("mood")["id"].to_pylist()[:5]
     table = ds.dataset(place / "scores", partitioning="hive").to_table().sort_by("id")
