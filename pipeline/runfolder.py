@@ -5,16 +5,18 @@
     run.json                        configuration, fingerprints, versions, seeds, snapshot
     golden.safetensors              what the golden texts activate
     probes/TASK/layer_003.*         Phase-1 probe: .safetensors, and .json when it is complete
-    probes/TASK/hidden.*            the conventional head on the final hidden state
+    probes/TASK/hidden_004.*        the same on hidden state 4; the last is the conventional head
+    groups/TASK.safetensors         which of the task's texts are near-duplicates
     grams/TASK/layer_003.*          Gram matrix of the layer, for tasks that share texts with TASK
     importance/TASK.parquet         importance per (layer, pooling, neuron)
     rankings/TASK.parquet           other rankings of the neurons (`salient rank`), and with them
     overlaps/TASK.parquet           how far each two of them agree
     stability/TASK.parquet          how far each agrees with itself over bootstrap replicates
     selectivity/TASK.parquet        the probes' scores against those with shuffled labels
-    sweep/TASK.parquet              every Phase-2 head tried, with its validation score
-    heads/TASK/chosen/              the chosen head; frozen/, sparse/, ensemble/: the best of each
-                                    kind; depth_003/: the best whose deepest layer is 3
+    sweep/TASK.parquet              every Phase-2 head tried, with its loss and score held out
+    heads/TASK/chosen/              the chosen head; dense/, sparse/ …: the best of each kind;
+                                    depth_003/: the best that runs blocks 0..3; baseline_NAME/:
+                                    what the chosen one is compared with
     metrics.json                    validation and test metrics with their intervals
     plan.json                       what scoring costs at every depth (`salient plan`)
     cascade.json                    when a text may leave early (`salient plan --cascade`)
@@ -94,15 +96,17 @@ class RunFolder:
         """Folder of plots."""
         return self.path / "figures"
 
-    def probe(self, task: str, source: int | str) -> Path:
-        """Stem of a probe's files; ``source`` is a layer, or ``"hidden"``."""
-        name = source if isinstance(source, str) else f"layer_{source:03d}"
-        return self.path / "probes" / task / name
+    def groups(self, task: str) -> Path:
+        """Near-duplicates among a task's rows."""
+        return self.path / "groups" / f"{task}.safetensors"
 
-    def gram(self, task: str, source: int | str) -> Path:
-        """Gram matrix of a layer's training rows; ``task`` is the first of those that share it."""
-        stem = self.probe(task, source)
-        return self.path / "grams" / task / f"{stem.name}.safetensors"
+    def probe(self, task: str, source: str) -> Path:
+        """Stem of a probe's files; ``source`` is the name of what it reads."""
+        return self.path / "probes" / task / source
+
+    def gram(self, task: str, source: str) -> Path:
+        """Gram matrix of a source's training rows; ``task`` is the first of those that share it."""
+        return self.path / "grams" / task / f"{source}.safetensors"
 
     def importance(self, task: str) -> Path:
         """Importance table of a task."""
@@ -117,7 +121,7 @@ class RunFolder:
         return self.path / "sweep" / f"{task}.parquet"
 
     def head(self, task: str, name: str = "chosen") -> Path:
-        """Folder of the chosen head of a task, or of the best one of a kind."""
+        """Folder of the chosen head of a task, or of another one by name."""
         return self.path / "heads" / task / name
 
 

@@ -24,7 +24,6 @@ from pipeline.extraction import (
     write_set_aside,
 )
 from pipeline.heads import HeadResult, consolidate_task, evaluate_task
-from pipeline.linear import HIDDEN
 from pipeline.locking import one_at_a_time
 from pipeline.probes import (
     ProbeResult,
@@ -40,6 +39,7 @@ from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder, content_of, open_run, read_metrics, write_card
 from pipeline.texts import Corpus, corpus_of, describe_corpus
 from store import ActivationStore
+from store.layout import Source, final_hidden, stored_sources
 from store.tables import write_json
 
 GRAM_PARTS = 16
@@ -64,6 +64,7 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
             report, aside = extract_on_workers(config, corpus.samples, session, say=say)
     write_set_aside(folder.path, aside)
     store = ActivationStore.open(config.store.path)
+    _say_what_lacks(config, store, say)
     for task in config.tasks:
         spec = {"type": task.type, "classes": list(corpus.classes.get(task.name, ()))}
         table = corpus.labels[task.name]
@@ -84,6 +85,16 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
         extraction=report.to_dict(),
     )
     return report
+
+
+def _say_what_lacks(config: RunConfig, store: ActivationStore, say: Say) -> None:
+    """An old store without hidden states serves as it is, where nobody asks for them."""
+    schema = store.schema
+    if config.store.sites is None and len(schema.hidden_layers) <= schema.num_layers:
+        say(
+            f"{config.store.path}: of the hidden states it holds {list(schema.hidden_layers)} only;"
+            f" `salient store add {config.store.path} --hidden all` adds the others"
+        )
 
 
 def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
@@ -130,7 +141,7 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
 def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
     snapshot, store = open_run(config)
     targets = load_targets(config, store)
-    sources: list[int | str] = [HIDDEN, *range(store.schema.num_layers)]
+    sources = sorted(stored_sources(store.schema), key=lambda s: -store.schema.array(s.site).rows)
     num_done = 0
 
     def announce(results: list[ProbeResult]) -> None:
@@ -140,11 +151,11 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
             note = "" if result.converged else ", not converged"
             note += "" if result.computed else ", done before"
             say(
-                f"probe {result.task}, {_source_name(result.source)}: validation {metric}"
+                f"probe {result.task}, {_name(store, result.source)}: validation {metric}"
                 f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
             )
         num_done += 1
-        advance(say, "probed", num_done, len(sources), "layers", note="with the final hidden state")
+        advance(say, "probed", num_done, len(sources), "layers", note="FFN and hidden states")
 
     folder = RunFolder(Path(config.run_dir))
     with one_at_a_time(folder.path, say):
@@ -160,7 +171,7 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
             write_importance(
                 folder,
                 target.task.name,
-                range(store.schema.num_layers),
+                store.schema.array("ffn").layers,
                 poolings=store.schema.poolings,
                 classes=target.classes,
             )
@@ -190,11 +201,12 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
     for target in targets:
         name = target.task.name
         digest.update(target.digest.encode())
-        for source in (HIDDEN, *range(store.schema.num_layers)):
+        for source in stored_sources(store.schema):
+            digest.update(source.name.encode())
             if not is_complete(config, target, source, fingerprints[name]):
                 raise ProbeError(
                     f"{config.run_dir}: no probe of task {name!r} for"
-                    f" {_source_name(source)} with this configuration; run `salient probe` first"
+                    f" {_name(store, source)} with this configuration; run `salient probe` first"
                 )
     fingerprint = digest.hexdigest()[:16]
     if folder.metrics.is_file():
@@ -212,21 +224,17 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
         nonlocal num_done
         card = result.chosen.card
         say(
-            f"head {result.task}: {card.kind}, layers 0..{card.depth}, {card.num_features} salient"
-            f" features, validation {card.metric} {card.val_score:.4f} (of {result.num_tried}"
-            f" tried; {result.reading.bytes_read / 1e6:.1f} MB read,"
-            f" {result.reading.ratio:.2f} times the salient slices)"
+            f"head {result.task}: {card.kind}, blocks 0..{card.depth}, {card.num_features:,}"
+            f" features, {card.metric} {card.metrics['score']:.4f} (of {result.num_tried} tried)"
         )
         num_done += 1
         advance(say, "consolidated", num_done, len(config.tasks), "tasks")
 
-    say("heads: trying salient sets and depths")
+    say("heads: trying kinds and depths")
     arguments = [(config, snapshot, task) for task in config.tasks]
     folder.metrics.unlink(missing_ok=True)  # of the heads that are now replaced
-    results = map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)
+    map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)
     reports = map_tasks(evaluate_task, arguments, config.cluster)
-    for result, report in zip(results, reports, strict=True):
-        report["reading"] = result.reading.to_dict()
     metrics = {
         "format_version": 1,
         "fingerprint": fingerprint,
@@ -245,5 +253,6 @@ def run(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
         return consolidate(config, say=say)
 
 
-def _source_name(source: int | str) -> str:
-    return "final hidden state" if source == HIDDEN else f"layer {source}"
+def _name(store: ActivationStore, source: Source) -> str:
+    """For messages."""
+    return "final hidden state" if source == final_hidden(store.schema) else source.label

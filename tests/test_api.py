@@ -29,7 +29,7 @@ SHAPED = [
             "backbone/transformer", "backbone/loading", "backbone/pooling", "backbone/tokens",
             "explorer/atlas", "extraction/extractor", "extraction/golden", "heads/drift",
             "heads/model", "linear/estimators", "linear/fitted", "measures/bootstrap",
-            "measures/metrics", "probes/model", "scoring/scorer", "texts/lookup",
+            "measures/metrics", "probes/model", "scoring/scorer", "texts/lexical", "texts/lookup",
         )
     ),
 ]  # fmt: skip

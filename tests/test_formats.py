@@ -18,6 +18,8 @@ import pytest
 from pipeline import stages
 from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
+from pipeline.extraction.golden import read_golden
+from pipeline.heads.activations import stored_activations
 from pipeline.heads.model import Head
 from pipeline.probes.model import load_probe
 from pipeline.report.inspection import inspect
@@ -25,6 +27,7 @@ from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring.cascade import Cascade
 from pipeline.scoring.files import ScoreOptions, score_files
 from store import ActivationStore
+from store.layout import Source, ffn
 from store.tables import read_table
 from store.upkeep.compaction import compact
 from store.upkeep.garbage import gc
@@ -83,24 +86,35 @@ def test_its_heads(old: Path, expected: dict[str, Any]) -> None:
     positions = store.positions(expected["ids"])
     for name, outputs in expected["outputs"].items():
         head = Head.load(old / "run" / "heads" / name)
-        stored = {i: store.read_matrix(layer=i, samples=positions) for i in head.features}
-        np.testing.assert_allclose(head.outputs_full(stored), outputs, atol=TOLERANCE, err_msg=name)
+        stored = stored_activations(head, store, positions)
+        np.testing.assert_allclose(head.outputs(stored), outputs, atol=TOLERANCE, err_msg=name)
     folder = RunFolder(Path(config.run_dir))
     for task in config.tasks:
-        for source in ("hidden", 0, 1, 2):
-            assert np.isfinite(load_probe(folder, task.name, source).weights).all()
+        for layer in range(3):
+            assert np.isfinite(load_probe(folder, task.name, ffn(layer)).weights).all()
         for kind in ("importance", "rankings", "overlaps", "stability", "selectivity", "sweep"):
             assert len(read_table(folder.path / kind / f"{task.name}.parquet"))
     assert Cascade.load(folder).tasks["mood"].early_depth < 2
 
 
 def test_running_again(old: Path, expected: dict[str, Any]) -> None:
-    """All is done before; a further text is appended to the old store."""
+    """On the old store as it is, without hidden states; a further text is appended to it."""
     config = RunConfig.load(old / "run.toml")
+    folder = RunFolder(Path(config.run_dir))
+    before = read_golden(folder.golden)
+    assert before is not None and list(before) == [ffn(i) for i in range(3)]
     said: list[str] = []
-    assert stages.run(config, say=said.append) == expected["metrics"]
-    assert sum("done before" in line for line in said) == 9
-    assert read_metrics(RunFolder(Path(config.run_dir))) == expected["metrics"]
+    metrics = stages.run(config, say=said.append)
+    assert not any("done before" in line for line in said)  # their folds parted near-duplicates
+    assert any("--hidden all` adds the others" in line for line in said)
+    assert set(metrics["tasks"]) == set(expected["metrics"]["tasks"])
+    golden = read_golden(folder.golden)
+    assert golden is not None and Source("hidden", 3) in golden
+    for source, values in before.items():
+        np.testing.assert_array_equal(golden[source], values)
+    said.clear()
+    assert stages.run(config, say=said.append) == metrics == read_metrics(folder)
+    assert sum("done before" in line for line in said) == 2 * 4 + 1
     with (old / "texts.csv").open("a", encoding="utf-8") as file:
         file.write("77,it was a glad dog,2024-05-01T12:00:00Z,glad,1.0\n")
     assert stages.extract(config).num_new == 1

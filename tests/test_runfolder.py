@@ -75,7 +75,7 @@ def test_a_run_can_be_moved_with_its_data(tmp_path: Path, tiny_bert: Path) -> No
     path = write_mood_run(tmp_path / "old", tiny_bert, num_rows=100)
     stages.extract(RunConfig.load(path))
     (tmp_path / "old").rename(tmp_path / "new")
-    assert len(stages.probe(RunConfig.load(tmp_path / "new" / "run.toml"))) == 8
+    assert len(stages.probe(RunConfig.load(tmp_path / "new" / "run.toml"))) == 2 * (3 + 4)
 
 
 def test_another_store_in_the_same_place_is_noticed(tmp_path: Path, tiny_bert: Path) -> None:

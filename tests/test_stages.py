@@ -21,6 +21,7 @@ from pipeline.runfolder import RunFolder, open_run, read_metrics
 from pipeline.texts.targets import load_target
 from store import ActivationStore
 from store.errors import SalientError
+from store.layout import ffn, stored_sources
 from tests.builders.runs import write_mood_run
 
 
@@ -29,7 +30,7 @@ def test_reported_test_metrics_are_those_of_the_saved_probes(finished_run: Path)
     store = ActivationStore.open(config.store.path)
     target = load_target(store, config.task("mood"))
     test = target.rows("test")
-    probe = load_probe(RunFolder(Path(config.run_dir)), "mood", 1)
+    probe = load_probe(RunFolder(Path(config.run_dir)), "mood", ffn(1))
     x = xr.open_zarr(config.store.path).ffn.sel(layer=1).values.reshape(-1, store.num_samples).T
     guess = probe.outputs(x[test.positions].astype(np.float32))[:, 0] > 0
     reported = read_metrics(RunFolder(Path(config.run_dir)))["tasks"]["mood"]["layers"][1]["test"][
@@ -72,7 +73,7 @@ def test_the_number_of_workers_does_not_matter(finished_run: Path, tmp_path: Pat
     stages.extract(other)
     stages.probe(other)
     for task in config.tasks:
-        for source in ("hidden", 0, 1, 2):
+        for source in stored_sources(ActivationStore.open(config.store.path).schema):
             first = load_probe(RunFolder(Path(config.run_dir)), task.name, source)
             second = load_probe(RunFolder(Path(other.run_dir)), task.name, source)
             # More BLAS threads add up in another order; nothing else may differ.
@@ -84,13 +85,13 @@ def test_a_damaged_probe_alone_is_fitted_again(tmp_path: Path, tiny_bert: Path) 
     config = RunConfig.load(write_mood_run(tmp_path, tiny_bert, num_rows=100))
     stages.extract(config)
     stages.probe(config)
-    before = load_probe(RunFolder(Path(config.run_dir)), "mood", 1)
+    before = load_probe(RunFolder(Path(config.run_dir)), "mood", ffn(1))
     (tmp_path / "run" / "probes" / "mood" / "layer_001.json").unlink()
     said: list[str] = []
     results = stages.probe(config, say=said.append)
-    assert [(r.task, r.source) for r in results if r.computed] == [("mood", 1)]
-    assert sum("done before" in line for line in said) == 7
-    after = load_probe(RunFolder(Path(config.run_dir)), "mood", 1)
+    assert [(r.task, r.source) for r in results if r.computed] == [("mood", ffn(1))]
+    assert sum("done before" in line for line in said) == 2 * (3 + 4) - 1
+    after = load_probe(RunFolder(Path(config.run_dir)), "mood", ffn(1))
     np.testing.assert_allclose(before.weights, after.weights, atol=1e-3)
 
 

@@ -278,11 +278,13 @@ class Backbone:
         Attention's two products count all slots of a row of a padded batch, and each text alone
         in a packed one; the rest (norms, activations) does not count.
         """
+        blocks = max((*(layer + 1 for layer in layers), *hidden), default=0)
         if not self.truncated and self.num_layers in hidden:
-            linear, blocks = self.linear_flops[-1], self.num_layers
+            linear = self.linear_flops[-1]
         else:
-            last = max((*layers, *(state - 1 for state in hidden)), default=-1)
-            linear, blocks = (self.linear_flops[last] if last >= 0 else 0.0), last + 1
+            linear = self.linear_flops[blocks - 1] if blocks else 0.0
+            if blocks and blocks in hidden:  # behind the last site the down projection
+                linear += 2.0 * self.neuron_size * self.hidden_size
         pairs = (
             float((batch.lengths**2).sum())
             if batch.packed

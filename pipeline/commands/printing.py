@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.progress import Terminal
 
-out = Console(soft_wrap=True, highlight=False)
+WIDTH = 100
+"""Of tables in a file or a log, where no terminal says how wide they may be."""
+_unknown = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+out = Console(soft_wrap=True, highlight=False, width=WIDTH if _unknown else None)
 
 
 def terminal(quiet: bool) -> Terminal:
@@ -58,8 +62,10 @@ def show_metrics(
             except (ConfigError, OSError) as error:
                 print(f"salient: no plot: {error}", file=sys.stderr)
         if not as_json:
-            out.print(report.task_table(name, task), "")
-            out.print(report.depth_table(name, task, sweep), "")
+            out.print(report.task_table(name, task), "", soft_wrap=False)
+            if "labels" in task:
+                out.print(report.label_table(name, task), "", soft_wrap=False)
+            out.print(report.depth_table(name, task, sweep), "", soft_wrap=False)
     if as_json:
         print_json(metrics)
         return

@@ -59,10 +59,10 @@ def probe(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> 
 
     results = stages.probe(load_config(config), say=terminal(quiet))
     if as_json:
-        print_json([vars(result) for result in results])
+        print_json([vars(result) | {"source": result.source.name} for result in results])
         return
     for result in results:
-        out.print(f"{result.task}\t{result.source}\tvalidation {result.val_score:.4f}")
+        out.print(f"{result.task}\t{result.source.label}\tvalidation {result.val_score:.4f}")
 
 
 @app.command(rich_help_panel=RUN)
@@ -109,7 +109,7 @@ def rank(
 
 @app.command(rich_help_panel=RUN)
 def consolidate(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Phase 2: train cross-layer heads on salient slices, choose the depth, report the test."""
+    """Phase 2: train cross-layer heads, choose one by rows held out, report the test."""
     from pipeline import stages
 
     settings = load_config(config)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCORE_COLUMNS = (
     "id", "created_at", "source_file", "text_hash", "n_tokens", "truncated", "fingerprint",
 )  # fmt: skip
 """Columns of scored Parquet files beside those of the tasks."""
+TYPE_METRICS = {
+    "classification": ("macro_f1", "accuracy", "macro_recall", "f1", "auc"),
+    "multilabel": ("macro_f1", "micro_f1", "lrap"),
+    "regression": ("pearson", "spearman", "mae", "r2"),
+}
+"""Type of a task -> its metrics, the default first."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """Names of runs and tasks: they become names of files and columns."""
 
@@ -51,6 +57,13 @@ class NormaliseConfig(Section):
     """``https://…`` -> ``http``, as in TweetEval."""
 
 
+def _columns(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{value!r} is neither a label column nor a list of columns of 0 and 1")
+    return value
+
+
 class CorpusSource(Section):
     """One labelled text set: files of one format, with the columns to read."""
 
@@ -80,8 +93,11 @@ class CorpusSource(Section):
     """Column of the author's id, kept so that an author's texts can be deleted."""
     split: str | None = None
     """Column with train, val or test (also validation, dev)."""
-    labels: dict[str, str] = Field(min_length=1)
-    """Task name -> label column."""
+    labels: dict[str, Annotated[str | tuple[str, ...], BeforeValidator(_columns)]] = Field(
+        min_length=1
+    )
+    """Task name -> label column; of a multilabel task also a list of columns of 0 and 1, which are
+    called as the labels."""
     where: dict[str, str] = Field(default_factory=dict)
     """Keep only the rows whose column has this value."""
     limit: int | None = Field(default=None, ge=1)
@@ -110,32 +126,52 @@ class TaskConfig(Section):
 
     name: str = Field(pattern=NAME_PATTERN)
     """As in a corpus entry's ``labels``; also the column of its predictions."""
-    type: Literal["classification", "regression"]
-    """Classes, given as texts or integers, or a number."""
+    type: Literal["classification", "regression", "multilabel"]
+    """One of several classes, given as texts or integers; a number; or any subset of the labels,
+    given as a list (in CSV and TSV a JSON array, or names with ``|`` between) or in a column each.
+    """
     labels: tuple[str, ...] | None = None
-    """The classes, in order; default: those found in the training split, sorted."""
+    """The classes or labels, in order; default: those found in the training split, sorted, or the
+    label columns."""
     metric: (
         Literal[
-            "accuracy", "macro_f1", "macro_recall", "f1", "auc", "pearson", "spearman", "mae", "r2"
+            "accuracy",
+            "macro_f1",
+            "macro_recall",
+            "f1",
+            "auc",
+            "micro_f1",
+            "lrap",
+            "pearson",
+            "spearman",
+            "mae",
+            "r2",
         ]
         | None
     ) = None
-    """What model selection maximises (minimises for mae); default macro_f1 or pearson."""
+    """What model selection maximises (minimises for mae); default macro_f1 or pearson. Of
+    multilabel tasks macro_f1 (the mean of the labels' own), micro_f1 or lrap (label ranking average
+    precision)."""
     positive: str | None = None
     """The class that the metrics f1 and auc are about; default the last one."""
 
     @property
     def selection_metric(self) -> str:
         """The metric that model selection goes by."""
-        return self.metric or ("macro_f1" if self.type == "classification" else "pearson")
+        return self.metric or TYPE_METRICS[self.type][0]
 
     @model_validator(mode="after")
     def _metric_fits(self) -> TaskConfig:
-        regression = {"pearson", "spearman", "mae", "r2"}
-        if self.metric is not None and (self.metric in regression) != (self.type == "regression"):
-            raise ValueError(f"metric {self.metric!r} does not fit a {self.type} task")
-        if self.type == "regression" and (self.labels or self.positive):
-            raise ValueError("labels and positive are for classification tasks")
+        fitting = TYPE_METRICS[self.type]
+        if self.selection_metric not in fitting:
+            raise ValueError(
+                f"metric {self.metric!r} does not fit a {self.type} task; choose one of"
+                f" {', '.join(fitting)}"
+            )
+        if self.type == "regression" and self.labels:
+            raise ValueError("labels are for classification and multilabel tasks")
+        if self.type != "classification" and self.positive:
+            raise ValueError("positive is for classification tasks")
         if self.labels is not None and (
             len(set(self.labels)) != len(self.labels) or len(self.labels) < 2
         ):
@@ -150,7 +186,7 @@ class TaskConfig(Section):
 
 
 class SplitConfig(Section):
-    """Splits drawn where a source gives none (seeded, stratified, by identical text)."""
+    """Splits drawn where a source gives none: seeded, stratified, near-duplicate texts together."""
 
     val: float = Field(default=0.15, gt=0, lt=0.5)
     """Share of the texts in the validation split."""
@@ -165,8 +201,10 @@ class StoreConfig(Section):
     """Folder of the store; several runs may share one."""
     poolings: tuple[str, ...] = ("mean", "max")
     """How a text's tokens become one number per neuron."""
-    hidden: Literal["final", "all"] = "final"
-    """Which pooled hidden states are stored beside the activations."""
+    sites: tuple[Literal["ffn", "hidden"], ...] | None = None
+    """What is stored of a text: with both, the FFN activations and every hidden state (embeddings,
+    after each block, final); with "ffn" alone, of the hidden states only the final one, which the
+    conventional head needs. Default: both in a new store, what it holds in an old one."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of the stored activations."""
     samples_per_shard: int | None = Field(default=None, ge=1)
@@ -176,6 +214,25 @@ class StoreConfig(Section):
     peaks: bool = False
     """Also store which token each neuron's maximum lies on, for the explorer; as large as one more
     pooling. No influence on results."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sites_of_old(cls, data: Any) -> Any:
+        """Earlier versions had ``hidden = "final"`` or ``"all"``."""
+        sites = {"final": ("ffn",), "all": ("ffn", "hidden")}
+        if isinstance(data, dict) and data.get("hidden") in sites:
+            rest = {key: value for key, value in data.items() if key != "hidden"}
+            return {"sites": sites[data["hidden"]]} | rest
+        return data
+
+    @model_validator(mode="after")
+    def _sites_fit(self) -> StoreConfig:
+        if self.sites is not None and "ffn" not in self.sites:
+            raise ValueError(
+                f"sites {list(self.sites)} lacks 'ffn': neurons are what runs are about; leave"
+                " sites out, or add 'ffn'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _peaks_fit(self) -> StoreConfig:
@@ -203,7 +260,8 @@ class ProbeConfig(Section):
     l1_ratio: float = Field(default=0.5, gt=0, le=1)
     """Share of the L1 norm in the elastic net."""
     class_weight: Literal["balanced"] | None = None
-    """Rows weighted so that all classes weigh the same; None: all rows weigh the same."""
+    """Rows weighted so that all classes weigh the same; None: all rows weigh the same, as they
+    always do in multilabel tasks."""
     tol: float = Field(default=1e-4, gt=0)
     """Largest gradient entry of the mean loss at which a fit counts as converged; its square is the
     largest estimated gap of the penalised loss to the optimum, relative to it."""
@@ -219,12 +277,30 @@ class ProbeConfig(Section):
 class HeadConfig(Section):
     """Phase 2: the cross-layer heads and the choice of depth."""
 
-    kinds: tuple[Literal["frozen", "sparse", "ensemble"], ...] = ("frozen", "sparse", "ensemble")
-    """Heads to train; the ensemble is the mean of a depth's best frozen and best sparse head."""
+    kinds: tuple[
+        Literal["dense", "states", "sparse", "frozen", "ensemble", "stack", "final"], ...
+    ] = (
+        "dense",
+        "states",
+        "sparse",
+        "frozen",
+        "ensemble",
+        "stack",
+        "final",
+    )
+    """Heads to train: all features of both sites in one linear model (dense), the hidden states
+    alone (states), the salient features of both sites (sparse), the paper's (frozen), the mean of a
+    frozen and a sparse one (ensemble), a weighted sum of the best of each of these (stack), the
+    conventional one on the final hidden state (final). Multilabel tasks have no frozen heads and
+    no ensembles."""
+    lexical: bool = False
+    """Join the n-grams of the text, which cost no model time: better where the texts to score are
+    like the training texts, brittle where they are not."""
     select: Literal["share", "top_k", "budget"] = "share"
-    """How salient features are selected: a share of each layer's importance (``eta``), so many of
-    each layer (``top_k``), or so many of all layers together (``budget``). All sizes are tried."""
-    eta: tuple[float, ...] = (0.1, 0.25, 0.5)
+    """How salient features are selected: a share of each layer's importance (``eta``; of sparse
+    heads, of all layers' and sites' together), so many of each layer (``top_k``), or so many of all
+    layers together (``budget``). All sizes are tried."""
+    eta: tuple[float, ...] = (0.25, 0.5, 0.75)
     """Shares of each layer's squared importance that the salient features must reach."""
     top_k: tuple[int, ...] = (32, 128, 512)
     """Numbers of features of each layer."""
@@ -232,7 +308,12 @@ class HeadConfig(Section):
     """Numbers of features of layers ``0..depth`` together, those with the largest shares of their
     layers' squared importance."""
     ranking: str = "weight"
-    """What importance is: the probes' weights, or another ranking of ``salient rank``."""
+    """What importance is for frozen heads: the probes' weights, or another ranking of ``salient
+    rank``, which knows the labels of all training rows: by folds such heads look too good. Sparse
+    heads go by the weights of the model on all features."""
+    block_rows: int = Field(default=3000, ge=100)
+    """Rows of one linear model; more are divided into blocks whose models are averaged. Memory
+    grows with its square, time with its cube."""
     max_features: int = Field(default=8192, ge=1)
     """Largest number of salient features of a sparse head; larger candidates are left out."""
     training: Literal["seen", "unseen", "both", "cross_fit"] = "cross_fit"
@@ -242,18 +323,25 @@ class HeadConfig(Section):
     or on all rows (both)."""
     folds: int = Field(default=5, ge=2)
     """Folds of the training rows, for out-of-fold outputs."""
-    judge: Literal["validation", "cross_validation"] = "validation"
-    """What heads are compared, calibrated and given thresholds by: their outputs on the validation
-    rows alone, or together with out-of-fold outputs on the training rows (as many fits more as
-    there are folds; steadier where the validation split is small)."""
+    judge: Literal["validation", "cross_validation"] | None = None
+    """What heads are compared, calibrated and given thresholds by: out-of-fold outputs on training
+    and validation rows, with which heads are then fitted, or outputs on the validation rows alone.
+    Default: cross_validation, of ``training`` other than cross_fit validation."""
+    folds_by: Literal["time", "author"] | None = None
+    """Folds of consecutive times, or of whole authors, as a shift would make them, so that
+    brittleness shows; default near-duplicates together, else at random."""
     hidden_width: int = Field(default=16, ge=0)
     """Width of the frozen head's dense network; 0 for a single linear layer."""
     max_depth: float = Field(default=1.0, gt=0, le=1)
     """Deepest block allowed, as a share of the backbone's blocks."""
+    standard_errors: float = Field(default=1.0, ge=0)
+    """Of the heads whose out-of-fold loss is within so many standard errors of the best, the one of
+    the smallest depth is chosen, then the one with the fewest features."""
     tolerance: float = Field(default=0.01, ge=0)
-    """The smallest depth whose score is within this of the best is chosen."""
+    """Score that ``salient plan`` may give away for a smaller depth."""
     calibrate: bool = True
-    """Calibrate class probabilities, and try thresholds per class, on the rows of ``judge``."""
+    """Calibrate class probabilities, and try thresholds per class or label, on the rows of
+    ``judge``."""
     licence: str | None = None
     """Terms for passing the heads on, noted on their cards."""
 
@@ -262,6 +350,13 @@ class HeadConfig(Section):
         """Sizes of the salient sets to try, in the unit of ``select``, increasing."""
         grids = {"share": self.eta, "top_k": self.top_k, "budget": self.budget}
         return tuple(sorted(set(grids[self.select])))
+
+    @property
+    def by_folds(self) -> bool:
+        """Whether out-of-fold outputs judge."""
+        return (self.judge or "cross_validation") == "cross_validation" and (
+            self.training == "cross_fit"
+        )
 
     @property
     def num_folds(self) -> int:

@@ -82,7 +82,41 @@ class RunConfig(Section):
             raise ValueError(
                 f"tasks {unused} have no labels: name a column in a [[corpus]] entry's labels"
             )
+        for task in self.tasks:
+            self._columns_fit(task)
         return self
+
+    def _columns_fit(self, task: TaskConfig) -> None:
+        """Label columns of 0 and 1 are for label sets, and the same ones everywhere."""
+        columns = [
+            names
+            for source in self.corpus
+            if not isinstance(names := source.labels.get(task.name, ""), str)
+        ]
+        if task.type != "multilabel":
+            if columns:
+                raise ValueError(
+                    f"corpus labels name several columns for task {task.name!r}, which is a"
+                    f" {task.type} task; name one column, or set its type to multilabel"
+                )
+            return
+        wanted = task.labels or (columns[0] if columns else None)
+        for names in columns:
+            if len(set(names)) != len(names) or len(names) < 2:
+                raise ValueError(
+                    f"corpus labels: task {task.name!r} needs at least two different columns,"
+                    f" found {list(names)}"
+                )
+            if wanted is not None and set(names) != set(wanted):
+                raise ValueError(
+                    f"corpus labels: task {task.name!r} has the columns {list(names)}, but the"
+                    f" labels {list(wanted)}; name a column for each label, called as it"
+                )
+        if not {"dense", "sparse", "final"} & set(self.head.kinds):
+            raise ValueError(
+                f"head.kinds {list(self.head.kinds)}: multilabel task {task.name!r} needs dense,"
+                " sparse or final heads; add 'dense'"
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> RunConfig:

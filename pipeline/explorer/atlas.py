@@ -13,7 +13,7 @@ Nothing here draws or serves a page; :mod:`pipeline.explorer.server` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
-from pipeline.heads import Head, contributions
+from pipeline.errors import ConfigError, HeadError
+from pipeline.heads import Head, contributions, text_activations
 from pipeline.neurons import Rank, RankTables
 from pipeline.runfolder import RunFolder, read_card
 from pipeline.texts import StoredTexts
 from store import ActivationStore
 from store.errors import SalientError
+from store.layout import NGRAMS, Source, ffn, stored_sources
 
 Array = NDArray[Any]
 NUM_BINS = 40
@@ -74,9 +75,13 @@ class Strong:
 
 @dataclass(frozen=True)
 class Reason:
-    """A salient neuron's part in a decision: ``weight`` times ``standardised``, in logits."""
+    """A feature's part in a decision: ``weight`` times ``standardised``, in logits.
 
-    neuron: Neuron
+    ``neuron`` is None where ``name`` is that of a hidden state's unit or of an n-gram.
+    """
+
+    name: str
+    neuron: Neuron | None
     contribution: float
     standardised: float
 
@@ -226,7 +231,7 @@ class Atlas:
         """
         labels = self.texts.labels(task) if task is not None else None
         alive = np.isfinite(values)
-        chosen = alive if labels is None else alive & np.isfinite(labels.values)
+        chosen = alive if labels is None else alive & labels.known
         if not chosen.any():
             return None
         low, high = float(values[chosen].min()), float(values[chosen].max())
@@ -237,9 +242,7 @@ class Atlas:
             if labels is not None:
                 correlation = _correlation(values[chosen], labels.values[chosen])
         else:
-            groups = [
-                (name, chosen & (labels.values == i)) for i, name in enumerate(labels.classes)
-            ]
+            groups = [(name, chosen & mask) for name, mask in labels.groups()]
         counts = [np.histogram(values[mask], edges)[0] for _, mask in groups]
         return Distribution(
             edges,
@@ -266,7 +269,7 @@ class Atlas:
         for task in self.ranking.tasks:
             rank = self.ranking.rank(task, neuron.layer, feature)
             if (head := self.heads.get(task)) is not None:
-                read = head.features.get(neuron.layer, ())
+                read = head.features.get(ffn(neuron.layer), ())
                 rank = replace(rank, salient=bool(np.isin(feature, read)))
             found.append(rank)
         return found
@@ -310,22 +313,26 @@ class Atlas:
 
     # -- one text ---------------------------------------------------------------------------
 
-    def sample(self, position: int) -> dict[int, Array]:
-        """Layer -> ``(features,)`` float32 of a stored sample; reads a shard for each layer."""
+    def sample(self, position: int) -> dict[Source, Array]:
+        """Source -> ``(features,)`` float32 of a stored sample; reads a shard for each."""
         return {
-            layer: np.asarray(self.store.read_matrix(layer=layer, samples=[position])[0])
-            for layer in self.store.schema.array("ffn").layers
+            source: np.asarray(
+                self.store.read_matrix(source.site, layer=source.layer, samples=[position])[0]
+            )
+            for source in stored_sources(self.store.schema)
         }
 
-    def strongest(self, vectors: Mapping[int, Array], count: int = 15) -> list[Strong]:
+    def strongest(self, vectors: Mapping[Source, Array], count: int = 15) -> list[Strong]:
         """The neurons most above their mean over the store, in standard deviations.
 
         Args:
-            vectors: layer -> ``(features,)`` activations of one text.
+            vectors: source -> ``(features,)`` activations of one text; hidden states do not count.
             count: how many.
         """
         found: list[Strong] = []
-        for layer, x in vectors.items():
+        for (site, layer), x in vectors.items():
+            if site != "ffn":
+                continue
             mean, deviation = self._spread(layer)
             z = np.divide(x - mean, deviation, out=np.zeros(len(x)), where=deviation > 0)
             for feature in np.argsort(-z, kind="stable")[:count]:
@@ -337,35 +344,60 @@ class Atlas:
         count, mean, m2 = self.store.moments(layer=layer)
         return mean, np.sqrt(np.maximum(m2, 0.0) / max(count, 1))
 
-    def decisions(self, vectors: Mapping[int, Array]) -> Iterator[Decision]:
+    def decisions(
+        self, vectors: Mapping[Source, Array], text: str | None = None
+    ) -> Iterator[Decision]:
         """What every head says of one text, and its largest reasons.
 
         Args:
-            vectors: layer -> ``(features,)`` activations of the text, as stored.
+            vectors: source -> ``(features,)`` activations of the text, as stored.
+            text: itself, which heads with n-grams read.
         """
         for task, head in self.heads.items():
-            slices = {layer: vectors[layer][index] for layer, index in head.features.items()}
+            slices = {s: vectors[s][at] for s, at in head.features.items() if s in vectors}
+            if len(slices) < len(head.features):
+                if text is None:
+                    raise HeadError(f"task {task!r}: its head reads the text, which is not stored")
+                beside: Mapping[Source, Any] = text_activations(head, [text])
+                slices |= {source: rows.toarray()[0] for source, rows in beside.items()}
             found = contributions(head, slices)
             probabilities: dict[str, float] = {}
             decided: int | None = None
             outcome = f"{found.outputs[0]:.4g}"
             if head.card.classes:
                 probability = head.probabilities(found.outputs[None])
-                decided = int(head.decide(probability)[0])
                 probabilities = dict(zip(head.card.classes, probability[0].tolist(), strict=True))
-                outcome = head.card.classes[decided]
-            towards = found.towards(decided)
-            reasons = [
-                Reason(self.name(layer, feature), float(part), float(x))
-                for layer, parts in towards.items()
-                for feature, part, x in zip(
-                    head.features[layer], parts, found.standardised[layer], strict=True
-                )
-            ]
-            reasons.sort(key=lambda reason: -abs(reason.contribution))
-            rest = sum(reason.contribution for reason in reasons[NUM_REASONS:])
-            largest = tuple(reasons[:NUM_REASONS])
-            yield Decision(task, outcome, probabilities, largest, float(rest))
+                if head.multilabel:  # the reasons are those of the most probable label
+                    decided, mask = int(probability[0].argmax()), head.decide(probability)[0]
+                    outcome = ", ".join(np.array(head.card.classes)[mask]) or "no label"
+                else:
+                    decided = int(head.decide(probability)[0])
+                    outcome = head.card.classes[decided]
+            towards = found.towards(decided, alone=head.multilabel)
+            sources = list(towards)
+            parts = np.concatenate([towards[source] for source in sources])
+            scaled = np.concatenate([found.standardised[source] for source in sources])
+            features = np.concatenate([head.features[source] for source in sources])
+            owner = np.repeat(np.arange(len(sources)), [len(towards[s]) for s in sources])
+            order = np.argsort(-np.abs(parts), kind="stable")
+            terms = () if head.lexicon is None else head.lexicon.terms
+            reasons = tuple(
+                self._reason(terms, sources[owner[at]], int(features[at]), parts[at], scaled[at])
+                for at in order[:NUM_REASONS].tolist()
+            )
+            rest = float(parts[order[NUM_REASONS:]].sum())
+            yield Decision(task, outcome, probabilities, reasons, rest)
+
+    def _reason(
+        self, terms: Sequence[str], source: Source, feature: int, part: float, standardised: float
+    ) -> Reason:
+        schema = self.store.schema
+        if source == NGRAMS:
+            return Reason(terms[feature], None, float(part), float(standardised))
+        pooling, unit = divmod(feature, schema.array(source.site).width)
+        name = f"{source.label}, {schema.poolings[pooling]}, {unit}"
+        neuron = self.name(source.layer, feature) if source.site == "ffn" else None
+        return Reason(name, neuron, float(part), float(standardised))
 
 
 def _product(block: Array, part: Array) -> Array:

@@ -165,19 +165,20 @@ def explain_html(
             assert reader is not None
             title, labels = "your text", []
             vectors = reader.vectors(text)
+            read: str | None = reader.normalise(text)
         else:
             title = atlas.texts.ids([position])[0]
-            stored = atlas.texts.at([position])[0]
+            read = atlas.texts.at([position])[0]
             named = [(task, atlas.texts.label_names(task, [position])[0]) for task in atlas.tasks]
             labels = [(task, label) for task, label in named if label]
             # Running the model once is faster than reading a shard of every layer.
-            if reader is not None and stored is not None:
-                vectors = reader.vectors(stored, normalised=True)
+            if reader is not None and read is not None:
+                vectors = reader.vectors(read, normalised=True)
             else:
                 vectors = atlas.sample(position)
-            text = "(the store keeps no texts)" if stored is None else stored
+            text = "(the store keeps no texts)" if read is None else read
         html = fragment("sample", title, text, labels)
-        decided = [_view(decision) for decision in atlas.decisions(vectors)]
+        decided = [_view(decision) for decision in atlas.decisions(vectors, read)]
         return html + fragment("explanation", decided, atlas.strongest(vectors))
     except SalientError as error:
         return fragment("message", str(error))

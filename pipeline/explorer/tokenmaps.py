@@ -3,7 +3,7 @@
     reader = TokenReader.for_store(store.schema)
     for found in reader.tokens(["a happy cat"], layer=3, neuron=417):
         found.text[found.starts[0] : found.stops[0]], found.values[0]
-    reader.vectors("a happy cat")             # layer -> (features,), rounded as in the store
+    reader.vectors("a happy cat")             # source -> (features,), rounded as in the store
 
 Where a store has the tokens of the maxima, ``TokenPlaces`` finds these in the texts without the
 model: the tokenizer is enough.
@@ -24,9 +24,9 @@ from pipeline import backbone
 from pipeline.backbone import Backbone, encode, load_from_settings
 from pipeline.config import BackboneConfig, NormaliseConfig, is_model_path
 from pipeline.errors import ExtractError
-from pipeline.extraction import Extractor
+from pipeline.extraction import STORED, Extractor
 from pipeline.texts import normaliser
-from store.layout import StoreSchema
+from store.layout import Source, StoreSchema, last_block, stored_sources
 
 Array = NDArray[Any]
 
@@ -57,7 +57,7 @@ class TokenReader:
     """Runs a backbone over few texts and keeps what happens at their tokens.
 
     Args:
-        backbone: whole, or down to the deepest layer of interest.
+        backbone: as deep as what the store holds.
         schema: of the store whose activations are to be met.
         settings: how the store's activations were extracted.
         normalise: settings of the texts' normalisation.
@@ -73,13 +73,13 @@ class TokenReader:
         self.backbone = backbone
         self.special_tokens = settings.special_tokens
         self.normalise = normaliser(normalise)
-        self.stored = np.dtype(schema.dtype)
+        self.stored = STORED[schema.dtype]
         self.extractor = Extractor(
             backbone,
             poolings=schema.poolings,
             special_tokens=settings.special_tokens,
             layers=sorted(schema.array("ffn").layers),
-            hidden="none",
+            hidden=sorted(schema.hidden_layers),
         )
         found = self.extractor.fingerprint(normalisation=normalise.model_dump())
         if schema.fingerprint and found != schema.fingerprint:
@@ -104,23 +104,24 @@ class TokenReader:
         settings = _settings(schema)
         backbone = load_from_settings(
             settings.model_copy(update={"trust_remote_code": False}),
-            last_layer=max(schema.array("ffn").layers),
+            last_layer=last_block(stored_sources(schema), schema.num_layers),
             model=model or _on_this_machine(settings),
         )
         normalise = NormaliseConfig.model_validate(schema.provenance.get("normalise", {}))
         return cls(backbone, schema, settings, normalise)
 
-    def vectors(self, text: str, *, normalised: bool = False) -> dict[int, Array]:
-        """Layer -> ``(features,)`` float32 of one text, rounded as in the store.
+    def vectors(self, text: str, *, normalised: bool = False) -> dict[Source, Array]:
+        """Source -> ``(features,)`` float32 of one text, rounded as in the store.
 
         Args:
             text: any text, or a stored one.
             normalised: the text is normalised already, as stored ones are.
         """
-        found = self.extractor([text if normalised else self.normalise(text)])
+        encoded = self.extractor.encode([text if normalised else self.normalise(text)])
+        rows = self.extractor.compute(encoded, dtype=self.stored).rows
         return {
-            layer: found.ffn[i].reshape(-1).astype(self.stored).astype(np.float32)
-            for i, layer in enumerate(self.extractor.layers)
+            source: values[0].float().numpy()
+            for source, values in zip(self.extractor.sources, rows, strict=True)
         }
 
     def tokens(self, texts: Sequence[str], *, layer: int, neuron: int) -> list[TokenMap]:

@@ -40,9 +40,13 @@ from pipeline.extraction.lanes import num_lanes, side_by_side
 from pipeline.extraction.picking import Picked
 from pipeline.extraction.throughput import Meter
 from store.disk import page_aligned
+from store.layout import Source
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Token slots of a batch, for each core that works on it."""
+
+STORED = {"float16": torch.float16, "float32": torch.float32}
+"""Names of the types that a store has."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +77,7 @@ class Extractor:
         special_tokens: pool ``[CLS]``, ``<s>`` … too, as in the paper. They always take part in
             the forward pass.
         layers: layers to pool; default all that the backbone runs.
-        hidden: which hidden states to pool as well.
+        hidden: which hidden states to pool as well, by name or by index as in ``Backbone.run``.
         batch_tokens: token slots per batch; default by device. Halved, once, if memory runs out.
             On the CPU as many batches run at a time as there are cores (eight at most).
         peaks: also find the token on which each neuron peaked.
@@ -88,7 +92,7 @@ class Extractor:
         poolings: Sequence[str] = ("mean", "max"),
         special_tokens: bool = True,
         layers: Sequence[int] | None = None,
-        hidden: Literal["final", "all", "none"] = "final",
+        hidden: Literal["final", "all", "none"] | Sequence[int] = "final",
         batch_tokens: int | None = None,
         peaks: bool = False,
         features: Mapping[int, NDArray[np.int64]] | None = None,
@@ -99,7 +103,9 @@ class Extractor:
         if features is not None:
             layers = sorted(features)
         self.layers = tuple(range(backbone.num_layers) if layers is None else layers)
-        self.hidden_layers: tuple[int, ...] = backbone.hidden_indices(hidden)
+        self.hidden_layers: tuple[int, ...] = (
+            backbone.hidden_indices(hidden) if isinstance(hidden, str) else tuple(hidden)
+        )
         self.num_lanes = num_lanes(backbone.device)
         self.cores_each = torch.get_num_threads() // self.num_lanes
         self._twins: list[Backbone] = []
@@ -134,6 +140,12 @@ class Extractor:
         unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         rows = np.array([unique[text] for text in texts], np.int64)
         return self.compute(self.encode(list(unique))).take(rows).finish()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What it pools, in the order of what it gives."""
+        ffn = [Source("ffn", layer) for layer in self.layers]
+        return (*ffn, *(Source("hidden", index) for index in self.hidden_layers))
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Tokenise texts for ``compute``; safe to call from another thread."""
@@ -313,6 +325,11 @@ class Pooled:
             self.n_tokens[rows],
             self.truncated[rows],
         )
+
+    @property
+    def rows(self) -> list[Tensor]:
+        """All of ``ffn``, then of ``hidden``, each ``(n, features)``: a source after the other."""
+        return [values.flatten(1) for values in (*self.ffn, *self.hidden)]
 
     def finish(self) -> Activations:
         """Turn to (layer, pooling, feature, n)."""

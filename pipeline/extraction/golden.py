@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ScoreError
-from pipeline.extraction.extractor import Extractor
+from pipeline.extraction.extractor import STORED, Extractor
+from store.layout import Source
 from store.tables import read_arrays, read_json, write_arrays, write_json
 
 Array = NDArray[Any]
@@ -41,7 +42,7 @@ MARK = "made_by"
 """Tensor that says which extraction a record belongs to."""
 
 
-def golden_activations(extractor: Extractor, *, stored_dtype: str) -> dict[int, Array]:
+def golden_activations(extractor: Extractor, *, stored_dtype: str) -> dict[Source, Array]:
     """What the golden texts activate, rounded as the store would.
 
     Args:
@@ -49,36 +50,38 @@ def golden_activations(extractor: Extractor, *, stored_dtype: str) -> dict[int, 
         stored_dtype: of the store, "float16" or "float32".
 
     Returns:
-        Layer -> ``(texts, poolings * neurons)`` float32.
+        Source -> ``(texts, poolings * units)`` float32.
     """
-    found = extractor(GOLDEN_TEXTS).ffn
-    flat = found.reshape(len(found), -1, len(GOLDEN_TEXTS)).transpose(0, 2, 1)
-    rounded = flat.astype(stored_dtype).astype(np.float32)
-    return dict(zip(extractor.layers, rounded, strict=True))
+    pooled = extractor.compute(extractor.encode(list(GOLDEN_TEXTS)), dtype=STORED[stored_dtype])
+    rows = (values.float().numpy() for values in pooled.rows)
+    return dict(zip(extractor.sources, rows, strict=True))
 
 
 def write_golden(path: Path, extractor: Extractor, *, stored_dtype: str) -> None:
-    """Record the golden texts' activations, tensors ``layer_000`` …; once for an extraction.
+    """Record the golden texts' activations, tensors ``layer_000`` … ``hidden_000`` …
 
-    What was recorded stays, so that a later change of libraries shows; another backbone or other
-    settings are recorded anew.
+    What was recorded stays, so that a later change of libraries shows; what an earlier version or
+    other ``[store] sites`` left out is added. Another backbone or other settings are recorded anew.
     """
     mark = np.frombuffer(f"{extractor.fingerprint()} {stored_dtype}".encode(), np.uint8)
-    if path.is_file() and np.array_equal(read_arrays(path).get(MARK, mark[:0]), mark):
+    known = read_arrays(path) if path.is_file() else {}
+    if not np.array_equal(known.get(MARK, mark[:0]), mark):
+        known = {}
+    if known and all(source.name in known for source in extractor.sources):
         return
-    layers = golden_activations(extractor, stored_dtype=stored_dtype)
+    found = golden_activations(extractor, stored_dtype=stored_dtype)
     write_arrays(
-        path, {MARK: mark} | {f"layer_{layer:03d}": values for layer, values in layers.items()}
+        path, {MARK: mark} | {source.name: values for source, values in found.items()} | known
     )
 
 
-def read_golden(path: Path) -> dict[int, Array] | None:
-    """Layer -> ``(texts, poolings * neurons)`` float32; None if the run has none."""
+def read_golden(path: Path) -> dict[Source, Array] | None:
+    """Source -> ``(texts, poolings * units)`` float32; None if the run has none."""
     if not path.is_file():
         return None
     arrays = read_arrays(path)
     arrays.pop(MARK, None)
-    return {int(name.removeprefix("layer_")): values for name, values in arrays.items()}
+    return {Source.of(name): values for name, values in arrays.items()}
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import torch
 
 from pipeline.backbone import Backbone, Encoded, load_from_settings
 from pipeline.config import RunConfig
 from pipeline.errors import ExtractError
-from pipeline.extraction.extractor import Extractor, Pooled, Turned
+from pipeline.extraction.extractor import STORED, Extractor, Pooled, Turned
 from pipeline.extraction.golden import write_golden
 from pipeline.extraction.lanes import ahead, threads
 from pipeline.extraction.throughput import ExtractReport, Meter, gemm_peak
@@ -32,7 +31,6 @@ from pipeline.runfolder import RunFolder
 from store import ActivationStore, AppendPlan, Block, StoreError, StoreSchema
 from store.layout import MAX_FLOAT16_INTEGER
 
-STORED = {"float16": torch.float16, "float32": torch.float32}
 PEAK_FROM_SECONDS = 60.0
 """Only runs this long are worth the half second that measuring the GEMM peak takes."""
 PROGRESS_SECONDS = 2.0
@@ -47,7 +45,8 @@ class StoreOptions:
     """What a store is filled with; all that fill it must agree.
 
     Attributes:
-        poolings, special_tokens, hidden, peaks: as in ``Extractor``.
+        poolings, special_tokens, peaks: as in ``Extractor``.
+        hidden: which hidden states; None: all in a new store, what it holds in an old one.
         dtype: of the stored values.
         samples_per_shard: default about 50 MB a shard.
         store_text: False keeps hashes only.
@@ -57,7 +56,7 @@ class StoreOptions:
 
     poolings: tuple[str, ...] = ("mean", "max")
     special_tokens: bool = True
-    hidden: Literal["final", "all", "none"] = "final"
+    hidden: Literal["final", "all", "none"] | None = None
     dtype: Literal["float16", "float32"] = "float16"
     samples_per_shard: int | None = None
     store_text: bool = True
@@ -69,10 +68,13 @@ class StoreOptions:
     def of(cls, config: RunConfig) -> StoreOptions:
         """What a run's configuration asks for."""
         store, normalisation = config.store, config.normalise.model_dump()
+        hidden: Literal["final", "all"] | None = None
+        if store.sites is not None:
+            hidden = "all" if "hidden" in store.sites else "final"
         return cls(
             poolings=store.poolings,
             special_tokens=config.backbone.special_tokens,
-            hidden=store.hidden,
+            hidden=hidden,
             dtype=store.dtype,
             samples_per_shard=store.samples_per_shard,
             store_text=store.keep_text,
@@ -87,7 +89,7 @@ class StoreOptions:
             backbone,
             poolings=self.poolings,
             special_tokens=self.special_tokens,
-            hidden=self.hidden,
+            hidden=self.hidden or "all",
             peaks=self.peaks,
         )
 
@@ -168,7 +170,9 @@ def _check_same(
     asked = {
         "poolings": extractor.poolings,
         "layers": _or_more(extractor.layers, schema.layers),
-        "hidden states": _or_more(extractor.hidden_layers, schema.hidden_layers),
+        "hidden states": schema.hidden_layers
+        if options.hidden is None
+        else _or_more(extractor.hidden_layers, schema.hidden_layers),
         "dtype": options.dtype,
         "peaks": options.peaks,
     }
@@ -190,7 +194,8 @@ def _check_same(
         name = "model (its fingerprint)" if key == "fingerprint" else key
         remedy = "use the same settings, or another store path"
         if key in ("layers", "hidden states"):
-            remedy = f"`salient store add {path}` brings what is missing; or {remedy}"
+            option = "--hidden all" if key == "hidden states" else "--layers all"
+            remedy = f"`salient store add {path} {option}` brings what is missing; or {remedy}"
         raise ExtractError(
             f"{path}: made with other settings: its {name} is {held[key]!r}, this run's "
             f"{asked[key]!r}; {remedy}"

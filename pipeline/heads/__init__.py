@@ -1,13 +1,16 @@
 """Phase 2: small cross-layer heads on the salient neurons, and which of them to take.
 
-In: probes and importance tables, the salient slices of the store. Out: in the run folder the heads
-(frozen, sparse, ensemble) of each depth with their cards, the chosen one, its test metrics, and the
-reference by which scoring knows drift.
+In: probes, the store's activations, the texts. Out: in the run folder the heads of each kind and
+depth with their cards, the chosen one, what it is compared with, test metrics, and the reference by
+which scoring knows drift.
 
-Read first: `consolidation` (a task's heads from start to end) and `model` (what a head is);
-`salient` picks the neurons, `slices` reads them, `sweep` tries every head on the rows that `modes`
-names, `choice` chooses the depth, `evaluation` reads the test split once. `drift` and
-`attribution` serve those who use a head: are the texts still alike, and why does it decide so.
+Read first: `consolidation` (a task's heads from start to end) and `model` (what a head is).
+`candidates` says what is tried: linear heads on all features (`joint`, which `features` reads), on
+the salient ones (`sparse`; `salient` picks, by `ranked` if asked), the paper's (`frozen`, a network
+of `dense` on the rows that `modes` names), sums of heads (`stack`). `choice` takes one by its loss
+on rows held out, `evaluation` reads the test split once. `activations` is what a head reads of
+texts; `drift` and `attribution` serve those who use a head: are the texts still alike, and why does
+it decide so.
 
 Table that takes a new row: `salient.RULES`.
 """

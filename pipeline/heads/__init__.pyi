@@ -1,3 +1,8 @@
+from .activations import all_features as all_features
+from .activations import held_out_outputs as held_out_outputs
+from .activations import stored_activations as stored_activations
+from .activations import stored_outputs as stored_outputs
+from .activations import text_activations as text_activations
 from .attribution import contributions as contributions
 from .consolidation import HeadResult as HeadResult
 from .consolidation import consolidate_task as consolidate_task

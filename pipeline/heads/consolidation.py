@@ -1,46 +1,73 @@
-"""Phase 2 over a store: salient slices in, head folders out; everything is chosen on validation."""
+"""Phase 2 over a store: a task's heads trained and judged, one chosen, head folders written."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.cluster import free_memory
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.errors import HeadError
-from pipeline.extraction import read_golden, write_outputs
-from pipeline.heads.choice import Candidate, best_of, candidate_rows, choose_depth
-from pipeline.heads.drift import REFERENCE_FILE, Reference
+from pipeline.extraction import GOLDEN_TEXTS, read_golden, write_outputs
+from pipeline.heads.activations import read_source, unit_rows, write_held_out
+from pipeline.heads.candidates import Candidates
+from pipeline.heads.choice import Candidate, Judge, best_of, candidate_rows, standard_error
+from pipeline.heads.drift import (
+    MAX_FEATURES,
+    REFERENCE_FILE,
+    SITE_NAMES,
+    Reference,
+    important_features,
+)
+from pipeline.heads.features import Features
+from pipeline.heads.frozen import FrozenHeads
+from pipeline.heads.joint import Joint, joint_bytes
 from pipeline.heads.model import Head, HeadCard
-from pipeline.heads.salient import salient_sets
-from pipeline.heads.slices import Reading, read_slices
-from pipeline.heads.sweep import Sweep, TrainingData
-from pipeline.measures import calibrate, finite, metric_names, score
-from pipeline.probes import assign_folds, problem_of, row_weights
+from pipeline.heads.modes import Mode
+from pipeline.heads.ranked import ranked_shares
+from pipeline.linear import BlockThreads
+from pipeline.measures import (
+    METRICS,
+    Resamples,
+    calibrate,
+    calibrate_labels,
+    difference,
+    finite,
+    metric_names,
+    score,
+)
+from pipeline.probes import Probe, Problem, TaskRows, load_probe, problem_of, row_weights, task_rows
 from pipeline.runfolder import RunFolder
-from pipeline.texts import Target, load_target
+from pipeline.texts import Lexicon, Target, load_target, sample_texts
 from store import ActivationStore
+from store.errors import SalientError
+from store.layout import NGRAMS, Source, ffn, final_hidden, stored_sources
 from store.tables import write_arrays, write_table
 
 Array = NDArray[Any]
+BASELINE = "baseline_"
+"""Before the names of head folders that are only compared with."""
 
 
 @dataclass(frozen=True)
 class HeadResult:
-    """The heads of one task, chosen on validation."""
+    """The heads of one task, chosen by their out-of-fold loss."""
 
     task: str
     chosen: Head
     num_tried: int
-    reading: Reading
 
 
 def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> HeadResult:
-    """Train the heads of one task; write the chosen one and the best of each kind and depth.
+    """Train the heads of one task; write the chosen one, the best of each kind and depth, and what
+    they are compared with.
 
     Raises:
         HeadError: no candidate is small enough, or the ranking is not there.
@@ -48,45 +75,205 @@ def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> Head
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     folder = RunFolder(Path(config.run_dir))
     target = load_target(store, task)
-    train, val = target.rows("train"), target.rows("val")
-    layers, reading = read_slices(config, store, target, train, val)
-    problem = problem_of(target)
-    folds = None
-    if config.head.num_folds:
-        folds = assign_folds(train, folds=config.head.num_folds, seed=config.seed)
-    data = TrainingData(
-        train.targets,
-        val.targets,
-        folds,
-        row_weights(train.targets, problem, config.probe),
-        config.seed,
+    with BlockThreads() as threads, threads.single_threaded_blas():
+        return _consolidated(config, snapshot, _Case.of(config, store, target, threads), folder)
+
+
+def _consolidated(config: RunConfig, snapshot: str, case: _Case, folder: RunFolder) -> HeadResult:
+    store, task = case.store, case.target.task
+    tried = Candidates(
+        joint=case.joint,
+        frozen=case.frozen(),
+        judge=case.judge,
+        sources=case.sources,
+        num_layers=store.schema.num_layers,
+        deepest=deepest_layer(store.schema.num_layers, config.head.max_depth),
+        config=config.head,
+        seed=config.seed,
     )
-    sweep = Sweep(layers, data, problem, config.probe, config.head)
-    candidates = list(sweep.candidates())
-    if not candidates:
-        smallest = config.head.sizes[0]
-        fewest = len(salient_sets(layers, 0, smallest, config.head).whole[0])
+    heads = list(tried.heads())
+    if not heads:
         raise HeadError(
-            f"task {task.name!r}: no head has at most head.max_features ="
-            f" {config.head.max_features} features; the smallest (depth 0, {config.head.select}"
-            f" {smallest:g}) needs {fewest}"
+            f"task {task.name!r}: none of head.kinds = {list(config.head.kinds)} has at most"
+            f" head.max_features = {config.head.max_features} features within head.max_depth ="
+            f" {config.head.max_depth:g}; raise one of them, lower"
+            f" head.{SIZES[config.head.select]}, or add 'dense' to the kinds"
         )
-    rows = candidate_rows(candidates, sweep.judged, problem, seed=config.seed)
+    rows = candidate_rows(heads, case.judge.targets, case.problem, seed=config.seed)
     write_table(folder.sweep(task.name), pa.Table.from_pylist(rows))
-    metric = problem.metric
-    chosen = choose_depth(
-        candidates, metric=metric, tolerance=config.head.tolerance, max_layer=len(layers) - 1
-    )
+    chosen = tried.choose(heads)
     named = {"chosen": chosen}
-    for kind in config.head.kinds:
-        if any(candidate.kind == kind for candidate in candidates):
-            named[kind] = best_of(candidates, metric=metric, kind=kind)
-    for depth in sorted({candidate.depth for candidate in candidates}):
-        named[f"depth_{depth:03d}"] = best_of(candidates, metric=metric, depth=depth)
-    writer = _HeadWriter(config, snapshot, store, target, sweep)
+    for kind in dict.fromkeys(head.kind for head in heads):
+        named[kind] = best_of(heads, kind=kind)
+    for depth in sorted({head.depth for head in heads}):
+        named[f"depth_{depth:03d}"] = best_of(heads, depth=depth)
+    compared = tried.baselines(chosen, heads)
+    named |= {f"{BASELINE}{name}": candidate for name, candidate in compared.items()}
+    facts = {"choice": _facts(case, chosen, heads, tried)}
+    writer = _HeadWriter(config, snapshot, case)
     shutil.rmtree(folder.head(task.name).parent, ignore_errors=True)
-    heads = {name: writer.write(c, folder.head(task.name, name)) for name, c in named.items()}
-    return HeadResult(task.name, heads["chosen"], len(candidates), reading)
+    written = {
+        name: writer.write(
+            candidate, folder.head(task.name, name), facts if name == "chosen" else {}
+        )
+        for name, candidate in named.items()
+    }
+    return HeadResult(task.name, written["chosen"], len(heads))
+
+
+SIZES = {"share": "eta", "top_k": "top_k", "budget": "budget"}
+"""Rule of selection -> key of its sizes."""
+
+
+def deepest_layer(num_layers: int, max_depth: float) -> int:
+    """Index of the deepest layer that a head may use: not beyond the share, but at least 0."""
+    return max(1, int(num_layers * max_depth + 1e-9)) - 1
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One task over one store, ready to be fitted."""
+
+    config: RunConfig
+    store: ActivationStore
+    target: Target
+    problem: Problem
+    rows: TaskRows
+    weight: Array | None
+    joint: Joint
+    judge: Judge
+    sources: tuple[Source, ...]
+    lexicon: Lexicon | None
+
+    @classmethod
+    def of(
+        cls, config: RunConfig, store: ActivationStore, target: Target, threads: BlockThreads
+    ) -> _Case:
+        folder, name = RunFolder(Path(config.run_dir)), target.task.name
+        problem, rows = problem_of(target), task_rows(config, store, target)
+        weight = row_weights(rows.targets, problem, config.probe)
+        sources = stored_sources(store.schema)
+        standardisers = {s: load_probe(folder, name, s).standardiser for s in sources}
+        lexicon, others = _others(config, store, rows)
+        features = Features(store, rows.positions, standardisers, others)
+        _check_memory(config, store, len(sources), len(rows))
+        head = config.head
+        joint = Joint(
+            features,
+            rows,
+            problem,
+            weight,
+            head.by_folds,
+            config.seed,
+            head.block_rows,
+            threads,
+        )
+        judged = joint.judged
+        judge = Judge(problem, rows.targets[judged], rows.groups[judged], judged >= rows.num_train)
+        if config.head.lexical and NGRAMS in others:
+            sources = (*sources, NGRAMS)
+        return cls(config, store, target, problem, rows, weight, joint, judge, sources, lexicon)
+
+    def frozen(self) -> FrozenHeads:
+        """What trains the paper's heads."""
+        config, name = self.config, self.target.task.name
+        folder, mode = RunFolder(Path(config.run_dir)), Mode.of(config.head)
+        layers = sorted(self.store.schema.layers or ())
+        probes: list[Probe] = [mode.probe(load_probe(folder, name, ffn(i))) for i in layers]
+        shares = None
+        if config.head.ranking != "weight" and not self.problem.multilabel:
+            poolings = self.store.schema.poolings
+            shares = ranked_shares(folder, name, config.head.ranking, probes, poolings)
+        return FrozenHeads(
+            self.store,
+            self.rows,
+            probes,
+            shares,
+            self.judge,
+            self.weight,
+            config.head,
+            config.seed,
+        )
+
+
+def _check_memory(
+    config: RunConfig, store: ActivationStore, num_sources: int, num_rows: int
+) -> None:
+    side = min(num_rows, config.head.block_rows)
+    widest = max(layout.rows for layout in store.schema.arrays.values())
+    need, free = joint_bytes(num_sources, side, widest), free_memory()
+    if need > free:
+        raise HeadError(
+            f"the fits on {num_sources} layers and hidden states over {side} rows take"
+            f" {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; lower head.block_rows"
+        )
+
+
+def _others(
+    config: RunConfig, store: ActivationStore, rows: TaskRows
+) -> tuple[Lexicon | None, dict[Source, Any]]:
+    """Features that are not stored: n-grams of the texts, and the final state at length 1.
+
+    Raises:
+        SalientError: heads are to read n-grams, and the texts are not there.
+    """
+    final = final_hidden(store.schema)
+    found: dict[Source, Any] = {}
+    if "mean" in store.schema.poolings:
+        unit = Source("unit", final.layer)
+        found[unit] = unit_rows(store, unit, rows.positions)
+    try:
+        texts = sample_texts(store, rows.positions, config)
+    except SalientError:
+        if config.head.lexical:
+            raise
+        return None, found  # only a comparison less
+    known = texts if config.head.by_folds else texts[: rows.num_train]
+    lexicon = Lexicon.fit(known)
+    if len(lexicon.terms):
+        found[NGRAMS] = lexicon.features(texts)
+    return lexicon, found
+
+
+def _facts(
+    case: _Case, chosen: Candidate, heads: Sequence[Candidate], tried: Candidates
+) -> dict[str, Any]:
+    """How the chosen head compares, on the rows that judge, with what else there was.
+
+    Of losses the difference and its standard error; of the metric the gain over the conventional
+    head with its 95 % interval.
+    """
+    judge, problem = case.judge, case.problem
+
+    def behind(other: Candidate) -> dict[str, Any]:
+        apart = chosen.losses - other.losses
+        return {
+            "kind": other.kind,
+            "depth": other.depth,
+            "num_features": other.num_features,
+            "loss": other.loss,
+            "difference": float(apart.mean()),
+            "standard_error": standard_error(apart, judge.groups),
+        }
+
+    resamples = Resamples(len(judge.targets), replicates=400, seed=case.config.seed)
+    gain = difference(
+        problem.metric,
+        judge.targets,
+        chosen.outputs,
+        tried.conventional.outputs,
+        resamples=resamples,
+        positive=problem.positive,
+    )
+    full = tried.dense[max(tried.dense)]
+    return {
+        "loss": chosen.loss,
+        "best": behind(min(heads, key=lambda head: head.loss)),
+        "conventional": behind(tried.conventional),
+        "full_depth": behind(full),
+        "deepest": tried.deepest,
+        "gain": {name: finite(getattr(gain, name)) for name in ("value", "low", "high")},
+    }
 
 
 @dataclass(frozen=True)
@@ -95,62 +282,66 @@ class _HeadWriter:
 
     config: RunConfig
     snapshot: str
-    store: ActivationStore
-    target: Target
-    sweep: Sweep
+    case: _Case
 
-    def write(self, candidate: Candidate, path: Path) -> Head:
+    def write(self, candidate: Candidate, path: Path, facts: Mapping[str, Any]) -> Head:
         """Write a candidate as a head folder, with what scoring checks it by."""
-        head = self.head(candidate)
-        layers = {layer.layer: layer for layer in self.sweep.layers}
-        val = {i: layers[i].raw_val(features) for i, features in head.features.items()}
-        reference = Reference.of(head, val, head.outputs(val))
+        head, outputs = self.head(candidate, facts)
+        case = self.case
+        positions = case.rows.positions[case.joint.judged]
+        important = important_features(head, MAX_FEATURES)
+        columns = _columns_of(case.store, important, positions)
+        reference = Reference.of_columns(head, important, columns, outputs)
         write_arrays(path / REFERENCE_FILE, reference.arrays())
+        write_held_out(path, positions, outputs)
         golden = read_golden(RunFolder(Path(self.config.run_dir)).golden)
-        if golden is not None:
+        if golden is not None and case.lexicon is not None:
+            golden = golden | {NGRAMS: case.lexicon.features(GOLDEN_TEXTS)}
+        if golden is not None and set(head.features) <= set(golden):
             write_outputs(path, head.outputs_full(golden))
         head.save(path)  # last: it makes the folder a head
         return head
 
-    def head(self, candidate: Candidate) -> Head:
-        """The calibrated head of a candidate, with its card."""
-        config, task, schema = self.config, self.target.task, self.store.schema
-        sweep, problem = self.sweep, self.sweep.problem
-        num_val = len(sweep.data.y_val)
-        parts, thresholds, outputs = candidate.parts, None, candidate.outputs[:num_val]
+    def head(self, candidate: Candidate, facts: Mapping[str, Any]) -> tuple[Head, Array]:
+        """The calibrated head of a candidate with its card, and its outputs on the judged rows."""
+        config, case = self.config, self.case
+        task, schema, problem, judge = case.target.task, case.store.schema, case.problem, case.judge
+        parts, thresholds, outputs = candidate.parts, None, candidate.outputs
+        calibrated = outputs
         metrics: dict[str, Any] = {
-            "judged_on": config.head.judge,
-            "num_judged": len(sweep.judged),
+            "judged_on": "cross_validation" if config.head.by_folds else "validation",
+            "num_judged": len(judge.targets),
+            "loss": candidate.loss,
             "score": candidate.score,
+            **facts,
         }
         if problem.num_classes is not None and config.head.calibrate:
-            found = calibrate(
-                candidate.outputs,
-                sweep.judged,
-                metric=problem.metric,
-                positive=problem.positive,
-                seed=config.seed,
-            )
+            how: dict[str, Any] = {"metric": problem.metric, "seed": config.seed}
+            if problem.multilabel:
+                found = calibrate_labels(outputs, judge.targets, **how)
+            else:
+                found = calibrate(outputs, judge.targets, positive=problem.positive, **how)
             parts = tuple(part.rescaled(found.scale, found.shift) for part in parts)
+            calibrated = np.asarray(outputs * found.scale + found.shift, np.float32)
             thresholds, outputs = found.thresholds, found.decision_outputs(outputs)
             metrics["calibration"] = found.facts
-        names = metric_names(regression=problem.num_classes is None)
+        targets, options = judge.targets[judge.val], {"positive": problem.positive}
         metrics["validation"] = {
-            name: finite(score(name, sweep.data.y_val, outputs, positive=problem.positive))
-            for name in names
+            name: finite(score(name, targets, own[judge.val], **options))
+            for name in metric_names(problem.type)
+            for own in [outputs if METRICS[name].of_decisions else calibrated]
         }
-        selected = "mixed sizes" if candidate.size is None else f"{candidate.size:g}"
         card = HeadCard(
             task=task.name,
             type=task.type,
             kind=candidate.kind,
-            classes=self.target.classes,
+            classes=case.target.classes,
             metric=task.selection_metric,
             positive=task.positive,
             depth=candidate.depth,
             num_layers=schema.num_layers,
             num_features=candidate.num_features,
-            selection=f"{config.head.select} {selected} by {config.head.ranking}",
+            selection=candidate.selection,
             val_score=candidate.val_score,
             poolings=schema.poolings,
             stored_dtype=schema.dtype,
@@ -160,15 +351,31 @@ class _HeadWriter:
             metrics=metrics,
             provenance=self._provenance(),
         )
-        return Head(card, parts, thresholds)
+        reads = {edges.source for part in parts for edges in part.edges}
+        lexicon = case.lexicon if NGRAMS in reads else None
+        return Head(card, parts, thresholds, lexicon), calibrated
 
     def _provenance(self) -> dict[str, Any]:
-        config = self.config
+        config, rows = self.config, self.case.rows
         return {
             "run": config.name,
             "config_fingerprint": config.fingerprint,
             "snapshot": self.snapshot,
             "training": config.head.training,
-            "num_train": len(self.sweep.data.y_train),
-            "num_val": len(self.sweep.data.y_val),
+            "num_train": rows.num_train,
+            "num_val": len(rows) - rows.num_train,
+            "num_groups": len(np.unique(rows.groups)),
         }
+
+
+def _columns_of(store: ActivationStore, important: Array, positions: Array) -> list[Array]:
+    """Activations ``(n,)`` of each important feature of a head, ``(f, 3)``."""
+    found: dict[int, Array] = {}
+    for site, layer in np.unique(important[:, :2], axis=0).tolist():
+        here = np.flatnonzero((important[:, 0] == site) & (important[:, 1] == layer))
+        source = Source(SITE_NAMES[site], layer)
+        features = np.sort(important[here, 2])
+        values = read_source(store, source, features, positions)
+        for number in here.tolist():
+            found[number] = values[:, np.searchsorted(features, important[number, 2])]
+    return [found[number] for number in range(len(important))]

@@ -1,8 +1,9 @@
 """Drift: whether the texts that are scored still look like those a head was validated on.
 
 A head's ``Reference`` holds bins of what it puts out (each class probability, or the value), the
-shares of the decided classes, and bins of its most important salient activations, all from the
-validation rows. Scoring counts texts in the same bins; counts of blocks, runs and days add up::
+shares of the decided classes, and bins of the most important activations that it reads (not of
+n-grams), all from the validation rows. Scoring counts texts in the same bins; counts of blocks,
+runs and days add up::
 
     reference = Reference.of(head, activations, outputs)        # on validation rows
     counts = reference.count(head, new_activations, new_outputs) + counts
@@ -16,7 +17,7 @@ both what was found and what chance alone does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
 from typing import Any
@@ -26,10 +27,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.heads.model import Head
+from store.layout import Source
 
 Array = NDArray[Any]
 REFERENCE_FILE = "reference.safetensors"
 """In a head's folder: what drift is counted against."""
+SITE_NAMES = ("ffn", "hidden")
+"""Sites by their number in a reference."""
 NUM_BINS = 10
 MAX_FEATURES = 64
 SMOOTHING = 0.5
@@ -55,7 +59,7 @@ class DriftCounts:
 
     Attributes:
         num_texts: texts counted.
-        classes: ``(classes,)`` int64, by decided class; empty for regression.
+        classes: ``(classes,)`` int64, by decided class or label; empty for regression.
         bins: ``(quantities, NUM_BINS)`` int64.
     """
 
@@ -164,16 +168,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a head put out and saw on the validation rows.
+    """What a head put out and saw on rows that it was not fitted on, or held out.
 
     Attributes:
         num_rows: how many there were.
-        classes: ``(classes,)`` int64 rows by decided class; empty for regression.
+        classes: ``(classes,)`` int64 rows by decided class or label; empty for regression.
         edges: ``(quantities, NUM_BINS - 1)`` float32 upper ends of all bins but the last, deciles
             increasing; infinite beyond a quantity's own where deciles coincide.
         bins: ``(quantities, NUM_BINS)`` int64 rows by bin.
-        features: ``(f, 2)`` int64 layer and feature index of the last ``f`` quantities, the most
-            important first; the quantities before are the predictions.
+        features: ``(f, 3)`` int64 of the last ``f`` quantities, the most important first: number of
+            the site in :data:`SITE_NAMES`, layer and feature index; the quantities before are the
+            predictions.
     """
 
     num_rows: int
@@ -183,16 +188,24 @@ class Reference:
     features: Array
 
     @classmethod
-    def of(cls, head: Head, activations: Mapping[int, Array], outputs: Array) -> Reference:
+    def of(cls, head: Head, activations: Mapping[Source, Array], outputs: Array) -> Reference:
         """From rows that the head was not fitted on.
 
         Args:
             head: the head.
-            activations: layer -> ``(n, k)`` of ``head.features[layer]``, in order.
+            activations: source -> ``(n, k)`` of ``head.features[source]``, in order.
             outputs: ``(n, outputs)`` of the head.
         """
         features = important_features(head, MAX_FEATURES)
-        values = _quantities(head, features, activations, outputs)
+        columns = _columns(head, _places(features), activations)
+        return cls.of_columns(head, features, columns, outputs)
+
+    @classmethod
+    def of_columns(
+        cls, head: Head, features: Array, columns: Sequence[Array], outputs: Array
+    ) -> Reference:
+        """The same, from the activations ``(n,)`` of each of :func:`important_features`."""
+        values = _quantities(head, columns, outputs)
         levels = np.arange(1, NUM_BINS) / NUM_BINS
         # Deciles that are values of rows: ties fall on one side of them, whatever the rounding.
         deciles = np.quantile(values, levels, axis=0, method="inverted_cdf").T
@@ -204,9 +217,9 @@ class Reference:
             len(values), _decided(head, outputs), edges, _count_bins(values, edges), features
         )
 
-    def count(self, head: Head, activations: Mapping[int, Array], outputs: Array) -> DriftCounts:
+    def count(self, head: Head, activations: Mapping[Source, Array], outputs: Array) -> DriftCounts:
         """Count texts; arguments and shapes as in :meth:`of`."""
-        values = _quantities(head, self.features, activations, outputs)
+        values = _quantities(head, _columns(head, self.places(), activations), outputs)
         return DriftCounts(len(values), _decided(head, outputs), _count_bins(values, self.edges))
 
     def compare(self, counts: DriftCounts) -> Comparison:
@@ -215,7 +228,7 @@ class Reference:
         sizes = used.sum(1)
         tests = len(self.bins) + (len(self.classes) > 0)
         found = [
-            self._finding(expected, actual, counts.num_texts, tests)
+            self._finding(expected, actual, tests)
             for expected, actual in zip(
                 (row[:size] for row, size in zip(self.bins, sizes, strict=True)),
                 (row[:size] for row, size in zip(counts.bins, sizes, strict=True)),
@@ -225,12 +238,13 @@ class Reference:
         split = len(found) - len(self.features)
         classes = None
         if len(self.classes):
-            classes = self._finding(self.classes, counts.classes, counts.num_texts, tests)
+            classes = self._finding(self.classes, counts.classes, tests)
         return Comparison(tuple(found[:split]), classes, tuple(found[split:]))
 
-    def _finding(self, expected: Array, actual: Array, num_texts: int, tests: int) -> Finding:
+    def _finding(self, expected: Array, actual: Array, tests: int) -> Finding:
+        """Of counts, which add up to the texts; those of labels to all decided labels."""
         index = float(psi(_shares(expected), _shares(actual)))
-        spread = 1 / max(num_texts, 1) + 1 / max(self.num_rows, 1)
+        spread = 1 / max(int(actual.sum()), 1) + 1 / max(int(expected.sum()), 1)
         freedom = max(len(expected) - 1, 1)
         limit = float(stats.chi2.isf(FALSE_ALARMS / tests, freedom))
         return Finding(index, freedom * spread, limit * spread)
@@ -241,51 +255,73 @@ class Reference:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Reference:
-        """From :meth:`arrays`, of the same shapes."""
+        """From :meth:`arrays`, of the same shapes; earlier ones had no site, only FFN layers."""
         rest = {field.name: arrays[field.name] for field in fields(cls) if field.name != "num_rows"}
+        missing = 3 - rest["features"].shape[1]
+        rest["features"] = np.pad(rest["features"], ((0, 0), (missing, 0)))
         return cls(num_rows=int(arrays["num_rows"]), **rest)
+
+    def places(self) -> list[tuple[Source, int]]:
+        """Source and feature index of each of ``features``."""
+        return _places(self.features)
 
 
 def important_features(head: Head, count: int) -> Array:
-    """The features with the largest weights on standardised activations, ``(f, 2)`` int64.
+    """The features of the model with the largest weights on standardised activations.
 
-    Norms are over the outputs of a part's layer, and relative to the part's largest, since parts
+    Norms are over the outputs of a part's source, and relative to the part's largest, since parts
     differ in scale.
+
+    Returns:
+        ``(f, 3)`` int64 as in :class:`Reference`.
     """
-    importance: dict[tuple[int, int], float] = {}
+    importance: dict[tuple[int, int, int], float] = {}
     for part in head.parts:
-        norms = [np.linalg.norm(edges.weights, axis=0) for edges in part.layers]
+        norms = [np.linalg.norm(edges.weights, axis=0) for edges in part.edges]
         largest = max((float(norm.max()) for norm in norms if len(norm)), default=0.0) or 1.0
-        for edges, norm in zip(part.layers, norms, strict=True):
+        for edges, norm in zip(part.edges, norms, strict=True):
+            if edges.source.site not in SITE_NAMES:
+                continue
+            place = SITE_NAMES.index(edges.source.site), edges.source.layer
             for feature, value in zip(edges.features.tolist(), norm / largest, strict=True):
-                key = (edges.layer, feature)
+                key = (*place, feature)
                 importance[key] = max(importance.get(key, 0.0), float(value))
     best = sorted(importance, key=lambda key: (-importance[key], key))[:count]
-    return np.array(best, np.int64).reshape(-1, 2)
+    return np.array(best, np.int64).reshape(-1, 3)
 
 
-def _quantities(
-    head: Head, features: Array, activations: Mapping[int, Array], outputs: Array
-) -> Array:
+def _places(features: Array) -> list[tuple[Source, int]]:
+    return [
+        (Source(SITE_NAMES[site], layer), feature) for site, layer, feature in features.tolist()
+    ]
+
+
+def _columns(
+    head: Head, places: Sequence[tuple[Source, int]], activations: Mapping[Source, Array]
+) -> list[Array]:
+    return [
+        activations[source][:, np.searchsorted(head.features[source], feature)]
+        for source, feature in places
+    ]
+
+
+def _quantities(head: Head, columns: Sequence[Array], outputs: Array) -> Array:
     """Predictions, then activations, ``(n, quantities)`` float32."""
     regression = head.card.type == "regression"
     predictions = outputs if regression else head.probabilities(outputs)
-    columns = [
-        activations[layer][:, np.searchsorted(head.features[layer], feature)]
-        for layer, feature in features.tolist()
-    ]
     if not columns:
         return np.asarray(predictions, np.float32)
     return np.concatenate([predictions, np.stack(columns, 1)], 1, dtype=np.float32)
 
 
 def _decided(head: Head, outputs: Array) -> Array:
-    """Rows by decided class; empty for regression."""
+    """Rows by decided class or label; empty for regression."""
     if head.card.type == "regression":
         return np.zeros(0, np.int64)
-    return np.bincount(
-        head.decide(head.probabilities(outputs)), minlength=len(head.card.classes)
-    ).astype(np.int64)
+    decided = head.decide(head.probabilities(outputs))
+    if head.multilabel:
+        return np.asarray(decided.sum(axis=0, dtype=np.int64))
+    return np.bincount(decided, minlength=len(head.card.classes)).astype(np.int64)
 
 
 def _count_bins(values: Array, edges: Array) -> Array:

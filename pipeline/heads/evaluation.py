@@ -1,8 +1,8 @@
-"""The one look at the test split: every model that validation has chosen, with intervals."""
+"""The one look at the test split: every model that was chosen before, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,79 +11,111 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig, TaskConfig
-from pipeline.heads.model import Head
-from pipeline.linear import HIDDEN
+from pipeline.heads.activations import stored_outputs
+from pipeline.heads.consolidation import BASELINE
+from pipeline.heads.model import KINDS, Head
 from pipeline.measures import (
-    Calibration,
+    METRICS,
     Resamples,
-    calibrate,
     difference,
     finite,
+    interval,
     intervals,
     metric_names,
     utility,
 )
-from pipeline.probes import Probe, Problem, load_probe, problem_of, read_rows
+from pipeline.probes import Problem, load_probe, problem_of, read_rows
 from pipeline.runfolder import RunFolder
-from pipeline.texts import Target, load_target
+from pipeline.texts import Target, load_target, sample_texts
 from store import ActivationStore
+from store.layout import Source, stored_sources
 from store.tables import read_json
 
 Array = NDArray[Any]
 
 
 def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[str, Any]:
-    """Read the test split, once, and score everything that validation has already chosen.
+    """Read the test split, once, and score everything that has been chosen before.
 
     Returns:
-        JSON: the task's validation and test metrics of the final hidden state, each single layer,
-        the best single layer (by validation), the best head of each kind and the chosen head.
-        ``test_interval`` holds [low, high] of 95 % bootstrap intervals, and ``gain`` the chosen
-        head's metric less the final hidden state's on the same rows. For classes
-        ``hidden_calibrated`` is the final hidden state's head with a calibration and thresholds
-        found in the same way as the heads', on the validation rows, and ``gain_calibrated`` the
-        chosen head's gain over that.
+        JSON: validation and test metrics of each source's probe (``layers``, ``hidden_states``),
+        the best single FFN layer (by validation), the best head of each kind, the chosen head and
+        ``baselines``, what it is compared with; of label sets also the chosen head's F1 of each
+        label (``labels``). ``test_interval`` holds [low, high] of 95 %
+        bootstrap intervals, and ``gain`` the chosen head's metric less a baseline's on the same
+        rows: that over the conventional head, on the final hidden state, is the task's own.
     """
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     folder = RunFolder(Path(config.run_dir))
     target = load_target(store, task)
-    problem = problem_of(target)
-    heads = _load_heads(config, folder, task.name)
-    hidden_probe = load_probe(folder, task.name, HIDDEN)
-    tuned = _calibrated(config, store, target, hidden_probe)
-    rows = target.rows("test")
+    problem, rows = problem_of(target), target.rows("test")
     test = HeldOut(rows.targets, problem, Resamples(len(rows), seed=config.seed))
-    hidden_outputs = hidden_probe.outputs(read_rows(store, HIDDEN, rows))
-    hidden = _probe_entry(folder, task.name, HIDDEN, test.report(hidden_outputs))
-    layers = []
-    needed: dict[str, dict[int, Array]] = {name: {} for name in heads}
-    for layer in range(store.schema.num_layers):
-        x = read_rows(store, layer, rows)
-        own = test.report(load_probe(folder, task.name, layer).outputs(x))
-        layers.append(_probe_entry(folder, task.name, layer, own))
-        for name, head in heads.items():
-            if layer in head.features:
-                needed[name][layer] = x[:, head.features[layer]]
-    outputs = {name: head.outputs(needed[name]) for name, head in heads.items()}
-    decided = {name: head.decision_outputs(outputs[name]) for name, head in heads.items()}
+    probes: dict[str, list[dict[str, Any]]] = {"ffn": [], "hidden": []}
+    for source in stored_sources(store.schema):
+        outputs = load_probe(folder, task.name, source).outputs(read_rows(store, source, rows))
+        probes[source.site].append(_probe_entry(folder, task.name, source, test.report(outputs)))
+    layers = probes["ffn"]
+
+    def texts() -> list[str]:
+        return sample_texts(store, rows.positions, config)
+
+    def judged(name: str) -> tuple[dict[str, Any], Array]:
+        head = Head.load(folder.head(task.name, name))
+        outputs = stored_outputs(head, store, rows.positions, texts)
+        decided = head.decision_outputs(outputs)
+        return _head_entry(head, test.report(decided, outputs)), decided
+
+    chosen, decided = judged("chosen")
     found: dict[str, Any] = {
         "metric": task.selection_metric,
         "type": task.type,
         "classes": list(target.classes),
         "num_test": len(rows),
-        "hidden": hidden,
         "layers": layers,
+        "hidden_states": probes["hidden"],
         "best_layer": max(layers, key=lambda e: utility(task.selection_metric, e["val"])),
-        "gain": test.gain(decided["chosen"], hidden_outputs),
+        "chosen": chosen,
+        "baselines": _baselines(folder, target, judged, test, decided),
     }
-    if tuned is not None:
-        baseline = tuned.decision_outputs(hidden_outputs)
-        calibration = {"val": hidden["val"], "calibration": tuned.facts}
-        found["hidden_calibrated"] = calibration | test.report(baseline, hidden_outputs)
-        found["gain_calibrated"] = test.gain(decided["chosen"], baseline)
-    for name, head in heads.items():
-        found[name] = _head_entry(head, test.report(decided[name], outputs[name]))
+    if problem.multilabel:
+        found["labels"] = test.by_label(decided, target.classes)
+    found["hidden"] = found["baselines"]["final"]
+    found["gain"] = found["hidden"]["gain"]
+    for kind in KINDS:
+        if folder.head(task.name, kind).is_dir():
+            found[kind], _ = judged(kind)
     return found
+
+
+def _baselines(
+    folder: RunFolder,
+    target: Target,
+    judged: Callable[[str], tuple[dict[str, Any], Array]],
+    test: HeldOut,
+    chosen: Array,
+) -> dict[str, Any]:
+    """Name -> entry of what the chosen head is compared with, and its gain over that."""
+    found = {}
+    for path in sorted(folder.head(target.task.name).parent.glob(f"{BASELINE}*")):
+        entry, outputs = judged(path.name)
+        found[path.name.removeprefix(BASELINE)] = entry | {"gain": test.gain(chosen, outputs)}
+    if test.problem.num_classes is not None:
+        constant = _majority(target.rows("train").targets, len(test.targets), test.problem)
+        entry = {"kind": "majority", **test.report(constant)}
+        found["majority"] = entry | {"gain": test.gain(chosen, constant)}
+    return found
+
+
+def _majority(targets: Array, num_rows: int, problem: Problem) -> Array:
+    """Outputs ``(num_rows, outputs)`` for the largest class of the training rows' ``targets``, or
+    for what most of them have of each label."""
+    if problem.multilabel:
+        share = targets.mean(axis=0, dtype=np.float64)
+        return np.tile(share - 0.5, (num_rows, 1))  # the commonest label ranks first
+    assert problem.num_classes is not None
+    constant = np.zeros((num_rows, max(problem.num_classes, 2)), np.float32)
+    constant[:, np.bincount(targets).argmax()] = 1.0
+    return constant if constant.shape[1] > 2 else constant[:, 1:] - constant[:, :1]
 
 
 @dataclass(frozen=True)
@@ -91,7 +123,7 @@ class HeldOut:
     """Rows on which nothing was fitted or chosen, and how outputs for them are judged.
 
     Attributes:
-        targets: ``(n,)`` class indices or values.
+        targets: ``(n,)`` class indices or values, or label sets ``(n, labels)``.
         problem: classes and metric.
         resamples: of the rows; the same for all outputs, so that intervals of gains are paired.
     """
@@ -107,14 +139,15 @@ class HeldOut:
             outputs: those of the decided classes, or values.
             plain: those of the probabilities, for the metrics of these; default ``outputs``.
         """
-        names = metric_names(regression=self.problem.num_classes is None)
+        names = metric_names(self.problem.type)
         options: dict[str, Any] = {
             "resamples": self.resamples,
             "positive": self.problem.positive,
         }
         found = intervals(names, self.targets, outputs, **options)
-        if plain is not None and "auc" in names:
-            found |= intervals(["auc"], self.targets, plain, **options)
+        graded = [name for name in names if not METRICS[name].of_decisions]
+        if plain is not None and graded:
+            found |= intervals(graded, self.targets, plain, **options)
         return {
             "test": {name: finite(entry.value) for name, entry in found.items()},
             "test_interval": {
@@ -122,6 +155,19 @@ class HeldOut:
                 for name, entry in found.items()
             },
         }
+
+    def by_label(self, outputs: Array, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """F1 of each label of outputs ``(n, labels)``, with its interval and its number of rows.
+
+        None where the label neither is nor is decided for.
+        """
+        found = {}
+        for i, name in enumerate(labels):
+            truth = self.targets[:, [i]]
+            one = interval("macro_f1", truth, outputs[:, [i]], resamples=self.resamples)
+            bounds = None if np.isnan(one.low) else [one.low, one.high]
+            found[name] = {"f1": finite(one.value), "interval": bounds, "rows": int(truth.sum())}
+        return found
 
     def gain(self, outputs: Array, baseline: Array) -> dict[str, float | None]:
         """What the selection metric gains over a baseline's outputs, with its interval."""
@@ -136,37 +182,11 @@ class HeldOut:
         return {name: finite(getattr(found, name)) for name in ("value", "low", "high")}
 
 
-def _load_heads(config: RunConfig, folder: RunFolder, task: str) -> dict[str, Head]:
-    """The chosen head, and the best one of each kind."""
-    heads = {"chosen": Head.load(folder.head(task))}
-    for kind in config.head.kinds:
-        if folder.head(task, kind).is_dir():
-            heads[kind] = Head.load(folder.head(task, kind))
-    return heads
-
-
-def _calibrated(
-    config: RunConfig, store: ActivationStore, target: Target, probe: Probe
-) -> Calibration | None:
-    """The final hidden state's head calibrated as heads are; None where these are not."""
-    problem = problem_of(target)
-    if problem.num_classes is None or not config.head.calibrate:
-        return None
-    val = target.rows("val")
-    return calibrate(
-        probe.outputs(read_rows(store, HIDDEN, val)),
-        val.targets,
-        metric=problem.metric,
-        positive=problem.positive,
-        seed=config.seed,
-    )
-
-
 def _probe_entry(
-    folder: RunFolder, task: str, source: int | str, report: Mapping[str, Any]
+    folder: RunFolder, task: str, source: Source, report: Mapping[str, Any]
 ) -> dict[str, Any]:
-    card = read_json(folder.probe(task, source).with_suffix(".json"))
-    return {"source": source, "val": card["val_score"], **report}
+    card = read_json(folder.probe(task, source.name).with_suffix(".json"))
+    return {"source": source.layer, "val": card["val_score"], **report}
 
 
 def _head_entry(head: Head, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +197,10 @@ def _head_entry(head: Head, report: Mapping[str, Any]) -> dict[str, Any]:
         "selection": card.selection,
         "num_features": card.num_features,
         "val": card.val_score,
-        "score": card.metrics["score"],
-        **{key: card.metrics[key] for key in ("calibration",) if key in card.metrics},
+        **{
+            k: card.metrics[k]
+            for k in ("score", "loss", "judged_on", "calibration", "choice")
+            if k in card.metrics
+        },
         **report,
     }

@@ -1,21 +1,26 @@
-"""A head: what turns the salient activations of layers 0..d into a prediction. A portable folder.
+"""A head: what turns the activations of blocks 0..d into a prediction. A portable folder.
 
-A head is one part, or the mean of several. In a part every layer projects its salient features,
-standardised as in Phase 1: ``z_l = clip((x_l - mean_l) / scale_l) W_l^T + b_l``:
+A head is one part, or the mean of several. In a part every source (the FFN activations of a layer,
+a hidden state, the text's n-grams) projects the features that are read of it, standardised as in
+Phase 1: ``z_s = clip((x_s - mean_s) / scale_s) W_s^T + b_s``:
 
-- ``sparse`` (SPIN): the ``z_l`` are added up, plus a bias: one linear model over all layers.
-- ``frozen`` (the paper's Phase 2): the ``z_l`` are the Phase-1 outputs with the edges outside the
+- ``dense``: the ``z_s`` of all features of all sources are added up: one linear model over all.
+- ``sparse`` (SPIN): the same over the salient features alone.
+- ``states``: the same over the hidden states alone.
+- ``final``: the same over the final hidden state alone, the conventional head.
+- ``frozen`` (the paper's Phase 2): the ``z_s`` are the Phase-1 outputs with the edges outside the
   salient set dropped; concatenated over the layers they feed a dense network.
 - ``ensemble``: the mean of the outputs of a frozen and a sparse part.
 
 Outputs are calibrated already; classes are decided by thresholds that belong to the head::
 
-    outputs = head.outputs({layer: x[layer] for layer in head.features})     # (n, outputs)
+    outputs = head.outputs({source: x[source] for source in head.features})     # (n, outputs)
     probability = head.probabilities(outputs)                               # (n, classes)
     labels = head.decide(probability)                                       # (n,) class indices
 
-The conventional final-hidden-state head and single layers are kept as probes, not as heads: they
-are what a head is compared with.
+A head of label sets has an output, a probability and a decision for each label.
+
+Single layers are kept as probes, not as heads: they are what a head is compared with.
 """
 
 from __future__ import annotations
@@ -30,38 +35,46 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from pipeline.errors import ConfigError, HeadError
 from pipeline.linear import Standardiser
-from pipeline.measures import probabilities
+from pipeline.measures import decision_outputs, label_probabilities, probabilities
+from pipeline.texts import Lexicon
+from store.layout import NGRAMS, Source
 from store.tables import read_arrays, read_json, write_arrays, write_json
 
 Array = NDArray[Any]
-FORMAT_VERSION = 2
-KINDS = ("frozen", "sparse", "ensemble")
+FORMAT_VERSION = 3
+READABLE = (2, FORMAT_VERSION)
+"""Versions that are read; the second knew FFN activations only."""
+LEXICON_FILE = "lexicon.json"
+KINDS = ("dense", "states", "sparse", "frozen", "ensemble", "stack", "final")
 """Kinds of heads of which a run reports the best, where it has tried them."""
 
 
 @dataclass(frozen=True)
-class LayerEdges:
-    """The kept edges of one layer.
+class Edges:
+    """The kept edges of one source.
 
     Attributes:
-        layer: the layer's index.
+        source: what they read.
         features: ``(k,)`` int64, ``pooling * neurons + neuron``, increasing.
         standardiser: of these features, from the training rows.
         weights: ``(m, k)`` float32, on standardised activations.
         bias: ``(m,)`` float32.
     """
 
-    layer: int
+    source: Source
     features: Array
     standardiser: Standardiser
     weights: Array
     bias: Array
 
     def project(self, x: Array) -> Array:
-        """``z`` ``(n, m)`` float32 of raw activations ``(n, k)``."""
+        """``z`` ``(n, m)`` float32 of raw activations ``(n, k)``; n-grams as a sparse array."""
+        if sparse.issparse(x):
+            return np.asarray(x @ self.weights.T + self.bias)
         return np.asarray(self.standardiser.apply(x) @ self.weights.T + self.bias)
 
 
@@ -83,18 +96,18 @@ class Dense:
 
 @dataclass(frozen=True)
 class Part:
-    """One model over the salient slices of some layers; ``dense`` is None for the sparse kind."""
+    """One model over features of some sources; ``dense`` is None for linear ones."""
 
-    layers: tuple[LayerEdges, ...]
+    edges: tuple[Edges, ...]
     dense: Dense | None = None
 
-    def outputs(self, activations: Mapping[int, Array]) -> Array:
+    def outputs(self, activations: Mapping[Source, Array]) -> Array:
         """Logits or values ``(n, outputs)`` float32.
 
         Args:
-            activations: layer -> raw activations ``(n, k)`` of the layer's ``features``, in order.
+            activations: source -> raw activations ``(n, k)`` of its ``features``, in order.
         """
-        projected = [edges.project(activations[edges.layer]) for edges in self.layers]
+        projected = [edges.project(activations[edges.source]) for edges in self.edges]
         if self.dense is None:
             return np.asarray(sum(projected))
         return self.dense.outputs(np.concatenate(projected, axis=1))
@@ -105,16 +118,16 @@ class Part:
         if self.dense is not None:
             weights, bias = self.dense.weights * scale[:, None], self.dense.bias * scale + shift
             return replace(self, dense=replace(self.dense, weights=weights, bias=bias))
-        layers = [
-            replace(e, weights=e.weights * scale[:, None], bias=e.bias * scale) for e in self.layers
+        edges = [
+            replace(e, weights=e.weights * scale[:, None], bias=e.bias * scale) for e in self.edges
         ]
-        layers[-1] = replace(layers[-1], bias=layers[-1].bias + shift)
-        return replace(self, layers=tuple(layers))
+        edges[-1] = replace(edges[-1], bias=edges[-1].bias + shift)
+        return replace(self, edges=tuple(edges))
 
     @property
     def num_features(self) -> int:
-        """Salient slices read."""
-        return sum(len(edges.features) for edges in self.layers)
+        """Features read."""
+        return sum(len(edges.features) for edges in self.edges)
 
 
 @dataclass(frozen=True)
@@ -132,9 +145,9 @@ class HeadCard:
     num_layers: int
     """Layers of the whole backbone."""
     num_features: int
-    """Salient (layer, pooling, neuron) slices read."""
+    """Features read, of all sources."""
     selection: str
-    """How the salient features were selected: rule, size and ranking."""
+    """How the features were selected: rule, size and ranking; "all" of its sources."""
     val_score: float
     poolings: tuple[str, ...]
     stored_dtype: str
@@ -158,27 +171,31 @@ class Head:
         card: what it is.
         parts: models whose outputs are averaged.
         thresholds: ``(classes,)`` float64, above 0: the class with the largest quotient of
-            probability and threshold is decided for. None: all alike; always so for regression.
+            probability and threshold is decided for. None: all alike; always so for regression. Of
+            label sets ``(labels,)``: labels of a larger probability are decided for; None: 0.5.
+        lexicon: makes the n-grams of texts; None for heads that read none.
     """
 
     card: HeadCard
     parts: tuple[Part, ...]
     thresholds: Array | None = None
+    lexicon: Lexicon | None = None
 
     @cached_property
-    def features(self) -> dict[int, Array]:
-        """Layer -> ``(k,)`` int64 increasing: the features that any part reads there."""
-        found: dict[int, Array] = {}
-        for edges in (edges for part in self.parts for edges in part.layers):
-            known = found.get(edges.layer, edges.features[:0])
-            found[edges.layer] = np.union1d(known, edges.features)
+    def features(self) -> dict[Source, Array]:
+        """Source -> ``(k,)`` int64 increasing: the features that any part reads of it."""
+        found: dict[Source, Array] = {}
+        for edges in (edges for part in self.parts for edges in part.edges):
+            known = found.get(edges.source, edges.features[:0])
+            found[edges.source] = np.union1d(known, edges.features)
         return dict(sorted(found.items()))
 
-    def outputs(self, activations: Mapping[int, Array]) -> Array:
+    def outputs(self, activations: Mapping[Source, Array]) -> Array:
         """Calibrated logits, or values.
 
         Args:
-            activations: layer -> raw activations ``(n, k)`` of ``features[layer]``, in order.
+            activations: source -> raw activations ``(n, k)`` of ``features[source]``, in order;
+                n-grams as a sparse array.
 
         Returns:
             ``(n, outputs)`` float32.
@@ -186,37 +203,42 @@ class Head:
         outputs = []
         for part in self.parts:
             own = {}
-            for edges in part.layers:
-                x, features = activations[edges.layer], self.features[edges.layer]
+            for edges in part.edges:
+                x, features = activations[edges.source], self.features[edges.source]
                 if len(features) > len(edges.features):
                     x = x[:, np.searchsorted(features, edges.features)]
-                own[edges.layer] = x
+                own[edges.source] = x
             outputs.append(part.outputs(own))
         return np.asarray(sum(outputs) / np.float32(len(outputs)))
 
-    def outputs_full(self, activations: Mapping[int, Array]) -> Array:
-        """As :meth:`outputs`, from whole layers ``(n, poolings * neurons)``."""
+    def outputs_full(self, activations: Mapping[Source, Array]) -> Array:
+        """As :meth:`outputs`, from whole sources ``(n, poolings * neurons)``."""
         return self.outputs({i: activations[i][:, index] for i, index in self.features.items()})
 
     def probabilities(self, outputs: Array) -> Array:
-        """Class probabilities ``(n, classes)`` float64 of ``outputs``."""
-        return probabilities(outputs)
+        """Class, or label, probabilities ``(n, classes)`` float64 of ``outputs``."""
+        return label_probabilities(outputs) if self.multilabel else probabilities(outputs)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether it decides for each label by itself."""
+        return self.card.type == "multilabel"
 
     def decide(self, probability: Array) -> Array:
-        """Class index ``(n,)`` int64 by the thresholds."""
+        """Class index ``(n,)`` int64 by the thresholds, or mask ``(n, labels)`` of the labels."""
+        if self.multilabel:
+            return np.asarray(probability > (0.5 if self.thresholds is None else self.thresholds))
         if self.thresholds is not None:
             probability = probability / self.thresholds
         return np.asarray(probability.argmax(axis=1))
 
     def decision_outputs(self, outputs: Array) -> Array:
-        """Outputs ``(n, outputs)`` shifted so that their plain maximum decides as :meth:`decide`.
+        """Outputs ``(n, outputs)`` shifted so that their plain decisions are those of
+        :meth:`decide`.
 
         For metrics of the decided classes; as probabilities they are off.
         """
-        if self.thresholds is None:
-            return outputs
-        shift = np.log(self.thresholds)
-        return outputs - (shift if outputs.shape[1] > 1 else shift[1:] - shift[:1])
+        return decision_outputs(outputs, self.thresholds, multilabel=self.multilabel)
 
     @property
     def fingerprint(self) -> str:
@@ -224,6 +246,8 @@ class Head:
         card = self.card
         facts = [card.task, card.type, card.kind, card.classes, card.depth, card.poolings]
         facts += [card.stored_dtype, card.extraction_fingerprint]
+        if self.lexicon is not None:
+            facts.append(self.lexicon.to_json())
         digest = hashlib.sha256(json.dumps(facts).encode())
         for name, array in sorted(self._arrays().items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -233,15 +257,19 @@ class Head:
     def save(self, folder: Path) -> None:
         """Write ``head.safetensors`` and then ``head.json``, which makes the head complete."""
         write_arrays(folder / "head.safetensors", self._arrays())
+        if self.lexicon is not None:
+            write_json(folder / LEXICON_FILE, self.lexicon.to_json())
         write_json(folder / "head.json", {**asdict(self.card), "fingerprint": self.fingerprint})
 
     def _arrays(self) -> dict[str, Array]:
         arrays: dict[str, Array] = {}
         if self.thresholds is not None:
             arrays["thresholds"] = self.thresholds
+        if self.lexicon is not None:
+            arrays |= {f"lexicon.{name}": own for name, own in self.lexicon.arrays().items()}
         for number, part in enumerate(self.parts):
-            for edges in part.layers:
-                stem = f"part_{number}.layer_{edges.layer:03d}"
+            for edges in part.edges:
+                stem = f"part_{number}.{edges.source.name}"
                 for name in ("features", "weights", "bias"):
                     arrays[f"{stem}.{name}"] = getattr(edges, name)
                 for name, value in vars(edges.standardiser).items():
@@ -264,10 +292,11 @@ class Head:
                 " `salient consolidate`"
             )
         data = read_json(folder / "head.json")
-        if data.get("format_version") != FORMAT_VERSION:
+        if data.get("format_version") not in READABLE:
             raise HeadError(
                 f"{folder}: head format {data.get('format_version')!r}, this version reads"
-                f" {FORMAT_VERSION}; consolidate again or install the matching version"
+                f" {' and '.join(map(str, READABLE))}; consolidate again or install the matching"
+                " version"
             )
         fingerprint = data.pop("fingerprint", None)
         try:
@@ -278,7 +307,18 @@ class Head:
             raise HeadError(f"{folder}/head.json: not a head card ({error})") from None
         arrays = read_arrays(folder / "head.safetensors")
         try:
-            head = cls(card, _parts(arrays), arrays.get("thresholds"))
+            lexicon = None
+            if (folder / LEXICON_FILE).is_file():
+                prefix = "lexicon."
+                own = {
+                    name.removeprefix(prefix): array
+                    for name, array in arrays.items()
+                    if name.startswith(prefix)
+                }
+                lexicon = Lexicon.from_json(read_json(folder / LEXICON_FILE), own)
+            head = cls(card, _parts(arrays), arrays.get("thresholds"), lexicon)
+            if NGRAMS in head.features and lexicon is None:
+                raise KeyError(LEXICON_FILE)
         except (KeyError, ValueError) as error:
             raise HeadError(
                 f"{folder}/head.safetensors: lacks tensors or has others ({error}); copy the head"
@@ -293,7 +333,7 @@ class Head:
 
 
 def _parts(arrays: Mapping[str, Array]) -> tuple[Part, ...]:
-    """The parts from tensors named ``part_N.layer_LLL.…`` and ``part_N.dense.…``."""
+    """The parts from tensors named ``part_N.SOURCE.…`` and ``part_N.dense.…``."""
     groups: dict[str, dict[str, dict[str, Array]]] = {}
     for name, array in arrays.items():
         if name.startswith("part_"):
@@ -305,16 +345,19 @@ def _parts(arrays: Mapping[str, Array]) -> tuple[Part, ...]:
         names = Dense.__dataclass_fields__
         parts.append(
             Part(
-                tuple(_edges(*item) for item in sorted(part_groups.items())),
+                tuple(
+                    _edges(source, part_groups[source.name])
+                    for source in sorted(map(Source.of, part_groups))
+                ),
                 None if dense is None else Dense(*(dense[name] for name in names)),
             )
         )
     return tuple(parts)
 
 
-def _edges(name: str, tensors: Mapping[str, Array]) -> LayerEdges:
-    return LayerEdges(
-        int(name.removeprefix("layer_")),
+def _edges(source: Source, tensors: Mapping[str, Array]) -> Edges:
+    return Edges(
+        source,
         tensors["features"],
         Standardiser(tensors["mean"], tensors["scale"], float(tensors["bound"])),
         tensors["weights"],
@@ -325,8 +368,8 @@ def _edges(name: str, tensors: Mapping[str, Array]) -> LayerEdges:
 def describe_heads(heads: Sequence[Head]) -> str:
     """One line per head, for messages."""
     return "; ".join(
-        f"{head.card.task} ({head.card.kind}, layers 0..{head.card.depth},"
-        f" {head.card.num_features} salient features)"
+        f"{head.card.task} ({head.card.kind}, blocks 0..{head.card.depth},"
+        f" {head.card.num_features:,} features)"
         for head in heads
     )
 

@@ -1,25 +1,25 @@
-"""Ways to train and to judge heads: which rows train, which judge, and by which probes.
+"""Ways to train and to judge frozen heads: which rows train, which judge, and by which probes.
 
     mode = Mode.of(config.head)
-    x[mode.network_rows(folds)], x[mode.judge_rows(folds, 0)]
+    z[mode.network_rows(folds, num_train)], z[mode.judged_rows(folds, num_train, 0)]
 
 =========  ================  ==========  ===========  ===============================
 training   judge             probes      network      judged on
 =========  ================  ==========  ===========  ===============================
-seen       validation        whole       all rows     validation rows
+seen       validation        whole       training     validation rows
 unseen     validation        without 0   fold 0       validation rows
-both       validation        without 0   all rows     validation rows
-cross_fit  validation        whole       all rows *   validation rows
-cross_fit  cross_validation  whole       all rows *   validation rows and training rows
+both       validation        without 0   training     validation rows
+cross_fit  validation        whole       training *   validation rows
+cross_fit  cross_validation  whole       all *        training and validation rows
 =========  ================  ==========  ===========  ===============================
 
-*probes*: whose weights are the frozen head's edges, and choose the salient features: fitted on all
-training rows, or without fold 0. *network*: the training rows that the frozen head's network is
-trained on, on these probes' outputs; (*) each row's outputs are those of the probe fitted without
-the row's fold. The sparse head is trained on all training rows in every mode.
+*probes*: whose weights are the head's edges, and choose the salient features: fitted on all
+training rows, or without fold 0. *network*: the rows that the network is trained on, on these
+probes' outputs; (*) a training row's outputs are those of the probe fitted without the row's fold.
 
-By cross-validation a second head without fold ``k``, for every ``k``, judges the rows of fold
-``k``: it is trained on the other rows and, if sparse, on the features of the probes without ``k``.
+By cross-validation a second network without fold ``k``, for every ``k``, judges the rows of fold
+``k``: it is trained on the other rows, on the features of the probes without ``k``. Linear heads
+know two modes only: fitted on all rows and judged by folds, or fitted on the training rows.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ from pipeline.config import HeadConfig
 from pipeline.probes import Probe
 
 Array = NDArray[Any]
-Index = slice | Array
-"""Picks rows; a slice does so without a copy."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,10 @@ class Mode:
 
     Attributes:
         probes_without: fold that the probes were fitted without; None for the whole probes.
-        network_fold: fold that the frozen head's network is trained on; None for all rows.
+        network_fold: fold that the network is trained on; None for all rows.
         out_of_fold: whether a row's inputs are those of the probe fitted without its fold.
-        num_judge_folds: folds of training rows that judge beside the validation rows.
+        num_judge_folds: folds whose rows are judged by networks without them; 0 where the
+            validation rows judge.
     """
 
     probes_without: int | None = None
@@ -57,7 +56,7 @@ class Mode:
     @classmethod
     def of(cls, config: HeadConfig) -> Mode:
         """The mode of ``head.training`` and ``head.judge``."""
-        folds = config.num_folds if config.judge == "cross_validation" else 0
+        folds = config.num_folds if config.by_folds else 0
         return replace(MODES[config.training], num_judge_folds=folds)
 
     @property
@@ -69,29 +68,25 @@ class Mode:
         """The probe that heads build on."""
         return probe if self.probes_without is None else probe.without_fold(self.probes_without)
 
-    def train_rows(self, folds: Array | None, without: int | None = None) -> Index:
-        """Training rows that a sparse head is fitted on: all, or all but those of a fold.
+    def network_rows(self, folds: Array, num_train: int, without: int | None = None) -> Array:
+        """``(k,)`` rows that a network is fitted on.
 
         Args:
-            folds: ``(n,)`` fold of each training row; None if there are none.
-            without: the fold that the head is not to see.
+            folds: ``(n,)`` fold of each row, training rows first.
+            num_train: how many are training rows.
+            without: the fold that the network is not to see.
         """
-        return slice(None) if without is None else ~_of_fold(folds, without)
-
-    def network_rows(self, folds: Array | None, without: int | None = None) -> Index:
-        """Training rows that a frozen head's network is fitted on; see :meth:`train_rows`."""
+        if self.num_judge_folds:
+            return np.flatnonzero(folds != (-1 if without is None else without))
         if self.network_fold is not None:
-            return _of_fold(folds, self.network_fold)
-        return self.train_rows(folds, without)
+            return np.flatnonzero(folds[:num_train] == self.network_fold)
+        return np.arange(num_train)
 
-    def judge_rows(self, folds: Array | None, fold: int) -> Array:
-        """Mask ``(n,)`` of the training rows that judge a head fitted without ``fold``."""
-        return _of_fold(folds, fold)
-
-
-def _of_fold(folds: Array | None, fold: int) -> Array:
-    assert folds is not None, "out-of-fold outputs need folds"
-    return np.asarray(folds == fold)
+    def judged_rows(self, folds: Array, num_train: int, without: int | None = None) -> Array:
+        """``(k,)`` rows that judge a network fitted without a fold; see :meth:`network_rows`."""
+        if self.num_judge_folds:
+            return np.flatnonzero(folds == (-1 if without is None else without))
+        return np.arange(num_train, len(folds))
 
 
 MODES = {

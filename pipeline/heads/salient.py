@@ -3,21 +3,21 @@
     shares = [importance_shares(feature_importance(probe.weights)) for probe in probes]
     RULES["share"](shares, 0.25)          # layer by layer its features, increasing
 
-A feature is a neuron in one pooling. A rule takes the shares of layers ``0..d`` and a size, and
-gives the features of each; adding a rule is one row of the table.
+A feature is a neuron in one pooling. A rule takes the shares of some layers and a size, and gives
+the features of each; adding a rule is one row of the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import HeadConfig
-from pipeline.probes import Probe, importance_shares
+from pipeline.probes import importance_shares
+from store.layout import Source
 
 Array = NDArray[Any]
 
@@ -59,8 +59,13 @@ def by_budget(shares: Sequence[Array], size: float) -> list[Array]:
 
     Shares make layers comparable whose probes were fitted with different penalties.
     """
+    flat = np.concatenate(list(shares))
+    return _apart(np.sort(np.argsort(-flat, kind="stable")[: int(size)]), shares)
+
+
+def _apart(chosen: Array, shares: Sequence[Array]) -> list[Array]:
+    """Increasing places in the layers side by side, layer by layer."""
     ends = np.cumsum([0, *(len(layer) for layer in shares)])
-    chosen = np.sort(np.argsort(-np.concatenate(list(shares)), kind="stable")[: int(size)])
     places = np.searchsorted(chosen, ends)
     return [
         chosen[start:stop] - first
@@ -75,129 +80,27 @@ RULES: dict[str, Callable[[Sequence[Array], float], list[Array]]] = {
 }
 
 
-@dataclass(frozen=True)
-class SalientLayer:
-    """The salient slices of one layer, for the rows of one task.
+def joint_sets(
+    importance: Mapping[Source, Array], size: float, config: HeadConfig
+) -> dict[Source, Array]:
+    """The salient features of a model on many sources, by the configured rule.
 
-    Attributes:
-        layer: the layer's index.
-        probe: the Phase-1 probe that heads build on.
-        features: ``(k,)`` int64 increasing: all that any candidate reads.
-        train: ``(n, k)`` float32 standardised activations.
-        val: ``(m, k)`` float32 raw activations.
-        shares: ``(poolings * neurons,)`` each feature's share of the layer's importance.
-        fold_shares: the same by the probe fitted without each fold; empty unless heads are judged
-            by cross-validation.
-    """
-
-    layer: int
-    probe: Probe
-    features: Array
-    train: Array
-    val: Array
-    shares: Array
-    fold_shares: tuple[Array, ...] = ()
-
-    def standardised(self, features: Array) -> Array:
-        """Training rows of some features, ``(n, k)`` float32, standardised as in Phase 1."""
-        return np.asarray(self.train[:, np.searchsorted(self.features, features)])
-
-    def probe_outputs(self, features: Array) -> Array:
-        """The probe's outputs ``(n, outputs)`` for the training rows from some features alone."""
-        weights = self.probe.weights[:, features]
-        return np.asarray(self.standardised(features) @ weights.T + self.probe.bias)
-
-    def fold_outputs(self, features: Sequence[Array], folds: Array) -> Array:
-        """The same, of each row by the probe fitted without its fold.
-
-        Args:
-            features: fold -> ``(k,)`` what its probe reads.
-            folds: ``(n,)`` fold of each training row.
-        """
-        probe = self.probe
-        out = np.empty((len(folds), len(probe.bias)), np.float32)
-        for k, (weights, bias) in enumerate(zip(probe.fold_weights, probe.fold_bias, strict=True)):
-            rows, own = folds == k, features[k]
-            out[rows] = self.standardised(own)[rows] @ weights[:, own].T + bias
-        return out
-
-    def raw_val(self, features: Array) -> Array:
-        """Validation rows of some features, ``(m, k)`` float32, raw."""
-        return np.asarray(self.val[:, np.searchsorted(self.features, features)])
-
-
-@dataclass(frozen=True)
-class SalientSets:
-    """The salient features of layers ``0..d`` for one size; layers without any are left out.
-
-    Attributes:
-        layers: the layers' slices.
-        whole: per layer ``(k,)`` int64 feature indices.
-        folds: the same by the probes fitted without each fold; empty if not asked for.
-    """
-
-    layers: tuple[SalientLayer, ...]
-    whole: tuple[Array, ...]
-    folds: tuple[tuple[Array, ...], ...]
-
-    def pairs(self, fold: int | None = None) -> Iterator[tuple[SalientLayer, Array]]:
-        """(layer, features) of the whole probe, or of one fitted without a fold."""
-        return zip(self.layers, self.whole if fold is None else self.folds[fold], strict=True)
-
-    def standardised(self, fold: int | None = None) -> Array:
-        """Training rows of all layers side by side, ``(n, features)`` float32."""
-        pairs = list(self.pairs(fold))
-        num_rows = len(self.layers[0].train)
-        out = np.empty((num_rows, sum(len(own) for _, own in pairs)), np.float32)
-        start = 0
-        for layer, own in pairs:
-            columns = np.searchsorted(layer.features, own)
-            np.take(layer.train, columns, axis=1, out=out[:, start : start + len(own)])
-            start += len(own)
-        return out
-
-    def standardised_val(self) -> Array:
-        """Validation rows of all layers side by side, ``(m, features)`` float32."""
-        parts = [
-            layer.probe.standardiser.take(own).apply(layer.raw_val(own), in_place=True)
-            for layer, own in self.pairs()
-        ]
-        return np.concatenate(parts, axis=1)
-
-
-def salient_sets(
-    layers: Sequence[SalientLayer], depth: int, size: float, config: HeadConfig
-) -> SalientSets:
-    """The salient sets of layers ``0..depth`` by the configured rule."""
-    rule = RULES[config.select]
-    layers = layers[: depth + 1]
-    whole = rule([layer.shares for layer in layers], size)
-    used = [i for i, own in enumerate(whole) if len(own)]
-    folds = []
-    for k in range(len(layers[0].fold_shares)):
-        found = rule([layer.fold_shares[k] for layer in layers], size)
-        folds.append(tuple(found[i] for i in used))
-    return SalientSets(tuple(layers[i] for i in used), tuple(whole[i] for i in used), tuple(folds))
-
-
-def features_read(
-    shares: Sequence[Array], fold_shares: Sequence[Sequence[Array]], config: HeadConfig
-) -> list[Array]:
-    """Per layer ``(k,)`` int64 increasing: the features that any candidate of a sweep reads.
+    Its weights compare across sources, so that ``share`` is one of all sources together: a source
+    of little weight has few salient features or none.
 
     Args:
-        shares: per layer, see :class:`SalientLayer`.
-        fold_shares: per layer and fold.
-        config: rule and sizes.
+        importance: source -> ``(features,)`` norms of its weights.
+        size: in the unit of ``config.select``.
+        config: the rule.
+
+    Returns:
+        Source -> ``(k,)`` int64 increasing, of the sources that have any.
     """
-    rule = RULES[config.select]
-    read: list[Array] = [np.zeros(0, np.int64) for _ in shares]
-    for source in (shares, *zip(*fold_shares, strict=True)):
-        for depth in range(len(shares)):
-            # Only a budget over all layers depends on the depth.
-            if config.select != "budget" and depth < len(shares) - 1:
-                continue
-            for size in config.sizes:
-                for i, own in enumerate(rule(source[: depth + 1], size)):
-                    read[i] = np.union1d(read[i], own)
-    return read
+    squares = [np.square(own) for own in importance.values()]
+    total = max(float(sum(own.sum() for own in squares)), np.finfo(float).tiny)
+    shares = [own / total for own in squares]
+    if config.select == "share":
+        found = _apart(_holding(np.concatenate(shares), size), shares)
+    else:
+        found = RULES[config.select](shares, size)
+    return {source: own for source, own in zip(importance, found, strict=True) if len(own)}

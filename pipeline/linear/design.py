@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.linear.fitted import Standardiser
 from pipeline.linear.threads import BlockThreads
 from store import ActivationStore
-from store.layout import Moments, merge_moments
+from store.layout import Moments, Source, merge_moments
 
 Array = NDArray[Any]
 Scratch = Callable[[int], torch.Tensor]
@@ -29,14 +29,7 @@ BLOCK_BYTES = 4 * 1024 * 1024
 """Working set of a block in float32: in cache, yet long enough for matrix products."""
 SPAN_ROWS = 2048
 """Rows whose gradient is summed in float32."""
-HIDDEN = "hidden"
-"""Stands for the final hidden state where others name a layer."""
 CPU = torch.device("cpu")
-
-
-def source_array(store: ActivationStore, source: int | str) -> tuple[str, int]:
-    """The store's array that holds a layer, or the final hidden state, and the layer's index."""
-    return (HIDDEN, max(store.schema.hidden_layers)) if source == HIDDEN else ("ffn", int(source))
 
 
 class Span(Protocol):
@@ -268,7 +261,7 @@ class StoreDesign(_RawDesign):
 
     Args:
         store: an opened store.
-        source: layer, or ``"hidden"`` for the final hidden state.
+        source: a stored source.
         positions: ``(n,)`` int64, any order, repeats allowed.
         standardiser: of other rows; default: of these.
         memory_bytes: limit for raw values kept in memory; None keeps all.
@@ -281,7 +274,7 @@ class StoreDesign(_RawDesign):
     def __init__(
         self,
         store: ActivationStore,
-        source: int | str,
+        source: Source,
         positions: Array,
         standardiser: Standardiser | None = None,
         memory_bytes: int | None = None,
@@ -289,8 +282,8 @@ class StoreDesign(_RawDesign):
     ) -> None:
         self.device = device
         self._store = store
-        self._array, self._layer = source_array(store, source)
-        layout = store.schema.array(self._array)
+        layout = store.schema.array(source.site)
+        self._source = source
         positions = np.asarray(positions, np.int64)
         self.order = np.argsort(positions, kind="stable")
         self._positions = positions[self.order]
@@ -321,6 +314,9 @@ class StoreDesign(_RawDesign):
         if wanted[-1] - wanted[0] == stop - start - 1 and (np.diff(wanted) == 1).all():
             samples = slice(int(wanted[0]), int(wanted[-1]) + 1)
         matrix = self._store.read_matrix(
-            self._array, layer=self._layer, samples=samples, dtype=self._store.schema.dtype
+            self._source.site,
+            layer=self._source.layer,
+            samples=samples,
+            dtype=self._store.schema.dtype,
         )
         return torch.from_numpy(matrix.T)

@@ -23,6 +23,7 @@ from pipeline.errors import ProbeError
 from pipeline.linear.design import Design, StandardisedDesign
 from pipeline.linear.fitted import Linear, all_classes
 from pipeline.linear.gram import design_gram, sample_step
+from pipeline.linear.labelwise import Objective, Starts, solve_by_label
 from pipeline.linear.lockstep import METHODS, JointDescent, Method
 from pipeline.linear.losses import Loss, Losses
 from pipeline.linear.ridge import solve_ridge
@@ -33,22 +34,6 @@ RIDGE_GAP = 1e-2
 """The bound on a ridge solution's relative gap may be at most this share of the tolerance."""
 
 
-@dataclass(frozen=True)
-class Objective:
-    """One fit.
-
-    Attributes:
-        targets: ``(n,)`` int64 classes or float64 values, in the design's row order. Negative
-            classes and NaN are missing labels: those rows have no part in the fit.
-        num_classes: number of classes; None for regression.
-        weight: ``(n,)`` float64 weight of each row, None for 1; 0 leaves a row out exactly.
-    """
-
-    targets: Array
-    num_classes: int | None
-    weight: Array | None = None
-
-
 def solve_paths(
     design: Design,
     objectives: Sequence[Objective],
@@ -57,7 +42,7 @@ def solve_paths(
     tol: float = 1e-4,
     gram: Array | None = None,
     method: Method = "auto",
-    starts: Sequence[Linear | None] | None = None,
+    starts: Starts = None,
 ) -> list[list[Linear]]:
     """Fit every objective for every penalty.
 
@@ -82,6 +67,23 @@ def solve_paths(
         ProbeError: a penalty or tolerance that is not positive, targets of another length, unknown
             method.
     """
+
+    def solve(each: Sequence[Objective], begin: Starts) -> list[list[Linear]]:
+        return _solve(design, each, penalties, tol, gram, method, begin)
+
+    return solve_by_label(objectives, starts, solve)
+
+
+def _solve(
+    design: Design,
+    objectives: Sequence[Objective],
+    penalties: Sequence[float],
+    tol: float,
+    gram: Array | None,
+    method: Method,
+    starts: Starts,
+) -> list[list[Linear]]:
+    """:func:`solve_paths` without label sets."""
     _check(design, objectives, penalties, method, tol)
     models: dict[tuple[int, float], Linear] = {}
     fits = [_Fit.of(i, objective) for i, objective in enumerate(objectives)]

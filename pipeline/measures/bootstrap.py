@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.measures.metrics import METRICS, predictions, probabilities, score
+from pipeline.measures.metrics import METRICS, as_judged, score
 
 Array = NDArray[Any]
 CHUNK_BYTES = 1 << 25
@@ -72,7 +72,7 @@ def intervals(
 
     Args:
         names: keys of ``METRICS``, all for the same kind of task.
-        targets: ``(n,)`` class indices or values.
+        targets: ``(n,)`` class indices or values, or label sets ``(n, labels)``.
         outputs: ``(n, outputs)`` logits or values.
         resamples: draws of the ``n`` rows.
         positive: class index that ``f1`` and ``auc`` are about.
@@ -112,15 +112,11 @@ def _scorers(
     names: Sequence[str], targets: Array, outputs: Array, positive: int
 ) -> list[Callable[[Array], Array]]:
     """One function ``counts (replicates, n) -> (replicates,)`` per metric."""
-    regression = METRICS[names[0]].regression
     y = np.asarray(targets)
-    prediction = predictions(outputs, regression=regression)
-    graded = prediction if regression else probabilities(outputs)
-    if not regression:
-        positive %= graded.shape[1]
+    judged = as_judged(METRICS[names[0]], y, outputs, positive)
 
     def scorer(name: str) -> Callable[[Array], Array]:
-        return lambda counts: METRICS[name].of_counts(counts, y, prediction, graded, positive)
+        return lambda counts: METRICS[name].of_counts(counts, y, *judged)
 
     return [scorer(name) for name in names]
 

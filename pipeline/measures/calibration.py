@@ -21,12 +21,20 @@ from scipy import optimize
 
 from pipeline.measures.bootstrap import Resamples, difference
 from pipeline.measures.folds import stratified_folds
-from pipeline.measures.metrics import METRICS, probabilities, score, utility
+from pipeline.measures.metrics import (
+    METRICS,
+    decision_outputs,
+    probabilities,
+    score,
+    utility,
+)
 
 Array = NDArray[Any]
 FOLDS = 5
 GAMMAS = tuple(i / 10 for i in range(11))
 """Exponents tried: 0 is the plain maximum, 1 weighs all classes alike whatever their number."""
+SCORE_LEVEL = 1.5
+"""Log-scale of logits over scores of indicators: scores a whole apart are odds of some 90 to 1."""
 MIN_ROWS = 50
 """Fewer rows than this are not calibrated on."""
 ONE_SIGMA = 0.6827
@@ -40,7 +48,7 @@ class Calibration:
     Attributes:
         scale: ``(outputs,)`` float64, all alike.
         shift: ``(outputs,)`` float64.
-        thresholds: ``(classes,)`` float64; see ``Head.thresholds``. None: the plain maximum.
+        thresholds: ``(classes,)`` float64; see ``Head.thresholds``. None: plain decisions.
         facts: for the head's card: method, decisions, log-loss and calibration error of ``rows``
             held-out rows, before and after (each row by a calibration fitted without it).
     """
@@ -49,13 +57,12 @@ class Calibration:
     shift: Array
     thresholds: Array | None
     facts: dict[str, Any]
+    multilabel: bool = False
 
     def decision_outputs(self, outputs: Array) -> Array:
-        """Uncalibrated outputs ``(n, outputs)`` -> outputs whose plain maximum is decided for."""
-        calibrated = outputs * self.scale + self.shift
-        if self.thresholds is None:
-            return np.asarray(calibrated)
-        return np.asarray(calibrated - _contrast(np.log(self.thresholds), outputs.shape[1]))
+        """Uncalibrated outputs ``(n, outputs)`` -> outputs whose plain decisions are the head's."""
+        calibrated = np.asarray(outputs * self.scale + self.shift)
+        return decision_outputs(calibrated, self.thresholds, multilabel=self.multilabel)
 
 
 def calibrate(
@@ -173,7 +180,10 @@ def calibration_error(probability: Array, targets: Array) -> float:
 
 
 def row_losses(outputs: Array, targets: Array) -> Array:
-    """Cross-entropy of each row, ``(n,)`` nats."""
+    """Cross-entropy of each row, ``(n,)`` nats; of label sets the mean over the labels."""
+    if targets.ndim == 2:
+        signed = np.where(targets > 0, outputs, -np.asarray(outputs, np.float64))
+        return np.asarray(np.logaddexp(0, -signed).mean(axis=1))
     right = probabilities(outputs)[np.arange(len(targets)), targets]
     return np.asarray(-np.log(np.maximum(right, 1e-300)))
 
@@ -198,8 +208,27 @@ METHODS: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
 """Name -> (outputs, targets) -> (scale, shift); from the plainest to the richest."""
 
 
-def _fit(outputs: Array, targets: Array, *, with_bias: bool) -> tuple[Array, Array]:
-    """Least log-loss; a weight of one row pulls the log-scale and the biases to 0."""
+def logit_map(scores: Array, targets: Array) -> tuple[Array, Array]:
+    """Scale and biases ``(outputs,)`` that turn scores of one-hot targets into logits.
+
+    Least log-loss, with a prior of one row's weight.
+
+    Args:
+        scores: ``(n, outputs)`` regressions on the classes' indicators, held out.
+        targets: ``(n,)`` classes, or label sets ``(n, labels)``: each label by itself.
+    """
+    if targets.ndim == 2:
+        pairs = zip(scores.T, targets.T, strict=True)
+        each = [logit_map(own[:, None], truth.astype(np.int64)) for own, truth in pairs]
+        scale, shift = (np.concatenate(found) for found in zip(*each, strict=True))
+        return scale, shift
+    return _fit(np.asarray(scores, np.float64), targets, with_bias=True, level=SCORE_LEVEL)
+
+
+def _fit(
+    outputs: Array, targets: Array, *, with_bias: bool, level: float = 0.0
+) -> tuple[Array, Array]:
+    """Least log-loss; a weight of one row pulls the log-scale to a level and the biases to 0."""
     size = outputs.shape[1]
     truth = np.eye(max(size, 2))[targets][:, -size:]
 
@@ -208,10 +237,12 @@ def _fit(outputs: Array, targets: Array, *, with_bias: bool) -> tuple[Array, Arr
         z = scale * outputs + shift
         error = probabilities(z)[:, -size:] - truth
         gradient = np.concatenate([[scale * float((error * outputs).sum())], error.sum(0)])
-        loss = float(row_losses(z, targets).sum()) + 0.5 * float(theta @ theta)
-        return loss, gradient[: len(theta)] + theta
+        apart = theta - start
+        loss = float(row_losses(z, targets).sum()) + 0.5 * float(apart @ apart)
+        return loss, gradient[: len(theta)] + apart
 
     start = np.zeros(1 + size * with_bias)
+    start[0] = level
     theta = optimize.minimize(objective, start, jac=True, method="L-BFGS-B").x
     shift = theta[1:] if with_bias else np.zeros(size)
     return np.full(size, np.exp(theta[0])), np.asarray(shift - (shift.mean() if size > 1 else 0.0))

@@ -33,16 +33,16 @@ from pipeline.backbone import (
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, HeadError, ProbeError
 from pipeline.extraction import Activations, Extractor
-from pipeline.heads import Head, wanted_tasks
-from pipeline.linear import HIDDEN
+from pipeline.heads import Head, text_activations, wanted_tasks
 from pipeline.locking import one_at_a_time
-from pipeline.measures import METRICS, Resamples, predictions, probabilities, score
+from pipeline.measures import METRICS, Resamples, as_judged, score
 from pipeline.neurons.arms import random_neurons, salient_neurons, token_means
 from pipeline.probes import Probe, load_probe
 from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder
 from pipeline.texts import Rows, Split, Target, load_target, sample_texts
 from store import ActivationStore, StoreError
+from store.layout import Source, final_hidden
 from store.tables import read_json, read_table, write_json
 
 Array = NDArray[Any]
@@ -52,7 +52,7 @@ LEVEL = 0.95
 BLOCK_BYTES = 256 * 2**20
 """Pooled activations held at a time."""
 MIN_BLOCK = 64
-HEADS = ("chosen", HIDDEN)
+HEADS = ("chosen", "hidden")
 FILLS = {
     "zero": "zero",
     "mean": "their mean over the training texts' tokens (stored means weighted by token counts)",
@@ -66,7 +66,8 @@ class AblationOptions:
     Attributes:
         top: so many of the most important neurons of each layer; 50 if no share is given.
         share: instead, the smallest set with this share of the layer's squared importance.
-        layers: where to silence; none: the layers that the chosen head reads.
+        layers: where to silence; none: the layers whose neurons the chosen head reads, or all up to
+            its depth if it reads none.
         fill: "zero", or "mean": each neuron's mean over the tokens of the task's training texts,
             from the stored text means (:func:`~pipeline.neurons.arms.token_means`).
         draws: seeded draws of random neurons: as many of each layer, from all its neurons.
@@ -116,8 +117,12 @@ class _Bench:
         self.backbone, self.head, self.hidden = backbone, head, hidden
         self.texts, self.say = texts, say
         self.stored = np.dtype(head.card.stored_dtype)
-        self.layers = list(head.features)
-        floats = len(self.layers) * backbone.neuron_size + backbone.hidden_size
+        self.final = Source("hidden", head.card.num_layers)
+        read = {*head.features, self.final}
+        self.layers = sorted(source.layer for source in read if source.site == "ffn")
+        self.states = sorted(source.layer for source in read if source.site == "hidden")
+        floats = len(self.layers) * backbone.neuron_size
+        floats += len(self.states) * backbone.hidden_size
         per_text = 4 * floats * len(head.card.poolings)
         self.block_size = max(MIN_BLOCK, BLOCK_BYTES // per_text)
 
@@ -128,7 +133,7 @@ class _Bench:
             poolings=self.head.card.poolings,
             special_tokens=self.head.card.extraction["backbone"]["special_tokens"],
             layers=self.layers,
-            hidden="final",
+            hidden=self.states,
         )
 
     def outputs(self, what: str, neurons: Neurons, values: Neurons | None) -> dict[str, Array]:
@@ -142,21 +147,24 @@ class _Bench:
                 if layer in neurons:
                     fill = None if values is None else values[layer]
                     check_silenced(pooled, neurons[layer], fill)
-            for name, part in self._judge(activations).items():
+            for name, part in self._judge(extractor.sources, activations, texts).items():
                 found[name].append(part)
             if len(self.texts) > self.block_size:  # else the result's own line says it all
                 advance(self.say, f"{what}:", start + len(texts), len(self.texts), "texts")
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
-    def _judge(self, activations: Activations) -> dict[str, Array]:
+    def _judge(
+        self, sources: Sequence[Source], activations: Activations, texts: Sequence[str]
+    ) -> dict[str, Array]:
+        """Outputs for texts; what the head reads of these themselves stays as it is."""
         assert activations.hidden is not None
-        rows = {
-            layer: self._as_stored(pooled)
-            for layer, pooled in zip(self.layers, activations.ffn, strict=True)
-        }
+        found = zip(sources, (*activations.ffn, *activations.hidden), strict=True)
+        rows = {source: self._as_stored(pooled) for source, pooled in found}
+        own = {s: rows[s][:, index] for s, index in self.head.features.items() if s in rows}
+        own |= text_activations(self.head, texts)
         return {
-            "chosen": self.head.decision_outputs(self.head.outputs_full(rows)),
-            HIDDEN: self.hidden.outputs(self._as_stored(activations.hidden[0])),
+            "chosen": self.head.decision_outputs(self.head.outputs(own)),
+            "hidden": self.hidden.outputs(rows[self.final]),
         }
 
     def _as_stored(self, pooled: Array) -> Array:
@@ -253,7 +261,8 @@ class _Experiment:
         if len(rows) < 2:
             raise ProbeError(f"task {task.name!r}: the {options.split} split has {len(rows)} texts")
         bench = self._bench(head, rows)
-        layers = sorted(set(options.layers)) or bench.layers
+        # A head on hidden states only is hit through those.
+        layers = sorted(set(options.layers)) or bench.layers or list(range(head.card.depth + 1))
         importance = read_table(self.folder.importance(task.name))
         salient = salient_neurons(importance, layers, top=options.top, share=options.share)
         means = self._means(layers, target) if options.fill == "mean" else None
@@ -309,7 +318,7 @@ class _Experiment:
 
     def _bench(self, head: Head, rows: Rows) -> _Bench:
         card = head.card
-        hidden = load_probe(self.folder, card.task, HIDDEN)
+        hidden = load_probe(self.folder, card.task, final_hidden(self.store.schema))
         texts = sample_texts(self.store, rows.positions, self.config)
         bench = _Bench(self.backbone, head, hidden, texts, self.say)
         intact, normalisation = bench.extractor(self.backbone), card.extraction["normalise"]
@@ -337,15 +346,10 @@ def _resampled(
     """The metric of each model on the same resamples of the rows: ``(models, replicates)``."""
     row = METRICS[metric]
     found = np.empty((len(models), resamples.replicates))
-    judged = []
-    for outputs in models:
-        prediction = predictions(outputs, regression=row.regression)
-        graded = prediction if row.regression else probabilities(outputs)
-        judged.append((prediction, graded))
+    judged = [as_judged(row, targets, outputs, positive) for outputs in models]
     for part, counts in resamples.chunks():
-        for values, (prediction, graded) in zip(found, judged, strict=True):
-            index = positive if row.regression else positive % graded.shape[1]
-            values[part] = row.of_counts(counts, targets, prediction, graded, index)
+        for values, one in zip(found, judged, strict=True):
+            values[part] = row.of_counts(counts, targets, *one)
     return found
 
 

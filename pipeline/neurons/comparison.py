@@ -49,6 +49,7 @@ from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder, open_run
 from pipeline.texts import Rows, Target, load_target
 from store import ActivationStore
+from store.layout import ffn
 from store.tables import read_json, write_table
 
 Array = NDArray[Any]
@@ -100,12 +101,13 @@ def rank(
         task -> kind (see the module) -> table; kinds that were not asked for are left out.
 
     Raises:
-        ConfigError: an unknown task, or a top set larger than a layer.
+        ConfigError: an unknown or multilabel task, or a top set larger than a layer.
         ProbeError: the run has no complete probes of this configuration.
     """
     options = options or RankOptions()
     chosen = [config.task(name) for name in dict.fromkeys(tasks)] or list(config.tasks)
     snapshot, store = open_run(config)
+    folder = RunFolder(Path(config.run_dir))
     layers = range(store.schema.num_layers)
     num_features = store.schema.array("ffn").rows
     if options.top is not None and options.top > num_features:
@@ -119,16 +121,22 @@ def rank(
             " rank without it, or use a run with that penalty"
         )
     targets = load_targets(config, store)
+    if several := [each.task.name for each in targets if each.task in chosen and each.multilabel]:
+        others = [f"--task {task.name}" for task in config.tasks if task.type != "multilabel"]
+        raise ConfigError(
+            f"task {several[0]!r} is multilabel, and the rankings compare classes that exclude each"
+            f" other; its probes' own ranking is in {folder.importance(several[0])}"
+            + (f"; rank the others: {' '.join(others)}" if others else "")
+        )
     fingerprints = probe_fingerprints(config, store, targets)
     for target in (each for each in targets if each.task in chosen):
         name = target.task.name
         for layer in layers:
-            if not is_complete(config, target, layer, fingerprints[name]):
+            if not is_complete(config, target, ffn(layer), fingerprints[name]):
                 raise ProbeError(
                     f"{config.run_dir}: no probe of task {name!r} for layer {layer} with this"
                     " configuration; run `salient probe` first"
                 )
-    folder = RunFolder(Path(config.run_dir))
     num_done = 0
 
     def announce(_: dict[str, dict[str, pa.Table]]) -> None:
@@ -196,7 +204,7 @@ def _task_tables(
 ) -> dict[str, pa.Table]:
     name, schema = target.task.name, store.schema
     folder = RunFolder(Path(config.run_dir))
-    probe = load_probe(folder, name, layer)
+    probe = load_probe(folder, name, ffn(layer))
     own = "l2" if config.probe.penalty == "l2" else "l1"
     values = {own: feature_importance(probe.weights), **streamed_values(sums[0])}
     top = options.top or default_top(len(values[own]))
@@ -207,9 +215,9 @@ def _task_tables(
     if not (options.replicates or options.shuffles):
         return tables
     problem = problem_of(target)
-    penalty = read_json(folder.probe(name, layer).with_suffix(".json"))["penalty"]
+    penalty = read_json(folder.probe(name, ffn(layer).name).with_suffix(".json"))["penalty"]
     model = Linear(probe.weights, probe.bias, penalty)
-    design = StoreDesign(store, layer, rows.positions, probe.standardiser, DESIGN_BYTES)
+    design = StoreDesign(store, ffn(layer), rows.positions, probe.standardiser, DESIGN_BYTES)
     rows = Rows(rows.positions[design.order], rows.targets[design.order])
     weight = row_weights(rows.targets, problem, config.probe)
     if options.replicates:
@@ -239,7 +247,7 @@ def _task_tables(
         )
     if options.shuffles:
         val = target.rows("val")
-        x_val = probe.standardiser.apply(read_rows(store, layer, val), in_place=True)
+        x_val = probe.standardiser.apply(read_rows(store, ffn(layer), val), in_place=True)
         found = selectivity(
             model,
             design,

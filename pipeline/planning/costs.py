@@ -43,7 +43,8 @@ def flops(scorer: Scorer, rows: pa.Table) -> tuple[float, float]:
     backbone, encoded = scorer.extractor.backbone, scorer.extractor.encode(texts)
     filled = np.flatnonzero(encoded.lengths)
     batch = backbone.batch(encoded.ids(filled), filled, packed=True)  # only to count: no pads
-    flops = backbone.flops(batch, layers=[scorer.depth])
+    reads = scorer.extractor
+    flops = backbone.flops(batch, layers=reads.layers, hidden=reads.hidden_layers)
     return flops / len(encoded), flops / batch.num_tokens
 
 

@@ -67,15 +67,16 @@ class Speed:
 
 @dataclass(frozen=True)
 class Option:
-    """Heads of all tasks that can be scored together in one pass over layers ``0..depth``.
+    """Heads of all tasks that can be scored together in one pass over blocks ``0..depth``.
 
     Attributes:
-        depth: deepest layer of any of them.
+        depth: deepest block that any of them needs.
         heads: task -> its head.
         loss: the most that any task loses against its own best head, in its selection metric.
-        num_neurons: salient (layer, neuron) pairs that the pass reads, for all tasks together.
-        flops_per_text: operations of linear layers and attention products, without pads; the last
-            block's first projection counts the salient neurons only.
+        num_neurons: neurons, and units of hidden states, that the pass reads for all tasks
+            together, counted for each layer.
+        flops_per_text: operations of linear layers and attention products, without pads; where the
+            pass ends with a block's neurons, its first projection counts those that are read only.
         flops_per_token: the same by token.
         speed: as measured.
     """

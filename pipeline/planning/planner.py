@@ -19,7 +19,7 @@ import torch
 
 from pipeline.backbone import load_from_settings
 from pipeline.errors import ConfigError, HeadError
-from pipeline.heads import Head, wanted_tasks
+from pipeline.heads import Head, all_features, wanted_tasks
 from pipeline.locking import one_at_a_time
 from pipeline.planning.costs import MeasureOptions, flops, measure
 from pipeline.planning.depth import (
@@ -37,6 +37,7 @@ from pipeline.planning.exchange import recover
 from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, run_config
 from pipeline.scoring import Scorer
+from store.layout import last_block
 from store.tables import read_table, write_json
 
 
@@ -210,17 +211,24 @@ def load_scorers(
         SalientError: a head that is not there any more, or another model.
     """
     folders = [[task.run.head(task.name, one[task.name].name) for task in tasks] for one in sets]
-    deepest = max(head.depth for one in sets for head in one.values())
-    card = Head.load(folders[0][0]).card
+    heads = [Head.load(folder) for folder in sorted({path for own in folders for path in own})]
+    card = heads[0].card
     backbone = load_from_settings(
-        card.extraction["backbone"], device=device, last_layer=deepest, model=model
+        card.extraction["backbone"],
+        device=device,
+        last_layer=last_block(all_features(heads), card.num_layers),
+        model=model,
     )
     return [Scorer.load(own, backbone=backbone) for own in folders]
 
 
 def _num_neurons(scorer: Scorer) -> int:
-    size = scorer.extractor.backbone.neuron_size
-    return sum(len(np.unique(features % size)) for features in scorer.features.values())
+    backbone = scorer.extractor.backbone
+    sizes = {"ffn": backbone.neuron_size, "hidden": backbone.hidden_size}
+    return sum(
+        len(np.unique(features % sizes[source.site]))
+        for source, features in scorer.features.items()
+    )
 
 
 def write_plan(plan: Plan) -> Path:

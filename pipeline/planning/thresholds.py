@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, HeadError
-from pipeline.heads import Head
-from pipeline.measures import Resamples, difference, score, utility
+from pipeline.heads import Head, held_out_outputs, stored_outputs
+from pipeline.measures import METRICS, Resamples, difference, score, utility
 from pipeline.planning.costs import MeasureOptions, measure
 from pipeline.planning.depth import SLACK, Option, Plan, PlannedTask
 from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring import NEVER, Cascade, CascadeTask, leaving
-from pipeline.texts import load_target
+from pipeline.texts import load_target, sample_texts
 from store import ActivationStore
 
 Array = NDArray[Any]
@@ -200,7 +200,7 @@ def _cheapest(plan: Plan, loss: float, say: Say) -> _Tried:
             cost = 1 / option.speed.texts_per_s + (1 - leaves.mean()) * seconds
             tried.append(_Tried(option, judged, thresholds, leaves, seconds / cost))
             say(
-                f"layers 0..{option.depth}: {leaves.mean():.0%} of {len(leaves)} validation texts"
+                f"blocks 0..{option.depth}: {leaves.mean():.0%} of {len(leaves)} validation texts"
                 f" may leave, {tried[-1].gain:.2f} times as fast to expect"
             )
     best = max(tried, key=lambda one: one.gain, default=None)
@@ -222,10 +222,11 @@ def check(tasks: Sequence[PlannedTask]) -> RunFolder:
     if len({task.run.path for task in tasks}) > 1:
         raise ConfigError("--cascade: plan one run at a time")
     kinds = {task.name: task.config.task(task.name).type for task in tasks}
-    if numbers := [name for name, kind in kinds.items() if kind == "regression"]:
-        classes = [f"--task {name}" for name in kinds if name not in numbers]
+    if others := [name for name, kind in kinds.items() if kind != "classification"]:
+        classes = [f"--task {name}" for name in kinds if name not in others]
+        what = {"regression": "a regression", "multilabel": "multilabel"}[kinds[others[0]]]
         raise ConfigError(
-            f"--cascade: task {numbers[0]!r} is a regression, which has no confidence to leave by;"
+            f"--cascade: task {others[0]!r} is {what}, which has no confidence to leave by;"
             + (f" plan the others alone: {' '.join(classes)}" if classes else " score it plainly")
         )
     return tasks[0].run
@@ -235,24 +236,25 @@ class _Stored:
     """Heads over the stored activations of all tasks' validation rows."""
 
     def __init__(self, tasks: Sequence[PlannedTask]) -> None:
-        config, run = tasks[0].config, tasks[0].run
+        self._config, run = tasks[0].config, tasks[0].run
         snapshot = read_metrics(run).get("snapshot")
-        self._store = ActivationStore.open(config.store.path, snapshot=snapshot)
+        self._store = ActivationStore.open(self._config.store.path, snapshot=snapshot)
         self._targets = {t.name: load_target(self._store, t.config.task(t.name)) for t in tasks}
         self._rows = {name: target.rows("val") for name, target in self._targets.items()}
         every = np.concatenate([rows.positions for rows in self._rows.values()])
         self._positions = np.unique(every)
 
     def outputs(self, task: PlannedTask, name: str) -> tuple[Head, Array]:
-        """A head, and its outputs for the texts of any task's validation rows."""
-        head = Head.load(task.run.head(task.name, name))
-        slices = {
-            layer: self._store.read_features(
-                layer=layer, features=features, samples=self._positions
-            )
-            for layer, features in head.features.items()
-        }
-        return head, head.outputs(slices)
+        """A head, and what it says, held out, of the texts of any task's validation rows."""
+        folder = task.run.head(task.name, name)
+        head = Head.load(folder)
+        outputs = stored_outputs(
+            head,
+            self._store,
+            self._positions,
+            lambda: sample_texts(self._store, self._positions, self._config),
+        )
+        return head, held_out_outputs(folder, self._positions, outputs)
 
     def judged(
         self, task: PlannedTask, option: Option, plain: Mapping[str, tuple[Head, Array]]
@@ -274,7 +276,7 @@ class _Stored:
 
 def _for_metric(metric: str, head: Head, outputs: Array) -> Array:
     """Outputs as the metric takes them: those of decided classes with the head's thresholds."""
-    return outputs if metric == "auc" else head.decision_outputs(outputs)
+    return head.decision_outputs(outputs) if METRICS[metric].of_decisions else outputs
 
 
 def _scores(judged: Judged, leaves: Array) -> dict[str, Any]:

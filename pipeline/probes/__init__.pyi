@@ -9,7 +9,6 @@ from .model import Problem as Problem
 from .model import load_probe as load_probe
 from .model import row_weights as row_weights
 from .probing import ProbeResult as ProbeResult
-from .probing import assign_folds as assign_folds
 from .probing import fit_layer as fit_layer
 from .probing import gram_part as gram_part
 from .probing import is_complete as is_complete
@@ -17,3 +16,5 @@ from .probing import load_targets as load_targets
 from .probing import probe_fingerprints as probe_fingerprints
 from .probing import problem_of as problem_of
 from .probing import read_rows as read_rows
+from .rows import TaskRows as TaskRows
+from .rows import task_rows as task_rows

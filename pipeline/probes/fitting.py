@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import ProbeConfig
-from pipeline.linear import Design, Linear, Objective, sklearn_path, solve_paths, sparse_path
+from pipeline.linear import (
+    Design,
+    Linear,
+    Objective,
+    sklearn_path,
+    solve_by_label,
+    solve_paths,
+    sparse_path,
+)
 from pipeline.probes.model import Probe, ProbeFit, Problem, choose, row_weights
 
 Array = NDArray[Any]
@@ -30,7 +38,7 @@ class ProbeTask:
     Attributes:
         problem: classes and metric.
         train: ``(n,)`` int64 different rows of the training design, its labelled ones.
-        y_train: ``(n,)`` int64 class indices or float64 values.
+        y_train: ``(n,)`` int64 class indices or float64 values, or label sets ``(n, labels)``.
         val: ``(m,)`` int64 rows of the validation design.
         y_val: ``(m,)``.
         folds: ``(n,)`` fold of each training row; None for no out-of-fold models.
@@ -61,7 +69,8 @@ class ProbeTask:
             weight = np.where(self.folds == fold, 0.0, weight)
         everywhere = np.zeros(num_rows)
         everywhere[self.train] = weight
-        targets = np.full(num_rows, np.nan) if classes is None else np.full(num_rows, -1, np.int64)
+        shape = (num_rows, *self.y_train.shape[1:])
+        targets = np.full(shape, np.nan) if classes is None else np.full(shape, -1, np.int64)
         targets[self.train] = self.y_train
         return Objective(targets, classes, everywhere)
 
@@ -125,7 +134,8 @@ def fit_probes(
 def _num_fits(tasks: Sequence[ProbeTask], config: ProbeConfig) -> int:
     """Classification fits; ridge needs other Grams."""
     return sum(
-        len(task.penalties(config)) + (0 if task.folds is None else len(np.unique(task.folds)))
+        (task.y_train.shape[1] if task.problem.multilabel else 1)
+        * (len(task.penalties(config)) + (0 if task.folds is None else len(np.unique(task.folds))))
         for task in tasks
         if task.problem.num_classes is not None
     )
@@ -156,8 +166,10 @@ class _Solver:
         starts: Sequence[Linear] | None,
     ) -> list[list[Linear]]:
         """A path per objective; ``starts`` are models near the optima."""
-        if self._x is not None:
-            return [self._path(self._x, objective, penalties) for objective in objectives]
+        if (x := self._x) is not None:
+            return solve_by_label(
+                objectives, None, lambda each, _: [self._path(x, one, penalties) for one in each]
+            )
         classes = objectives[0].num_classes is not None
         if classes and self._gram is None and self._make_gram is not None:
             self._gram = self._make_gram()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.probes.model import load_probe
 from pipeline.runfolder import RunFolder
+from store.layout import ffn
 from store.tables import write_table
 
 Array = NDArray[Any]
@@ -80,7 +81,10 @@ def write_importance(
     """Write the importance table of a task, all layers in one Parquet file."""
     tables = [
         importance_table(
-            load_probe(folder, task, layer).weights, layer=layer, poolings=poolings, classes=classes
+            load_probe(folder, task, ffn(layer)).weights,
+            layer=layer,
+            poolings=poolings,
+            classes=classes,
         )
         for layer in layers
     ]

@@ -16,16 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.linear import (
-    CPU,
-    Design,
-    Standardiser,
-    StoreDesign,
-    design_gram,
-    sample_step,
-    source_array,
-)
+from pipeline.linear import CPU, Design, Standardiser, StoreDesign, design_gram, sample_step
 from store import ActivationStore, StoreError
+from store.layout import Source
 from store.tables import read_arrays, write_arrays
 
 Array = NDArray[Any]
@@ -49,7 +42,7 @@ class RowGram:
     def of(
         cls,
         store: ActivationStore,
-        source: int | str,
+        source: Source,
         positions: Array,
         standardiser: Standardiser,
         device: torch.device,
@@ -108,7 +101,7 @@ def part_path(path: Path, part: int) -> Path:
 def write_part(
     path: Path,
     store: ActivationStore,
-    source: int | str,
+    source: Source,
     positions: Array,
     part: int,
     num_parts: int,
@@ -119,7 +112,7 @@ def write_part(
     Args:
         path: of the whole Gram.
         store: where the rows are.
-        source: layer, or ``"hidden"``.
+        source: a stored source.
         positions: all training rows.
         part: which share, counted from 0.
         num_parts: how many there are.
@@ -127,8 +120,7 @@ def write_part(
     """
     if RowGram.read(path, store.schema.fingerprint) is not None:
         return
-    array, layer = source_array(store, source)
-    standardiser = Standardiser.from_moments(*store.moments(array, layer=layer))
+    standardiser = Standardiser.from_moments(*store.moments(source.site, layer=source.layer))
     every = sample_step(len(positions), len(standardiser.mean))
     share = np.array_split(np.sort(positions)[::every], num_parts)[part]
     RowGram.of(store, source, share, standardiser, device).write(
@@ -139,7 +131,7 @@ def write_part(
 def layer_gram(
     path: Path,
     store: ActivationStore,
-    source: int | str,
+    source: Source,
     positions: Array,
     design: Design,
     *,
@@ -150,7 +142,7 @@ def layer_gram(
     Args:
         path: where it is kept.
         store: where the rows are.
-        source: layer, or ``"hidden"``.
+        source: a stored source.
         positions: ``(n,)`` int64 of the design's rows.
         design: the standardised rows.
         keep: write it when it is new.

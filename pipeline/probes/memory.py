@@ -109,7 +109,12 @@ def layer_needs(config: RunConfig, store: ActivationStore, targets: Sequence[Tar
     needs = []
     for group in group_tasks(targets):
         sizes = [target.num_classes or 1 for target in group.targets]
-        columns = sum(1 if size == 2 else size for size in sizes)
+        labels = [target.multilabel for target in group.targets]
+        columns = sum(
+            1 if size == 2 and not several else size
+            for size, several in zip(sizes, labels, strict=True)
+        )
+        fits = sum(size if several else 1 for size, several in zip(sizes, labels, strict=True))
         num_features = store.schema.array("ffn").rows
         in_memory = config.probe.solver == "sklearn" or config.probe.penalty != "l2"
         needs.append(
@@ -119,7 +124,7 @@ def layer_needs(config: RunConfig, store: ActivationStore, targets: Sequence[Tar
                 # In memory scikit-learn holds float32 and works on a copy, at times float64.
                 itemsize=store.schema.itemsize + (16 if in_memory else 0),
                 num_columns=columns * folds,
-                num_fits=len(sizes) * folds,
+                num_fits=fits * folds,
                 matrix_bytes=0 if in_memory else _matrix_bytes(group, num_features, folds),
                 samples_per_shard=store.schema.samples_per_shard,
             )

@@ -19,6 +19,7 @@ from pipeline.errors import ProbeError
 from pipeline.linear import Linear, Standardiser
 from pipeline.measures import score, utility
 from pipeline.runfolder import RunFolder
+from store.layout import Source
 from store.tables import read_arrays
 
 Array = NDArray[Any]
@@ -27,11 +28,26 @@ FOLD_TENSORS = ("fold_weights", "fold_bias")
 
 @dataclass(frozen=True)
 class Problem:
-    """What is predicted and how it is judged, whatever the features are."""
+    """What is predicted and how it is judged, whatever the features are.
+
+    Attributes:
+        num_classes: classes, or labels of label sets; None for values.
+        metric: of selection.
+        positive: class index that ``f1`` and ``auc`` are about.
+        multilabel: targets are label sets ``(n, labels)``, with an output for each label.
+    """
 
     num_classes: int | None
     metric: str
     positive: int = -1
+    multilabel: bool = False
+
+    @property
+    def type(self) -> str:
+        """That of the task."""
+        if self.multilabel:
+            return "multilabel"
+        return "regression" if self.num_classes is None else "classification"
 
     def score(self, targets: Array, outputs: Array) -> float:
         """Value of the selection metric, of outputs ``(n, outputs)``, as usually reported.
@@ -111,8 +127,9 @@ class ProbeFit:
 
 
 def row_weights(targets: Array, problem: Problem, config: ProbeConfig) -> Array | None:
-    """Sample weights ``(n,)`` of a class weighting; None when all rows count alike."""
-    if config.class_weight is None or problem.num_classes is None:
+    """Sample weights ``(n,)`` of a class weighting; None when all rows count alike, as for label
+    sets."""
+    if config.class_weight is None or problem.num_classes is None or problem.multilabel:
         return None
     counts = np.bincount(targets, minlength=problem.num_classes)
     return np.asarray((len(targets) / (problem.num_classes * np.maximum(counts, 1)))[targets])
@@ -127,6 +144,8 @@ def choose(path: Sequence[Linear], scores: Sequence[float], problem: Problem) ->
     return min(ties, key=lambda i: float(np.square(path[i].weights).sum()))
 
 
-def load_probe(folder: RunFolder, task: str, source: int | str) -> Probe:
+def load_probe(folder: RunFolder, task: str, source: Source) -> Probe:
     """A probe written by :func:`pipeline.probes.probing.fit_layer`."""
-    return Probe.from_arrays(read_arrays(folder.probe(task, source).with_suffix(".safetensors")))
+    return Probe.from_arrays(
+        read_arrays(folder.probe(task, source.name).with_suffix(".safetensors"))
+    )

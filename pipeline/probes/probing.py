@@ -19,16 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.cluster import offers_gpu
-from pipeline.config import RunConfig
-from pipeline.linear import CPU, HIDDEN, StoreDesign, source_array
-from pipeline.measures import stratified_folds
+from pipeline.config import HeadConfig, RunConfig
+from pipeline.linear import CPU, StoreDesign
 from pipeline.probes.fitting import ProbeTask, fit_probes
 from pipeline.probes.grouping import Group, group_tasks, shared_rows
 from pipeline.probes.keptgrams import layer_gram, write_part
 from pipeline.probes.model import ProbeFit, Problem
+from pipeline.probes.rows import task_rows
 from pipeline.runfolder import RunFolder
 from pipeline.texts import Rows, Target, load_target
 from store import ActivationStore, StoreError
+from store.layout import Source
 from store.tables import read_json, write_arrays, write_json
 
 Array = NDArray[Any]
@@ -39,7 +40,7 @@ class ProbeResult:
     """What became of one probe."""
 
     task: str
-    source: int | str
+    source: Source
     val_score: float
     penalty: float
     converged: bool
@@ -49,21 +50,14 @@ class ProbeResult:
 
 def problem_of(target: Target) -> Problem:
     """Classes and metric of a task."""
-    return Problem(target.num_classes, target.task.selection_metric, target.positive)
+    metric = target.task.selection_metric
+    return Problem(target.num_classes, metric, target.positive, target.multilabel)
 
 
-def read_rows(store: ActivationStore, source: int | str, rows: Rows) -> Array:
-    """Raw activations ``(n, features)`` float32 of a layer, or of the final hidden state."""
-    array, layer = source_array(store, source)
-    matrix = store.read_matrix(array, layer=layer, samples=rows.positions)
+def read_rows(store: ActivationStore, source: Source, rows: Rows) -> Array:
+    """Raw activations ``(n, features)`` float32 of a stored source."""
+    matrix = store.read_matrix(source.site, layer=source.layer, samples=rows.positions)
     return np.array(matrix, dtype=np.float32, order="C")
-
-
-def assign_folds(rows: Rows, *, folds: int, seed: int) -> Array:
-    """Fold index ``(n,)`` int64 per row: stratified by target, all rows of one sample together."""
-    samples, first = np.unique(rows.positions, return_index=True)
-    fold = stratified_folds(rows.targets[first], folds=folds, seed=seed)
-    return np.asarray(fold[np.searchsorted(samples, rows.positions)])
 
 
 def load_targets(config: RunConfig, store: ActivationStore) -> list[Target]:
@@ -82,7 +76,7 @@ def phase1_fingerprint(config: RunConfig, target: Target, extraction: str, share
     """
     parts = {
         "probe": config.probe.model_dump(mode="json"),
-        "folds": config.head.num_folds,
+        "folds": _folds(config.head) if config.head.num_folds else 0,
         "task": target.task.model_dump(mode="json"),
         "seed": config.seed,
         "labels": target.digest,
@@ -91,6 +85,11 @@ def phase1_fingerprint(config: RunConfig, target: Target, extraction: str, share
     if shared:
         parts["shared"] = shared
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _folds(head: HeadConfig) -> list[Any]:
+    """What the folds depend on; earlier versions did not keep near-duplicates together."""
+    return [head.folds, head.folds_by or "near_duplicates"]
 
 
 def probe_fingerprints(
@@ -105,14 +104,14 @@ def probe_fingerprints(
 
 
 def fit_layer(
-    config: RunConfig, snapshot: str, source: int | str, raw_bytes: int | None = None
+    config: RunConfig, snapshot: str, source: Source, raw_bytes: int | None = None
 ) -> list[ProbeResult]:
-    """Fit and write the probes of all tasks on one layer (or on the final hidden state).
+    """Fit and write the probes of all tasks on one source.
 
     Args:
         config: the configuration.
         snapshot: of the store.
-        source: layer, or ``"hidden"``.
+        source: a stored source.
         raw_bytes: most bytes of stored values to hold at a time; None for no limit.
 
     Returns:
@@ -129,7 +128,7 @@ def fit_layer(
 def _fit_group(
     config: RunConfig,
     store: ActivationStore,
-    source: int | str,
+    source: Source,
     group: Group,
     raw_bytes: int | None,
 ) -> list[ProbeResult]:
@@ -139,7 +138,7 @@ def _fit_group(
     for target, rows in zip(group.targets, group.rows, strict=True):
         name = target.task.name
         fingerprint = phase1_fingerprint(config, target, store.schema.fingerprint, group.digest)
-        done = _complete(folder.probe(name, source), fingerprint)
+        done = _complete(folder.probe(name, source.name), fingerprint)
         if done is None:
             wanted.append((target, rows, fingerprint))
         else:
@@ -158,8 +157,8 @@ def _fit_group(
     for (target, rows, _), val_row, val_place in zip(wanted, val_rows, val_places, strict=True):
         labelled = target.rows("train")
         folds = None
-        if config.head.num_folds and source != HIDDEN:
-            folds = assign_folds(labelled, folds=config.head.num_folds, seed=config.seed)
+        if config.head.num_folds and source.site == "ffn":
+            folds = task_rows(config, store, target).folds[0][: len(labelled)]
         tasks.append(
             ProbeTask(problem_of(target), rows, labelled.targets, val_place, val_row.targets, folds)
         )
@@ -168,7 +167,7 @@ def _fit_group(
         # Kept only where it takes less room than the layer itself.
         size = 4 * train.num_features**2
         stored = store.num_samples * train.num_features * store.schema.itemsize
-        path = folder.gram(group.name, source)
+        path = folder.gram(group.name, source.name)
         return layer_gram(path, store, source, group.positions, train, keep=size <= stored)
 
     fits = fit_probes(train, val, tasks, config=config.probe, gram=gram)
@@ -182,21 +181,21 @@ def _fit_group(
 def _write_probe(
     folder: RunFolder,
     target: Target,
-    source: int | str,
+    source: Source,
     fit: ProbeFit,
     fingerprint: str,
     num_train: int,
     num_val: int,
 ) -> ProbeResult:
     name = target.task.name
-    stem = folder.probe(name, source)
+    stem = folder.probe(name, source.name)
     chosen = next(point for point in fit.path if point[0] == fit.penalty)
     stem.with_suffix(".json").unlink(missing_ok=True)  # of the weights that are now replaced
     write_arrays(stem.with_suffix(".safetensors"), fit.probe.arrays())
     card = {
         "fingerprint": fingerprint,
         "task": name,
-        "source": source,
+        "source": source.name,
         "classes": target.classes,
         "metric": target.task.selection_metric,
         "num_train": num_train,
@@ -217,14 +216,12 @@ def _write_probe(
     return ProbeResult(name, source, fit.val_score, fit.penalty, chosen[2], computed=True)
 
 
-def gram_part(
-    config: RunConfig, snapshot: str, source: int | str, part: int, num_parts: int
-) -> None:
+def gram_part(config: RunConfig, snapshot: str, source: Source, part: int, num_parts: int) -> None:
     """Make one share of a layer's Gram matrices, for a layer too large for one worker's memory."""
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     folder = RunFolder(Path(config.run_dir))
     for group in group_tasks(load_targets(config, store)):
-        path = folder.gram(group.name, source)
+        path = folder.gram(group.name, source.name)
         device = gram_device(config)
         write_part(path, store, source, group.positions, part, num_parts, device)
 
@@ -253,14 +250,14 @@ def _complete(stem: Path, fingerprint: str) -> dict[str, Any] | None:
     return card if card.get("fingerprint") == fingerprint else None
 
 
-def is_complete(config: RunConfig, target: Target, source: int | str, fingerprint: str) -> bool:
+def is_complete(config: RunConfig, target: Target, source: Source, fingerprint: str) -> bool:
     """Whether the probe of this very configuration and these labels has been written.
 
     Args:
         config: the configuration.
         target: the task.
-        source: layer, or ``"hidden"``.
+        source: a stored source.
         fingerprint: the task's, of :func:`probe_fingerprints`.
     """
-    stem = RunFolder(Path(config.run_dir)).probe(target.task.name, source)
+    stem = RunFolder(Path(config.run_dir)).probe(target.task.name, source.name)
     return _complete(stem, fingerprint) is not None

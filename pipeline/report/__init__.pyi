@@ -9,6 +9,7 @@ from .page import write_report as write_report
 from .terminal import ablation_table as ablation_table
 from .terminal import cascade_table as cascade_table
 from .terminal import depth_table as depth_table
+from .terminal import label_table as label_table
 from .terminal import plan_lines as plan_lines
 from .terminal import plan_table as plan_table
 from .terminal import ranking_summary as ranking_summary

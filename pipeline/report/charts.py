@@ -30,8 +30,8 @@ for _backend in ("bokeh", "matplotlib"):  # options can be set only for backends
     hv.renderer(_backend)
 
 Array = NDArray[Any]
-BLUE, ORANGE, GREEN, RED, GREY, BLACK = (
-    "#1f6fb4", "#d9730d", "#2a8f4c", "#b3261e", "#8a8f98", "#1a1c20",
+BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, GREY, BLACK = (
+    "#1f6fb4", "#d9730d", "#2a8f4c", "#b3261e", "#7a4fb5", "#8a5a2b", "#8a8f98", "#1a1c20",
 )  # fmt: skip
 MAX_WRITTEN = 14
 """Classes up to which numbers are written into a matrix's cells."""
@@ -85,7 +85,11 @@ def line_chart(lines: Sequence[Series], x: str, y: str) -> Any:
             band = hv.Area((line.x, line.low, line.high), x, [y, f"{y} (high)"])
             parts.append(
                 band.opts(backend="bokeh", color=line.colour, fill_alpha=0.15, line_alpha=0).opts(
-                    backend="matplotlib", facecolor=line.colour, alpha=0.15, edgecolor="none"
+                    backend="matplotlib",
+                    color=line.colour,
+                    facecolor=line.colour,  # else one of a cycle of colours comes before it
+                    alpha=0.15,
+                    linewidth=0,
                 )
             )
         curve = hv.Curve((line.x, line.y), x, y, label=line.label)
@@ -104,15 +108,21 @@ def line_chart(lines: Sequence[Series], x: str, y: str) -> Any:
             )
         )
         if line.marks:
-            parts.append(_dots(line.x, line.y, x, y, line.colour))
+            parts.append(dots(line.x, line.y, x, y, line.colour))
     return hv.Overlay(parts)
 
 
-def _dots(xs: Any, ys: Any, x: str, y: str, colour: str) -> Any:
-    dots = hv.Scatter((xs, ys), x, y)
-    return dots.opts(
-        backend="bokeh", color=colour, size=7, tools=["hover"], show_legend=False
-    ).opts(backend="matplotlib", color=colour, s=30, show_legend=False)
+def dots(xs: Any, ys: Any, x: str, y: str, colour: str, label: str = "") -> Any:
+    """Points of one colour; diamonds with their own line of the legend if they have a label."""
+    found = for_both(hv.Scatter((xs, ys), x, y, label=label), show_legend=bool(label))
+    shape = ("diamond", "D") if label else ("circle", "o")
+    return found.opts(
+        backend="bokeh",
+        color=colour,
+        size=11 if label else 7,
+        marker=shape[0],
+        tools=["hover"],
+    ).opts(backend="matplotlib", color=colour, s=44 if label else 30, marker=shape[1])
 
 
 def star(x: float, y: float, x_name: str, y_name: str, label: str) -> Any:

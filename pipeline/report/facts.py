@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.heads import Head
+from pipeline.heads import Head, stored_outputs
 from pipeline.neurons import importance_cube
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
 from pipeline.scoring import DRIFT
-from pipeline.texts import load_target
+from pipeline.texts import load_target, sample_texts
 from store import ActivationStore
 from store.errors import SalientError
 from store.tables import read_json, read_table
@@ -230,13 +230,11 @@ def _predict(head: Head, config: RunConfig, task: str, snapshot: str | None) -> 
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     target = load_target(store, config.task(task))
     rows = target.rows("test")
-    if not len(rows):
-        return None
-    slices = {
-        layer: store.read_features(layer=layer, features=features, samples=rows.positions)
-        for layer, features in head.features.items()
-    }
-    outputs = head.outputs(slices)
+    if not len(rows) or target.multilabel:
+        return None  # of label sets metrics.json has each label's F1
+    outputs = stored_outputs(
+        head, store, rows.positions, lambda: sample_texts(store, rows.positions, config)
+    )
     if not target.classes:
         return Predictions((), rows.targets, outputs[:, 0].astype(np.float64), None)
     probability = head.probabilities(outputs)

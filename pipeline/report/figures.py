@@ -20,12 +20,15 @@ from pipeline.measures import METRICS, pareto_front
 from pipeline.neurons import RANKINGS
 from pipeline.report.charts import (
     BLUE,
+    BROWN,
     GREEN,
     GREY,
     ORANGE,
+    PURPLE,
     RED,
     Figure,
     Series,
+    dots,
     for_both,
     heat_map,
     labels_at,
@@ -39,14 +42,23 @@ from pipeline.report.charts import (
     write_row,
 )
 from pipeline.report.facts import TaskFacts
-from pipeline.report.terminal import best_by_depth, judge, judged
+from pipeline.report.scores import best_by_depth, judge, judged, num_layers_of, probes_of
 
 Array = NDArray[Any]
-KIND_COLOURS = {"frozen": ORANGE, "sparse": BLUE, "ensemble": GREEN}
+KIND_COLOURS = {
+    "dense": PURPLE,
+    "sparse": BLUE,
+    "frozen": ORANGE,
+    "ensemble": GREEN,
+    "stack": BROWN,
+    "final": RED,
+}
+SITE_LINES = (("ffn", "FFN layer", BLUE), ("hidden", "hidden state", ORANGE))
+"""Sites of single layers' probes, what their lines are called, and their colours."""
 DRIFT_PARTS = (
     ("predictions", "predictions", BLUE),
     ("classes", "class shares", ORANGE),
-    ("activations", "salient activations", GREEN),
+    ("activations", "activations", GREEN),
 )
 """Keys of a drift report's entries, their labels and colours."""
 MAP_COLUMNS = 384
@@ -66,65 +78,89 @@ def _bounds(entries: Sequence[Any], metric: str) -> tuple[list[float], list[floa
 
 
 def by_layer(task: TaskFacts) -> Figure | None:
-    """Score of one probe per layer (the paper's figure 4)."""
-    metric, entries = task.metric, task.metrics["layers"]
-    layers = [entry["source"] for entry in entries]
-    lines = [Series("validation", layers, [e["val"] for e in entries], GREY, dashed=True)]
-    tests = [entry["test"].get(metric) for entry in entries]
-    if None not in tests:
-        low, high = _bounds(entries, metric) or (None, None)
-        lines.append(Series("test", layers, tests, BLUE, low=low, high=high))
-    lines += _baseline(task, layers)
+    """Score of one probe per FFN layer and per hidden state (the paper's figures 4 and 5)."""
+    metric, lines, blocks = task.metric, list[Series](), list[int]()
+    y = f"test {_words(metric)}"
+    for site, label, colour in SITE_LINES:
+        probes = probes_of(task.metrics, site)
+        if not probes:
+            continue
+        after = [source.depth for source, _ in probes]
+        blocks = sorted({*blocks, *after})
+        entries = [entry for _, entry in probes]
+        tests = [entry["test"].get(metric) for entry in entries]
+        if None in tests:
+            val = [entry["val"] for entry in entries]
+            lines.append(Series(f"{label}, validation", after, val, colour, dashed=True))
+        else:
+            low, high = _bounds(entries, metric) or (None, None)
+            lines.append(Series(label, after, tests, colour, low=low, high=high))
+    score = task.metrics["hidden"]["test"].get(metric)
+    lines += _level(score, blocks)
     return Figure(
         "by-layer",
         "Score by layer",
-        f"{_words(metric)} of one probe per layer on its pooled activations. Band: 95 % bootstrap"
-        " interval over the test rows.",
-        for_both(line_chart(lines, "layer", _words(metric)), xticks=whole_ticks(layers)),
+        f"{_words(metric)} of one probe per layer on its pooled FFN activations"
+        + (
+            ", and on the hidden state after each block (-1: the embeddings)"
+            if blocks[0] < 0
+            else ""
+        )
+        + ". Band: 95 % bootstrap interval over the test rows.",
+        for_both(line_chart(lines, "block", y), xticks=whole_ticks(blocks)),
     )
 
 
-def _baseline(task: TaskFacts, layers: Sequence[int]) -> list[Series]:
-    score = task.metrics["hidden"]["test"].get(task.metric)
-    ends = [layers[0], layers[-1]] if len(layers) > 1 else [layers[0] - 0.5, layers[0] + 0.5]
+def _level(score: float | None, at: Sequence[int]) -> list[Series]:
+    """A horizontal line for the conventional head, where there is a score."""
     if score is None:
         return []
-    return [Series("final hidden state, test", ends, [score] * 2, RED, marks=False)]
+    ends = [at[0], at[-1]] if len(at) > 1 else [at[0] - 0.5, at[0] + 0.5]
+    return [Series("final hidden state's head", ends, [score] * 2, RED, marks=False)]
 
 
 def by_depth(task: TaskFacts) -> Figure | None:
-    """Best validation score of each kind of head by depth (the paper's figure 5)."""
-    metric, y = task.metric, _words(task.metric)
+    """Score of the dense head by depth, of the other kinds where they were tried."""
     rows = task.sweep.to_pylist()
-    best = best_by_depth(rows, metric)
+    best, judging = best_by_depth(rows, task.metric), judge(rows)
+    y = f"{judging} {_words(task.metric)}"
     depths = sorted({depth for _, depth in best})
-    lines = []
-    for kind in sorted({kind for kind, _ in best}):
+    chosen, hidden = task.metrics["chosen"], task.metrics["hidden"]
+    kinds = list(dict.fromkeys(kind for kind, _ in best))
+    # One band: those of several kinds cover each other.
+    banded = "dense" if "dense" in kinds else chosen["kind"]
+    lines, others = [], []
+    for kind in kinds:
+        if kind == "final":
+            continue  # the horizontal line
         own = [best[kind, depth] for depth in depths if (kind, depth) in best]
+        at, scores = [row["depth"] for row in own], [judged(row) for row in own]
+        label, colour = f"{kind} head", KIND_COLOURS.get(kind, GREY)
+        if len(own) < len(depths):
+            others.append(dots(at, scores, "depth", y, colour, label))
+            continue
         spans = [(row["low"], row["high"]) for row in own if row.get("low") is not None]
-        # One band: those of several kinds cover each other.
-        shown = len(spans) == len(own) and kind == task.metrics["chosen"]["kind"]
+        low, high = zip(*spans, strict=True) if spans else ((), ())
+        shown = kind == banded and len(spans) == len(own)
         lines.append(
             Series(
-                f"{kind} head, {judge(rows)}",
-                [row["depth"] for row in own],
-                [judged(row) for row in own],
-                KIND_COLOURS.get(kind, GREY),
-                dashed=True,
-                low=[low for low, _ in spans] if shown else None,
-                high=[high for _, high in spans] if shown else None,
+                label, at, scores, colour, low=low if shown else None, high=high if shown else None
             )
         )
-    lines += _baseline(task, depths)
+    # An older run's baseline was judged on validation only.
+    score = hidden.get("score", hidden.get("val") if judging == "validation" else None)
+    lines += _level(score, depths)
     chart = line_chart(lines, "depth", y)
-    chosen = task.metrics["chosen"]
-    if (score := chosen["test"].get(metric)) is not None:
-        chart *= star(chosen["depth"], score, "depth", y, f"chosen head ({chosen['kind']}), test")
+    for other in others:
+        chart *= other
+    score = chosen.get("score", chosen["val"])
+    chart *= star(chosen["depth"], score, "depth", y, f"chosen ({chosen['kind']})")
     return Figure(
         "by-depth",
-        "Score by aggregated depth",
-        f"Best {y} of the heads that read the salient neurons of layers 0 to depth; scoring with"
-        " such a head runs depth + 1 blocks. Band: 95 % interval, of the chosen head's kind.",
+        "Score by depth",
+        f"{y} of the heads that read blocks 0 to depth; scoring with one runs depth + 1"
+        f" blocks. The final hidden state needs all {num_layers_of(task.metrics)}. Band: 95 %"
+        f" interval, of the {banded} head.",
         for_both(chart, xticks=whole_ticks(depths)),
     )
 
@@ -137,7 +173,7 @@ def pareto(task: TaskFacts) -> Figure | None:
     scores = [judged(row) for row in rows]
     higher = METRICS[task.metric].higher_is_better
     front = pareto_front(features, scores, higher=higher)
-    x = "salient features"
+    x = "features"
     line = Series(
         "Pareto front", [features[i] for i in front], [scores[i] for i in front], GREY, marks=False
     )
@@ -346,7 +382,7 @@ def plan_figure(plan: Mapping[str, Any], name: str) -> Figure:
     depths = [option["depth"] for option in options]
     chart *= labels_at(speeds, scores, [f"0..{depth}" for depth in depths], x, y)
     at = depths.index(plan["picks"][plan["pick"]])
-    chart *= star(speeds[at], scores[at], x, y, f"{plan['pick']}: layers 0..{depths[at]}")
+    chart *= star(speeds[at], scores[at], x, y, f"{plan['pick']}: blocks 0..{depths[at]}")
     return Figure(
         "plan",
         name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError
-from pipeline.heads import Head
+from pipeline.heads import Head, all_features
+from pipeline.report.verdict import choice_sentence
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
 from pipeline.scoring import SCORE_CARD
 from store import ActivationStore
+from store.layout import SITES, Source
 from store.tables import read_json
 
 Facts = dict[str, Any]
@@ -77,7 +79,48 @@ def _run(path: Path) -> Facts:
 
 
 def _head(path: Path) -> Facts:
-    return {"kind": "head", "card": dict(vars(Head.load(path).card))}
+    head = Head.load(path)
+    card = head.card
+    facts: Facts = {
+        "kind": "head",
+        "task": card.task,
+        "head_kind": card.kind,
+        "reads": sources_read(head.features),
+        "blocks": f"{card.depth + 1 if all_features([head]) else 0} of {card.num_layers}",
+        "features": card.num_features,
+    }
+    facts |= {name: card.metrics[name] for name in ("loss", "score") if name in card.metrics}
+    if "choice" in card.metrics:
+        facts["choice"] = choice_sentence(
+            card.metrics["choice"],
+            depth=card.depth,
+            num_features=card.num_features,
+            num_layers=card.num_layers,
+            regression=card.type == "regression",
+        )
+    return facts | {"card": dict(vars(card))}
+
+
+def sources_read(sources: Iterable[Source]) -> list[str]:
+    """What a head reads, site by site: ``FFN layers 0..3``, ``hidden states 0..4``, ``n-grams``."""
+    layers: dict[str, list[int]] = {}
+    for source in sorted(sources):
+        layers.setdefault(source.site, []).append(source.layer)
+    found = []
+    for site, own in layers.items():
+        if SITES[site].array is None:
+            found.append(Source(site, own[0]).label)
+            continue
+        parts: list[list[int]] = []
+        for layer in own:
+            if parts and layer == parts[-1][1] + 1:
+                parts[-1][1] = layer
+            else:
+                parts.append([layer, layer])
+        numbers = ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in parts)
+        name = "FFN layer" if site == "ffn" else SITES[site].label
+        found.append(f"{name}{'s' * (len(own) > 1)} {numbers}")
+    return found
 
 
 def _scores(path: Path) -> Facts:

@@ -21,7 +21,8 @@ from pipeline.progress import Say, advance, silent
 from pipeline.report.charts import Figure, bokeh_model, write_image
 from pipeline.report.facts import RunFacts, TaskFacts, read_run
 from pipeline.report.figures import task_figures
-from pipeline.report.terminal import AblationRow, ScoreRow, ablation_rows, gain_line, score_rows
+from pipeline.report.scores import ScoreRow, judging, label_rows, remarks, score_rows
+from pipeline.report.terminal import AblationRow, ablation_rows
 from store.disk import write_file
 
 try:
@@ -42,7 +43,9 @@ class TaskView:
     facts: TaskFacts
     figures: tuple[Figure, ...]
     scores: tuple[ScoreRow, ...]
-    gain: str | None
+    judging: str
+    remarks: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
     neurons: tuple[tuple[str, ...], ...]
     ablation: tuple[AblationRow, ...]
     head: tuple[tuple[str, str], ...]
@@ -152,7 +155,9 @@ def view_of(task: TaskFacts) -> TaskView:
         task,
         tuple(task_figures(task)),
         tuple(score_rows(task.metrics)),
-        gain_line(task.metrics),
+        judging(task.metrics),
+        tuple(remarks(task.metrics)),
+        tuple(label_rows(task.metrics)),
         tuple(_top_neurons(task)),
         () if task.ablation is None else tuple(ablation_rows(task.ablation)),
         tuple((key.replace("_", " "), _plain(value)) for key, value in task.head.items()),

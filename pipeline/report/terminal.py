@@ -2,97 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from pipeline.heads import KINDS
 from pipeline.measures import METRICS
 from pipeline.neurons import RANKINGS
+from pipeline.report.digits import four, span
+from pipeline.report.scores import (
+    ScoreRow,
+    best_by_depth,
+    judge,
+    judged,
+    judging,
+    label_rows,
+    remarks,
+    score_rows,
+)
 
 JSON = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class ScoreRow:
-    """A model's line in a table of scores; ``test`` comes with its interval where there is one."""
+class Fitting:
+    """One of several tables: the first that is no wider than the terminal, else the last."""
 
-    model: str
-    blocks: str
-    features: str
-    val: str
-    test: str
-    chosen: bool = False
+    tables: tuple[Table, ...]
 
-
-def score_rows(task: JSON) -> Iterator[ScoreRow]:
-    """The baseline, every layer, the best head of each kind and the chosen head of one task.
-
-    Args:
-        task: its entry in ``metrics.json``.
-    """
-    metric, num_layers = task["metric"], len(task["layers"])
-
-    def row(model: str, blocks: int, features: str, entry: JSON, *, chosen: bool = False) -> Any:
-        value = entry["test"].get(metric)
-        bounds = (entry.get("test_interval") or {}).get(metric)
-        test = "-" if value is None else f"{value:.4f}"
-        test = test if bounds is None else f"{test} {_span(*bounds)}"
-        return ScoreRow(
-            model, f"{blocks}/{num_layers}", features, f"{entry['val']:.4f}", test, chosen
-        )
-
-    yield row("baseline: final hidden state", num_layers, "all", task["hidden"])
-    for entry in task["layers"]:
-        best = entry["source"] == task["best_layer"]["source"]
-        label = f"layer {entry['source']}" + (" (best single layer)" if best else "")
-        yield row(label, entry["source"] + 1, "all", entry)
-    for kind in KINDS:
-        if kind in task:
-            entry = task[kind]
-            features = str(entry["num_features"])
-            yield row(f"{kind}, best on validation", entry["depth"] + 1, features, entry)
-    chosen = task["chosen"]
-    label = f"chosen: {chosen['kind']}, depth {chosen['depth']}"
-    yield row(label, chosen["depth"] + 1, str(chosen["num_features"]), chosen, chosen=True)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's own protocol."""
+        free = options.update(max_width=1000)
+        for table in self.tables[:-1]:
+            if table.__rich_measure__(console, free).maximum <= options.max_width:
+                yield table
+                return
+        yield self.tables[-1]
 
 
-def gain_line(task: JSON) -> str | None:
-    """The chosen head's gain over the baseline with its interval, or why there is none."""
-    gain = task.get("gain") or {}
-    if gain.get("low") is None:
-        note = task["chosen"].get("note")
-        return f"chosen head: no gain evaluated, {note}" if note else None
-    return "chosen head less baseline: {value:+.4f} ({low:+.3f} to {high:+.3f})".format(**gain)
+SCORE_COLUMNS = {
+    "model": "model",
+    "blocks": "blocks",
+    "features": "features",
+    "loss": "loss",
+    "score": "score",
+    "test": "test (95 % CI)",
+    "gain": "gain of chosen\n(95 % CI)",
+}
+"""Field of a row -> its head."""
+LESS_NEEDED = (
+    "", "loss", "loss score", "loss score features", "loss score features gain",
+    "loss score features gain blocks",
+)  # fmt: skip
+"""Columns that ever narrower terminals do without."""
 
 
-def task_table(name: str, task: JSON) -> Table:
-    """Validation and test score of the baseline, every layer and the heads of one task.
+def task_table(name: str, task: JSON) -> Fitting:
+    """What one task's baselines, single layers and heads score, and the choice in words.
 
-    The test score's interval is a bootstrap interval over the test rows; the caption's is of the
+    The test score's interval is a bootstrap interval over the test rows; a gain's is of the
     difference on the same rows.
     """
-    title = f"{name}: {task['metric']}, {task['num_test']} test rows"
-    table = Table(title=title, title_justify="left")
-    table.add_column("model")
-    for column in ("blocks", "features", "val", "test (95 % CI)"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in score_rows(task):
-        cells = (row.model, row.blocks, row.features, row.val, row.test)
-        table.add_row(*cells, style="bold" if row.chosen else None)
-    if (gain := gain_line(task)) is not None:
-        table.caption = gain
-        table.caption_justify = "left"
+    rows = list(score_rows(task))
+    empty = [key for key in ("loss", "gain") if not any(getattr(row, key) for row in rows)]
+    widths = dict.fromkeys(frozenset([*empty, *names.split()]) for names in LESS_NEEDED)
+    return Fitting(tuple(_task_table(name, task, rows, left_out) for left_out in widths))
+
+
+def _task_table(
+    name: str, task: JSON, rows: Sequence[ScoreRow], left_out: Collection[str]
+) -> Table:
+    better = "" if METRICS[task["metric"]].higher_is_better else " (lower is better)"
+    judged_by = "" if {"loss", "score"} <= set(left_out) else f"; {judging(task)}"
+    table = Table(
+        title=f"{name}: {task['metric']}{better}, {task['num_test']:,} test texts{judged_by}",
+        title_justify="left",
+        caption="\n".join(remarks(task)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    columns = {key: head for key, head in SCORE_COLUMNS.items() if key not in left_out}
+    for key, head in columns.items():
+        right = key != "model"
+        table.add_column(head, justify="right" if right else "left", no_wrap=right)
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        table.add_row(
+            *(getattr(row, key) for key in columns),
+            style="bold" if row.chosen else None,
+            end_section=following is not None and following.group != row.group,
+        )
     return table
 
 
-def _span(low: float, high: float) -> str:
-    """An interval to three digits, such as .648-.690."""
-    return ("-" if low >= 0 else " to ").join(f"{end:.3f}".removeprefix("0") for end in (low, high))
+def label_table(name: str, task: JSON) -> Table:
+    """The chosen head's F1 of each label of a multilabel task, with its bootstrap interval."""
+    table = Table(
+        title=f"{name}: labels, {task['num_test']:,} test texts",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("label")
+    for column in ("texts", "F1 (95 % CI)"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in label_rows(task):
+        table.add_row(*row)
+    return table
 
 
 @dataclass(frozen=True)
@@ -184,9 +209,9 @@ def plan_table(plan: JSON) -> Table:
         found = [f"{front}0..{option['depth']}"]
         for name in tasks:
             head = option["heads"][name]
-            span = "" if head["low"] is None else f"\n{_span(head['low'], head['high'])}"
+            bounds = "" if head["low"] is None else f"\n{span(head['low'], head['high'])}"
             above = "" if head["depth"] == option["depth"] else f"@{head['depth']} "
-            found.append(f"{above}{head['score']:.4f}{span}")
+            found.append(f"{above}{head['score']:.4f}{bounds}")
         speed = option["speed"]
         return [
             *found,
@@ -217,11 +242,11 @@ def plan_lines(plan: JSON) -> Iterator[str]:
         for one in (option, plan["chosen"])
     ]
     done = "chosen now" if fingerprints[0] == fingerprints[1] else "--apply makes it the chosen one"
-    yield f"{plan['pick']}: layers 0..{depth} ({done})"
+    yield f"{plan['pick']}: blocks 0..{depth} ({done})"
     for task, head in option["heads"].items():
         yield (
-            f"  {task}: {head['kind']} head, layers 0..{head['depth']}, {head['num_features']}"
-            f" salient features, {plan['tasks'][task]['metric']} {head['score']:.4f}"
+            f"  {task}: {head['kind']} head, blocks 0..{head['depth']}, {head['num_features']}"
+            f" features, {plan['tasks'][task]['metric']} {head['score']:.4f}"
         )
 
 
@@ -234,7 +259,7 @@ def cascade_table(cascade: JSON) -> Table:
     found, tasks = cascade["found"], cascade["tasks"]
     measured = found["measured"]
     table = Table(
-        title=f"cascade: texts may leave after layers 0..{found['early_depth']} of"
+        title=f"cascade: texts may leave after blocks 0..{found['early_depth']} of"
         f" 0..{found['full_depth']}",
         title_justify="left",
         caption_justify="left",
@@ -273,7 +298,7 @@ def _plan_caption(plan: JSON, measured: JSON) -> str:
     lines = [
         "score with its 95 % interval; •: on the Pareto front of measured speed and score"
         + (" (of the task that loses most)" if len(plan["tasks"]) > 1 else ""),
-        f"best: highest score; smallest: fewest layers within {plan['tolerance']:g} of it"
+        f"best: highest score; smallest: fewest blocks within {plan['tolerance']:g} of it"
         + (f"; among those with {limit:,.0f} texts/s" if limit else ""),
         f"speed: median of {measured['rounds']} passes over {measured['num_texts']:,} texts"
         f" ({measured['num_tokens']:,} tokens), {measured['dtype']}, {measured['device']}"
@@ -284,51 +309,44 @@ def _plan_caption(plan: JSON, measured: JSON) -> str:
         for option in (*plan["options"], plan["chosen"])
         for head in option["heads"].values()
     ):
-        lines.append("@N: this task's best head up to here reads layers 0..N only")
+        lines.append("@N: this task's best head up to here needs blocks 0..N only")
     return "\n".join(lines)
 
 
 def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
-    """Best score of each head kind at each depth, with the salient set's size."""
+    """The dense head's score at each depth, and the best of the other kinds with their sizes."""
     metric, rows = task["metric"], sweep.to_pylist()
-    kinds = sorted({row["kind"] for row in rows})
-    table = Table(title=f"{name}: {judge(rows)} {metric} by depth", title_justify="left")
-    table.add_column("layers", justify="left")
-    for kind in kinds:
-        table.add_column(kind, justify="right")
-        table.add_column("features", justify="right")
     best = best_by_depth(rows, metric)
+    kinds = list(dict.fromkeys(kind for kind, _ in best))
+    main = "dense" if "dense" in kinds else None
+    table = Table(
+        title=f"{name}: {judge(rows)} {metric} by depth",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("blocks", no_wrap=True)
+    if main:
+        table.add_column("dense", justify="right", no_wrap=True)
+    table.add_column("other kinds (features)" if main else "best (features)")
     for depth in sorted({depth for _, depth in best}):
-        cells = []
-        for kind in kinds:
-            entry = best.get((kind, depth))
-            cells += [f"{judged(entry):.4f}", str(entry["num_features"])] if entry else ["", ""]
+        others = [
+            f"{kind} {four(judged(best[kind, depth]))} ({best[kind, depth]['num_features']:,})"
+            for kind in kinds
+            if kind != main and (kind, depth) in best
+        ]
+        cells = [f"0..{depth}"]
+        if main:
+            cells.append(four(judged(best[main, depth])) if (main, depth) in best else "")
         chosen = depth == task["chosen"]["depth"]
-        table.add_row(f"0..{depth}" + (" (chosen)" if chosen else ""), *cells)
+        if chosen:
+            cells[0] += " *"
+        table.add_row(*cells, ", ".join(others), style="bold" if chosen else None)
+    table.caption = f"* chosen: {task['chosen']['kind']}"
+    table.caption_justify = "left"
     return table
-
-
-def judged(row: JSON) -> float:
-    """What a head of the sweep was judged by: its ``score``, or in older runs ``val_score``."""
-    score = row.get("score")
-    return float(row["val_score"] if score is None else score)
-
-
-def judge(rows: Sequence[JSON]) -> str:
-    """Which rows heads were judged on, in a word."""
-    same = all(judged(row) == row["val_score"] for row in rows)
-    return "validation" if same else "cross-validation"
-
-
-def best_by_depth(rows: Sequence[JSON], metric: str) -> dict[tuple[str, int], JSON]:
-    """(kind, depth) -> the sweep's best row there."""
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    best: dict[tuple[str, int], JSON] = {}
-    for row in rows:
-        key = (row["kind"], row["depth"])
-        if key not in best or sign * judged(row) > sign * judged(best[key]):
-            best[key] = row
-    return best
 
 
 def top_neurons(table: pa.Table, *, rows: int) -> list[dict[str, Any]]:

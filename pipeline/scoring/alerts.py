@@ -27,18 +27,18 @@ NUM_WORST = 5
 PLOTTED = {
     "predictions": ("predictions (largest)", "o-", "#1f6fb4"),
     "classes": ("class shares", "s-", "#d9730d"),
-    "activations": ("salient activations (mean)", "^-", "#2a8f4c"),
+    "activations": ("activations (mean)", "^-", "#2a8f4c"),
 }
 """Part of an entry -> label, style and colour of its line."""
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A head with what its scores are held against; ``neuron_size`` neurons make a pooling."""
+    """A head with what its scores are held against; of a site ``sizes`` units make a pooling."""
 
     head: Head
     reference: Reference
-    neuron_size: int
+    sizes: Mapping[str, int]
 
 
 def write_drift(
@@ -141,20 +141,21 @@ def _drifted(found: Comparison, names: tuple[str, ...], threshold: float) -> lis
     # A few of many neurons always move; together they move only with the texts.
     mean = float(np.mean([one.excess for one in found.activations])) if found.activations else 0.0
     if mean > threshold and any(one.drifts(threshold) for one in found.activations):
-        parts.append("the salient activations")
+        parts.append("the activations")
     return parts
 
 
 def _activations(watched: Watched, found: Comparison, threshold: float) -> dict[str, Any]:
     excess = np.array([one.excess for one in found.activations])
-    worst = []
+    places, worst = watched.reference.places(), []
     for at in np.argsort(-excess, kind="stable")[:NUM_WORST].tolist():
-        layer, feature = watched.reference.features[at].tolist()
-        pooling, neuron = divmod(feature, watched.neuron_size)
+        source, feature = places[at]
+        pooling, unit = divmod(feature, watched.sizes[source.site])
         place = {
-            "layer": layer,
+            "site": source.site,
+            "layer": source.layer,
             "pooling": watched.head.card.poolings[pooling],
-            "neuron": neuron,
+            "neuron": unit,
         }
         worst.append(place | _finding(found.activations[at]))
     return {

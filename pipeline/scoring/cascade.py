@@ -7,8 +7,8 @@ is at least as probable as the task's threshold keeps those results; the others 
 the beginning with the chosen heads. With ``c1`` and ``c2`` seconds a text for the two passes and a
 share ``p`` that leaves early, a text takes ``c1 + (1 - p) c2``, so it pays if ``p > c1 / c2``.
 
-Regression has no confidence to leave by. :mod:`pipeline.planning.thresholds` finds depth and
-thresholds.
+Regression and label sets have no one confidence to leave by.
+:mod:`pipeline.planning.thresholds` finds depth and thresholds.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 from pipeline.backbone import load_from_settings
 from pipeline.errors import ConfigError, HeadError
 from pipeline.extraction import ahead
-from pipeline.heads import Drift, Head
+from pipeline.heads import Drift, Head, all_features
 from pipeline.runfolder import RunFolder
 from pipeline.scoring.alerts import THRESHOLD
 from pipeline.scoring.scorer import AHEAD, Carried, Scored, Scorer, head_columns
+from store.layout import last_block
 from store.tables import read_json, write_json
 
 Array = NDArray[Any]
@@ -137,11 +138,11 @@ class Cascade:
         """
         early = [run.head(task, one.early) for task, one in self.tasks.items()]
         full = [run.head(task) for task in self.tasks]
-        depth = max(one.full_depth for one in self.tasks.values())
+        heads = [Head.load(folder) for folder in (*early, *full)]
         backbone = load_from_settings(
-            Head.load(full[0]).card.extraction["backbone"],
+            heads[0].card.extraction["backbone"],
             device=device,
-            last_layer=depth,
+            last_layer=last_block(all_features(heads), heads[0].card.num_layers),
             model=model,
         )
         thresholds = {task: one.threshold for task, one in self.tasks.items()}
@@ -165,14 +166,16 @@ class CascadeScorer:
         thresholds: task -> probability of its most probable class from which on a text may leave.
 
     Raises:
-        HeadError: heads of regression, or of other tasks or classes.
+        HeadError: heads of regression or label sets, or of other tasks or classes.
     """
 
     def __init__(self, early: Scorer, full: Scorer, thresholds: Mapping[str, float]) -> None:
         if early.columns != full.columns or list(thresholds) != [h.card.task for h in full.heads]:
             raise HeadError("the early and the chosen heads of a cascade have other classes")
-        if any(head.card.type == "regression" for head in full.heads):
-            raise HeadError("a cascade is for classes: regression has no confidence to leave by")
+        if any(head.card.type != "classification" for head in full.heads):
+            raise HeadError(
+                "a cascade is for classes: values and label sets have no confidence to leave by"
+            )
         self.early = early
         self.full = full
         self.thresholds = dict(thresholds)

@@ -298,7 +298,7 @@ def _load_scorer(
         _check_scorer(scorer, source.config, config.parity_samples, say)
         return scorer
     both = cascade.scorer(RunFolder(Path(source.config.run_dir)), model=model, device=device)
-    say(f"cascade: texts may leave after layers 0..{both.early.depth}")
+    say(f"cascade: texts may leave after blocks 0..{both.early.depth}")
     _check_scorer(both.full, source.config, config.parity_samples, say)
     return both
 

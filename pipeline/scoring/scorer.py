@@ -1,8 +1,9 @@
 """Heads over one truncated backbone: tables of texts in, tables of predictions out.
 
-All tasks share one forward pass: blocks up to the deepest that any head reads, in the last of them
-only the salient neurons, and of every layer only the salient features are pooled. Reading,
-tokenising, computing and what the caller does with the results overlap::
+All tasks share one forward pass: blocks up to the deepest that any head reads (if it ends with a
+block's neurons, only those that are read), and of every layer only the features that are read are
+pooled. What a head reads of the texts themselves is made beside the tokens. Reading, tokenising,
+computing and what the caller does with the results overlap::
 
     scorer = Scorer.load([run / "heads/anger/chosen", run / "heads/joy/chosen"])
     for scored in scorer.score(tables):         # read ahead, in another thread
@@ -31,9 +32,18 @@ from pipeline.backbone import Backbone, Encoded, load_from_settings
 from pipeline.config import SCORE_COLUMNS
 from pipeline.errors import ScoreError
 from pipeline.extraction import STORED, Extractor, Golden, Pooled, ahead, read_outputs
-from pipeline.heads import REFERENCE_FILE, Drift, DriftCounts, Head, Reference
+from pipeline.heads import (
+    REFERENCE_FILE,
+    Drift,
+    DriftCounts,
+    Head,
+    Reference,
+    all_features,
+    text_activations,
+)
 from pipeline.scoring.alerts import THRESHOLD, Watched, write_drift
 from store import ActivationStore
+from store.layout import NGRAMS, Source, ffn, last_block, stored_sources
 from store.tables import read_arrays
 
 Array = NDArray[Any]
@@ -70,13 +80,15 @@ class Compute(Protocol):
 
 @dataclass(frozen=True)
 class _Batch:
-    """A table's different texts, encoded; ``rows`` text of each row, ``first`` a row of each."""
+    """A table's different texts, encoded; ``rows`` text of each row, ``first`` a row of each;
+    ``beside``: task -> what its head reads of the texts themselves."""
 
     table: pa.Table
     rows: Array
     first: Array
     blank: Array
     encoded: Encoded
+    beside: Mapping[str, Mapping[Source, Array]]
 
 
 class Scorer:
@@ -118,32 +130,40 @@ class Scorer:
             raise ScoreError(f"two heads for one task among {names}; give one head per task")
         self.heads = tuple(heads)
         self.references = dict(references or {})
+        for head in heads:
+            if odd := [s for s in head.features if s.array is None and s != NGRAMS]:
+                raise ScoreError(
+                    f"head {head.card.task!r} reads the {odd[0].label}, which is there to be"
+                    " compared with only; name another head, such as the chosen one"
+                )
         card = heads[0].card
         self.normalise: dict[str, bool] = card.extraction["normalise"]
         self.dtype: str = card.extraction["backbone"]["dtype"]
         self.stored: str = card.stored_dtype
-        self.features = _all_features(heads)
-        """Layer -> the features that any head reads there."""
-        self.depth = max(self.features)
+        self.features = all_features(heads)
+        """Source of the model -> the features that any head reads of it."""
+        self.depth = max([0, *(source.depth for source in self.features)])
+        """The last block that runs."""
         self._columns = {
             head.card.task: {
-                layer: np.searchsorted(self.features[layer], features)
-                for layer, features in head.features.items()
+                source: np.searchsorted(self.features[source], features)
+                for source, features in head.features.items()
+                if source in self.features
             }
             for head in heads
         }
+        last = last_block(self.features, card.num_layers)
         if backbone is None:
             backbone = load_from_settings(
-                card.extraction["backbone"], device=device, last_layer=self.depth, model=model
+                card.extraction["backbone"], device=device, last_layer=last, model=model
             )
-        neurons = np.unique(self.features[self.depth] % backbone.neuron_size)
-        backbone = backbone.truncate(self.depth, neurons=neurons.tolist())
+        backbone = _cut(backbone, self.features, last)
         self.extractor = Extractor(
             backbone,
             poolings=card.poolings,
             special_tokens=card.extraction["backbone"]["special_tokens"],
-            features=self.features,
-            hidden="none",
+            features={s.layer: self.features[s] for s in self.features if s.site == "ffn"},
+            hidden=[source.layer for source in self.features if source.site == "hidden"],
         )
         found = self.extractor.fingerprint(normalisation=self.normalise)
         if found != card.extraction_fingerprint:
@@ -229,21 +249,21 @@ class Scorer:
 
         Returns:
             With ``id``, ``created_at`` (UTC), ``source_file``, ``text_hash``, ``n_tokens``,
-            ``truncated``, then per task its prediction ``TASK`` (class name or float64) and, for
-            classes, a probability ``TASK_p_CLASS`` float32 each. Null predictions where the text
-            is empty.
+            ``truncated``, then per task its prediction ``TASK`` (class name, list of label names or
+            float64) and, for classes and labels, a probability ``TASK_p_CLASS`` float32 each. Null
+            predictions where the text is empty.
         """
         batch = self._prepare(table)
         return self._finish(batch, self._run(batch.encoded))
 
-    def activations(self, texts: Sequence[str]) -> tuple[dict[int, Array], Array, Array]:
-        """Layer -> ``(n, k)`` float32 of ``features``, rounded as stored; tokens; truncated."""
-        pooled = self._run(self.extractor.encode(texts))
-        return self._layers(pooled), pooled.n_tokens, pooled.truncated
+    def activations(self, texts: Sequence[str]) -> dict[Source, Array]:
+        """Source of the model -> ``(n, k)`` float32 of ``features``, rounded as stored."""
+        return self._sources(self._run(self.extractor.encode(texts)))
 
-    def outputs(self, layers: Mapping[int, Array], head: Head) -> Array:
-        """Outputs of a head ``(n, outputs)``, from ``activations``."""
-        return head.outputs(self._own(layers, head))
+    def outputs(self, texts: Sequence[str]) -> dict[str, Array]:
+        """Task -> outputs of its head ``(n, outputs)`` for normalised texts."""
+        found, beside = self.activations(texts), self._beside(texts)
+        return {head.card.task: head.outputs(self._own(found, beside, head)) for head in self.heads}
 
     def _prepare(self, table: pa.Table) -> _Batch:
         encoding = pc.fill_null(table["text"], "").combine_chunks().dictionary_encode()
@@ -251,30 +271,40 @@ class Scorer:
         rows = encoding.indices.to_numpy()
         first = np.unique(rows, return_index=True)[1]
         blank = np.array([not text.strip() for text in texts], bool)
-        return _Batch(table, rows, first, blank, self.extractor.encode(texts))
+        encoded = self.extractor.encode(texts)
+        return _Batch(table, rows, first, blank, encoded, self._beside(texts))
+
+    def _beside(self, texts: Sequence[str]) -> dict[str, dict[Source, Array]]:
+        """Task -> what its head reads of the texts themselves; each head has its own n-grams."""
+        return {head.card.task: text_activations(head, texts) for head in self.heads}
 
     def _run(self, encoded: Encoded) -> Pooled:
         return self.extractor.compute(encoded, dtype=STORED[self.stored])
 
-    def _layers(self, pooled: Pooled) -> dict[int, Array]:
-        return {
-            layer: values.float().numpy()
-            for layer, values in zip(self.extractor.layers, pooled.ffn, strict=True)
-        }
+    def _sources(self, pooled: Pooled) -> dict[Source, Array]:
+        found = {}
+        for source, values in zip(self.extractor.sources, pooled.rows, strict=True):
+            rows, features = values.float().numpy(), self.features[source]
+            # Of FFN layers nothing else was pooled; hidden states are small.
+            found[source] = rows if rows.shape[1] == len(features) else rows[:, features]
+        return found
 
-    def _own(self, layers: Mapping[int, Array], head: Head) -> dict[int, Array]:
-        """A head's own features out of those of all."""
-        columns = self._columns[head.card.task]
-        return {
-            layer: layers[layer]
-            if len(index) == layers[layer].shape[1]
-            else layers[layer][:, index]
-            for layer, index in columns.items()
-        }
+    def _own(
+        self,
+        found: Mapping[Source, Array],
+        beside: Mapping[str, Mapping[Source, Array]],
+        head: Head,
+    ) -> dict[Source, Array]:
+        """A head's own features out of those of all, and what it reads of the texts themselves."""
+        own = dict(beside[head.card.task])
+        for source, index in self._columns[head.card.task].items():
+            rows = found[source]
+            own[source] = rows if len(index) == rows.shape[1] else rows[:, index]
+        return own
 
     def _finish(self, batch: _Batch, pooled: Pooled) -> Scored:
         """Heads and drift counts of the different texts, spread over the rows."""
-        layers, rows = self._layers(pooled), batch.rows
+        found, rows = self._sources(pooled), batch.rows
         table, blank = batch.table, batch.blank[rows]
         created = table["created_at"].cast(pa.timestamp("s", tz="UTC"))
         columns: dict[str, Any] = {
@@ -288,19 +318,18 @@ class Scorer:
         counted = self._texts_by_date(batch, created) if self.references else {}
         drift: dict[str, dict[str, DriftCounts]] = {date: {} for date in counted}
         for head in self.heads:
-            card, own = head.card, self._own(layers, head)
+            card, own = head.card, self._own(found, batch.beside, head)
             outputs = head.outputs(own)
             if card.type == "regression":
                 columns[card.task] = pa.array(outputs[rows, 0].astype(np.float64), mask=blank)
             else:
                 probability = head.probabilities(outputs)
-                decided = pa.array(head.decide(probability)[rows], mask=blank)
-                columns[card.task] = pa.array(card.classes, pa.string()).take(decided)
+                columns[card.task] = _named(head, probability).take(pa.array(rows, mask=blank))
                 for name, values in zip(head_columns(head).values(), probability.T, strict=True):
                     columns[name] = pa.array(values.astype(np.float32)[rows], mask=blank)
             if (reference := self.references.get(card.task)) is not None:
                 for date, texts in counted.items():
-                    some = {layer: values[texts] for layer, values in own.items()}
+                    some = {source: values[texts] for source, values in own.items()}
                     drift[date][card.task] = reference.count(head, some, outputs[texts])
         return Scored(pa.table(columns), Drift(drift))
 
@@ -320,9 +349,10 @@ class Scorer:
         self, folder: Path, name: str, drift: Drift, *, threshold: float = THRESHOLD
     ) -> dict[str, Any]:
         """Report counts as ``folder/NAME.json`` and a plot; see :mod:`pipeline.scoring.alerts`."""
-        size = self.extractor.backbone.neuron_size
+        backbone = self.extractor.backbone
+        sizes = {"ffn": backbone.neuron_size, "hidden": backbone.hidden_size}
         watched = {
-            head.card.task: Watched(head, self.references[head.card.task], size)
+            head.card.task: Watched(head, self.references[head.card.task], sizes)
             for head in self.heads
             if head.card.task in self.references
         }
@@ -341,8 +371,7 @@ class Scorer:
             recorded = golden.get(head.card.task)
             if recorded is None:
                 continue
-            layers, _, _ = self.activations(recorded.texts)
-            difference = recorded.difference(self.outputs(layers, head))
+            difference = recorded.difference(self.outputs(recorded.texts)[head.card.task])
             if not difference <= PARITY_TOLERANCE[self.dtype]:
                 raise ScoreError(
                     f"head {head.card.task!r}: its outputs for the golden texts recorded with it"
@@ -357,8 +386,8 @@ class Scorer:
         """Compute some stored samples again.
 
         Returns:
-            The largest difference, relative to the largest stored value of the layer; None if there
-            was nothing to compare: no samples, no texts kept, or another extraction's store.
+            The largest difference, relative to the largest stored value of the source; None if
+            there was nothing to compare: no samples, no texts kept, another extraction's store.
 
         Raises:
             ScoreError: the difference is beyond rounding.
@@ -369,15 +398,18 @@ class Scorer:
             return None
         picks = np.unique(np.linspace(0, len(samples) - 1, num_samples).astype(np.int64))
         chosen = samples.take(pa.array(picks))
-        layers, _, _ = self.activations(chosen["text"].to_pylist())
+        found = self.activations(chosen["text"].to_pylist())
         positions = chosen["position"].to_numpy()
         worst = 0.0
-        for layer, values in layers.items():
+        for source in set(found) & set(stored_sources(store.schema)):
             stored = store.read_features(
-                "ffn", layer=layer, features=self.features[layer], samples=positions
+                source.site,
+                layer=source.layer,
+                features=self.features[source],
+                samples=positions,
             )
             scale = max(float(np.abs(stored).max()), 1e-6)
-            worst = max(worst, float(np.abs(values - stored).max()) / scale)
+            worst = max(worst, float(np.abs(found[source] - stored).max()) / scale)
         if not worst <= PARITY_TOLERANCE[self.dtype]:
             raise ScoreError(
                 f"recomputed activations differ from the stored ones by {worst:.1e} of their range:"
@@ -387,20 +419,32 @@ class Scorer:
         return worst
 
 
-def _all_features(heads: Sequence[Head]) -> dict[int, Array]:
-    """Layer -> the features that any head reads there, increasing."""
-    found: dict[int, Array] = {}
-    for head in heads:
-        for layer, features in head.features.items():
-            if len(features):
-                found[layer] = np.union1d(found.get(layer, features[:0]), features)
-    return dict(sorted(found.items()))
+def _cut(backbone: Backbone, features: Mapping[Source, Array], last: int | None) -> Backbone:
+    """Down to its last block, and in that to the neurons that are read, if it ends with them.
+
+    Where a hidden state is the last thing read, its block is entered and not run; the block before
+    it is whole.
+    """
+    if last is None:
+        return backbone
+    read = features.get(ffn(last))
+    neurons = None if read is None else np.unique(read % backbone.neuron_size).tolist()
+    return backbone.truncate(last, neurons=neurons)
 
 
 def heads_fingerprint(heads: Sequence[Head]) -> str:
     """Digest of what determines the scores of these heads together; 16 hex digits."""
     together = " ".join(sorted(head.fingerprint for head in heads))
     return hashlib.sha256(together.encode()).hexdigest()[:16]
+
+
+def _named(head: Head, probability: Array) -> pa.Array:
+    """Decided class names ``(n,)``, or lists of label names, of probabilities ``(n, classes)``."""
+    names, decided = pa.array(head.card.classes, pa.string()), head.decide(probability)
+    if not head.multilabel:
+        return names.take(pa.array(decided))
+    ends = np.concatenate([[0], np.cumsum(decided.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(ends, names.take(pa.array(np.nonzero(decided)[1])))
 
 
 def head_columns(head: Head) -> dict[str, str]:

@@ -4,6 +4,7 @@ from .corpus import corpus_of as corpus_of
 from .corpus import describe_corpus as describe_corpus
 from .corpus import load_corpus as load_corpus
 from .dumps import read_dump as read_dump
+from .duplicates import near_duplicates as near_duplicates
 from .filters import Filters as Filters
 from .formats import FORMATS as FORMATS
 from .inputs import INPUT_FORMATS as INPUT_FORMATS
@@ -15,7 +16,9 @@ from .inputs import content_digest as content_digest
 from .inputs import detect as detect
 from .inputs import input_key as input_key
 from .inputs import read_blocks as read_blocks
+from .lexical import Lexicon as Lexicon
 from .lookup import StoredTexts as StoredTexts
+from .lookup import sample_groups as sample_groups
 from .lookup import sample_texts as sample_texts
 from .normalise import NORMALISERS as NORMALISERS
 from .normalise import normaliser as normaliser

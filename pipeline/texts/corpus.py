@@ -1,9 +1,9 @@
 """Labelled text sets -> one Arrow table of texts and one label table per task.
 
-``corpus_of(config)`` reads every source, normalises the texts, finds identical ones, reads the
-labels and gives every labelled row its split. Nothing is guessed: what cannot be read is a
-``CorpusError`` that names file and line; what is left out (empty texts, rows without labels, texts
-that would leak from one split to another) is counted in ``Corpus.report``.
+``corpus_of(config)`` reads every source, normalises the texts, finds identical and nearly identical
+ones, reads the labels and gives every labelled row its split. Nothing is guessed: what cannot be
+read is a ``CorpusError`` that names file and line; what is left out (empty texts, rows without
+labels, texts that would leak from one split to another) is counted in ``Corpus.report``.
 
     corpus = corpus_of(config)
     corpus.samples            # id, text, text_hash, author_id, created_at: every text once
@@ -13,6 +13,7 @@ that would leak from one split to another) is counted in ``Corpus.report``.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,12 +23,15 @@ import pyarrow as pa
 
 from pipeline.config import CorpusSource, NormaliseConfig, RunConfig, SplitConfig, TaskConfig
 from pipeline.errors import CorpusError
+from pipeline.texts.duplicates import near_duplicates
 from pipeline.texts.labels import (
     BadLabel,
     canonical,
     not_a_class,
     read_classes,
+    read_flags,
     read_numbers,
+    read_sets,
     sorted_classes,
 )
 from pipeline.texts.normalise import normaliser
@@ -46,6 +50,8 @@ SAMPLES_SCHEMA = pa.schema(
         ("created_at", pa.int64()),
     ]
 )
+Label = str | float | tuple[str, ...]
+"""A class, a number, or a label set, sorted."""
 LABEL_REMEDY = "mend or blank the label, or change the task's type or labels"
 
 
@@ -63,9 +69,15 @@ class CorpusReport:
     """Rows without a label for any task."""
     duplicate_texts: int = 0
     """Kept rows beyond the first of each text."""
+    near_duplicate_groups: int = 0
+    """Groups of two or more different texts that are nearly the same; all are kept."""
+    near_duplicate_texts: int = 0
+    """Different texts in those groups."""
     labels_missing: dict[str, int] = field(default_factory=dict)
     leaks_dropped: dict[str, int] = field(default_factory=dict)
     """Labelled rows left out because a later given split has the same text."""
+    near_leaks: dict[str, int] = field(default_factory=dict)
+    """Training texts with a near-duplicate in val or test; only given splits have any. Kept."""
     conflicting_texts: dict[str, int] = field(default_factory=dict)
     """Texts whose rows have different labels; they are kept."""
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -81,8 +93,9 @@ class Corpus:
     """Texts and labels, ready for extraction and probing.
 
     ``samples`` has one row per text in the order of ids; ``labels[task]`` one per labelled row:
-    ``id`` of the sample, ``split``, ``label`` (string for classes, float64 for regression).
-    ``classes[task]`` are a classification task's classes in order.
+    ``id`` of the sample, ``split``, ``label`` (string for classes, float64 for regression; of a
+    label set the JSON array of its labels in order).
+    ``classes[task]`` are the classes of a classification or labels of a multilabel task in order.
     """
 
     samples: pa.Table
@@ -103,7 +116,7 @@ class _KeptRow:
     author_id: str | None
     created_at: int | None
     split: str | None
-    labels: dict[str, str | float]
+    labels: dict[str, Label]
 
 
 def corpus_of(config: RunConfig) -> Corpus:
@@ -129,7 +142,7 @@ def load_corpus(
 
     Identical texts (after normalisation) are one sample. Given splits are kept, except that a text
     in two splits of a task stays in the later one only; splits that a task lacks are drawn: seeded,
-    stratified by label, by text, independent of the order of the rows.
+    stratified by label, near-duplicates together, independent of the order of the rows.
 
     Raises:
         CorpusError: a file, column, label, id or time cannot be used, or a task has an empty split.
@@ -142,9 +155,10 @@ def load_corpus(
     _check_ids(rows)
     counts["unlabelled"] = sum(not row.labels for row in rows)
     rows = [row for row in rows if row.labels]
-    splits = _splits(rows, tasks, split_fractions, seed)
+    groups = _groups(rows)
+    splits = _splits(rows, groups, tasks, split_fractions, seed)
     ids = _sample_ids(rows)
-    labels, classes, leaks, conflicts = {}, {}, {}, {}
+    labels, classes, leaks, near_leaks, conflicts = {}, {}, {}, {}, {}
     for task in tasks:
         labelled = [
             (row, split) for row, split in zip(rows, splits, strict=True) if task.name in row.labels
@@ -152,11 +166,13 @@ def load_corpus(
         keep = later_split_only((row.text_hash, split) for row, split in labelled)
         kept = [pair for pair, kept in zip(labelled, keep, strict=True) if kept]
         leaks[task.name] = len(labelled) - len(kept)
-        if task.type == "classification":
+        near_leaks[task.name] = _num_near_leaks(kept, groups)
+        if task.type != "regression":
             classes[task.name] = _classes(task, kept)
         conflicts[task.name] = _num_conflicts(task.name, kept)
-        labels[task.name] = _label_table(task, kept, ids)
+        labels[task.name] = _label_table(task, kept, ids, classes.get(task.name, ()))
     samples = _sample_table(rows, ids)
+    shared = [size for size in Counter(groups.values()).values() if size > 1]
     report = CorpusReport(
         rows_read=counts["read"],
         rows_filtered=counts["filtered"],
@@ -164,8 +180,11 @@ def load_corpus(
         empty_dropped=counts["empty"],
         unlabelled_dropped=counts["unlabelled"],
         duplicate_texts=len(rows) - samples.num_rows,
+        near_duplicate_groups=len(shared),
+        near_duplicate_texts=sum(shared),
         labels_missing=missing,
         leaks_dropped=leaks,
+        near_leaks=near_leaks,
         conflicting_texts=conflicts,
         splits={name: _split_sizes(name, table) for name, table in labels.items()},
     )
@@ -186,7 +205,7 @@ def _read_file(
         source.time,
         source.author,
         source.split,
-        *source.labels.values(),
+        *(name for task in source.labels for name in _label_columns(source, task)),
         *source.where,
     )
     wanted = [source.text, *(name for name in optional if name is not None)]
@@ -210,7 +229,7 @@ def _read_file(
         wanted_rows = ", ".join(f"{name} = {value!r}" for name, value in source.where.items())
         raise CorpusError(f"{file.where}: no row has {wanted_rows}; check the corpus entry's where")
     labels = {
-        task.name: _labels(file, task, columns[source.labels[task.name]], lines)
+        task.name: _labels(file, task, columns, lines)
         for task in tasks
         if task.name in source.labels
     }
@@ -246,17 +265,32 @@ def _read_file(
     return rows
 
 
+def _label_columns(source: CorpusSource, task: str) -> tuple[str, ...]:
+    """The columns that a source's labels of a task are read from."""
+    columns = source.labels[task]
+    return (columns,) if isinstance(columns, str) else columns
+
+
 def _labels(
-    file: SourceFile, task: TaskConfig, values: list[str | None], lines: list[int]
-) -> Sequence[str | float | None]:
+    file: SourceFile,
+    task: TaskConfig,
+    columns: dict[str, list[str | None]],
+    lines: list[int],
+) -> Sequence[Label | None]:
+    own = {name: columns[name] for name in _label_columns(file.source, task.name)}
+    values = next(iter(own.values()))
     try:
         if task.type == "regression":
             return read_numbers(values)
-        return read_classes(values, classes=task.labels)
+        if task.type == "classification":
+            return read_classes(values, classes=task.labels)
+        if len(own) > 1:
+            return read_flags(own)
+        return read_sets(values, classes=task.labels)
     except BadLabel as error:
-        column = file.source.labels[task.name]
+        column = f"{next(iter(own))} " if len(own) == 1 else ""
         raise CorpusError(
-            f"{file.where}: line {lines[error.row]}: {column} {error}; {LABEL_REMEDY}"
+            f"{file.where}: line {lines[error.row]}: {column}{error}; {LABEL_REMEDY}"
         ) from None
 
 
@@ -294,8 +328,22 @@ def _check_ids(rows: Sequence[_KeptRow]) -> None:
             )
 
 
+def _groups(rows: Sequence[_KeptRow]) -> dict[str, str]:
+    """Text hash -> the least text hash of its near-duplicates, itself included."""
+    texts = {row.text_hash: row.text for row in rows}
+    numbers = near_duplicates(list(texts.values())).tolist()
+    least: dict[int, str] = {}
+    for one, number in zip(texts, numbers, strict=True):
+        least[number] = min(one, least.get(number, one))
+    return {one: least[number] for one, number in zip(texts, numbers, strict=True)}
+
+
 def _splits(
-    rows: Sequence[_KeptRow], tasks: Sequence[TaskConfig], fractions: SplitConfig, seed: int
+    rows: Sequence[_KeptRow],
+    groups: dict[str, str],
+    tasks: Sequence[TaskConfig],
+    fractions: SplitConfig,
+    seed: int,
 ) -> list[str]:
     given: dict[str, set[str]] = {task.name: set() for task in tasks}
     for row in rows:
@@ -314,12 +362,27 @@ def _splits(
             *(every - given[task] for task in row.file.source.labels if task in given)
         )
 
+    rarity = Counter(
+        (name, label)
+        for row in rows
+        for name, labels in row.labels.items()
+        if isinstance(labels, tuple)
+        for label in labels
+    )
+
+    def label(row: _KeptRow, task: str) -> Label | None:
+        found = row.labels.get(task)
+        if isinstance(found, tuple):
+            return tuple(sorted(found, key=lambda one: (rarity[task, one], one)))
+        return found
+
     plan = [
         Row(
             row.text_hash,
+            groups[row.text_hash],
             row.split,
             drawable(row),
-            tuple(row.labels.get(task.name) for task in tasks),
+            tuple(label(row, task.name) for task in tasks),
         )
         for row in rows
     ]
@@ -349,25 +412,40 @@ def _classes(task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]]) -> tuple[st
     """The task's classes; those of the training rows where the configuration does not name them."""
     if task.labels is not None:
         return task.labels
-    classes = sorted_classes(str(row.labels[task.name]) for row, split in kept if split == "train")
+
+    def labels(row: _KeptRow) -> tuple[str, ...]:
+        found = row.labels[task.name]
+        return found if isinstance(found, tuple) else (str(found),)
+
+    columns = (_label_columns(row.file.source, task.name) for row, _ in kept)
+    classes = next((names for names in columns if len(names) > 1), None)
+    classes = classes or sorted_classes(
+        label for row, split in kept if split == "train" for label in labels(row)
+    )
     if len(classes) < 2:
         raise CorpusError(
             f"task {task.name!r}: the training rows have the classes {list(classes)}; "
             "at least two are needed"
         )
     for row, _ in kept:
-        label = str(row.labels[task.name])
-        if label not in classes:
-            column = row.file.source.labels[task.name]
-            raise CorpusError(
-                f"{row.file.where}: line {row.line}: {column} {label!r} "
-                f"{not_a_class(label, classes)} of the training rows; {LABEL_REMEDY}"
-            )
+        for label in labels(row):
+            if label not in classes:
+                column = row.file.source.labels[task.name]
+                raise CorpusError(
+                    f"{row.file.where}: line {row.line}: {column} {label!r} "
+                    f"{not_a_class(label, classes)} of the training rows; {LABEL_REMEDY}"
+                )
     return classes
 
 
+def _num_near_leaks(kept: Sequence[tuple[_KeptRow, str]], groups: dict[str, str]) -> int:
+    held_out = {groups[row.text_hash] for row, split in kept if split != "train"}
+    training = {row.text_hash for row, split in kept if split == "train"}
+    return sum(groups[one] in held_out for one in training)
+
+
 def _num_conflicts(task: str, kept: Sequence[tuple[_KeptRow, str]]) -> int:
-    first: dict[str, str | float] = {}
+    first: dict[str, Label] = {}
     return len(
         {
             row.text_hash
@@ -378,10 +456,18 @@ def _num_conflicts(task: str, kept: Sequence[tuple[_KeptRow, str]]) -> int:
 
 
 def _label_table(
-    task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]], ids: dict[str, str]
+    task: TaskConfig,
+    kept: Sequence[tuple[_KeptRow, str]],
+    ids: dict[str, str],
+    classes: Sequence[str],
 ) -> pa.Table:
-    ordered = sorted(
-        ((ids[row.text_hash], split, row.labels[task.name]) for row, split in kept),
+    def stored(label: Label) -> str | float:
+        if not isinstance(label, tuple):
+            return label
+        return json.dumps([name for name in classes if name in label], ensure_ascii=False)
+
+    ordered: list[tuple[Any, ...]] = sorted(
+        ((ids[row.text_hash], split, stored(row.labels[task.name])) for row, split in kept),
         key=lambda entry: (_id_key(entry[0]), entry[1:]),
     )
     kind = pa.float64() if task.type == "regression" else pa.string()
@@ -396,7 +482,8 @@ def _split_sizes(task: str, table: pa.Table) -> dict[str, int]:
     if empty := [split for split, size in sizes.items() if size == 0]:
         raise CorpusError(
             f"task {task!r}: no labelled rows for {' and '.join(empty)} "
-            f"({table.num_rows} in all); give more rows or larger split fractions"
+            f"({table.num_rows} in all, near-duplicate texts drawn together); give more rows that"
+            " differ, larger split fractions, or the splits themselves"
         )
     return sizes
 
@@ -413,6 +500,11 @@ def describe_corpus(corpus: Corpus) -> str:
     ):
         if count:
             lines.append(f"  {count} {what}")
+    if report.near_duplicate_groups:
+        lines.append(
+            f"  {report.near_duplicate_texts} texts in {report.near_duplicate_groups} groups of"
+            " near-duplicates, which drawn splits keep together"
+        )
     for task, splits in report.splits.items():
         parts = ", ".join(f"{name} {count}" for name, count in splits.items())
         notes = "".join(
@@ -420,6 +512,10 @@ def describe_corpus(corpus: Corpus) -> str:
             for count, what in (
                 (report.labels_missing.get(task), "labels missing"),
                 (report.leaks_dropped.get(task), "rows dropped whose text is in a later split"),
+                (
+                    report.near_leaks.get(task),
+                    "training texts with a near-duplicate in val or test",
+                ),
                 (report.conflicting_texts.get(task), "texts with differing labels"),
             )
             if count

@@ -9,6 +9,7 @@ Labels of test splits are not read: looking at them would spoil the test.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.errors import ExtractError
+from pipeline.errors import CorpusError, ExtractError
 from pipeline.texts.corpus import corpus_of
+from pipeline.texts.duplicates import near_duplicates
 from store import ActivationStore
 
 Array = NDArray[Any]
@@ -34,11 +36,33 @@ class Labels:
 
     Attributes:
         classes: names in index order; empty for regression.
-        values: ``(samples,)`` float64: class index or value, NaN without a label.
+        values: ``(samples,)`` float64: class index or value, NaN without a label; of label sets
+            ``(samples, labels)`` 0 or 1.
     """
 
     classes: tuple[str, ...]
     values: Array
+
+    @property
+    def known(self) -> Array:
+        """Mask ``(samples,)`` of those with a label, or a set of them."""
+        known = np.isfinite(self.values)
+        return known if known.ndim == 1 else known[:, 0]
+
+    def groups(self) -> list[tuple[str, Array]]:
+        """Class or label -> mask ``(samples,)`` of those that have it; label sets overlap."""
+        if self.values.ndim == 2:
+            return [(name, self.values[:, i] == 1) for i, name in enumerate(self.classes)]
+        return [(name, self.values == i) for i, name in enumerate(self.classes)]
+
+    def name(self, position: int) -> str:
+        """The label of a sample as text; empty where there is none to show."""
+        value = self.values[position]
+        if np.isnan(value).any():
+            return ""
+        if self.values.ndim == 2:
+            return ", ".join(np.array(self.classes)[value == 1]) or "no label"
+        return self.classes[int(value)] if self.classes else f"{value:.3g}"
 
 
 class StoredTexts:
@@ -101,15 +125,22 @@ class StoredTexts:
         table = self.store.labels(task)
         table = table.filter(pc.is_in(table["split"], value_set=pa.array(SHOWN_SPLITS)))
         positions = self.store.positions(table["id"])
-        values = np.full(self.store.num_samples, np.nan)
+        spec, shape = self.store.label_spec(task), [self.store.num_samples]
+        known = spec.get("classes")
         if pa.types.is_floating(table.schema.field("label").type):
             classes: tuple[str, ...] = ()
             labels = table["label"].to_numpy()
         else:
-            known = self.store.label_spec(task).get("classes")
             classes = tuple(known or sorted(set(table["label"].to_pylist())))
-            codes = pc.index_in(table["label"], value_set=pa.array(classes, pa.string()))
-            labels = codes.cast(pa.float64()).fill_null(np.nan).to_numpy()
+            if spec.get("type") == "multilabel":
+                sets = [set(json.loads(one)) for one in table["label"].to_pylist()]
+                labels = np.array([[float(name in own) for name in classes] for own in sets])
+                shape.append(len(classes))
+                labels = labels.reshape(-1, len(classes))
+            else:
+                codes = pc.index_in(table["label"], value_set=pa.array(classes, pa.string()))
+                labels = codes.cast(pa.float64()).fill_null(np.nan).to_numpy()
+        values = np.full(shape, np.nan)
         there = positions >= 0
         values[positions[there]] = labels[there]
         return Labels(classes, values)
@@ -119,11 +150,7 @@ class StoredTexts:
         labels = self.labels(task)
         if labels is None:
             return [""] * len(positions)
-        found = labels.values[np.asarray(positions, np.int64)]
-        return [
-            "" if np.isnan(v) else labels.classes[int(v)] if labels.classes else f"{v:.3g}"
-            for v in found
-        ]
+        return [labels.name(int(position)) for position in positions]
 
 
 def sample_texts(store: ActivationStore, positions: NDArray[Any], config: RunConfig) -> list[str]:
@@ -151,3 +178,24 @@ def sample_texts(store: ActivationStore, positions: NDArray[Any], config: RunCon
             " corpus files any more; restore those, or extract with keep_text = true"
         )
     return [known[one] for one in hashes]
+
+
+def sample_groups(
+    store: ActivationStore, positions: NDArray[Any], config: RunConfig
+) -> NDArray[np.int64]:
+    """The group of near-duplicate texts ``(n,)`` int64 of each sample, numbered from 0.
+
+    Near-duplicates are looked for among the samples asked for. Where the store keeps no texts and
+    the corpus has lost some of them, each sample is a group of its own.
+
+    Args:
+        store: the activation store.
+        positions: ``(n,)`` int64, of living samples, in any order; rows of one sample are together.
+        config: names the corpus, which is read again if the store keeps hashes only.
+    """
+    samples, place = np.unique(positions, return_inverse=True)
+    try:
+        groups = near_duplicates(sample_texts(store, samples, config))
+    except (CorpusError, ExtractError):
+        groups = np.arange(len(samples))
+    return groups[place]

@@ -13,7 +13,14 @@ import pyarrow as pa
 
 from pipeline.config import CorpusSource
 from pipeline.errors import CorpusError
-from pipeline.texts.formats import RowBlock, as_texts, detect_format, file_stem, missing_column
+from pipeline.texts.formats import (
+    RowBlock,
+    as_text,
+    as_texts,
+    detect_format,
+    file_stem,
+    missing_column,
+)
 from pipeline.texts.rows import read_rows
 from pipeline.texts.splits import SPLITS
 
@@ -150,6 +157,10 @@ def _reader(where: str, split: Any) -> Callable[[Sequence[str]], Iterator[RowBlo
 
 def _values(column: pa.ChunkedArray, feature: Any) -> list[str | None]:
     names: Sequence[str] | None = getattr(feature, "names", None)
-    if names is None:
-        return as_texts(column)
-    return [None if one is None or one < 0 else names[one] for one in column.to_pylist()]
+    if names is not None:
+        return [None if one is None or one < 0 else names[one] for one in column.to_pylist()]
+    names = getattr(getattr(feature, "feature", None), "names", None)  # of a list of classes
+    if names is not None:
+        lists = column.to_pylist()
+        return [as_text(own and [names[one] for one in own]) for own in lists]
+    return as_texts(column)

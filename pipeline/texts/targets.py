@@ -7,6 +7,7 @@ read by :func:`Target.rows` when its caller asks for it, which is once, at the e
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from store.tables import table_digest
 
 Array = NDArray[Any]
 Split = Literal["train", "val", "test"]
+HELD_AS = {"classification": "classes", "regression": "numbers", "multilabel": "label sets"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Rows:
     Attributes:
         positions: ``(n,)`` int64 sample positions in the store; a text that the source repeats
             appears as often here.
-        targets: ``(n,)`` int64 class indices or float64 values.
+        targets: ``(n,)`` int64 class indices or float64 values, or label sets ``(n, labels)`` int8.
     """
 
     positions: Array
@@ -47,7 +49,7 @@ class Target:
 
     Attributes:
         task: its configuration.
-        classes: class names in index order; empty for regression.
+        classes: class or label names in index order; empty for regression.
     """
 
     task: TaskConfig
@@ -57,8 +59,13 @@ class Target:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes; None for regression."""
+        """Number of classes or labels; None for regression."""
         return len(self.classes) or None
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a text has a set of the labels, not one of the classes."""
+        return self.task.type == "multilabel"
 
     @property
     def positive(self) -> int:
@@ -92,14 +99,30 @@ class Target:
             )
         if not self.classes:
             return Rows(positions, table["label"].to_numpy().astype(np.float64))
+        if self.multilabel:
+            return Rows(positions, self._indicators(table["label"].to_pylist(), split))
         codes = pc.index_in(table["label"], value_set=pa.array(self.classes, pa.string()))
         if codes.null_count:
             value = table["label"].filter(pc.is_null(codes))[0].as_py()
-            raise ProbeError(
-                f"task {self.task.name!r}: label {value!r} of the {split} split is not among the"
-                f" classes {list(self.classes)}; list it under `labels` or remove the row"
-            )
+            raise self._unknown(value, split)
         return Rows(positions, codes.to_numpy().astype(np.int64))
+
+    def _indicators(self, sets: list[str], split: Split) -> Array:
+        """``(n, labels)`` int8 of JSON arrays."""
+        place = {name: at for at, name in enumerate(self.classes)}
+        out = np.zeros((len(sets), len(place)), np.int8)
+        for row, names in enumerate(map(json.loads, sets)):
+            for name in names:
+                if name not in place:
+                    raise self._unknown(name, split)
+                out[row, place[name]] = 1
+        return out
+
+    def _unknown(self, label: str, split: Split) -> ProbeError:
+        return ProbeError(
+            f"task {self.task.name!r}: label {label!r} of the {split} split is not among the"
+            f" classes {list(self.classes)}; list it under `labels` or remove the row"
+        )
 
 
 def load_target(store: ActivationStore, task: TaskConfig) -> Target:
@@ -114,10 +137,13 @@ def load_target(store: ActivationStore, task: TaskConfig) -> Target:
             " run `salient extract` first"
         )
     table = store.labels(task.name)
-    classes = tuple(store.label_spec(task.name).get("classes", ()))
-    if bool(classes) != (task.type == "classification"):
+    spec = store.label_spec(task.name)
+    classes = tuple(spec.get("classes", ()))
+    held = "multilabel" if spec.get("type") == "multilabel" else "classification"
+    held = held if classes else "regression"
+    if held != task.type:
         raise ProbeError(
-            f"task {task.name!r}: the store holds it as {'classes' if classes else 'numbers'}, the"
+            f"task {task.name!r}: the store holds it as {HELD_AS[held]}, the"
             f" configuration says {task.type}; run `salient extract` with this configuration first"
         )
     if task.positive is not None and task.positive not in classes:

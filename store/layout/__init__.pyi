@@ -34,3 +34,10 @@ from .slots import SlotPick as SlotPick
 from .slots import merge_runs as merge_runs
 from .slots import pick_slots as pick_slots
 from .slots import plan_blocks as plan_blocks
+from .sources import NGRAMS as NGRAMS
+from .sources import SITES as SITES
+from .sources import Source as Source
+from .sources import ffn as ffn
+from .sources import final_hidden as final_hidden
+from .sources import last_block as last_block
+from .sources import stored_sources as stored_sources

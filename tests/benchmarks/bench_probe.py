@@ -60,6 +60,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline.linear.design import StoreDesign  # noqa: E402
 from pipeline.linear.solver import Objective, solve_paths  # noqa: E402
 from store import ActivationStore, StoreSchema  # noqa: E402
+from store.layout import ffn  # noqa: E402
 
 TWEETS = ROOT.parent / "shared/data/tweeteval"
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -132,7 +133,7 @@ def our_paths(
     case: Case, targets: Sequence[Array], grid: Sequence[float], folds: Array | None, tol: float
 ) -> list[Any]:
     """The same models, in the same order, in lock step."""
-    design = StoreDesign(case.store, 0, case.positions)
+    design = StoreDesign(case.store, ffn(0), case.positions)
     objectives = []
     for fold in [None] if folds is None else range(NUM_FOLDS):
         weight = None if fold is None else (folds != fold).astype(np.float64)[design.order]
@@ -150,7 +151,7 @@ def reference_ridge(case: Case) -> list[Ridge]:
 
 def our_ridge(case: Case) -> list[Any]:
     """All targets and alphas from one Gram."""
-    design = StoreDesign(case.store, 0, case.positions)
+    design = StoreDesign(case.store, ffn(0), case.positions)
     objectives = [Objective(y[design.order], None, None) for y in case.values]
     return solve_paths(design, objectives, ALPHAS)
 
@@ -572,7 +573,7 @@ def growth(root: Path) -> Result:
     store = make_store(root / "growth", xt)
     result: Result = {}
     for num in (10_000, 20_000, 50_000, 100_000, 200_000):
-        design = StoreDesign(store, 0, np.arange(num))
+        design = StoreDesign(store, ffn(0), np.arange(num))
         objectives = [Objective(y[:num][design.order], 2, None) for y in classes]
         cpu, wall, _ = timed(lambda d=design, o=objectives: solve_paths(d, o, GRID[:3], tol=1e-4))
         print(f"  {num:>8} {cpu:>8.2f} {wall:>8.2f} {cpu / num * 1e6:>14.1f}", flush=True)
@@ -604,7 +605,7 @@ def child(side: str, path: str) -> None:
     layers = range(store.schema.num_layers)
 
     def fit_ours(layer: int) -> None:
-        design = StoreDesign(store, layer, np.arange(count))
+        design = StoreDesign(store, ffn(layer), np.arange(count))
         weight = (folds != 0).astype(np.float64)[design.order]
         objectives = [Objective(y[design.order], 2, weight) for y in classes]
         solve_paths(design, objectives, GRID, tol=1e-2)
@@ -711,7 +712,7 @@ def limited_child(path: str, limit: int) -> None:
     store = ActivationStore.open(path)
     y = np.load(Path(path).with_suffix(".npy"))
     before = peak_bytes()
-    design = StoreDesign(store, 0, np.arange(len(y)), memory_bytes=limit // 4)
+    design = StoreDesign(store, ffn(0), np.arange(len(y)), memory_bytes=limit // 4)
     target = Objective(y[design.order], 2, None)
     model = solve_paths(design, [target], [OUT_OF_CORE_C], tol=1e-5)[0][0]
     np.savez(Path(path).with_suffix(".npz"), weights=model.weights, bias=model.bias)

@@ -16,12 +16,12 @@ over the rounds of their ratio counts, so that other work on the machine meets a
   it for each task, and Parquet: what a head that reads the last layer costs.
 
 Loading is left out on all sides. The heads are trained here, on a few hundred texts of TweetEval's
-emotion, offensive and sentiment, and taken at two thirds of the blocks, the most that a run in
-``tests/real`` may choose, whatever depth so few texts would choose (with ``--run``: as chosen
-there). ``bytes_ratio`` is what that consolidation read over the size of the salient slices. Heads
-for the random DistilBERT have random weights, 100 features in each layer of the first four of its
-six blocks. Without the tweets, or without MiniLM, made-up texts and random models of the same
-sizes stand in.
+emotion, offensive and sentiment, on salient features, and taken at two thirds of the blocks, the
+most that a run in ``tests/real`` may choose, whatever depth so few texts would choose (with
+``--run``: as chosen there). ``bytes_ratio`` is what the best sparse heads read of the store,
+applied to all its rows, over the size of the slices that are salient. Heads for the random
+DistilBERT have random weights, 100 features in each layer of the first four of its six blocks.
+Without the tweets, or without MiniLM, made-up texts and random models of the same sizes stand in.
 
 With ``--json`` the last line of stdout is one JSON object: ``vs_pipeline`` (texts per second, three
 tasks at once against three pipelines), ``vs_pipeline_one`` (one against one), ``vs_full_depth`` and
@@ -65,9 +65,12 @@ from pipeline.backbone.loading import load_backbone  # noqa: E402
 from pipeline.backbone.transformer import Backbone  # noqa: E402
 from pipeline.config import RunConfig  # noqa: E402
 from pipeline.extraction.extractor import Extractor  # noqa: E402
+from pipeline.heads.activations import stored_activations  # noqa: E402
 from pipeline.heads.model import Head  # noqa: E402
 from pipeline.runfolder import RunFolder  # noqa: E402
 from pipeline.scoring.scorer import Scorer  # noqa: E402
+from store import ActivationStore  # noqa: E402
+from store.layout import ffn  # noqa: E402
 from store.tables import write_table  # noqa: E402
 from tests.benchmarks.bench_extract import CONFIGS, load_texts, make_model  # noqa: E402
 from tests.builders.heads import make_head  # noqa: E402
@@ -90,6 +93,7 @@ model = "{model}"
 path = "activations"
 {corpora}
 [head]
+kinds = ["sparse"]
 max_depth = 0.67
 {quick}
 """
@@ -149,12 +153,16 @@ def train(folder: Path, model: Path, count: int, *, quick: bool) -> RunConfig:
 
 
 def bytes_read(config: RunConfig) -> float:
-    """What consolidation read over the size of the salient slices, all tasks together."""
-    metrics = json.loads(RunFolder(Path(config.run_dir)).metrics.read_text())
-    reading = [task["reading"] for task in metrics["tasks"].values()]
-    read, slices = (sum(one[key] for one in reading) for key in ("bytes_read", "slice_bytes"))
-    print(f"consolidation read {read / 1e6:.2f} MB of salient slices of {slices / 1e6:.2f} MB")
-    return float(read / slices)
+    """What sparse heads read over the size of their salient slices, all tasks together."""
+    store, folder = ActivationStore.open(config.store.path), RunFolder(Path(config.run_dir))
+    heads = [Head.load(folder.head(task.name, "sparse")) for task in config.tasks]
+    store.reset_bytes_read()
+    for head in heads:
+        stored_activations(head, store, np.arange(store.num_samples))
+    slices = sum(head.card.num_features for head in heads)
+    slices *= store.num_samples * store.schema.itemsize
+    print(f"read {store.bytes_read / 1e6:.2f} MB for salient slices of {slices / 1e6:.2f} MB")
+    return float(store.bytes_read / slices)
 
 
 def made_heads(path: Path) -> list[Head]:
@@ -164,7 +172,7 @@ def made_heads(path: Path) -> list[Head]:
     heads = []
     for seed, (name, count) in enumerate(TASKS.items()):
         features = {
-            layer: draw.choice(2 * backbone.neuron_size, MADE_FEATURES, replace=False)
+            ffn(layer): draw.choice(2 * backbone.neuron_size, MADE_FEATURES, replace=False)
             for layer in range(NUM_BLOCKS)
         }
         classes = tuple(f"c{i}" for i in range(count))
@@ -340,7 +348,7 @@ def measure(
     features = [head.card.num_features for head in heads]
     print(
         f"\n{name}: {len(texts)} texts, blocks 0..{depth} of {heads[0].card.num_layers},"
-        f" {', '.join(map(str, features))} salient features; best batch sizes of the pipelines"
+        f" {', '.join(map(str, features))} features; best batch sizes of the pipelines"
         f" {best_sizes}; medians of {options.rounds} rounds"
     )
     for side in sides:

@@ -12,29 +12,33 @@ from pipeline.backbone.loading import load_backbone
 from pipeline.backbone.transformer import Backbone
 from pipeline.config import BackboneConfig, NormaliseConfig
 from pipeline.extraction.extractor import Extractor
-from pipeline.heads.model import Dense, Head, HeadCard, LayerEdges, Part
+from pipeline.heads.model import Dense, Edges, Head, HeadCard, Part
 from pipeline.linear.fitted import Standardiser
+from pipeline.texts.lexical import Lexicon
+from store.layout import NGRAMS, Source, ffn
 
 
 def make_head(
     backbone: Backbone,
-    features: Mapping[int, Any],
+    features: Mapping[Source, Any],
     *,
     task: str = "made",
     classes: tuple[str, ...] = ("no", "yes"),
     seed: int = 0,
     hidden_width: int | None = None,
     normalise: Mapping[str, bool] | None = None,
+    lexicon: Lexicon | None = None,
 ) -> Head:
-    """A head that reads the given features of each layer; no classes make a regression.
+    """A head that reads the given features of each source; no classes make a regression.
 
     Args:
         backbone: whole, as for extraction; mean and max pooling, float16 storage.
-        features: layer -> feature indices.
+        features: source -> feature indices.
         task, classes: for the card.
         seed: of the weights.
         hidden_width: add a dense network of that width above; None adds none.
         normalise: the card's normalisation settings.
+        lexicon: for heads that read n-grams.
     """
     draw = np.random.default_rng(seed)
     outputs = len(classes) if len(classes) > 2 else 1
@@ -44,23 +48,25 @@ def make_head(
 
     width = 3 if hidden_width is not None else outputs
     total = sum(len(chosen) for chosen in features.values())
-    layers = []
-    for layer, chosen in sorted(features.items()):
+    parts = []
+    for source, chosen in sorted(features.items()):
         k = len(chosen)
         spread = np.abs(normal(k, scale=0.05)) + np.float32(0.05)
-        edges = LayerEdges(
-            layer,
+        edges = Edges(
+            source,
             np.sort(np.asarray(chosen, np.int64)),
-            Standardiser(normal(k, scale=0.05), spread, 30.0),
+            Standardiser(normal(k, scale=0.05), spread, 30.0)
+            if source != NGRAMS
+            else Standardiser(np.zeros(k, np.float32), np.ones(k, np.float32), np.inf),
             normal(width, k, scale=total**-0.5),
             normal(width),
         )
-        layers.append(edges)
+        parts.append(edges)
     dense = None
     if hidden_width is not None:
-        inner = hidden_width or width * len(layers)
+        inner = hidden_width or width * len(parts)
         dense = Dense(
-            normal(hidden_width, width * len(layers)),
+            normal(hidden_width, width * len(parts)),
             normal(hidden_width),
             normal(outputs, inner),
             normal(outputs),
@@ -79,7 +85,7 @@ def make_head(
         classes=classes,
         metric="macro_f1" if classes else "pearson",
         positive=None,
-        depth=max(features),
+        depth=max([0, *(source.depth for source in features)]),
         num_layers=backbone.num_layers,
         num_features=total,
         selection="made",
@@ -89,7 +95,7 @@ def make_head(
         extraction={"backbone": settings.model_dump(), "normalise": normalise},
         extraction_fingerprint=extractor.fingerprint(normalisation=normalise),
     )
-    return Head(card, (Part(tuple(layers), dense),))
+    return Head(card, (Part(tuple(parts), dense),), lexicon=lexicon)
 
 
 def write_heads(
@@ -101,7 +107,9 @@ def write_heads(
     draw = np.random.default_rng(0)
     folders = []
     for seed, (task, classes) in enumerate((("mood", ("glad", "sad")), ("level", ()))):
-        features = {i: draw.choice(2 * backbone.neuron_size, 12, replace=False) for i in (0, 1)}
+        features = {
+            ffn(i): draw.choice(2 * backbone.neuron_size, 12, replace=False) for i in (0, 1)
+        }
         head = make_head(
             backbone, features, task=task, classes=classes, seed=seed, normalise=settings
         )

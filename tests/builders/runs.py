@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 from pathlib import Path
 
@@ -62,4 +63,49 @@ def write_mood_run(folder: Path, model: Path | str, *, num_rows: int = 160) -> P
     write_mood_csv(folder / "tweets.csv", num_rows=num_rows)
     config = folder / "run.toml"
     config.write_text(RUN_TOML.format(model=model), encoding="utf-8")
+    return config
+
+
+TOPICS = ("glad", "sad", "animal", "beast", "never")
+"""``beast`` is always what ``animal`` is, and no text is about ``never``."""
+TOPICS_TOML = RUN_TOML.replace(
+    'labels = {{ mood = "mood", level = "level" }}',
+    'labels = {{ topics = ["glad", "sad", "animal", "beast", "never"], tags = "tags" }}',
+)
+TOPICS_TOML = (
+    TOPICS_TOML[: TOPICS_TOML.index("[[tasks]]")]
+    + """[[tasks]]
+name = "topics"
+type = "multilabel"
+[[tasks]]
+name = "tags"
+type = "multilabel"
+metric = "lrap"
+"""
+    + TOPICS_TOML[TOPICS_TOML.index("[probe]") :]
+)
+
+
+def topics_of(words: list[str]) -> set[str]:
+    """The labels of some words; a few texts have none."""
+    found = {name for name, some in (("glad", GLAD[:1]), ("sad", SAD[:2])) if {*words} & {*some}}
+    return found | ({"animal", "beast"} if {*words} & {"cat", "dog"} else set())
+
+
+def write_topics_run(folder: Path, model: Path | str, *, num_rows: int = 240) -> Path:
+    """Label sets in two forms, columns of 0 and 1 and a list; returns the configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(0)
+    with (folder / "tweets.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text", "created_at", *TOPICS, "tags"])
+        for i in range(num_rows):
+            words = [draw.choice(GLAD + SAD) for _ in range(draw.randrange(1, 4))]
+            found = topics_of(words)
+            flags: list[str] = [str(int(name in found)) for name in TOPICS]
+            tags = "" if i % 31 == 5 else json.dumps(sorted(found))
+            text = f"it was {' '.join(words)} {i}"
+            writer.writerow([str(10**18 + i), text, "2024-05-01T12:00:00Z", *flags, tags])
+    config = folder / "run.toml"
+    config.write_text(TOPICS_TOML.format(model=model), encoding="utf-8")
     return config

@@ -88,10 +88,13 @@ def test_stages_one_by_one(
     assert run_command(["extract", config, "-q"]) == 0
     assert "160 texts extracted" in capsys.readouterr().out
     assert run_command(["probe", config, "-q", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 8
+    probes = json.loads(capsys.readouterr().out)
+    assert len(probes) == 2 * (3 + 4)
+    names = ["layer_000", "layer_001", "layer_002", "hidden_000"]
+    assert [one["source"] for one in probes][:4] == names
     assert run_command(["consolidate", config, "-q"]) == 0
     out = capsys.readouterr().out
-    for part in ("baseline: final hidden state", "best single layer", "chosen:", "0..2"):
+    for part in ("final hidden state", "TF-IDF", "best single layer", "chosen:", "0..2"):
         assert part in out
     assert (tmp_path / "run" / "figures" / "mood.png").stat().st_size > 10_000
     texts = tmp_path / "texts.txt"
@@ -103,6 +106,8 @@ def test_stages_one_by_one(
         ("activations", "samples: 160"),
         ("run", "chosen:"),
         ("run/heads/mood/chosen", "kind: head"),
+        ("run/heads/mood/chosen", "reads: "),
+        ("run/heads/mood/chosen", "choice: "),
         ("o", "rows: 2"),
         ("run/importance/mood.parquet", "neuron_importance"),
         ("run.toml", "finished: True"),

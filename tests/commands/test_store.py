@@ -152,8 +152,10 @@ def test_an_addition_that_is_killed_goes_on(extracted: Path, tmp_path: Path) -> 
 
 
 def test_additions_that_cannot_be_made_are_refused(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    extracted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(extracted / "final" / "activations", store)
     other = make_tiny_model("bert", tmp_path / "other", seed=5)
     add_all = ["store", "add", str(store), "--hidden", "all", "--quiet"]
     assert run_command([*add_all, "--model", str(other)]) == 1

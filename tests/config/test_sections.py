@@ -43,7 +43,20 @@ def test_relative_paths_are_resolved_against_the_file(tmp_path: Path) -> None:
         (('name = "mood"', 'seed = -1\nname = "mood"'), ["seed", "-1"]),
         (("C = [1e-2, 1e-1]", "C = [nan]"), ["probe.C", "finite"]),
         (("[store]", '[store]\npoolings = ["mean"]\npeaks = true'), ["store", "add 'max'"]),
+        (("[store]", '[store]\nsites = ["hidden"]'), ["store", "lacks 'ffn'"]),
+        (("[store]", '[store]\nhidden = "some"'), ["store.hidden", "unknown key"]),
         (("[store]", "[store"), ["not valid TOML", "line"]),
+        (('level = "level"', "level = 3"), ["corpus[1].labels.level", "3 is neither"]),
+        (('level = "level"', 'level = ["a", "b"]'), ["several columns", "'level'", "multilabel"]),
+        (('"regression"', '"multilabel"\nmetric = "auc"'), ["'auc'", "macro_f1, micro_f1, lrap"]),
+        (('"regression"', '"multilabel"\npositive = "a"'), ["positive is for classification"]),
+        (
+            (
+                'level = "level" }\n[[tasks]]\nname = "mood"\ntype = "classification"',
+                'level = "level" }\n[[tasks]]\nname = "mood"\ntype = "multilabel"\nlabels = ["a"]',
+            ),
+            ["at least two different"],
+        ),
     ],
 )
 def test_mistakes_are_named_in_one_line(
@@ -56,6 +69,33 @@ def test_mistakes_are_named_in_one_line(
     assert "run.toml" in message
     for part in expected:
         assert part in message
+
+
+SETS = VALID.replace('"regression"', '"multilabel"').replace(
+    'level = "level"', 'level = ["a", "b"]'
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (('["a", "b"]', '["a"]'), ["at least two different columns", "['a']"]),
+        (('"multilabel"', '"multilabel"\nlabels = ["a", "c"]'), ["['a', 'b']", "['a', 'c']"]),
+        (("[head]", '[head]\nkinds = ["frozen"]'), ["head.kinds", "'level'", "add 'dense'"]),
+    ],
+)
+def test_label_columns_must_fit_their_task(
+    tmp_path: Path, change: tuple[str, str], expected: list[str]
+) -> None:
+    config = load(tmp_path, SETS)
+    assert config.corpus[0].labels["level"] == ("a", "b")
+    assert config.task("level").selection_metric == "macro_f1"
+    again = RunConfig.from_dict(config.model_dump(mode="json"), origin=tmp_path / "run.json")
+    assert again.fingerprint == config.fingerprint
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, SETS.replace(*change, 1))
+    for part in expected:
+        assert part in str(caught.value)
 
 
 def test_missing_file_names_the_remedy(tmp_path: Path) -> None:
@@ -77,3 +117,16 @@ def test_fingerprint_covers_results_only(tmp_path: Path) -> None:
 def test_metric_must_fit_the_task(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not fit a regression task"):
         load(tmp_path, VALID.replace('type = "regression"', 'type = "regression"\nmetric = "auc"'))
+
+
+@pytest.mark.parametrize(
+    ("line", "sites"),
+    [("", None), ('hidden = "final"', ("ffn",)), ('hidden = "all"', ("ffn", "hidden"))],
+)
+def test_what_earlier_versions_said_of_hidden_states_is_read(
+    tmp_path: Path, line: str, sites: tuple[str, ...] | None
+) -> None:
+    config = load(tmp_path, VALID.replace("[store]", f"[store]\n{line}"))
+    assert config.store.sites == sites
+    again = RunConfig.from_dict(config.model_dump(mode="json"), origin=tmp_path / "run.json")
+    assert again.fingerprint == config.fingerprint

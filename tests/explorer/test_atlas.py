@@ -18,6 +18,7 @@ from pipeline.explorer.tokenmaps import TokenMap, TokenPlaces, TokenReader
 from pipeline.neurons.rankings import ranking_table
 from pipeline.probes.importance import feature_rank
 from store import ActivationStore, StoreSchema
+from store.layout import ffn
 from store.tables import write_table
 from tests.builders.runs import write_mood_run
 
@@ -108,7 +109,7 @@ def test_samples_are_found_and_read(made: tuple[Atlas, np.ndarray]) -> None:
     assert atlas.texts.find("nothing") == [] and atlas.texts.find("  ") == []
     assert atlas.texts.has(149) and not atlas.texts.has(150)
     x = atlas.sample(70)
-    np.testing.assert_array_equal(x[1], data[1, :, :, 70].ravel().astype(np.float32))
+    np.testing.assert_array_equal(x[ffn(1)], data[1, :, :, 70].ravel().astype(np.float32))
     strong = atlas.strongest(x, 3)
     flat = data.astype(np.float64).reshape(20, -1)
     z = (flat[:, 70] - flat.mean(1)) / flat.std(1)
@@ -193,10 +194,11 @@ def test_a_run_adds_ranks_and_decisions_and_its_model_the_tokens(finished_run: P
     assert text is not None
     # What the model says now is what is stored, and its tokens pool to it.
     stored, again = atlas.sample(position), reader.vectors(text)
-    for layer, values in stored.items():
-        np.testing.assert_allclose(again[layer], values, atol=2e-3)
+    assert {site for site, _ in stored} == {"ffn", "hidden"} and list(again) == list(stored)
+    for source, values in stored.items():
+        np.testing.assert_allclose(again[source], values, atol=4e-3)
     (found,) = reader.tokens([text], layer=neuron.layer, neuron=neuron.neuron)
-    peak = stored[neuron.layer].reshape(2, -1)[:, neuron.neuron]
+    peak = stored[ffn(neuron.layer)].reshape(2, -1)[:, neuron.neuron]
     assert found.values.mean() == pytest.approx(peak[0], abs=2e-3)
     assert found.values[found.peak] == pytest.approx(peak[1], abs=2e-3)
     assert found.stops.max() == len(text) and len(found.starts) == len(found.values)

@@ -18,23 +18,27 @@ from pipeline.extraction.golden import (
     write_golden,
     write_outputs,
 )
+from store.layout import Source, ffn
+from store.tables import read_arrays, write_arrays
 from tests.builders.models import FFN_WIDTH, LAYERS
 
 
 @pytest.fixture(scope="module")
 def extractor(tiny_bert: Path) -> Extractor:
-    return Extractor(load_backbone(tiny_bert), hidden="none")
+    return Extractor(load_backbone(tiny_bert), hidden="all")
 
 
 def test_a_record_has_all_layers_rounded_as_stored(extractor: Extractor, tmp_path: Path) -> None:
     write_golden(tmp_path / "golden.safetensors", extractor, stored_dtype="float16")
     found = read_golden(tmp_path / "golden.safetensors")
-    assert found is not None and sorted(found) == list(range(LAYERS))
+    layers = [ffn(i) for i in range(LAYERS)] + [Source("hidden", i) for i in range(LAYERS + 1)]
+    assert found is not None and sorted(found) == layers
     expected = extractor(GOLDEN_TEXTS)
-    for layer, values in found.items():
-        assert values.shape == (len(GOLDEN_TEXTS), 2 * FFN_WIDTH) and values.dtype == np.float32
+    for (site, layer), values in found.items():
+        width = FFN_WIDTH if site == "ffn" else extractor.backbone.hidden_size
+        assert values.shape == (len(GOLDEN_TEXTS), 2 * width) and values.dtype == np.float32
         assert np.array_equal(values, values.astype(np.float16).astype(np.float32))
-        stored = expected.ffn[layer].reshape(2 * FFN_WIDTH, -1).T
+        stored = getattr(expected, site)[layer].reshape(2 * width, -1).T
         np.testing.assert_allclose(values, stored, rtol=1e-3, atol=1e-6)
     assert read_golden(tmp_path / "none.safetensors") is None
 
@@ -48,7 +52,22 @@ def test_a_record_is_written_once_for_an_extraction(extractor: Extractor, tmp_pa
     other = Extractor(extractor.backbone, hidden="none", poolings=("max",))
     write_golden(path, other, stored_dtype="float16")
     found = read_golden(path)
-    assert found is not None and found[0].shape == (len(GOLDEN_TEXTS), FFN_WIDTH)
+    assert found is not None and found[ffn(0)].shape == (len(GOLDEN_TEXTS), FFN_WIDTH)
+
+
+def test_what_a_record_lacks_is_added(extractor: Extractor, tmp_path: Path) -> None:
+    """As in one of an earlier version, which had FFN layers only."""
+    path = tmp_path / "golden.safetensors"
+    few = Extractor(extractor.backbone, hidden="none")
+    write_golden(path, few, stored_dtype="float16")
+    arrays = read_arrays(path)
+    arrays["layer_001"] += 1  # stands for what other libraries gave
+    write_arrays(path, arrays)
+    write_golden(path, few, stored_dtype="float16")
+    write_golden(path, extractor, stored_dtype="float16")
+    found = read_golden(path)
+    assert found is not None and len(found) == 2 * LAYERS + 1
+    np.testing.assert_array_equal(found[ffn(1)], arrays["layer_001"])
 
 
 def test_the_texts_differ_in_kind(extractor: Extractor) -> None:

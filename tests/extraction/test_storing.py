@@ -387,10 +387,21 @@ def test_a_store_without_texts_is_filled_too(loaded, tmp_path):
 )
 def test_other_settings_are_refused(loaded, options, named, tmp_path):
     backbone, _ = loaded["roberta"]
-    extract_corpus(table(TEXTS), backbone, tmp_path / "s")
+    extract_corpus(table(TEXTS), backbone, tmp_path / "s", StoreOptions(hidden="final"))
     with pytest.raises(ExtractError, match=named) as caught:
         extract_corpus(table(TEXTS), backbone, tmp_path / "s", StoreOptions(**options))
     assert "\n" not in str(caught.value)
+
+
+def test_hidden_states_are_all_stored_if_nobody_says(loaded, tmp_path):
+    """But an old store that has the final one only gets no more than that."""
+    backbone, _ = loaded["roberta"]
+    states = tuple(range(backbone.num_layers + 1))
+    for name, hidden, held in (("new", None, states), ("old", "final", states[-1:])):
+        extract_corpus(table(TEXTS[:3]), backbone, tmp_path / name, StoreOptions(hidden=hidden))
+        extract_corpus(table(TEXTS), backbone, tmp_path / name)
+        store = ActivationStore.open(tmp_path / name)
+        assert store.schema.hidden_layers == held and store.num_samples == len(TEXTS)
 
 
 def test_another_model_is_refused(loaded, tmp_path):

@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 
 from pipeline import stages
 from pipeline.config import RunConfig
+from pipeline.heads.activations import stored_activations
 from pipeline.heads.model import Head
 from pipeline.neurons import ablation, comparison
 from pipeline.planning import exchange, planner, thresholds
@@ -145,8 +146,7 @@ def make_run(place: Path) -> dict[str, Any]:
 def head_outputs(store: ActivationStore, folder: Path, positions: np.ndarray) -> list[list[float]]:
     """What a head gives for stored samples."""
     head = Head.load(folder)
-    stored = {i: store.read_matrix(layer=i, samples=positions) for i in head.features}
-    return np.asarray(head.outputs_full(stored)).tolist()
+    return np.asarray(head.outputs(stored_activations(head, store, positions))).tolist()
 
 
 def main(target: Path) -> None:

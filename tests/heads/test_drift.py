@@ -19,24 +19,27 @@ from pipeline.heads.drift import (
 )
 from pipeline.heads.model import Head
 from pipeline.scoring.alerts import Watched, drift_report, write_drift
+from store.layout import Source, ffn
 from store.tables import read_arrays, write_arrays
 from tests.builders.heads import make_head
 
+FEATURES = {ffn(0): np.arange(40), ffn(2): np.arange(50, 90), Source("hidden", 2): np.arange(30)}
 CLASSES = ("glad", "mad", "sad")
+SIZES = {"ffn": 48, "hidden": 32}
 SHARES = st.lists(st.floats(0.01, 1), min_size=2, max_size=8)
 
 
 @pytest.fixture(scope="module")
 def head(tiny_bert: Path) -> Head:
     backbone = load_backbone(tiny_bert)
-    return make_head(backbone, {0: np.arange(40), 2: np.arange(50, 90)}, classes=CLASSES)
+    return make_head(backbone, FEATURES, classes=CLASSES)
 
 
-def sample(head: Head, count: int, *, seed: int, shift: float = 0.0) -> dict[int, np.ndarray]:
+def sample(head: Head, count: int, *, seed: int, shift: float = 0.0) -> dict[Source, np.ndarray]:
     draw = np.random.default_rng(seed)
     return {
-        layer: (draw.normal(size=(count, len(index))) * 0.1 + shift).astype(np.float32)
-        for layer, index in head.features.items()
+        source: (draw.normal(size=(count, len(index))) * 0.1 + shift).astype(np.float32)
+        for source, index in head.features.items()
     }
 
 
@@ -133,20 +136,25 @@ def test_a_reference_is_stored(head: Head, reference: Reference, tmp_path: Path)
     assert again.num_rows == reference.num_rows == 400
     for name, array in reference.arrays().items():
         np.testing.assert_array_equal(array, again.arrays()[name])
+    # Earlier ones knew FFN layers only.
+    neurons = reference.features[reference.features[:, 0] == 0]
+    old = Reference.from_arrays(reference.arrays() | {"features": neurons[:, 1:]})
+    np.testing.assert_array_equal(old.features, neurons)
+    assert {source.site for source, _ in old.places()} == {"ffn"}
 
 
 def test_constant_and_binary_activations_have_bins(head: Head) -> None:
     x = sample(head, 300, seed=0)
     watched = important_features(head, MAX_FEATURES).tolist()
-    at, other = [i for i, (layer, _) in enumerate(watched) if layer == 0][:2]
-    first, second = (np.searchsorted(head.features[0], watched[i][1]) for i in (at, other))
-    x[0][:, first] = 0.0
-    x[0][:, second] = (np.arange(300) % 3 == 0) * 1.0
+    at, other = [i for i, (site, layer, _) in enumerate(watched) if (site, layer) == (0, 0)][:2]
+    first, second = (np.searchsorted(head.features[ffn(0)], watched[i][2]) for i in (at, other))
+    x[ffn(0)][:, first] = 0.0
+    x[ffn(0)][:, second] = (np.arange(300) % 3 == 0) * 1.0
     reference = Reference.of(head, x, head.outputs(x))
     same = reference.compare(reference.count(head, x, head.outputs(x)))
     assert max(one.psi for one in same.activations) == 0
     assert all(np.isfinite(one.chance_limit) for one in same.activations)
-    x[0][:, first] = 5.0
+    x[ffn(0)][:, first] = 5.0
     woken = reference.compare(reference.count(head, x, head.outputs(x)))
     assert woken.activations[at].drifts(0.2)
 
@@ -155,8 +163,8 @@ def test_the_most_important_features_are_watched(head: Head) -> None:
     found = important_features(head, MAX_FEATURES)
     assert len(found) == MAX_FEATURES == len(np.unique(found, axis=0))
     norms = {
-        (edges.layer, feature): norm
-        for edges in head.parts[0].layers
+        (("ffn", "hidden").index(edges.source.site), edges.source.layer, feature): norm
+        for edges in head.parts[0].edges
         for feature, norm in zip(
             edges.features.tolist(), np.linalg.norm(edges.weights, axis=0), strict=True
         )
@@ -166,7 +174,7 @@ def test_the_most_important_features_are_watched(head: Head) -> None:
 
 
 def test_the_report_names_what_drifted(head: Head, reference: Reference, tmp_path: Path) -> None:
-    watched = {"made": Watched(head, reference, 48)}
+    watched = {"made": Watched(head, reference, SIZES)}
     drift = Drift(
         {
             "2024-01-01": {"made": counts(head, reference, 500, seed=1)},
@@ -182,12 +190,13 @@ def test_the_report_names_what_drifted(head: Head, reference: Reference, tmp_pat
         "drifted",
         "too few texts",
     ]
-    assert "the salient activations" in dates["2024-01-02"]["drifted"]
+    assert "the activations" in dates["2024-01-02"]["drifted"]
     (warning,) = report["warnings"]
     assert warning.startswith("made, 2024-01-02: ") and "(500 texts)" in warning
     assert report["tasks"]["made"]["all"]["num_texts"] == 1005
     worst = dates["2024-01-02"]["activations"]["worst"][0]
-    assert worst["pooling"] in ("mean", "max") and 0 <= worst["neuron"] < 48
+    assert worst["pooling"] in ("mean", "max")
+    assert 0 <= worst["neuron"] < SIZES[worst["site"]]
     shares = dates["2024-01-01"]["classes"]["shares"]
     assert sum(share["found"] for share in shares.values()) == pytest.approx(1)
     assert drift_report(watched, drift, threshold=50.0)["warnings"] == []
@@ -198,18 +207,18 @@ def test_the_report_names_what_drifted(head: Head, reference: Reference, tmp_pat
 def test_a_run_without_new_texts_has_an_empty_report(
     head: Head, reference: Reference, tmp_path: Path
 ) -> None:
-    report = write_drift(tmp_path, "none", {"made": Watched(head, reference, 48)}, Drift())
+    report = write_drift(tmp_path, "none", {"made": Watched(head, reference, SIZES)}, Drift())
     assert report["warnings"] == []
     assert report["tasks"]["made"]["all"] is None
     assert not (tmp_path / "none.png").exists()
 
 
 def test_regression_watches_its_value(tiny_bert: Path) -> None:
-    head = make_head(load_backbone(tiny_bert), {1: np.arange(4)}, classes=())
+    head = make_head(load_backbone(tiny_bert), {ffn(1): np.arange(4)}, classes=())
     x = sample(head, 200, seed=0)
     reference = Reference.of(head, x, head.outputs(x))
     found = drift_report(
-        {"made": Watched(head, reference, 48)},
+        {"made": Watched(head, reference, SIZES)},
         Drift({"d": {"made": counts(head, reference, 300, seed=1, shift=1.0)}}),
     )["tasks"]["made"]["dates"]["d"]
     assert "the value" in found["drifted"]

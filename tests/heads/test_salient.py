@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.config import HeadConfig
-from pipeline.heads.salient import RULES, features_read, salient_features
+from pipeline.heads.salient import RULES, joint_sets, salient_features
 from pipeline.probes.importance import importance_shares
+from store.layout import Source, ffn
 
 
 @given(
@@ -63,16 +64,40 @@ def test_top_k_takes_as_many_of_each_layer() -> None:
     assert [len(index) for index in RULES["top_k"](layers(1), 99)] == [30] * 4
 
 
+SOURCES = (ffn(0), ffn(1), Source("hidden", 1))
+
+
+def importance(seed: int) -> dict[Source, NDArray[Any]]:
+    """The weights of the last source are ten times as large."""
+    draw = np.random.default_rng(seed)
+    scales = (1.0, 1.0, 10.0)
+    return {s: c * draw.exponential(size=30) for s, c in zip(SOURCES, scales, strict=True)}
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 1))
+def test_a_share_of_all_sources_together_is_the_smallest_that_holds_it(
+    seed: int, size: float
+) -> None:
+    found = importance(seed)
+    chosen = joint_sets(found, size, HeadConfig(select="share"))
+    total = sum(np.square(own).sum() for own in found.values())
+    inside = np.concatenate([found[s][index] for s, index in chosen.items()])
+    assert np.square(inside).sum() >= size * total * (1 - 1e-9)
+    assert np.square(inside).sum() - np.square(inside).min() < size * total * (1 + 1e-9)
+    assert set(chosen) <= set(SOURCES) and all(len(index) for index in chosen.values())
+    assert all((np.diff(index) > 0).all() for index in chosen.values())
+
+
+def test_a_source_of_small_weights_has_few_salient_features_or_none() -> None:
+    chosen = joint_sets(importance(0), 0.3, HeadConfig(select="share"))
+    assert list(chosen) == [SOURCES[2]]
+    assert list(joint_sets(importance(0), 5, HeadConfig(select="budget"))) == [SOURCES[2]]
+    every = joint_sets(importance(0), 5, HeadConfig(select="top_k"))
+    assert [len(index) for index in every.values()] == [5, 5, 5]
+
+
 @pytest.mark.parametrize("select", RULES)
-def test_what_is_read_is_what_the_candidates_need(select: Any) -> None:
-    shares, folds = layers(2), [tuple(layers(seed)[i] for seed in (3, 4)) for i in range(4)]
-    config = HeadConfig(select=select, eta=(0.2, 0.5), top_k=(3, 6), budget=(5, 40))
-    needed: list[set[int]] = [set() for _ in shares]
-    for source in (shares, [own[0] for own in folds], [own[1] for own in folds]):
-        for size in config.sizes:
-            for depth in range(4):
-                found = RULES[select](source[: depth + 1], size)
-                for own, index in zip(needed, found, strict=False):
-                    own |= set(index.tolist())
-    read = features_read(shares, folds, config)
-    assert [index.tolist() for index in read] == [sorted(own) for own in needed]
+def test_weights_that_are_all_0_have_a_salient_set(select: Any) -> None:
+    nothing = {source: np.zeros(4) for source in SOURCES}
+    chosen = joint_sets(nothing, 1, HeadConfig(select=select))
+    assert 1 <= sum(map(len, chosen.values())) <= 3

@@ -17,6 +17,7 @@ from pipeline.linear import design as module
 from pipeline.linear.design import Design, MemoryDesign, StandardisedDesign, StoreDesign
 from pipeline.linear.fitted import Standardiser
 from store import ActivationStore, StoreSchema
+from store.layout import ffn
 
 Array = NDArray[Any]
 
@@ -93,7 +94,7 @@ def test_store_rows_in_any_order_and_memory(
     store: ActivationStore, memory_bytes: int | None
 ) -> None:
     positions = np.random.default_rng(1).integers(0, 5000, 3000)
-    design = StoreDesign(store, 1, positions, memory_bytes=memory_bytes)
+    design = StoreDesign(store, ffn(1), positions, memory_bytes=memory_bytes)
     raw = store.read_matrix(layer=1, samples=positions[design.order])
     expected = StandardScaler().fit_transform(raw.astype(np.float64))
     for _ in range(2):

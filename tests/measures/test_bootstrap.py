@@ -11,8 +11,8 @@ from scipy import stats
 from pipeline.measures.bootstrap import Resamples, difference, interval, intervals
 from pipeline.measures.metrics import METRICS, metric_names, predictions, probabilities, score
 
-CLASSES = metric_names(regression=False)
-NUMBERS = metric_names(regression=True)
+CLASSES = metric_names("classification")
+NUMBERS = metric_names("regression")
 SEED = "rng" if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 15) else "random_state"
 """SciPy's name for it."""
 

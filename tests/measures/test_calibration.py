@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,8 @@ def test_a_head_decides_as_its_calibration(classes: int) -> None:
     uneven = np.where(y == 0, np.arange(len(y)) % 5 == 0, True)
     logits, y = 2 * logits[uneven] + 0.5, y[uneven]
     found = calibrate(logits, y, metric="macro_f1")
-    head = Head(None, (), found.thresholds)  # type: ignore[arg-type]
+    card: Any = SimpleNamespace(type="classification")
+    head = Head(card, (), found.thresholds)
     outputs = logits * found.scale + found.shift
     expected = predictions(found.decision_outputs(logits), regression=False)
     np.testing.assert_array_equal(head.decide(head.probabilities(outputs)), expected)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
+from pipeline.config.sections import TYPE_METRICS
 from pipeline.measures.metrics import (
     METRICS,
     metric_names,
@@ -55,14 +56,15 @@ def test_regression_metrics() -> None:
 def test_a_class_absent_from_the_evaluation_raises_no_warning() -> None:
     y = np.array([0, 0, 1])
     logits = np.eye(3)[[0, 2, 1]] * 5.0
-    for name in metric_names(regression=False):
+    for name in metric_names("classification"):
         assert np.isfinite(score(name, y, logits, positive=0))
     assert np.isnan(score("auc", y, logits, positive=2))
 
 
-def test_every_metric_belongs_to_one_kind() -> None:
-    both = metric_names(regression=False) + metric_names(regression=True)
-    assert sorted(both) == sorted(METRICS)
+def test_every_type_of_task_has_the_metrics_of_the_configuration() -> None:
+    for type, names in TYPE_METRICS.items():
+        assert sorted(metric_names(type)) == sorted(names)
+    assert {name for names in TYPE_METRICS.values() for name in names} == METRICS.keys()
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=30))

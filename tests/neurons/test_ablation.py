@@ -18,7 +18,6 @@ from pipeline.config import RunConfig
 from pipeline.errors import ExtractError, HeadError
 from pipeline.extraction.extractor import Extractor
 from pipeline.heads.model import Head
-from pipeline.linear.design import HIDDEN
 from pipeline.measures.metrics import score
 from pipeline.neurons.ablation import AblationOptions, ablate
 from pipeline.neurons.arms import token_means
@@ -27,6 +26,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.texts.lookup import sample_texts
 from pipeline.texts.targets import load_target
 from store import ActivationStore
+from store.layout import Source, final_hidden
 from store.tables import read_json
 from tests.builders.models import make_tiny_model
 from tests.builders.reference import Reference, hooked
@@ -43,19 +43,21 @@ def expected_value(config: RunConfig, task: str, neurons: Mapping[int, Any], val
     with hooked(reference, neurons, values):
         ffn, hidden = reference.pooled([texts[i] for i in rows.positions], max_length=99)
     folder = RunFolder(Path(config.run_dir))
-    layers = {
-        i: layer.reshape(-1, len(rows)).T.astype(np.float16).astype(np.float32)
-        for i, layer in enumerate(ffn)
+    found = {
+        Source(site, i): layer.reshape(-1, len(rows)).T.astype(np.float16).astype(np.float32)
+        for site, layers in (("ffn", ffn), ("hidden", hidden))
+        for i, layer in enumerate(layers)
     }
-    last = hidden[-1].reshape(-1, len(rows)).T.astype(np.float16).astype(np.float32)
+    final = final_hidden(store.schema)
+    head = Head.load(folder.head(task))
     outputs = {
-        "chosen": Head.load(folder.head(task)).outputs_full(layers),
-        "hidden": load_probe(folder, task, HIDDEN).outputs(last),
+        "chosen": head.decision_outputs(head.outputs_full(found)),
+        "hidden": load_probe(folder, task, final).outputs(found[final]),
     }
     metric = config.task(task).selection_metric
     return {
-        name: score(metric, rows.targets, found, positive=target.positive)
-        for name, found in outputs.items()
+        name: score(metric, rows.targets, own, positive=target.positive)
+        for name, own in outputs.items()
     }
 
 
@@ -68,7 +70,6 @@ def test_report_equals_a_run_by_hand(own_run: RunConfig, fill: str) -> None:
     results = [line for line in lines if "silencing" in line and not line.endswith(" texts")]
     assert len(results) == 2 * 4
     store = ActivationStore.open(own_run.store.path)
-    recorded = read_json(Path(own_run.run_dir) / "metrics.json")["tasks"]
     for name, task in report["tasks"].items():
         assert task["num_silenced"] == 12
         neurons = {int(layer): chosen for layer, chosen in task["neurons"].items()}
@@ -77,10 +78,11 @@ def test_report_equals_a_run_by_hand(own_run: RunConfig, fill: str) -> None:
             i: token_means(store, i, train)[chosen] if fill == "mean" else 0.0
             for i, chosen in neurons.items()
         }
+        plain = expected_value(own_run, name, {}, {})
         expected = expected_value(own_run, name, neurons, values)
         for head in ("chosen", "hidden"):
             entry = task[head]
-            assert entry["baseline"] == pytest.approx(recorded[name][head]["val"], abs=1e-3)
+            assert entry["baseline"] == pytest.approx(plain[head], abs=1e-3)
             assert entry["salient"]["value"] == pytest.approx(expected[head], abs=1e-3)
             change = entry["salient"]["value"] - entry["baseline"]
             assert entry["salient"]["change"] == pytest.approx(change)

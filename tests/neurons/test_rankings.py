@@ -170,7 +170,9 @@ def test_command_writes_and_prints_every_table(
     table = read_table(folder.ranking("rankings", "emotion"))
     dataset = to_xarray(table)
     assert dict(dataset.sizes) == {"layer": 6, "pooling": 2, "neuron": 1536, "ranking": 6}
-    weights = read_arrays(folder.probe("emotion", 4).with_suffix(".safetensors"))["weights"]
+    weights = read_arrays(folder.probe("emotion", "layer_004").with_suffix(".safetensors"))[
+        "weights"
+    ]
     np.testing.assert_allclose(
         dataset["value"].sel(layer=4, pooling="max", ranking="l2"),
         feature_importance(weights)[1536:],
@@ -215,7 +217,7 @@ def test_an_l1_probe_is_a_ranking_of_its_own(tmp_path: Path, tiny_bert: Path) ->
     options = comparison.RankOptions(replicates=2)
     found = comparison.rank(config, tasks=["mood"], options=options)["mood"]
     dataset = to_xarray(found["rankings"])
-    stem = RunFolder(tmp_path / "run").probe("mood", 2)
+    stem = RunFolder(tmp_path / "run").probe("mood", "layer_002")
     weights = read_arrays(stem.with_suffix(".safetensors"))
     np.testing.assert_allclose(
         dataset["value"].sel(layer=2, ranking="l1").values.ravel(), np.abs(weights["weights"][0])

@@ -20,7 +20,7 @@ CONFIG = ProbeConfig(C=(1e-3, 1e-2, 1e-1), alpha=(1.0, 10.0), tol=1e-5)
 
 @pytest.fixture
 def tasks() -> tuple[Any, Any, list[ProbeTask]]:
-    """Features, validation features and three tasks that lack different labels."""
+    """Features, validation features and four tasks that lack different labels."""
     draw = np.random.default_rng(0)
     x = draw.normal(size=(400, 20)).astype(np.float32)
     x[:, 5] = x[:, 4] + 0.01 * x[:, 5]
@@ -38,6 +38,11 @@ def tasks() -> tuple[Any, Any, list[ProbeTask]]:
         folds = draw.permutation(len(labelled)) % 3 if number < 2 else None
         rows = np.arange(100)
         found.append(ProbeTask(problem, labelled, y[labelled], rows, y_val, folds))
+    sets, sets_val = ((values @ weights + 1 > 0).astype(np.int8) for values in (x, x_val))
+    sets[:, 2] = 0  # a label that no row has
+    problem = Problem(3, "macro_f1", multilabel=True)
+    every = np.arange(400)
+    found.append(ProbeTask(problem, every, sets, np.arange(100), sets_val, every % 3))
     return x, x_val, found
 
 

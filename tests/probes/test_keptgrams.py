@@ -12,6 +12,7 @@ from pipeline.linear.design import StoreDesign
 from pipeline.linear.gram import design_gram
 from pipeline.probes.keptgrams import layer_gram, part_path, write_part
 from store import ActivationStore, StoreSchema
+from store.layout import ffn
 
 
 def write_store(path: Path, x: Any) -> ActivationStore:
@@ -38,8 +39,8 @@ def test_the_gram_is_kept_extended_and_put_together_from_parts(tmp_path: Path) -
     store = write_store(tmp_path / "store", x[:200])
 
     def check(path: Path, store: ActivationStore, rows: Any, rtol: float) -> None:
-        design = StoreDesign(store, 0, rows)
-        found = layer_gram(path, store, 0, rows, design)
+        design = StoreDesign(store, ffn(0), rows)
+        found = layer_gram(path, store, ffn(0), rows, design)
         np.testing.assert_allclose(found, design_gram(design), rtol=0, atol=rtol * len(rows))
 
     path = tmp_path / "gram.safetensors"
@@ -57,7 +58,7 @@ def test_the_gram_is_kept_extended_and_put_together_from_parts(tmp_path: Path) -
     check(path, store, np.arange(300), 0.5)
     shares = tmp_path / "shares.safetensors"
     for part in range(3):
-        write_part(shares, store, 0, more, part, 3)
+        write_part(shares, store, ffn(0), more, part, 3)
     assert part_path(shares, 2).is_file()
     check(shares, store, more, 0.1)
     assert [p.name for p in tmp_path.glob("shares*")] == ["shares.safetensors"]

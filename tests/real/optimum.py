@@ -1,6 +1,6 @@
 """Holds probes on real activations to scikit-learn's optimum: one row per layer, C and method.
 
-    python tests/real/optimum.py tests/real/tweeteval.toml emotion --layer 1 --layer hidden
+    python tests/real/optimum.py tests/real/tweeteval.toml emotion --layer layer_001
 
 The reference is ``LogisticRegression`` at ``tol=1e-8`` on the same standardised values in float64,
 warm-started from the C before. It is kept in the run folder and may take long: a run that is
@@ -29,6 +29,7 @@ from pipeline.linear.solver import Objective, solve_paths
 from pipeline.probes.fitting import matrix
 from pipeline.texts.targets import load_target
 from store import ActivationStore
+from store.layout import Source
 
 Array = NDArray[Any]
 CHUNK = 500
@@ -86,7 +87,7 @@ def reference(
 def compare(
     config: RunConfig,
     task: str,
-    source: int | str,
+    source: Source,
     penalties: Sequence[float],
     methods: Sequence[str],
     solver: str,
@@ -111,7 +112,7 @@ def compare(
                 found[method, model.penalty] = model, time.process_time() - begin
     best: Array | None = None
     for penalty in penalties:
-        path = Path(config.run_dir) / "references" / f"{task}-{source}-{penalty:g}.npz"
+        path = Path(config.run_dir) / "references" / f"{task}-{source.name}-{penalty:g}.npz"
         if near:
             fit = solve_paths(design, [Objective(y, classes)], [penalty], tol=1e-6)[0][0]
             best = theta_of(fit)
@@ -124,7 +125,7 @@ def compare(
             gap = value(x, y, theta, penalty) / lowest - 1
             differing = int((decide(outputs(x_test, theta)) != expected).sum())
             print(
-                f"| {task} | {source} | {penalty:g} | {method} | {gap:.1e} | {differing} of"
+                f"| {task} | {source.label} | {penalty:g} | {method} | {gap:.1e} | {differing} of"
                 f" {len(expected)} | {100 - 100 * differing / len(expected):.2f} % |"
                 f" {model.converged} | {model.num_iterations} | {seconds:.1f} |",
                 flush=True,
@@ -136,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config")
     parser.add_argument("task")
-    parser.add_argument("--layer", action="append", required=True)
+    parser.add_argument("--layer", action="append", required=True, help="such as layer_003")
     parser.add_argument("--C", type=float, nargs="+", default=[1e-4, 1e-2, 1.0, 10.0])
     parser.add_argument("--method", nargs="+", default=["auto", "lone"])
     parser.add_argument("--solver", default="lbfgs")
@@ -149,7 +150,7 @@ def main() -> None:
     print("| task | layer | C | fit | gap | differ | agree | converged | iterations | CPU s |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for layer in args.layer:
-        source = layer if layer == "hidden" else int(layer)
+        source = Source.of(layer)
         config = RunConfig.load(Path(args.config))
         compare(config, args.task, source, args.C, args.method, args.solver, args.near)
 

@@ -87,7 +87,7 @@ def test_report_shows_its_figures_and_loads_nothing(nasty_run: RunConfig, browse
     assert browser.title == "mood: Salient report"
     text = wait_for(browser, SCRIPT)
     for title in (
-        "Score by layer", "Score by aggregated depth", "What a better score costs",
+        "Score by layer", "Score by depth", "What a better score costs",
         "Importance over layers and neurons", "Confusion matrix", "Calibration",
         "Predicted against labelled values", "Provenance", "chosen:",
     ):  # fmt: skip

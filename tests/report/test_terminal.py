@@ -5,23 +5,28 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.report.facts import Predictions, TaskFacts
-from pipeline.report.terminal import best_by_depth, depth_table, task_table
+from pipeline.report.scores import best_by_depth, judging, remarks, score_rows
+from pipeline.report.terminal import depth_table, task_table
 from pipeline.runfolder import RunFolder, read_metrics
 from store.tables import read_table
 
 pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
 from pipeline.report import figures
 
+GAIN = {"value": 0.07034, "low": -0.00256, "high": 0.09847}
 
-def rendered(table: object) -> str:
-    console = Console(file=io.StringIO(), width=120)
+
+def rendered(table: object, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -33,9 +38,10 @@ def test_tables_and_overview_show_every_model(finished_run: Path, tmp_path: Path
     for name, task in tasks.items():
         sweep = read_table(RunFolder(Path(config.run_dir)).sweep(name))
         text = rendered(task_table(name, task))
-        assert f"{task['chosen']['test'][task['metric']]:.4f}" in text
-        assert text.count("layer ") >= 3
-        assert f"0..{task['chosen']['depth']} (chosen)" in rendered(depth_table(name, task, sweep))
+        assert f"{task['chosen']['test'][task['metric']]:.3f}".removeprefix("0") in text
+        for model in ("final hidden state", "best single layer", "best hidden state", "chosen"):
+            assert model in text
+        assert f"0..{task['chosen']['depth']} *" in rendered(depth_table(name, task, sweep))
         figures.write_overview(TaskFacts(name, task, sweep), tmp_path / f"{name}.png")
         header = (tmp_path / f"{name}.png").read_bytes()[:24]
         width, height = struct.unpack(">II", header[16:])
@@ -49,6 +55,8 @@ def test_best_by_depth_minds_the_metrics_direction() -> None:
     ]
     assert best_by_depth(rows, "accuracy")["sparse", 0]["val_score"] == 0.4
     assert best_by_depth(rows, "mae")["sparse", 0]["val_score"] == 0.2
+    with_loss = [row | {"loss": row["val_score"]} for row in rows]
+    assert best_by_depth(with_loss, "accuracy")["sparse", 0]["val_score"] == 0.2
 
 
 def test_calibration_and_confusion_are_counts() -> None:
@@ -60,3 +68,125 @@ def test_calibration_and_confusion_are_counts() -> None:
     np.testing.assert_allclose(bins.accuracy, [1.0, 0.5])
     assert bins.error == pytest.approx((0.35 + 0.35) / 2)
     assert len(found.reliability(50).count) == 4
+
+
+def entry(depth: int, loss: float, **others: Any) -> dict[str, Any]:
+    """A head's entry in ``metrics.json``."""
+    return {
+        "kind": "dense",
+        "depth": depth,
+        "num_features": 16128,
+        "val": 0.7,
+        "score": 0.72,
+        "loss": loss,
+        "test": {"pearson": 0.71},
+        "test_interval": {"pearson": [0.679, 0.738]},
+        **others,
+    }
+
+
+def made_up_task(**others: Any) -> dict[str, Any]:
+    probe = {
+        "val": 0.6,
+        "test": {"pearson": 0.65},
+        "test_interval": {"pearson": [0.61, 0.68]},
+    }
+    behind = {"kind": "dense", "difference": 0.0009, "standard_error": 0.0002, "loss": 0.0138}
+    choice = {
+        "loss": 0.0146,
+        "deepest": 3,
+        "best": behind | {"depth": 3, "num_features": 16128},
+        "full_depth": behind | {"depth": 5, "num_features": 23808},
+        "conventional": behind | {"depth": 5, "num_features": 768, "difference": -0.004},
+    }
+    baselines = {
+        "all": entry(3, 0.01447, gain=GAIN),
+        "final": entry(5, 0.01867, kind="final", gain=GAIN),
+        "lexical": entry(0, 0.01899, kind="lexical", gain=GAIN),
+        "majority": {"kind": "majority", "test": {"pearson": None}, "gain": {"low": None}},
+    }
+    return {
+        "metric": "pearson",
+        "type": "regression",
+        "num_test": 1002,
+        "layers": [probe | {"source": i, "val": 0.6 + 0.01 * i} for i in range(6)],
+        "hidden_states": [probe | {"source": i, "val": 0.6 - 0.01 * i} for i in range(7)],
+        "baselines": baselines,
+        "hidden": baselines["final"],
+        "gain": GAIN,
+        "sparse": entry(3, 0.01621, kind="sparse", num_features=332),
+        "chosen": entry(3, 0.0146, kind="ensemble", num_features=1643, choice=choice),
+        **others,
+    }
+
+
+def test_a_row_of_the_scores_for_everything_that_is_compared() -> None:
+    rows = {row.model: row for row in score_rows(made_up_task())}
+    assert list(rows) == [
+        "majority", "TF-IDF", "final hidden state", "all features, same blocks",
+        "best single layer: 5", "best hidden state: 0", "best sparse head", "chosen: ensemble",
+    ]  # fmt: skip
+    assert [row.blocks for row in rows.values()] == [
+        "0/6", "0/6", "6/6", "4/6", "6/6", "0/6", "4/6", "4/6",
+    ]  # fmt: skip
+    chosen, final = rows["chosen: ensemble"], rows["final hidden state"]
+    assert (chosen.features, chosen.loss, chosen.score) == ("1,643", ".01460", ".7200")
+    assert (final.test, final.gain) == (".710 (.679-.738)", "+.070 (-.003 to .098)")
+    assert rows["majority"].test == "-" and rows["majority"].gain == ""
+    assert rows["best single layer: 5"].score == ""  # of validation alone: another measure
+    assert judging(made_up_task()) == "loss (squared error) and score out of fold"
+    assert remarks(made_up_task()) == [
+        "chosen head less final hidden state: +.070 (-.003 to .098)",
+        "at most 4 of 6 blocks: squared error +.0009 ± .0002 against full depth",
+    ]
+
+
+def test_a_head_chosen_after_the_test_has_no_gains() -> None:
+    task = made_up_task(gain={})
+    task["chosen"] = task["chosen"] | {"note": "it was chosen by hand"}
+    del task["chosen"]["choice"]  # what the run chose itself
+    assert all(row.gain == "" for row in score_rows(task))
+    assert remarks(task) == ["chosen head: no gain evaluated, it was chosen by hand"]
+
+
+def test_an_older_run_has_one_baseline_and_no_losses() -> None:
+    path = Path(__file__).parents[1] / "formats" / "1" / "run"
+    for name, task in read_metrics(RunFolder(path))["tasks"].items():
+        first, *rows = score_rows(task)
+        assert (first.model, first.blocks, first.features) == ("final hidden state", "3/3", "all")
+        assert all(row.loss == "" and row.score for row in (first, *rows))
+        assert "loss" not in rendered(task_table(name, task))
+        assert "score on validation" in rendered(task_table(name, task))
+        sweep = read_table(RunFolder(path).sweep(name))
+        assert "frozen" in rendered(depth_table(name, task, sweep))
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (100, {"blocks", "features", "loss", "score", "test", "gain"}),
+        (80, {"blocks", "test", "gain"}),
+        (60, {"blocks", "test"}),
+        (50, {"test"}),
+        (30, {"test"}),
+    ],
+)
+def test_narrow_terminals_get_fewer_columns(width: int, columns: set[str]) -> None:
+    lines = rendered(task_table("anger", made_up_task()), width).splitlines()
+    assert max(map(len, lines)) <= width
+    head = " ".join(lines[1:4])
+    found = {w for w in ("blocks", "features", " loss ", "score ", "test", "gain") if w in head}
+    assert {word.strip() for word in found} == columns
+    text = "\n".join(lines)
+    assert ".710 (.679-.738)" in text and "…" not in text
+    sweep = pa.Table.from_pylist(
+        [
+            {"kind": kind, "depth": depth, "num_features": 16128, "loss": 0.2, "score": 0.7277,
+             "val_score": 0.71}
+            for depth in range(6) for kind in ("dense", "sparse", "frozen", "ensemble")
+            if kind == "dense" or depth == 3
+        ]
+    )  # fmt: skip
+    lines = rendered(depth_table("anger", made_up_task(), sweep), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines) and ".7277" in "".join(lines)

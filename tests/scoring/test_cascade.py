@@ -23,6 +23,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.scoring.cascade import NEVER, Cascade, CascadeScorer
 from pipeline.scoring.files import ScoreOptions, score_files
 from pipeline.scoring.scorer import Scorer
+from store.layout import ffn
 from store.tables import read_json, write_json
 from tests.builders.dumps import scores
 from tests.builders.heads import make_head
@@ -43,7 +44,7 @@ def scorers(tiny_bert: Path) -> tuple[Scorer, Scorer]:
     draw = np.random.default_rng(1)
 
     def heads(depth: int) -> list[Any]:
-        features = {i: draw.choice(2 * FFN_WIDTH, 20, replace=False) for i in range(depth + 1)}
+        features = {ffn(i): draw.choice(2 * FFN_WIDTH, 20, replace=False) for i in range(depth + 1)}
         return [
             make_head(whole, features, task="mood", classes=CLASSES, seed=depth),
             make_head(whole, features, task="rude", seed=depth + 10),
@@ -103,7 +104,7 @@ def test_heads_that_do_not_fit(scorers: tuple[Scorer, Scorer], tiny_bert: Path) 
     with pytest.raises(HeadError, match="other classes"):
         CascadeScorer(early, full, {"mood": 0.5})
     whole = load_backbone(tiny_bert)
-    level = Scorer([make_head(whole, {0: [1, 2]}, task="level", classes=())], backbone=whole)
+    level = Scorer([make_head(whole, {ffn(0): [1, 2]}, task="level", classes=())], backbone=whole)
     with pytest.raises(HeadError, match="no confidence"):
         CascadeScorer(level, level, {"level": 0.5})
 

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from pipeline.commands.line import run_command
 from pipeline.config import NormaliseConfig, RunConfig
 from pipeline.errors import ConfigError, ScoreError
+from pipeline.heads.activations import stored_activations
 from pipeline.heads.drift import Drift
 from pipeline.heads.model import Head
 from pipeline.runfolder import RunFolder
@@ -113,8 +114,8 @@ def test_scoring_a_stored_text_gives_what_the_stored_activations_give(
     head = next(head for head in scorer.heads if head.card.task == "mood")
     target = load_target(store, config.task("mood"))
     positions = store.positions(table["id"].to_pylist())
-    stored = {i: store.read_matrix(layer=i, samples=positions) for i in head.features}
-    expected = head.decide(head.probabilities(head.outputs_full(stored)))
+    stored = stored_activations(head, store, positions)
+    expected = head.decide(head.probabilities(head.outputs(stored)))
     found = [target.classes.index(name) for name in table["mood"].to_pylist()]
     assert np.mean(found == expected) == 1.0
     both = np.stack([table[f"mood_p_{name}"].to_numpy() for name in target.classes])

@@ -25,7 +25,9 @@ from pipeline.extraction.storing import extract_corpus
 from pipeline.heads.drift import Reference
 from pipeline.heads.model import Head
 from pipeline.scoring.scorer import Scorer
+from pipeline.texts.lexical import Lexicon
 from store import ActivationStore, text_hash
+from store.layout import NGRAMS, Source, ffn
 from tests.builders.heads import make_head
 from tests.builders.models import FFN_WIDTH, TEXTS, make_tiny_model
 
@@ -53,9 +55,9 @@ def some_heads(backbone: Backbone) -> list[Head]:
         return draw.choice(2 * FFN_WIDTH, count, replace=False)
 
     return [
-        make_head(backbone, {1: chosen(9)}, task="mood", classes=("glad", "mad", "sad")),
-        make_head(backbone, {1: chosen(40)}, task="rude", seed=1, hidden_width=4),
-        make_head(backbone, {1: np.arange(3)}, task="level", classes=(), seed=2),
+        make_head(backbone, {ffn(1): chosen(9)}, task="mood", classes=("glad", "mad", "sad")),
+        make_head(backbone, {ffn(1): chosen(40)}, task="rude", seed=1, hidden_width=4),
+        make_head(backbone, {ffn(1): np.arange(3)}, task="level", classes=(), seed=2),
     ]
 
 
@@ -74,11 +76,15 @@ def scorer(heads: list[Head]) -> Scorer:
     return Scorer(heads)
 
 
-def stored_activations(backbone: Backbone, texts: list[str]) -> dict[int, np.ndarray]:
-    """Layer -> (n, 2 A) as a store would hold them."""
-    found = Extractor(backbone, hidden="none")(texts).ffn
-    rounded = found.astype(np.float16).astype(np.float32)
-    return {layer: values.reshape(-1, len(texts)).T for layer, values in enumerate(rounded)}
+def stored_activations(backbone: Backbone, texts: list[str]) -> dict[Source, np.ndarray]:
+    """Source -> (n, 2 A) or (n, 2 H) as a store would hold them."""
+    extractor = Extractor(backbone, hidden="all")
+    found = extractor(texts)
+    rows = (x.reshape(-1, len(texts)).T for x in (*found.ffn, *found.hidden))
+    return {
+        source: x.astype(np.float16).astype(np.float32)
+        for source, x in zip(extractor.sources, rows, strict=True)
+    }
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "phi3", "albert", "xlnet", "opt"])
@@ -121,6 +127,100 @@ def test_only_what_heads_read_is_computed(scorer: Scorer) -> None:
             handle.remove()
     assert reached == ["up"]
     assert last.intermediate.dense.bias.shape == (len(neurons),)
+
+
+SENTENCE = Source("unit", 3)
+HIDDEN_HEADS = {
+    # What heads read, blocks loaded, the last block that runs, whether its neurons are cut.
+    "hidden states within the FFN layers": ([ffn(0), ffn(1), Source("hidden", 1)], 2, 1, True),
+    "one hidden state behind the neurons": ([ffn(1), Source("hidden", 2)], 3, 1, False),
+    "hidden states alone": ([Source("hidden", 0), Source("hidden", 1)], 2, 0, False),
+    "the embeddings alone": ([Source("hidden", 0)], 1, 0, False),
+    "neurons of the last block": ([ffn(2), Source("hidden", 2)], 3, 2, True),
+    "the final hidden state": ([ffn(0), Source("hidden", 3)], 3, 2, False),
+}
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "albert", "llama"])
+@pytest.mark.parametrize("case", HIDDEN_HEADS)
+def test_heads_may_read_hidden_states(
+    case: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no block runs behind the last one that is needed."""
+    sources, loaded, depth, cut = HIDDEN_HEADS[case]
+    whole = load_backbone(make_tiny_model(family, tmp_path / family))
+    draw = np.random.default_rng(0)
+    sizes = {"ffn": FFN_WIDTH, "hidden": whole.hidden_size}
+    features = {s: draw.choice(2 * sizes[s.site], 15, replace=False) for s in sources}
+    every = {s: np.arange(2 * sizes[s.site]) for s in sources if s.site == "hidden"}
+    heads = [
+        make_head(whole, features, task="mood"),
+        make_head(whole, features | every, classes=()),
+    ]
+    assert heads[0].card.depth == depth
+    scorer = Scorer(heads)
+    backbone = scorer.extractor.backbone
+    assert (backbone.num_layers, scorer.depth) == (loaded, depth)
+    assert backbone.truncated == (case != "the final hidden state")
+    assert (backbone.last is not None) == cut
+    reached: list[int] = []
+    run = Backbone.run
+
+    def counted(self, *args, **options):
+        names = [self.site.inner(self.site.down, i) for i in range(self.num_layers)]
+        handles = [
+            self.network.get_submodule(name).register_forward_hook(lambda *_: reached.append(1))
+            for name in dict.fromkeys(names)
+        ]
+        try:
+            run(self, *args, **options)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    monkeypatch.setattr(Backbone, "run", counted)
+    texts = [text for text in TEXTS if text.strip()]
+    found = scorer.outputs(texts)
+    whole_blocks = max((s.depth + 1 if s.site == "hidden" else s.depth) for s in sources)
+    batches = len(reached) / max(whole_blocks, 1)
+    assert batches == int(batches) and bool(whole_blocks) == bool(reached)
+    monkeypatch.undo()
+    stored = stored_activations(whole, texts)
+    for head in heads:
+        expected = head.outputs_full(stored)
+        np.testing.assert_allclose(found[head.card.task], expected, atol=2e-2)
+    with_weights = Scorer(heads, backbone=whole).outputs(texts)
+    for task, outputs in found.items():
+        np.testing.assert_allclose(with_weights[task], outputs, atol=1e-2)
+
+
+def test_heads_may_read_the_texts_themselves(whole: Backbone) -> None:
+    """Each with its own n-grams; a head that reads nothing else needs no block."""
+    texts = [text for text in TEXTS if text.strip()]
+    one, other = Lexicon.fit(texts), Lexicon.fit(["a sad dog", "the angry cat"])
+    heads = [
+        make_head(whole, {NGRAMS: np.arange(len(one.terms))}, task="words", lexicon=one),
+        make_head(whole, {NGRAMS: [3, 7], ffn(1): [0, 50]}, task="both", lexicon=other, seed=1),
+    ]
+    stored = stored_activations(whole, texts)
+    own = {ffn(1): stored[ffn(1)][:, [0, 50]], NGRAMS: other.features(texts)[:, [3, 7]]}
+    expected = {
+        "words": heads[0].outputs({NGRAMS: one.features(texts)}),
+        "both": heads[1].outputs(own),
+    }
+    for chosen in (heads, heads[:1], heads[1:]):
+        scorer = Scorer(chosen)
+        assert scorer.depth == (1 if heads[1] in chosen else 0)
+        table = scorer.score_table(rows(texts)).table
+        for head in chosen:
+            task = head.card.task
+            found = scorer.outputs(texts)[task]
+            np.testing.assert_allclose(found, expected[task], atol=1e-2)
+            probability = head.probabilities(expected[task])[:, 1]
+            np.testing.assert_allclose(table[f"{task}_p_yes"].to_numpy(), probability, atol=5e-3)
+    plain = {SENTENCE: np.arange(5)}
+    with pytest.raises(ScoreError, match="to be compared with only"):
+        Scorer([make_head(whole, plain)])
 
 
 def test_tables_come_back_in_order_and_with_the_bits_of_each_alone(scorer: Scorer) -> None:
@@ -184,7 +284,7 @@ def test_drift_counts_different_texts_by_date(heads: list[Head], whole: Backbone
     layers = stored_activations(whole, texts)
     references = {}
     for head in heads[:2]:
-        own = {layer: layers[layer][:, index] for layer, index in head.features.items()}
+        own = {source: layers[source][:, index] for source, index in head.features.items()}
         references[head.card.task] = Reference.of(head, own, head.outputs(own))
     scorer = Scorer(heads, references=references)
     scored = scorer.score_table(rows(texts))

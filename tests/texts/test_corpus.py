@@ -16,9 +16,9 @@ import pytest
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
 from pipeline.errors import CorpusError
-from pipeline.texts.corpus import Corpus, load_corpus
+from pipeline.texts.corpus import Corpus, describe_corpus, load_corpus
 from pipeline.texts.rows import read_rows
-from pipeline.texts.sources import short_names
+from pipeline.texts.sources import _values, short_names
 from pipeline.texts.splits import SPLITS
 from store import text_hash
 from tests.builders.paths import SHARED
@@ -194,6 +194,12 @@ def test_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_hub_set_with_lists_of_classes() -> None:
+    feature = SimpleNamespace(feature=SimpleNamespace(names=["no", "yes"]))
+    column = pa.chunked_array([[[0, 1], [], None, [1]]])
+    assert _values(column, feature) == ['["no","yes"]', "[]", None, '["yes"]']
+
+
 # --- labels -------------------------------------------------------------------------------------
 
 
@@ -282,6 +288,108 @@ def test_a_class_that_training_lacks(tmp_path: Path) -> None:
     )
 
 
+SETS = [["tea", "rain"], ["rain"], [], ["bus", "tea"], None]
+
+
+def set_rows(count: int = 80) -> list[dict[str, Any]]:
+    return [row | {"sets": SETS[i % len(SETS)]} for i, row in enumerate(made_rows(count))]
+
+
+def sets_of(corpus: Corpus) -> list[list[str]]:
+    table = corpus.labels["mood"].sort_by("id")
+    return [json.loads(label) for label in table["label"].to_pylist()]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "array", "separated", "columns"])
+def test_label_sets_of_every_form(tmp_path: Path, form: str) -> None:
+    rows, labels = set_rows(), "sets"
+    task = TaskConfig(name="mood", type="multilabel", labels=("tea", "rain", "bus"))
+    expected = [sorted(own, key=(task.labels or ()).index) for own in SETS if own is not None] * 16
+    source: dict[str, Any] = {"id": "id", "labels": {"mood": labels}}
+    if form == "jsonl":
+        source["path"] = write_jsonl(tmp_path / "a.jsonl", rows)
+    elif form == "parquet":
+        source["path"] = str(tmp_path / "a.parquet")
+        pq.write_table(pa.Table.from_pylist(rows), source["path"])
+    else:
+        for row in rows:
+            own = row.pop("sets")
+            if form == "columns":
+                values = {name: "" if own is None else int(name in own) for name in ("bus", "tea")}
+                row |= values | {"rain": "" if own is None else str("rain" in own)}
+            elif form == "array" or not own:
+                row["sets"] = "" if own is None else json.dumps(own)
+            else:
+                row["sets"] = " | ".join(own)
+        source["path"] = str(tmp_path / "a.csv")
+        if form == "columns":
+            source["labels"] = {"mood": ("bus", "tea", "rain")}
+        write_csv(tmp_path / "a.csv", rows)
+    corpus = load(source, tasks=[task])
+    assert corpus.classes["mood"] == task.labels
+    assert sets_of(corpus) == expected
+    assert corpus.report.labels_missing == {"mood": 16}
+
+
+def test_labels_of_sets_are_found_in_training_or_are_the_columns(tmp_path: Path) -> None:
+    task = TaskConfig(name="mood", type="multilabel")
+    path = write_jsonl(tmp_path / "a.jsonl", set_rows())
+    assert load({"path": path, "labels": {"mood": "sets"}}, tasks=[task]).classes["mood"] == (
+        ("bus", "rain", "tea")
+    )
+    flags = [row | {"b": 0, "a": i % 2, "c": i % 3 == 0} for i, row in enumerate(made_rows())]
+    path = write_jsonl(tmp_path / "a.jsonl", flags)
+    columns = {"path": path, "id": "id", "labels": {"mood": ("c", "b", "a")}}
+    corpus = load(columns, tasks=[task])
+    assert corpus.classes["mood"] == ("c", "b", "a")
+    assert sets_of(corpus)[:4] == [["c"], ["a"], [], ["c", "a"]]
+    numbers = [row | {"sets": [0, 2] if i % 2 else [1]} for i, row in enumerate(made_rows())]
+    named = TaskConfig(name="mood", type="multilabel", labels=("x", "y", "z"))
+    path = write_jsonl(tmp_path / "a.jsonl", numbers)
+    corpus = load({"path": path, "id": "id", "labels": {"mood": "sets"}}, tasks=[named])
+    assert sets_of(corpus)[:2] == [["y"], ["x", "z"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("['tea']", "is no JSON array; write"),
+        ("[null]", "has an element that is no label"),
+        ('[["tea"]]', "has an element that is no label"),
+        ("tea|", "has an element that is no label"),
+        ("tee", "'tee' is none of the classes 'tea', 'rain', did you mean 'tea'?"),
+    ],
+)
+def test_what_is_no_label_set_is_named(tmp_path: Path, value: str, expected: str) -> None:
+    rows = [row | {"sets": "tea|rain"} for row in made_rows()]
+    rows[10]["sets"] = value
+    write_csv(tmp_path / "a.csv", rows)
+    task = TaskConfig(name="mood", type="multilabel", labels=("tea", "rain"))
+    source = {"path": str(tmp_path / "a.csv"), "labels": {"mood": "sets"}}
+    found = message(source, tasks=[task])
+    assert "line 12: sets " in found and expected in found and "mend or blank" in found
+
+
+def test_what_is_no_flag_is_named(tmp_path: Path) -> None:
+    rows = [row | {"tea": i % 2, "rain": 1} for i, row in enumerate(made_rows())]
+    rows[10]["tea"] = 2
+    source = {"path": write_jsonl(tmp_path / "a.jsonl", rows), "labels": {"mood": ("tea", "rain")}}
+    found = message(source, tasks=[TaskConfig(name="mood", type="multilabel")])
+    assert "line 11: '2' in column 'tea' is not 0 or 1; mend or blank" in found
+
+
+def test_splits_of_label_sets_have_every_label_in_training(tmp_path: Path) -> None:
+    rows = [
+        row | {"sets": [f"l{i % 7}", f"m{i % 5}", *(["rare"] if i in (3, 90) else [])]}
+        for i, row in enumerate(made_rows(200))
+    ]
+    source = {"path": write_jsonl(tmp_path / "a.jsonl", rows), "labels": {"mood": "sets"}}
+    corpus = load(source, tasks=[TaskConfig(name="mood", type="multilabel")])
+    assert len(corpus.classes["mood"]) == 13
+    sizes = corpus.report.splits["mood"]
+    assert sizes["val"] >= 20 and sizes["test"] >= 20
+
+
 # --- rows ---------------------------------------------------------------------------------------
 
 
@@ -368,6 +476,35 @@ def test_given_splits_are_kept_and_leaks_dropped(tmp_path: Path) -> None:
     rows[9]["part"] = "holdout"
     write_jsonl(tmp_path / "a.jsonl", rows)
     assert "line 10: part 'holdout' is no split; write one of train" in message(source)
+
+
+def test_near_duplicates_share_drawn_splits_and_are_counted_in_given_ones(tmp_path: Path) -> None:
+    rows = made_rows(120)
+    rows += [
+        row | {"id": f"b{row['id']}", "text": f"RT @anna: {row['text']}! #tag"} for row in rows[:40]
+    ]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    source = {"path": path, "id": "id", "labels": {"mood": "mood"}}
+    corpus = load(source)
+    assert corpus.samples.num_rows == 160 and corpus.report.duplicate_texts == 0
+    assert corpus.report.near_duplicate_groups == 40
+    assert corpus.report.near_duplicate_texts == 80
+    assert corpus.report.near_leaks == {"mood": 0}
+    splits = {row["id"]: row["split"] for row in corpus.labels["mood"].to_pylist()}
+    assert all(splits[row["id"]] == splits[f"b{row['id']}"] for row in rows[:40])
+    assert {splits[row["id"]] for row in rows[:40]} == set(SPLITS)
+    assert "80 texts in 40 groups of near-duplicates" in describe_corpus(corpus)
+    names = [SPLITS[i % 120 // 3 % 3] for i in range(len(rows))]  # two versions in one split
+    names[120], names[129] = "test", "val"  # of rows 0 and 9, which are trained on
+    names[123], names[126] = "train", "train"  # of rows 3 and 6, which are not
+    rows = [row | {"part": name} for row, name in zip(rows, names, strict=True)]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    given = load(source | {"split": "part"})
+    assert [row["split"] for row in given.labels["mood"].to_pylist()].count("train") == 57
+    assert given.labels["mood"].num_rows == 160
+    assert given.report.leaks_dropped == {"mood": 0}
+    assert given.report.near_leaks == {"mood": 4}
+    assert "4 training texts with a near-duplicate in val or test" in describe_corpus(given)
 
 
 def test_missing_splits_are_drawn_from_training(tmp_path: Path) -> None:

@@ -1,0 +1,237 @@
+"""All heads of a task that are tried, and what they are compared with.
+
+Linear heads on all features come first, for every depth: they are quick. Salient sets and the
+paper's network are tried at the depths that could be chosen by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import HeadConfig
+from pipeline.heads.choice import Candidate, Judge, best_of, choose
+from pipeline.heads.frozen import FrozenHeads
+from pipeline.heads.joint import Joint, JointFit, Sets
+from pipeline.heads.model import Edges, Part
+from pipeline.heads.salient import joint_sets
+from pipeline.heads.sparse import fit_chosen
+from pipeline.heads.stack import stacked
+from pipeline.linear import Standardiser
+from store.layout import Source
+
+Array = NDArray[Any]
+FEW_ROWS = 1000
+"""Below, salient heads are judged on every assignment to folds: it costs little then."""
+ALL = "all"
+"""Selection of heads that read every feature of their sources."""
+
+
+@dataclass
+class Candidates:
+    """Trains the heads of one task.
+
+    Attributes:
+        joint: fits linear models over the task's rows.
+        frozen: trains the paper's heads.
+        judge: of all.
+        sources: stored sources, and the n-grams where heads may read them.
+        num_layers: of the model.
+        deepest: last block that heads may need.
+        config: kinds and sizes.
+        seed: of the random features.
+    """
+
+    joint: Joint
+    frozen: FrozenHeads
+    judge: Judge
+    sources: Sequence[Source]
+    num_layers: int
+    deepest: int
+    config: HeadConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.final = Source("hidden", self.num_layers)
+        depths = range(self.num_layers - 1, -1, -1)
+        models = {f"dense {depth}": self.within(depth) for depth in depths}
+        models["final"] = [self.final]
+        models |= {f"only {s.site}": [s] for s in self.joint.features.others}
+        self.fits = self.joint.fit(models)
+        self.dense = {d: self._linear("dense", self.fits[f"dense {d}"]) for d in depths}
+        self.conventional = self._linear("final", self.fits["final"])
+        self._states: dict[int, Candidate] = {}
+
+    def within(self, depth: int) -> list[Source]:
+        """Sources that blocks ``0..depth`` give."""
+        return [source for source in self.sources if source.depth <= depth]
+
+    # -- heads ---------------------------------------------------------------------------------
+
+    def heads(self) -> Iterator[Candidate]:
+        """Every head within the depth allowed, one of each kind, depth and size."""
+        kinds, found = self._kinds(), list(self._all_features())
+        depths = self._worth_trying(found)
+        if "states" in kinds:
+            found += [own for depth in depths if (own := self._of_states(depth)) is not None]
+        yield from found
+        calls: list[Callable[[], Candidate | None]] = []
+        for depth in depths:
+            if "sparse" in kinds:
+                importance = self.joint.importance(self.within(depth))[: 1 + self._num_folds()]
+                calls += [
+                    partial(self._sparse, depth, size, importance) for size in self.config.sizes
+                ]
+            if "frozen" in kinds:
+                calls += [partial(self.frozen.candidate, depth, size) for size in self.config.sizes]
+        made = self.joint.threads.ordered(lambda call: call(), calls)
+        smaller = [candidate for candidate in made if candidate is not None]
+        smaller = [self._levelled(own) for own in smaller]
+        yield from smaller
+        for depth in depths:
+            here = [c for c in [*found, *smaller] if c.depth == depth]
+            best = {kind: best_of(here, kind=kind) for kind in dict.fromkeys(c.kind for c in here)}
+            if "ensemble" in kinds and {"frozen", "sparse"} <= set(best):
+                both = self.judge.mean_of(best["frozen"], best["sparse"])
+                yield self.judge.levelled(both, self.dense[depth])
+            if "stack" in kinds and len(best) > 1:
+                folds = self.joint.rows.folds[0][self.joint.judged]
+                found_stack = stacked(self.judge, folds, list(best.values()))
+                yield self.judge.levelled(found_stack, self.dense[depth])
+
+    def _kinds(self) -> tuple[str, ...]:
+        """Those that are tried: the network of the paper's heads is for one class or value."""
+        if not self.judge.problem.multilabel:
+            return self.config.kinds
+        return tuple(kind for kind in self.config.kinds if kind not in ("frozen", "ensemble"))
+
+    def _all_features(self) -> Iterator[Candidate]:
+        if "dense" in self.config.kinds:
+            yield from (self.dense[depth] for depth in range(self.deepest + 1))
+        if "final" in self.config.kinds and self.conventional.depth <= self.deepest:
+            yield self.conventional
+
+    def _worth_trying(self, found: Sequence[Candidate]) -> list[int]:
+        """Depths at which the slower kinds are tried."""
+        if "dense" not in self.config.kinds:
+            return list(range(self.deepest + 1))
+        allowed = [self.dense[depth] for depth in range(self.deepest + 1)]
+        best = min(allowed, key=lambda c: c.loss)
+        return sorted({best.depth, self.choose(found).depth})
+
+    def choose(self, heads: Sequence[Candidate]) -> Candidate:
+        """Of the heads that are about as good as the best, the simplest."""
+        return choose(
+            heads,
+            self.judge.groups,
+            standard_errors=self.config.standard_errors,
+            constant_loss=self.judge.constant_loss,
+        )
+
+    def _of_states(self, depth: int) -> Candidate | None:
+        """The head on the hidden states of blocks ``0..depth``; None if none is stored."""
+        states = [source for source in self.within(depth) if source.site == "hidden"]
+        if states and depth not in self._states:
+            fit = self.joint.fit({"states": states})["states"]
+            self._states[depth] = self._linear("states", fit)
+        return self._states.get(depth)
+
+    def _sparse(
+        self, depth: int, size: float, importance: Sequence[dict[Source, Array]]
+    ) -> Candidate | None:
+        """The head on the salient features; None if they are too many."""
+        chosen = [joint_sets(own, size, self.config) for own in importance]
+        if sum(map(len, chosen[0].values())) > self.config.max_features:
+            return None
+        found = fit_chosen(self.joint, self.fits[f"dense {depth}"].shares, chosen)
+        selection = f"{self.config.select} {size:g} of all sources by weight"
+        return self._linear("sparse", found, chosen[0], selection=selection, size=size)
+
+    def _linear(
+        self,
+        kind: str,
+        fit: JointFit,
+        sets: Sets | None = None,
+        *,
+        selection: str = ALL,
+        size: float | None = None,
+    ) -> Candidate:
+        part = linear_part(self.joint, fit, sets or {})
+        return self.judge.candidate(kind, (part,), fit.outputs, selection=selection, size=size)
+
+    # -- what they are compared with -----------------------------------------------------------
+
+    def baselines(self, chosen: Candidate, heads: Sequence[Candidate]) -> dict[str, Candidate]:
+        """Name -> what the chosen head is compared with, each tuned by the same loss."""
+        fits, found = self.fits, {"final": self.conventional}
+        poolings = self.joint.features.store.schema.poolings
+        if "mean" in poolings and len(poolings) > 1:
+            width = self.joint.features.size(self.final) // len(poolings)
+            start = poolings.index("mean") * width
+            sets = {self.final: np.arange(start, start + width)}
+            fit = fit_chosen(self.joint, fits["final"].shares, self._everywhere(sets))
+            found["final_mean"] = self._linear("final_mean", fit, sets)
+        for name, kind in (("only unit", "final_unit"), ("only lexical", "lexical")):
+            if name in fits:
+                found[kind] = self._linear(kind, fits[name])
+        if (states := self._of_states(chosen.depth)) is not None:
+            found["hidden"] = states
+        found["all"] = self.dense[chosen.depth]
+        sparse = [c for c in heads if c.kind == "sparse" and c.depth == chosen.depth]
+        if sparse:
+            found["random"] = self._random(min(sparse, key=lambda c: c.loss))
+        return found
+
+    def _random(self, like: Candidate) -> Candidate:
+        """As many features of each source as a sparse head reads, but any."""
+        draw = np.random.default_rng(self.seed)
+        (part,) = like.parts
+        sets = {
+            e.source: np.sort(
+                draw.choice(self.joint.features.size(e.source), len(e.features), replace=False)
+            )
+            for e in part.edges
+        }
+        shares = self.fits[f"dense {like.depth}"].shares
+        fit = fit_chosen(self.joint, shares, self._everywhere(sets))
+        return self._linear("random", fit, sets, selection="random", size=like.size)
+
+    def _everywhere(self, sets: Sets) -> list[Sets]:
+        return [sets] * (1 + self._num_folds())
+
+    def _num_folds(self) -> int:
+        """Folds that judge heads on chosen features, over all assignments that do."""
+        rows = self.joint.rows
+        assignments = len(rows.folds) if len(rows) < FEW_ROWS else 1
+        return assignments * self.joint.num_folds if self.joint.by_folds else 0
+
+    def _levelled(self, own: Candidate) -> Candidate:
+        """Frozen heads, and with many rows sparse ones, are judged on the first assignment only."""
+        if own.kind == "sparse" and len(self.joint.rows) < FEW_ROWS:
+            return own
+        return self.judge.levelled(own, self.dense[own.depth])
+
+
+def linear_part(joint: Joint, fit: JointFit, sets: Sets) -> Part:
+    """A fit as the part of a head; ``sets`` are the features of sources not read whole."""
+    edges = []
+    for source in sorted(fit.weights):
+        weights = fit.weights[source]
+        features = sets.get(source, np.arange(len(weights)))
+        if source.array is None:
+            ones = np.ones(len(features), np.float32)
+            standardiser = Standardiser(0 * ones, ones, np.inf)
+        else:
+            standardiser = joint.features.standardisers[source].take(features)
+        bias = np.zeros(weights.shape[1], np.float32)
+        edges.append(Edges(source, features, standardiser, np.ascontiguousarray(weights.T), bias))
+    last = edges[-1]
+    edges[-1] = Edges(
+        last.source, last.features, last.standardiser, last.weights, fit.bias.astype(np.float32)
+    )
+    return Part(tuple(edges))

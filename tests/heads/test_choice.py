@@ -1,0 +1,367 @@
+"""Which head is chosen, and how heads are judged, down to very few texts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.config import HeadConfig
+from pipeline.heads.candidates import linear_part
+from pipeline.heads.choice import (
+    Candidate,
+    Judge,
+    best_of,
+    candidate_rows,
+    choose,
+    losses_of,
+    standard_error,
+)
+from pipeline.heads.joint import Joint
+from pipeline.heads.model import Dense, Edges, Part
+from pipeline.heads.salient import joint_sets
+from pipeline.heads.sparse import fit_chosen
+from pipeline.heads.stack import stacked
+from pipeline.linear.fitted import Standardiser
+from pipeline.linear.threads import BlockThreads
+from pipeline.measures.metrics import probabilities
+from pipeline.probes.model import Problem
+from store.layout import NGRAMS, Source, ffn
+from tests.builders.features import make_joint, memory_sources
+
+Array = NDArray[Any]
+ROWS = 200
+SOURCE = ffn(2)
+
+
+@pytest.fixture
+def threads() -> Iterator[BlockThreads]:
+    with BlockThreads() as found:
+        yield found
+
+
+def candidate(
+    losses: Array, *, depth: int = 0, num_features: int = 10, kind: str = "dense"
+) -> Candidate:
+    none = np.zeros((0, 1))
+    return Candidate(kind, depth, None, "made", num_features, (), none, losses, 0.0, 0.0)
+
+
+def around(mean: float, seed: int = 0, spread: float = 0.2, rows: int = ROWS) -> Array:
+    """Losses of exactly that mean and spread."""
+    found = np.random.default_rng(seed).normal(size=rows)
+    return np.asarray(mean + spread * (found - found.mean()) / found.std())
+
+
+ALONE = np.arange(ROWS)
+
+
+def behind(errors: float, seed: int = 1) -> Array:
+    """Losses that are so many standard errors behind those of ``around(0.5)``."""
+    return around(0.5) + around(errors * 0.2 / np.sqrt(ROWS), seed)
+
+
+def test_the_standard_error_is_the_textbooks() -> None:
+    found = around(1.0, 3)
+    assert standard_error(found, ALONE) == pytest.approx(found.std() / np.sqrt(ROWS))
+    # Rows that are copies of each other count once.
+    copies = np.repeat(found, 4)
+    expected = standard_error(found, ALONE)
+    assert standard_error(copies, np.repeat(ALONE, 4) + 7) == pytest.approx(expected)
+    assert standard_error(copies, np.arange(4 * ROWS)) == pytest.approx(expected / 2)
+    assert standard_error(np.full(5, 3.0), np.zeros(5, np.int64)) == 0.0
+
+
+def test_of_heads_within_one_standard_error_the_shallowest_is_chosen() -> None:
+    best = candidate(around(0.5), depth=3)
+    near, far = candidate(behind(0.95), depth=2), candidate(behind(1.05), depth=1)
+    assert choose([best, near, far], ALONE) is near
+    assert choose([best, far], ALONE) is best
+    assert choose([best, near, far], ALONE, standard_errors=1.1) is far
+    assert choose([best, near, far], ALONE, standard_errors=0.0) is best
+
+
+def test_near_duplicates_do_not_make_a_difference_surer() -> None:
+    """The same losses again and again: what is behind is behind by fewer standard errors."""
+    best = candidate(np.repeat(around(0.5), 4), depth=3)
+    other = candidate(np.repeat(behind(0.95), 4), depth=2)
+    assert choose([best, other], np.arange(4 * ROWS)) is best
+    assert choose([best, other], np.repeat(ALONE, 4)) is other
+
+
+def test_depth_comes_before_features_and_features_before_the_loss() -> None:
+    best = candidate(around(0.5), depth=2, num_features=5)
+    wide = candidate(behind(0.5), depth=1, num_features=1000)
+    small = candidate(behind(0.6), depth=1, num_features=20)
+    same = candidate(behind(0.4, 5), depth=1, num_features=20)
+    assert choose([best, wide], ALONE) is wide
+    assert choose([best, wide, small], ALONE) is small
+    assert choose([best, wide, small, same], ALONE) is same
+    assert choose([best, same, wide, small], ALONE) is same
+
+
+def test_of_equal_heads_the_first_is_taken() -> None:
+    first, second = candidate(around(0.5)), candidate(around(0.5))
+    assert choose([first, second], ALONE) is first
+    assert choose([second], ALONE) is second
+    assert best_of([first, second]) is first
+    smaller = candidate(around(0.5), num_features=3)
+    assert best_of([first, smaller]) is smaller
+    assert best_of([first, smaller], num_features=10) is first
+
+
+@given(st.integers(0, 10**6), st.integers(1, 8), st.floats(0, 3))
+def test_what_is_chosen_is_about_as_good_and_no_deeper(
+    seed: int, count: int, errors: float
+) -> None:
+    draw = np.random.default_rng(seed)
+    groups = draw.integers(8, size=30)
+    heads = [
+        candidate(
+            draw.exponential(size=30),
+            depth=int(draw.integers(4)),
+            num_features=int(draw.integers(3)),
+        )
+        for _ in range(count)
+    ]
+    best = min(heads, key=lambda head: head.loss)
+    chosen = choose(heads, groups, standard_errors=errors)
+    apart = chosen.losses - best.losses
+    assert apart.mean() <= errors * standard_error(apart, groups)
+    assert (chosen.depth, chosen.num_features) <= (best.depth, best.num_features)
+
+
+def linear(outputs: int, width: int = 4, source: Source = SOURCE) -> Part:
+    draw = np.random.default_rng(outputs)
+    plain = Standardiser(np.zeros(width, np.float32), np.ones(width, np.float32), np.inf)
+    weights = draw.normal(size=(outputs, width)).astype(np.float32)
+    bias = draw.normal(size=outputs).astype(np.float32)
+    return Part((Edges(source, np.arange(width), plain, weights, bias),))
+
+
+def judged(classes: int | None, targets: Array, metric: str = "accuracy") -> Judge:
+    rows = len(targets)
+    return Judge(Problem(classes, metric), targets, np.arange(rows), np.arange(rows) >= rows // 2)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 50])
+@pytest.mark.parametrize("assignments", [1, 4])
+def test_scores_of_indicators_become_logits_that_the_model_itself_puts_out(
+    classes: int, assignments: int
+) -> None:
+    draw = np.random.default_rng(classes)
+    outputs = classes if classes > 2 else 1
+    x = draw.normal(size=(400, 4)).astype(np.float32)
+    part = linear(outputs)
+    scores = part.outputs({SOURCE: x})
+    truth = scores + 0.2 * draw.normal(size=scores.shape)
+    targets = truth.argmax(axis=1) if classes > 2 else (truth[:, 0] > 0).astype(np.int64)
+    # Regressions on indicators lie about the shares of the classes.
+    scores = (0.1 * scores + 1 / classes).astype(np.float32)
+    shrunk = part.rescaled(np.full(outputs, 0.1), np.full(outputs, 1 / classes))
+    several = np.stack([scores + 0.01 * i for i in range(assignments)])
+    found = judged(classes, targets).candidate("dense", [shrunk], several, selection="all")
+    (own,) = found.parts
+    np.testing.assert_allclose(own.outputs({SOURCE: x}), found.outputs, rtol=1e-3, atol=1e-3)
+    assert (found.depth, found.num_features, found.size) == (2, 4, None)
+    assert found.losses.shape == (400,)
+    shares = np.bincount(targets, minlength=classes) / 400
+    entropy = -float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
+    assert found.loss < 0.8 * entropy
+    if assignments == 1:
+        expected = losses_of(Problem(classes, "accuracy"), targets, found.outputs)
+        np.testing.assert_allclose(found.losses, expected)
+    # The probabilities mean what they say.
+    mean = probabilities(found.outputs).mean(axis=0)
+    np.testing.assert_allclose(mean, shares, atol=0.02)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 50])
+def test_scores_that_say_nothing_become_the_shares_of_the_classes(classes: int) -> None:
+    draw = np.random.default_rng(0)
+    targets = np.minimum(draw.geometric(0.4, size=600) - 1, classes - 1)
+    outputs = classes if classes > 2 else 1
+    scores = 0.02 * draw.normal(size=(1, 600, outputs))
+    found = judged(classes, targets).candidate("dense", [linear(outputs)], scores, selection="")
+    shares = np.bincount(targets, minlength=classes) / 600
+    entropy = -float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
+    assert found.loss == pytest.approx(entropy, abs=0.06)
+
+
+def test_values_stay_as_they_are() -> None:
+    targets = np.linspace(-1, 1, 20)
+    scores = np.stack([targets + 0.5, targets - 0.1])[..., None].astype(np.float32)
+    found = judged(None, targets, "mae").candidate("dense", [linear(1)], scores, selection="all")
+    np.testing.assert_array_equal(found.outputs, scores[0])
+    np.testing.assert_allclose(found.losses, (0.25 + 0.01) / 2, rtol=1e-5)
+    assert found.parts == found.parts and found.score == pytest.approx(0.5)
+
+
+def test_a_head_on_the_texts_alone_has_depth_0() -> None:
+    targets = np.arange(20) % 2
+    part = linear(1, source=NGRAMS)
+    found = judged(2, targets).candidate("lexical", [part], np.zeros((1, 20, 1)), selection="all")
+    assert found.depth == 0
+
+
+def test_an_ensemble_is_the_mean_of_two_heads() -> None:
+    draw = np.random.default_rng(1)
+    targets = np.arange(60) % 3
+    judge = judged(3, targets)
+    dense = Dense(np.zeros((0, 4), np.float32), np.zeros(0, np.float32),
+                  draw.normal(size=(3, 4)).astype(np.float32), np.zeros(3, np.float32))  # fmt: skip
+    network = Part(linear(4).edges, dense)
+    x = {SOURCE: draw.normal(size=(60, 4)).astype(np.float32)}
+    pair = [
+        judge.candidate(kind, [part], part.outputs(x)[None], selection=kind, size=size)
+        for kind, part, size in (("frozen", network, 0.5), ("sparse", linear(3), 0.1))
+    ]
+    both = judge.mean_of(*pair)
+    np.testing.assert_allclose(both.outputs, (pair[0].outputs + pair[1].outputs) / 2)
+    mean = np.mean([part.outputs(x) for part in both.parts], axis=0)
+    np.testing.assert_allclose(mean, both.outputs, rtol=1e-3, atol=1e-3)
+    assert both.size is None and both.selection == "frozen; sparse"
+
+
+def everything(joint: Joint, config: HeadConfig) -> list[Candidate]:
+    """Heads on all and on salient features, and their stack, as a run makes them."""
+    judge = Judge(
+        joint.problem,
+        joint.rows.targets[joint.judged],
+        joint.rows.groups[joint.judged],
+        joint.judged >= joint.rows.num_train,
+    )
+    sources = memory_sources(len(joint.features.others))
+    fit = joint.fit({"all": sources})["all"]
+    chosen = [joint_sets(own, config.sizes[0], config) for own in joint.importance(sources)]
+    sparse = fit_chosen(joint, fit.shares, chosen)
+    x = joint.features.others
+    found = []
+    for kind, one, sets in (("dense", fit, {}), ("sparse", sparse, chosen[0])):
+        part = linear_part(joint, one, sets)
+        found.append(judge.candidate(kind, [part], one.outputs, selection=kind))
+        raw = {e.source: x[e.source][:, e.features] for e in found[-1].parts[0].edges}
+        outputs = found[-1].parts[0].outputs(raw)
+        assert np.isfinite(outputs).all()
+        if not joint.by_folds:
+            np.testing.assert_allclose(
+                outputs[joint.judged], found[-1].outputs, rtol=1e-2, atol=1e-2
+            )
+    found.append(stacked(judge, joint.rows.folds[0][joint.judged], found))
+    candidate_rows(found, judge.targets, joint.problem, seed=0)
+    assert choose(found, judge.groups) in found
+    for one in found:
+        assert np.isfinite(one.losses).all() and np.isfinite(one.score)
+    return found
+
+
+def features(rows: int, seed: int = 0) -> list[Array]:
+    draw = np.random.default_rng(seed)
+    return [draw.normal(size=(rows, width)) for width in (30, 60, 16)]
+
+
+def told(xs: Sequence[Array], classes: int) -> Array:
+    signal = xs[0][:, 0] + xs[1][:, 1]
+    return np.asarray(np.argsort(np.argsort(signal)) * classes // len(signal))
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+CONFIG = HeadConfig(select="share", eta=(0.3,))
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(200, 3), (200, 2), (20, 2), (12, 3), (300, 50)])
+@pytest.mark.parametrize("validation", [False, True])
+def test_few_texts_and_many_classes(
+    rows: int, classes: int, validation: bool, threads: BlockThreads, strict: None
+) -> None:
+    xs = features(rows)
+    targets = told(xs, classes)
+    if validation:  # labels in both parts
+        order = np.random.default_rng(0).permutation(rows)
+        xs, targets = [x[order] for x in xs], targets[order]
+    num_train = rows * 2 // 3 if validation else None
+    joint = make_joint(xs, targets, threads, classes=classes, num_train=num_train)
+    found = everything(joint, CONFIG)
+    if rows == 200:
+        chance = float(np.log(classes))
+        assert found[0].loss < chance and found[1].loss < chance
+
+
+def test_a_class_with_one_row_and_classes_that_folds_lack(
+    threads: BlockThreads, strict: None
+) -> None:
+    xs = features(60)
+    targets = told(xs, 2)
+    targets[7] = 2
+    everything(make_joint(xs, targets, threads, classes=3), CONFIG)
+    # A class that no row has; and folds of one class each.
+    everything(make_joint(xs, targets, threads, classes=5), CONFIG)
+    folds = [np.minimum(targets, 1) * 2 + np.arange(60) % 2]
+    everything(make_joint(xs, targets, threads, classes=3, folds=folds), CONFIG)
+    # One fold has all rows but one.
+    folds = [(np.arange(60) == 5).astype(np.int64)]
+    everything(make_joint(xs, targets, threads, classes=3, folds=folds), CONFIG)
+
+
+def test_validation_rows_of_one_fold(threads: BlockThreads, strict: None) -> None:
+    xs = features(60)
+    folds = [np.where(np.arange(60) < 45, np.arange(60) % 3, 1)]
+    targets = np.arange(60) % 2
+    everything(make_joint(xs, targets, threads, classes=2, folds=folds, num_train=45), CONFIG)
+
+
+def test_weights_of_rows_by_class(threads: BlockThreads, strict: None) -> None:
+    xs = features(90)
+    targets = (told(xs, 9) == 8).astype(np.int64)
+    weight = np.where(targets == 1, 4.5, 0.5625)
+    for metric in ("macro_f1", "auc"):
+        joint = make_joint(xs, targets, threads, classes=2, weight=weight, metric=metric)
+        everything(joint, CONFIG)
+
+
+@pytest.mark.parametrize("select", ["share", "top_k", "budget"])
+def test_features_that_are_constant(select: Any, threads: BlockThreads, strict: None) -> None:
+    """Standardised, they are 0."""
+    xs = [np.zeros((40, 5)), np.zeros((40, 8))]
+    config = HeadConfig(select=select, eta=(0.5,), top_k=(2,), budget=(3,))
+    targets = np.arange(40) % 2
+    for classes in (2, 3):
+        for one in everything(make_joint(xs, targets, threads, classes=classes), config):
+            assert one.loss == pytest.approx(np.log(2), abs=0.1)
+    half = [np.zeros((40, 5)), features(40)[0]]
+    everything(make_joint(half, targets, threads, classes=2), config)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, 0.1])
+def test_values_that_are_all_equal(value: float, threads: BlockThreads, strict: None) -> None:
+    joint = make_joint(features(40), np.full(40, value), threads, classes=None, metric="mae")
+    for one in everything(joint, CONFIG):
+        np.testing.assert_allclose(one.outputs, value, atol=1e-5)
+
+
+def test_one_class_alone(threads: BlockThreads, strict: None) -> None:
+    joint = make_joint(features(30), np.ones(30, np.int64), threads, classes=2)
+    for one in everything(joint, CONFIG):
+        assert one.score == 1.0
+
+
+def test_rows_of_the_table_hold_their_intervals(threads: BlockThreads) -> None:
+    xs = features(80)
+    joint = make_joint(xs, told(xs, 3), threads, classes=3)
+    found = everything(joint, CONFIG)
+    rows = candidate_rows(found, joint.rows.targets, joint.problem, seed=0)
+    assert [row["kind"] for row in rows] == ["dense", "sparse", "stack"]
+    assert all(row["low"] <= row["score"] <= row["high"] for row in rows)
+    assert rows == candidate_rows(found, joint.rows.targets, joint.problem, seed=0)
