@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from pipeline.heads.ranked import ranked_shares
 from pipeline.linear import BlockThreads
 from pipeline.measures import (
     METRICS,
+    Calibration,
     Resamples,
     calibrate,
     calibrate_labels,
@@ -283,6 +284,8 @@ class _HeadWriter:
     config: RunConfig
     snapshot: str
     case: _Case
+    _found: dict[int, Calibration] = field(default_factory=dict)
+    """Number of a candidate, all of which outlive this, -> its calibration."""
 
     def write(self, candidate: Candidate, path: Path, facts: Mapping[str, Any]) -> Head:
         """Write a candidate as a head folder, with what scoring checks it by."""
@@ -316,11 +319,7 @@ class _HeadWriter:
             **facts,
         }
         if problem.num_classes is not None and config.head.calibrate:
-            how: dict[str, Any] = {"metric": problem.metric, "seed": config.seed}
-            if problem.multilabel:
-                found = calibrate_labels(outputs, judge.targets, **how)
-            else:
-                found = calibrate(outputs, judge.targets, positive=problem.positive, **how)
+            found = self._calibration(candidate)
             parts = tuple(part.rescaled(found.scale, found.shift) for part in parts)
             calibrated = np.asarray(outputs * found.scale + found.shift, np.float32)
             thresholds, outputs = found.thresholds, found.decision_outputs(outputs)
@@ -354,6 +353,18 @@ class _HeadWriter:
         reads = {edges.source for part in parts for edges in part.edges}
         lexicon = case.lexicon if NGRAMS in reads else None
         return Head(card, parts, thresholds, lexicon), calibrated
+
+    def _calibration(self, candidate: Candidate) -> Calibration:
+        """Of a candidate; found once for one that goes by several names."""
+        if id(candidate) not in self._found:
+            problem, judge = self.case.problem, self.case.judge
+            how: dict[str, Any] = {"metric": problem.metric, "seed": self.config.seed}
+            if not problem.multilabel:
+                how["positive"] = problem.positive
+            function = calibrate_labels if problem.multilabel else calibrate
+            found = function(candidate.outputs, judge.targets, **how)
+            self._found[id(candidate)] = found
+        return self._found[id(candidate)]
 
     def _provenance(self) -> dict[str, Any]:
         config, rows = self.config, self.case.rows

@@ -79,15 +79,10 @@ def _task_table(
 ) -> Table:
     better = "" if METRICS[task["metric"]].higher_is_better else " (lower is better)"
     judged_by = "" if {"loss", "score"} <= set(left_out) else f"; {judging(task)}"
-    table = Table(
-        title=f"{name}: {task['metric']}{better}, {task['num_test']:,} test texts{judged_by}",
-        title_justify="left",
+    table = _open_table(
+        f"{name}: {task['metric']}{better}, {task['num_test']:,} test texts{judged_by}",
         caption="\n".join(remarks(task)),
         caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
     )
     columns = {key: head for key, head in SCORE_COLUMNS.items() if key not in left_out}
     for key, head in columns.items():
@@ -102,16 +97,22 @@ def _task_table(
     return table
 
 
-def label_table(name: str, task: JSON) -> Table:
-    """The chosen head's F1 of each label of a multilabel task, with its bootstrap interval."""
-    table = Table(
-        title=f"{name}: labels, {task['num_test']:,} test texts",
+def _open_table(title: str, **options: Any) -> Table:
+    """A table with a line below its head only, as narrow as its words; options as of ``Table``."""
+    return Table(
+        title=title,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
+        **options,
     )
+
+
+def label_table(name: str, task: JSON) -> Table:
+    """The chosen head's F1 of each label of a multilabel task, with its bootstrap interval."""
+    table = _open_table(f"{name}: labels, {task['num_test']:,} test texts")
     table.add_column("label")
     for column in ("texts", "F1 (95 % CI)"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -319,14 +320,7 @@ def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
     best = best_by_depth(rows, metric)
     kinds = list(dict.fromkeys(kind for kind, _ in best))
     main = "dense" if "dense" in kinds else None
-    table = Table(
-        title=f"{name}: {judge(rows)} {metric} by depth",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = _open_table(f"{name}: {judge(rows)} {metric} by depth")
     table.add_column("blocks", no_wrap=True)
     if main:
         table.add_column("dense", justify="right", no_wrap=True)
