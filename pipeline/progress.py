@@ -23,6 +23,11 @@ def silent(_: str) -> None:
     """Report nothing."""
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 group``, ``1,200 groups``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 Watcher = Callable[[dict[str, Any]], None]
 _watchers: list[Watcher] = []
 

@@ -16,7 +16,8 @@
     sweep/TASK.parquet              every Phase-2 head tried, with its loss and score held out
     heads/TASK/chosen/              the chosen head; dense/, sparse/ …: the best of each kind;
                                     depth_003/: the best that runs blocks 0..3; baseline_NAME/:
-                                    what the chosen one is compared with
+                                    what the chosen one is compared with; ngrams.parquet in
+                                    each that reads n-grams: their importance
     metrics.json                    validation and test metrics with their intervals
     plan.json                       what scoring costs at every depth (`salient plan`)
     cascade.json                    when a text may leave early (`salient plan --cascade`)
@@ -39,7 +40,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.errors import ExtractError, ProbeError
-from store import ActivationStore
+from store import ActivationStore, StoreError
 from store.tables import read_json, table_digest, write_json
 
 FORMAT_VERSION = 1
@@ -221,10 +222,48 @@ def open_run(config: RunConfig) -> tuple[str, ActivationStore]:
             f"{config.run_dir}: was extracted with another configuration; run `salient extract`"
             " with this one (what is stored is not computed again), or use another run_dir"
         )
-    store = ActivationStore.open(config.store.path, snapshot=snapshot)
+    store = open_snapshot(config, snapshot)
     if card.get("content") != content_of(store):
         raise ExtractError(
             f"{config.store.path}: does not hold the samples that {config.run_dir} was made from"
             " (another store, or samples deleted since); run `salient extract` again"
         )
     return snapshot, store
+
+
+def open_snapshot(config: RunConfig, snapshot: str | None) -> ActivationStore:
+    """The store of a run as it was at a snapshot, less what was deleted since.
+
+    Raises:
+        ExtractError: that snapshot is no longer kept.
+        StoreError: no store there, or a damaged one.
+    """
+    path = config.store.path
+    try:
+        return ActivationStore.open(path, snapshot=snapshot)
+    except StoreError:
+        if snapshot in (None, *(one.id for one in ActivationStore.open(path).snapshots())):
+            raise
+        raise ExtractError(
+            f"{path}: snapshot {snapshot!r}, which {config.run_dir} was made from, is not there any"
+            " more (`salient store gc` removes old ones, or another store lies there); run `salient"
+            " run` again: what is stored is not computed again"
+        ) from None
+
+
+def what_was_lost(config: RunConfig) -> str | None:
+    """A line to say of a run whose store no longer holds all samples that it was made from."""
+    card = read_card(RunFolder(Path(config.run_dir)))
+    if card.get("content") is None or not ActivationStore.exists(config.store.path):
+        return None  # an old run; where the store is needed, its opening says that it is not there
+    try:
+        if content_of(open_snapshot(config, card.get("snapshot"))) == card["content"]:
+            return None
+    except ExtractError as error:
+        return str(error)
+    except StoreError:
+        return None  # a damaged store: whoever reads it says so
+    return (
+        f"{config.run_dir}: samples that this run was made from were deleted since, or"
+        f" {config.store.path} is another store; `salient run` brings it up to date"
+    )

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
+from pipeline.backbone import POOLINGS
 from pipeline.cluster import at_most, map_tasks, workers_for
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, CorpusError, ProbeError
+from pipeline.errors import ConfigError, CorpusError, ProbeError, did_you_mean
 from pipeline.extraction import (
     SET_ASIDE_SCHEMA,
     ExtractReport,
@@ -23,22 +26,26 @@ from pipeline.extraction import (
     extract_on_workers,
     write_set_aside,
 )
-from pipeline.heads import HeadResult, consolidate_task, evaluate_task
+from pipeline.heads import HeadResult, check_heads, consolidate_task, evaluate_task
 from pipeline.locking import one_at_a_time
+from pipeline.neurons import RANKINGS
 from pipeline.probes import (
     ProbeResult,
     fit_layer,
     gram_part,
+    groups_are_known,
     is_complete,
     load_targets,
     plan_layers,
     probe_fingerprints,
+    task_rows,
     write_importance,
 )
-from pipeline.progress import Say, advance, silent
+from pipeline.progress import Say, advance, counted, silent
 from pipeline.runfolder import RunFolder, content_of, open_run, read_metrics, write_card
-from pipeline.texts import Corpus, corpus_of, describe_corpus
+from pipeline.texts import Corpus, Target, corpus_of, describe_corpus
 from store import ActivationStore
+from store.errors import SalientError
 from store.layout import Source, final_hidden, stored_sources
 from store.tables import write_json
 
@@ -52,6 +59,7 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     Raises:
         SalientError: a bad source, model or store; what the store had stays as it was.
     """
+    _check_names(config)
     corpus = corpus_of(config)
     say(describe_corpus(corpus))
     folder = RunFolder(Path(config.run_dir))
@@ -64,7 +72,7 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
             report, aside = extract_on_workers(config, corpus.samples, session, say=say)
     write_set_aside(folder.path, aside)
     store = ActivationStore.open(config.store.path)
-    _say_what_lacks(config, store, say)
+    _say_what_differs(config, store, say)
     for task in config.tasks:
         spec = {"type": task.type, "classes": list(corpus.classes.get(task.name, ()))}
         table = corpus.labels[task.name]
@@ -87,14 +95,33 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     return report
 
 
-def _say_what_lacks(config: RunConfig, store: ActivationStore, say: Say) -> None:
-    """An old store without hidden states serves as it is, where nobody asks for them."""
+def _say_what_differs(config: RunConfig, store: ActivationStore, say: Say) -> None:
+    """A store with less than new ones have, or more than asked for, serves as it is."""
     schema = store.schema
+    if config.store.sites == ("ffn",) and len(schema.hidden_layers) > 1:
+        say(
+            f"{config.store.path}: holds more hidden states than store.sites = ['ffn'] asks for,"
+            " and heads read these too; for heads on FFN neurons alone name another store.path"
+        )
     if config.store.sites is None and len(schema.hidden_layers) <= schema.num_layers:
         say(
             f"{config.store.path}: of the hidden states it holds {list(schema.hidden_layers)} only;"
             f" `salient store add {config.store.path} --hidden all` adds the others"
         )
+
+
+def _check_names(config: RunConfig) -> None:
+    """Names of rows in tables of wings above the configuration, before anything is read."""
+    for key, names, known in (
+        ("store.poolings", config.store.poolings, [*POOLINGS]),
+        ("head.ranking", (config.head.ranking,), ["weight", *RANKINGS]),
+    ):
+        if odd := [name for name in names if name not in known]:
+            hint = did_you_mean(odd[0], known)
+            raise ConfigError(
+                f"{key}: {odd[0]!r} is unknown{hint and f', {hint}'}; choose from"
+                f" {', '.join(known)}"
+            )
 
 
 def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
@@ -126,6 +153,41 @@ def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
                 f"task {task.name!r}: {found} different training texts, but at least {needed} are"
                 " needed (head.folds); add rows or lower head.folds"
             )
+    _check_folds_by(config, corpus)
+
+
+def _check_folds_by(config: RunConfig, corpus: Corpus) -> None:
+    by = config.head.folds_by
+    if by is None:
+        return
+    column = {"time": "created_at", "author": "author_id"}[by]
+    values = corpus.samples[column]
+    lacking, wanted = corpus.samples["id"].filter(pc.is_null(values)), set[str]()
+    for name, table in corpus.labels.items():
+        table = table.filter(pc.not_equal(table["split"], "test"))
+        wanted |= set(table["id"].to_pylist())
+        found = pc.unique(table["id"].filter(pc.is_in(table["id"], value_set=lacking))).to_pylist()
+        if found:
+            total, first = pc.count_distinct(table["id"]).as_py(), ", ".join(map(repr, found[:3]))
+            raise CorpusError(
+                f"task {name!r}: head.folds_by = {by!r} needs the {by} of every training and"
+                f" validation text, but {len(found)} of {total} lack it (ids {first}"
+                f"{' …' if len(found) > 3 else ''}); fill in the column that `{by}` names in each"
+                " [[corpus]] entry, leave these rows out, or leave folds_by out"
+            )
+    if not ActivationStore.exists(config.store.path):
+        return
+    store = ActivationStore.open(config.store.path)
+    samples: Any = store.samples()
+    known = store.positions(sorted(wanted))
+    rows = np.searchsorted(samples["position"].to_numpy(), known[known >= 0])
+    if number := samples[column].take(rows).null_count:
+        raise CorpusError(
+            f"{config.store.path}: head.folds_by = {by!r} needs the {by} of every text, but"
+            f" {counted(number, 'text')} of this corpus lack it there: what is stored does not"
+            " change; name another store.path, or take them out with `salient store delete"
+            f" {config.store.path} --ids-file FILE` and extract again"
+        )
 
 
 def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
@@ -159,6 +221,7 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
 
     folder = RunFolder(Path(config.run_dir))
     with one_at_a_time(folder.path, say):
+        _find_groups(config, store, targets, say)
         plan = plan_layers(config, store, targets, len(sources), say)
         cluster = at_most(config.cluster, plan.at_a_time)
         if plan.streams and config.cluster.kind != "local":
@@ -177,6 +240,20 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
             )
     by_task = {task.name: i for i, task in enumerate(config.tasks)}
     return sorted((r for layer in results for r in layer), key=lambda r: by_task[r.task])
+
+
+def _find_groups(
+    config: RunConfig, store: ActivationStore, targets: Sequence[Target], say: Say
+) -> None:
+    """Once, before the layers' fits, which find them in the run folder."""
+    for target in targets:
+        task_rows(config, store, target)
+        if not groups_are_known(config, target):
+            say(
+                f"task {target.task.name!r}: its texts are neither in the store nor in the corpus"
+                " files, so near-duplicates are in several folds, and scores out of fold are too"
+                " good; restore the files and probe again"
+            )
 
 
 def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
@@ -211,12 +288,15 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
     fingerprint = digest.hexdigest()[:16]
     if folder.metrics.is_file():
         done = read_metrics(folder)
-        if done.get("fingerprint") == fingerprint and all(
-            folder.head(task.name).is_dir() and folder.sweep(task.name).is_file()
-            for task in config.tasks
-        ):
-            say("heads: done before")
-            return done
+        if done.get("fingerprint") == fingerprint:
+            try:
+                for task in config.tasks:
+                    check_heads(folder, task.name)
+            except SalientError as error:
+                say(f"heads: made again ({error})")
+            else:
+                say("heads: done before")
+                return done
 
     num_done = 0
 
@@ -224,8 +304,9 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
         nonlocal num_done
         card = result.chosen.card
         say(
-            f"head {result.task}: {card.kind}, blocks 0..{card.depth}, {card.num_features:,}"
-            f" features, {card.metric} {card.metrics['score']:.4f} (of {result.num_tried} tried)"
+            f"head {result.task}: {card.kind}, blocks 0..{card.depth},"
+            f" {counted(card.num_features, 'feature')}, {card.metric}"
+            f" {card.metrics['score']:.4f} (of {result.num_tried} tried)"
         )
         num_done += 1
         advance(say, "consolidated", num_done, len(config.tasks), "tasks")

@@ -21,6 +21,7 @@ from pipeline.config import RunConfig
 from pipeline.extraction.golden import read_golden
 from pipeline.heads.activations import stored_activations
 from pipeline.heads.model import Head
+from pipeline.neurons.ablation import AblationOptions, ablate
 from pipeline.probes.model import load_probe
 from pipeline.report.inspection import inspect
 from pipeline.runfolder import RunFolder, read_metrics
@@ -165,3 +166,17 @@ def test_looking_and_planning(old: Path) -> None:
     assert run_command(["plan", run, "--num-texts", "8", "--rounds", "1", *model]) == 0
     cascaded = ["score", str(old / "texts.csv"), "--run", run, "--cascade", *model]
     assert run_command([*cascaded, "--task", "mood", "--out", str(old / "cascaded")]) == 0
+
+
+def test_ablation_of_its_run(old: Path) -> None:
+    """The probe on the final hidden state had no layer in its name."""
+    for card in (old / "run" / "heads").rglob("head.json"):
+        text = card.read_text(encoding="utf-8")
+        card.write_text(text.replace('"/fixture/bert"', json.dumps(str(old / "bert"))))
+    config = RunConfig.load(old / "run.toml")
+    before = json.loads((old / "run" / "ablation.json").read_text(encoding="utf-8"))["tasks"]
+    found = ablate(config, options=AblationOptions(top=5, draws=2))["tasks"]
+    for task, entry in before.items():
+        for head in ("chosen", "hidden"):
+            baseline = found[task][head]["baseline"]
+            assert baseline == pytest.approx(entry[head]["baseline"], abs=0.05)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,20 @@ from pipeline import stages
 from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
 from pipeline.heads.activations import stored_activations
+from pipeline.heads.drift import REFERENCE_FILE, Reference
+from pipeline.heads.evaluation import evaluate_task
 from pipeline.heads.model import Head
 from pipeline.planning.costs import MeasureOptions
+from pipeline.planning.exchange import entry_for
 from pipeline.planning.planner import make_plan
 from pipeline.probes.model import load_probe
+from pipeline.report.scores import judging
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring.files import score_files
 from pipeline.texts.targets import load_target
 from store import ActivationStore
 from store.layout import ffn
+from store.tables import read_arrays
 from tests.builders.runs import TOPICS, write_topics_run
 
 
@@ -88,6 +95,39 @@ def test_reported_metrics_are_scikit_learns_on_the_saved_head(topics_run: Path) 
     assert found["lrap"] == pytest.approx(ranking)
 
 
+def test_gains_of_a_ranking_are_those_of_the_printed_scores(
+    topics_run: Path, tmp_path: Path
+) -> None:
+    """Thresholds of a label's own put labels in another order, which is none of their ranking."""
+    data = RunConfig.load(topics_run).model_dump(mode="json")
+    shutil.copytree(data["run_dir"], tmp_path / "run")
+    config = RunConfig.from_dict(data | {"run_dir": str(tmp_path / "run")}, origin=topics_run)
+    folder = RunFolder(tmp_path / "run").head("tags")
+    thresholds = np.array([0.9, 0.1, 0.6, 0.3])
+    replace(Head.load(folder), thresholds=thresholds).save(folder)
+    snapshot = ActivationStore.open(config.store.path).snapshot_id
+    found = evaluate_task(config, snapshot, config.task("tags"))
+    scores = found["chosen"]["test"]
+    before = read_metrics(RunFolder(tmp_path / "run"))["tasks"]["tags"]["chosen"]["test"]
+    assert scores["lrap"] == pytest.approx(before["lrap"])
+    assert scores["micro_f1"] != pytest.approx(before["micro_f1"])
+    for baseline in found["baselines"].values():
+        assert baseline["gain"]["value"] == pytest.approx(scores["lrap"] - baseline["test"]["lrap"])
+
+
+def test_another_chosen_head_has_no_scores_of_labels(topics_run: Path) -> None:
+    folder = RunFolder(Path(RunConfig.load(topics_run).run_dir))
+    entry, head = read_metrics(folder)["tasks"]["topics"], Head.load(folder.head("topics"))
+    assert entry_for(entry, head) == entry
+    other = replace(head, card=replace(head.card, selection="by hand"))
+    found = entry_for(entry, other)
+    assert "labels" not in found and found["chosen"]["test"] == {}
+    for name in ("loss", "judged_on", "score", "calibration"):
+        assert found["chosen"][name] == head.card.metrics[name]
+    assert judging(found) == judging(entry)
+    assert entry_for(found, head) == entry  # and back
+
+
 def test_equal_labels_get_equal_models(topics_run: Path) -> None:
     config = RunConfig.load(topics_run)
     probe = load_probe(RunFolder(Path(config.run_dir)), "topics", ffn(1))
@@ -96,6 +136,15 @@ def test_equal_labels_get_equal_models(topics_run: Path) -> None:
     np.testing.assert_allclose(probe.weights[animal], probe.weights[beast], atol=1e-5)
     never = TOPICS.index("never")
     assert not probe.weights[never].any() and probe.bias[never] < -10
+
+
+@pytest.mark.parametrize("kind", ["stack", "dense"])
+def test_a_label_that_no_text_has_does_not_drift(topics_run: Path, kind: str) -> None:
+    config = RunConfig.load(topics_run)
+    path = RunFolder(Path(config.run_dir)).head("topics", kind)
+    reference = Reference.from_arrays(read_arrays(path / REFERENCE_FILE))
+    is_watched = np.isfinite(reference.edges[: len(TOPICS)]).any(axis=1)
+    assert dict(zip(TOPICS, is_watched, strict=True)) == {n: n != "never" for n in TOPICS}
 
 
 def test_scores_are_the_heads_outputs(topics_run: Path, tmp_path: Path) -> None:

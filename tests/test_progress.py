@@ -7,7 +7,7 @@ import io
 import pytest
 
 from pipeline import progress
-from pipeline.progress import Terminal, advance
+from pipeline.progress import Terminal, advance, counted
 
 
 class Screen(io.StringIO):
@@ -59,3 +59,12 @@ def test_a_plain_function_hears_of_progress_too() -> None:
     lines: list[str] = []
     advance(lines.append, "extracted", 5, 10, "texts")
     assert lines == ["extracted 5 of 10 texts"]
+
+
+def test_one_thing_is_no_things() -> None:
+    assert [counted(n, "row") for n in (0, 1, 2, 1200)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "1,200 rows",
+    ]

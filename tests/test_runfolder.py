@@ -11,12 +11,15 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline import stages
+from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
 from pipeline.errors import ExtractError, ProbeError
 from pipeline.heads.model import Head
+from pipeline.neurons.ablation import ablate
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
 from store import ActivationStore
 from store.tables import read_table
+from store.upkeep.garbage import gc as collect
 from tests.builders.runs import write_mood_run
 
 
@@ -88,6 +91,45 @@ def test_another_store_in_the_same_place_is_noticed(tmp_path: Path, tiny_bert: P
     (tmp_path / "other" / "activations").rename(tmp_path / "activations")
     with pytest.raises(ExtractError, match="does not hold the samples"):
         stages.probe(config)
+
+
+def test_a_run_from_before_a_deletion_says_so(
+    finished_run: Path, own_run: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, folder = Path(own_run.run_dir).parent, RunFolder(Path(own_run.run_dir))
+    card = folder.card.read_text(encoding="utf-8")
+    folder.card.write_text(card.replace(str(finished_run.parent), str(home)), encoding="utf-8")
+    commands = [
+        ["inspect", str(folder.path)],
+        ["report", str(folder.path), "--images", "none"],
+        ["plan", str(home / "run.toml"), "--rounds", "1", "--num-texts", "8"],
+        ["ablate", str(home / "run.toml"), "--task", "mood", "--top", "3", "--draws", "1"],
+    ]
+
+    def said() -> list[str]:
+        codes = [run_command(command) for command in commands]
+        assert codes == [0] * 4, capsys.readouterr().err
+        shown = capsys.readouterr()
+        lines = (shown.out + shown.err).splitlines()
+        return [line for line in lines if "deleted since" in line]
+
+    assert said() == []
+    store = ActivationStore.open(own_run.store.path)
+    assert store.delete([store.samples()["id"][0].as_py()]) == 1
+    found = said()
+    assert len(found) == 4
+    for line in found:
+        assert str(folder.path) in line and "`salient run` brings it up to date" in line
+    assert "deleted since" in (folder.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_snapshot_that_was_collected_is_named_with_the_remedy(own_run: RunConfig) -> None:
+    store = ActivationStore.open(own_run.store.path)
+    store.delete([store.samples()["id"][0].as_py()])
+    collect(ActivationStore.open(own_run.store.path), keep=1)
+    for call in (stages.probe, ablate):
+        with pytest.raises(ExtractError, match=r"snapshot '\d+', which .* gc.* run `salient run`"):
+            call(own_run)
 
 
 def test_an_authors_texts_can_be_deleted(tmp_path: Path, tiny_bert: Path) -> None:

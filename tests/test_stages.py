@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import xarray as xr
 
 from pipeline import stages
 from pipeline.config import RunConfig
-from pipeline.errors import ExtractError, HeadError, ProbeError
+from pipeline.errors import CorpusError, ExtractError, HeadError, ProbeError
+from pipeline.heads.consolidation import check_heads
 from pipeline.heads.model import Head
 from pipeline.probes.memory import layer_needs
 from pipeline.probes.model import load_probe
@@ -95,6 +97,54 @@ def test_a_damaged_probe_alone_is_fitted_again(tmp_path: Path, tiny_bert: Path) 
     np.testing.assert_allclose(before.weights, after.weights, atol=1e-3)
 
 
+def test_damaged_heads_are_made_again(own_run: RunConfig) -> None:
+    folder = RunFolder(Path(own_run.run_dir))
+    before, chosen = read_metrics(folder), folder.head("mood")
+    for path, is_left in (
+        (chosen / "head.safetensors", True),
+        (chosen / "head.json", False),
+        (folder.head("mood", "sparse") / "reference.safetensors", True),
+        (folder.head("mood", "depth_001") / "held_out.safetensors", False),
+    ):
+        kept = path.read_bytes()
+        if is_left:
+            path.write_bytes(b"half")
+        else:
+            path.unlink()
+        with pytest.raises(SalientError, match=str(path.parent)):
+            check_heads(folder, "mood")
+        path.write_bytes(kept)
+    check_heads(folder, "mood")
+    (chosen / "head.json").unlink()
+    said: list[str] = []
+    assert stages.consolidate(own_run, say=said.append) == before
+    assert any(line.startswith("heads: made again (") for line in said)
+    assert Head.load(chosen).card.task == "mood"
+    said.clear()
+    assert stages.consolidate(own_run, say=said.append) == before
+    assert said == ["heads: done before"]
+
+
+def test_folds_are_made_again_when_the_texts_are_back(tmp_path: Path, tiny_bert: Path) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=60)
+    toml = path.read_text(encoding="utf-8")
+    path.write_text(toml.replace("[store]", "[store]\nkeep_text = false"), encoding="utf-8")
+    config = RunConfig.load(path)
+    stages.extract(config)
+    (tmp_path / "tweets.csv").rename(tmp_path / "away.csv")
+    record = RunFolder(Path(config.run_dir)).groups("mood")
+    said: list[str] = []
+    stages.probe(config, say=said.append)
+    lacks = "its texts are neither in the store nor in the corpus files"
+    assert sum(lacks in line for line in said) == 2 and not record.exists()
+    said.clear()
+    assert not any(result.computed for result in stages.probe(config, say=said.append))
+    (tmp_path / "away.csv").rename(tmp_path / "tweets.csv")
+    said.clear()
+    assert all(result.computed for result in stages.probe(config, say=said.append))
+    assert record.is_file() and not any(lacks in line for line in said)
+
+
 def test_layers_that_do_not_fit_are_streamed(
     tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +211,17 @@ def test_a_store_of_another_model_is_refused(tmp_path: Path, tiny_bert: Path) ->
         stages.extract(changed)
 
 
+def test_a_store_that_holds_more_than_asked_for_says_so(own_run: RunConfig) -> None:
+    data = own_run.model_dump(mode="json")
+    for sites, count in (["ffn"], 1), (["ffn", "hidden"], 0):
+        said: list[str] = []
+        data["store"]["sites"] = sites
+        origin = Path(own_run.run_dir).parent / "run.toml"
+        stages.extract(RunConfig.from_dict(data, origin=origin), say=said.append)
+        found = [line for line in said if "and heads read these too" in line]
+        assert len(found) == count and all(own_run.store.path in line for line in found)
+
+
 def test_changed_settings_never_meet_old_probes_or_heads(tmp_path: Path, tiny_bert: Path) -> None:
     path = write_mood_run(tmp_path, tiny_bert, num_rows=100)
     stages.run(RunConfig.load(path))
@@ -202,6 +263,12 @@ def test_corrected_texts_never_meet_old_probes(tmp_path: Path, tiny_bert: Path) 
         (('type = "classification"', 'type = "classification"\npositive = "gald"'), "'gald'"),
         (("folds = 3", "folds = 90"), "90 are needed"),
         (('run_dir = "run"', 'run_dir = "tweets.csv"'), "cannot be written"),
+        (("[store]", '[store]\npoolings = ["meen"]'), r"'meen'.*'mean'\?; choose from mean, max"),
+        (("[head]", '[head]\nranking = "foo"'), r"head\.ranking: 'foo' .* weight, l2, .*anova_f"),
+        (
+            ("[head]", '[head]\nfolds_by = "time"'),
+            r"'mood': .* 'time' .* 1 of 49 lack it \(ids '10{16}15'\); fill in the column",
+        ),
     ],
 )
 def test_what_would_stop_a_run_late_stops_it_early(
@@ -209,16 +276,40 @@ def test_what_would_stop_a_run_late_stops_it_early(
 ) -> None:
     path = write_mood_run(tmp_path, tiny_bert, num_rows=60)
     path.write_text(path.read_text().replace(*change))
+    tweets = tmp_path / "tweets.csv"
+    lines = tweets.read_text().splitlines()
+    for place in (2, 16):
+        lines[place] = re.sub("2024-05-0.T12:00:00Z", "", lines[place])
+    tweets.write_text("\n".join(lines) + "\n")
     with pytest.raises(SalientError, match=match):
         stages.extract(RunConfig.load(path))
     assert not (tmp_path / "activations").exists()
+
+
+def test_texts_that_are_stored_without_their_time_are_named(
+    tmp_path: Path, tiny_bert: Path
+) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=60)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('time = "created_at"\n', ""), encoding="utf-8")
+    stages.extract(RunConfig.load(path))
+    path.write_text(text + 'folds_by = "time"\n', encoding="utf-8")
+    config = RunConfig.load(path)
+    with pytest.raises(CorpusError, match=r"'time' .* 51 texts .* another store\.path, or take"):
+        stages.extract(config)
+    store = ActivationStore.open(config.store.path)
+    store.delete(store.samples()["id"].to_pylist())
+    stages.extract(config)
+    assert stages.probe(config)
 
 
 def test_too_small_a_feature_budget_is_named(finished_run: Path, tmp_path: Path) -> None:
     data = RunConfig.load(finished_run).model_dump(mode="json")
     data["run_dir"] = str(tmp_path / "run")
     data["head"] |= {"kinds": ["sparse"], "max_features": 1, "eta": [0.9]}
-    with pytest.raises(HeadError, match="max_features = 1 features"):
+    with pytest.raises(
+        HeadError, match=r"larger than head\.max_features = 1 \(raise it, or lower head\.eta\)"
+    ):
         stages.run(RunConfig.from_dict(data, origin=finished_run))
 
 

@@ -57,7 +57,10 @@ def locate(model: str | Path, *, revision: str | None = None) -> Path:
     if path.exists():
         raise BackboneError(f"{name}: is a file; name the folder that holds config.json")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or isinstance(model, Path):
-        raise BackboneError(f"{name}: no such model directory; check the path")
+        raise BackboneError(
+            f"{name}: no such model directory; name where it is now: with --model (salient score,"
+            " plan, explore, store add), else as model under [backbone], and run again"
+        )
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise BackboneError(
             f"{name}: not a local directory, and as a hub name it needs revision = the 40-digit "

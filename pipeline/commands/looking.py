@@ -29,6 +29,8 @@ def inspect(
         print_json(facts)
     elif facts["kind"] == "run" and facts["metrics"] is not None:
         show_metrics(path, facts["metrics"], as_json=False, plots=False)
+        if "lost" in facts:
+            out.print(escape(facts["lost"]))
     else:
         for line in report.describe(facts):
             out.print(escape(line))

@@ -204,7 +204,8 @@ class StoreConfig(Section):
     sites: tuple[Literal["ffn", "hidden"], ...] | None = None
     """What is stored of a text: with both, the FFN activations and every hidden state (embeddings,
     after each block, final); with "ffn" alone, of the hidden states only the final one, which the
-    conventional head needs. Default: both in a new store, what it holds in an old one."""
+    conventional head needs. Default: both in a new store, what it holds in an old one. A store that
+    holds more serves as it is, and heads read all of it."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of the stored activations."""
     samples_per_shard: int | None = Field(default=None, ge=1)
@@ -235,6 +236,15 @@ class StoreConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _poolings_differ(self) -> StoreConfig:
+        if not self.poolings or len(set(self.poolings)) < len(self.poolings):
+            raise ValueError(
+                f"poolings {list(self.poolings)}: name at least one, each once; leave poolings out"
+                " for mean and max"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _peaks_fit(self) -> StoreConfig:
         if self.peaks and "max" not in self.poolings:
             raise ValueError(
@@ -261,7 +271,8 @@ class ProbeConfig(Section):
     """Share of the L1 norm in the elastic net."""
     class_weight: Literal["balanced"] | None = None
     """Rows weighted so that all classes weigh the same; None: all rows weigh the same, as they
-    always do in multilabel tasks."""
+    always do in multilabel tasks. Of heads the fits alone are weighted: their probabilities are
+    calibrated to the classes' frequencies, and decisions go by the task's metric."""
     tol: float = Field(default=1e-4, gt=0)
     """Largest gradient entry of the mean loss at which a fit counts as converged; its square is the
     largest estimated gap of the penalised loss to the optimum, relative to it."""
@@ -322,7 +333,8 @@ class HeadConfig(Section):
     Phase 2 builds on the probes fitted without fold 0; the network is trained on fold 0 (unseen),
     or on all rows (both)."""
     folds: int = Field(default=5, ge=2)
-    """Folds of the training rows, for out-of-fold outputs."""
+    """Folds of training and validation rows together, for out-of-fold outputs; Phase 1 fits each
+    layer's probe again without each of them."""
     judge: Literal["validation", "cross_validation"] | None = None
     """What heads are compared, calibrated and given thresholds by: out-of-fold outputs on training
     and validation rows, with which heads are then fitted, or outputs on the validation rows alone.
@@ -334,9 +346,11 @@ class HeadConfig(Section):
     """Width of the frozen head's dense network; 0 for a single linear layer."""
     max_depth: float = Field(default=1.0, gt=0, le=1)
     """Deepest block allowed, as a share of the backbone's blocks."""
-    standard_errors: float = Field(default=1.0, ge=0)
-    """Of the heads whose out-of-fold loss is within so many standard errors of the best, the one of
-    the smallest depth is chosen, then the one with the fewest features."""
+    standard_errors: float = Field(default=3.0, ge=0)
+    """How sure a choice must be, in standard errors of a difference of out-of-fold losses: the head
+    on all features is left for one that is surely better, or for a smaller one (fewer blocks, then
+    features) that surely costs no more than a fiftieth of what has been learnt. Of some twenty
+    heads one is ahead by two of them by luck."""
     tolerance: float = Field(default=0.01, ge=0)
     """Score that ``salient plan`` may give away for a smaller depth."""
     calibrate: bool = True
@@ -350,6 +364,12 @@ class HeadConfig(Section):
         """Sizes of the salient sets to try, in the unit of ``select``, increasing."""
         grids = {"share": self.eta, "top_k": self.top_k, "budget": self.budget}
         return tuple(sorted(set(grids[self.select])))
+
+    @property
+    def single_kinds(self) -> tuple[str, ...]:
+        """Those of ``kinds`` that are one model within ``max_depth``: made of no other heads."""
+        made = {"ensemble", "stack"} if self.max_depth == 1 else {"ensemble", "stack", "final"}
+        return tuple(kind for kind in dict.fromkeys(self.kinds) if kind not in made)
 
     @property
     def by_folds(self) -> bool:
@@ -372,6 +392,21 @@ class HeadConfig(Section):
                 raise ValueError(f"{name} needs at least one value, all at least 1")
         if "ensemble" in self.kinds and not {"frozen", "sparse"} <= set(self.kinds):
             raise ValueError("kinds: the ensemble is made of frozen and sparse heads; name both")
+        if not self.single_kinds:
+            reason = (
+                f"the final head runs all blocks, but max_depth = {self.max_depth:g}; set"
+                " max_depth = 1, or add"
+                if "final" in self.kinds
+                else "these are made of other kinds, none of which is named; add"
+            )
+            raise ValueError(f"kinds {list(self.kinds)}: {reason} 'dense'")
+        if "stack" in self.kinds and len(self.single_kinds) < 2:
+            raise ValueError(
+                f"kinds {list(self.kinds)}: the stack is a sum of heads of at least two other kinds"
+                f", and with max_depth = {self.max_depth:g} only {self.single_kinds[0]!r} is there;"
+                f" add {'sparse' if self.single_kinds == ('dense',) else 'dense'!r}, or leave"
+                " 'stack' out"
+            )
         if self.judge == "cross_validation" and self.training != "cross_fit":
             raise ValueError(
                 f"judge = 'cross_validation' goes with training = 'cross_fit', not"

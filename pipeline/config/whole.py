@@ -84,6 +84,12 @@ class RunConfig(Section):
             )
         for task in self.tasks:
             self._columns_fit(task)
+        by = self.head.folds_by
+        if by is not None and not any(getattr(source, by) for source in self.corpus):
+            raise ValueError(
+                f"head.folds_by = {by!r} needs each text's {by}, and no corpus entry names a column"
+                f' of it; add `{by} = "COLUMN"` under [[corpus]], or leave folds_by out'
+            )
         return self
 
     def _columns_fit(self, task: TaskConfig) -> None:
@@ -112,10 +118,10 @@ class RunConfig(Section):
                     f"corpus labels: task {task.name!r} has the columns {list(names)}, but the"
                     f" labels {list(wanted)}; name a column for each label, called as it"
                 )
-        if not {"dense", "sparse", "final"} & set(self.head.kinds):
+        if not set(self.head.single_kinds) - {"frozen"}:
             raise ValueError(
                 f"head.kinds {list(self.head.kinds)}: multilabel task {task.name!r} needs dense,"
-                " sparse or final heads; add 'dense'"
+                " states or sparse heads, or the final one with head.max_depth = 1; add 'dense'"
             )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Phase 2: small cross-layer heads on the salient neurons, and which of them to take.
+"""Phase 2: cross-layer heads on all features or the salient ones, and which of them to take.
 
 In: probes, the store's activations, the texts. Out: in the run folder the heads of each kind and
 depth with their cards, the chosen one, what it is compared with, test metrics, and the reference by
@@ -9,8 +9,8 @@ Read first: `consolidation` (a task's heads from start to end) and `model` (what
 the salient ones (`sparse`; `salient` picks, by `ranked` if asked), the paper's (`frozen`, a network
 of `dense` on the rows that `modes` names), sums of heads (`stack`). `choice` takes one by its loss
 on rows held out, `evaluation` reads the test split once. `activations` is what a head reads of
-texts; `drift` and `attribution` serve those who use a head: are the texts still alike, and why does
-it decide so.
+texts; `drift`, `attribution` and `ngrams` serve those who use a head: are the texts still alike,
+why does it decide so, and by which words.
 
 Table that takes a new row: `salient.RULES`.
 """

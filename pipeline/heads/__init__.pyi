@@ -1,10 +1,10 @@
 from .activations import all_features as all_features
 from .activations import held_out_outputs as held_out_outputs
-from .activations import stored_activations as stored_activations
 from .activations import stored_outputs as stored_outputs
 from .activations import text_activations as text_activations
 from .attribution import contributions as contributions
 from .consolidation import HeadResult as HeadResult
+from .consolidation import check_heads as check_heads
 from .consolidation import consolidate_task as consolidate_task
 from .drift import REFERENCE_FILE as REFERENCE_FILE
 from .drift import Comparison as Comparison
@@ -18,6 +18,6 @@ from .model import Head as Head
 from .model import HeadCard as HeadCard
 from .model import describe_heads as describe_heads
 from .model import wanted_tasks as wanted_tasks
-from .modes import MODES as MODES
+from .ngrams import ngram_table as ngram_table
 from .salient import RULES as RULES
 from .salient import salient_features as salient_features

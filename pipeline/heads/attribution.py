@@ -3,7 +3,8 @@
     found = contributions(head, {source: x[source] for source in head.features})
     found.base + sum(part.sum(axis=0) for part in found.parts.values())     # the outputs
 
-The base is the output for the average training text. In a linear head a feature adds its weight
+The base is the output for the average training text; of n-grams, which are not centred, for a text
+without any. In a linear head a feature adds its weight
 times its standardised activation. Through the dense network of a frozen head it is the integrated
 gradient on the straight way from the average text to this one (Sundararajan et al. 2017, arXiv
 1703.01365), exact here: along a line, tanh's mean slope is its rise over the line's.
@@ -30,7 +31,7 @@ class Contributions:
 
     Attributes:
         outputs: ``(m,)`` float64 calibrated logits (one for two classes) or the value.
-        base: ``(m,)`` the outputs for the average training text.
+        base: ``(m,)`` the outputs for the average training text, without n-grams.
         parts: source -> ``(k, m)`` float64, rows as in ``head.features[source]``.
         standardised: source -> ``(k,)`` standardised activations, the mean over the head's parts.
     """

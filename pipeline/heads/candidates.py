@@ -1,7 +1,7 @@
 """All heads of a task that are tried, and what they are compared with.
 
 Linear heads on all features come first, for every depth: they are quick. Salient sets and the
-paper's network are tried at the depths that could be chosen by them.
+paper's network are tried at the depth that would be chosen by them.
 """
 
 from __future__ import annotations
@@ -75,34 +75,35 @@ class Candidates:
 
     def heads(self) -> Iterator[Candidate]:
         """Every head within the depth allowed, one of each kind, depth and size."""
-        kinds, found = self._kinds(), list(self._all_features())
-        depths = self._worth_trying(found)
-        if "states" in kinds:
-            found += [own for depth in depths if (own := self._of_states(depth)) is not None]
+        found = list(self._all_features())
         yield from found
+        for depth in self._worth_trying(found):
+            yield from self._at(depth, [head for head in found if head.depth == depth])
+
+    def _at(self, depth: int, found: Sequence[Candidate]) -> list[Candidate]:
+        """Heads of the slower kinds on blocks ``0..depth``, and what they make with those found."""
+        kinds, sizes, made = self._kinds(), self.config.sizes, list[Candidate]()
+        if "states" in kinds and (states := self._of_states(depth)) is not None:
+            made.append(states)
         calls: list[Callable[[], Candidate | None]] = []
-        for depth in depths:
-            if "sparse" in kinds:
-                importance = self.joint.importance(self.within(depth))[: 1 + self._num_folds()]
-                calls += [
-                    partial(self._sparse, depth, size, importance) for size in self.config.sizes
-                ]
-            if "frozen" in kinds:
-                calls += [partial(self.frozen.candidate, depth, size) for size in self.config.sizes]
-        made = self.joint.threads.ordered(lambda call: call(), calls)
-        smaller = [candidate for candidate in made if candidate is not None]
-        smaller = [self._levelled(own) for own in smaller]
-        yield from smaller
-        for depth in depths:
-            here = [c for c in [*found, *smaller] if c.depth == depth]
-            best = {kind: best_of(here, kind=kind) for kind in dict.fromkeys(c.kind for c in here)}
-            if "ensemble" in kinds and {"frozen", "sparse"} <= set(best):
-                both = self.judge.mean_of(best["frozen"], best["sparse"])
-                yield self.judge.levelled(both, self.dense[depth])
-            if "stack" in kinds and len(best) > 1:
-                folds = self.joint.rows.folds[0][self.joint.judged]
-                found_stack = stacked(self.judge, folds, list(best.values()))
-                yield self.judge.levelled(found_stack, self.dense[depth])
+        if "sparse" in kinds:
+            importance = self.joint.importance(self.within(depth))
+            importance = importance[: 1 + num_judging_folds(self.joint)]
+            calls += [partial(self._sparse, depth, size, importance) for size in sizes]
+        if "frozen" in kinds:
+            calls += [partial(self.frozen.candidate, depth, size) for size in sizes]
+        tried = self.joint.threads.ordered(lambda call: call(), calls)
+        made += [self._levelled(head) for head in tried if head is not None]
+        here = [*found, *made]
+        best = {kind: best_of(here, kind=kind) for kind in dict.fromkeys(h.kind for h in here)}
+        if "ensemble" in kinds and {"frozen", "sparse"} <= set(best):
+            both = self.judge.mean_of(best["frozen"], best["sparse"])
+            made.append(self.judge.levelled(both, self.dense[depth]))
+        if "stack" in kinds and len(best) > 1:
+            folds = self.joint.rows.folds[0][self.joint.judged]
+            stack = stacked(self.judge, folds, list(best.values()))
+            made.append(self.judge.levelled(stack, self.dense[depth]))
+        return made
 
     def _kinds(self) -> tuple[str, ...]:
         """Those that are tried: the network of the paper's heads is for one class or value."""
@@ -117,20 +118,18 @@ class Candidates:
             yield self.conventional
 
     def _worth_trying(self, found: Sequence[Candidate]) -> list[int]:
-        """Depths at which the slower kinds are tried."""
+        """Depths at which the slower kinds are tried: the one that would be chosen without them."""
         if "dense" not in self.config.kinds:
             return list(range(self.deepest + 1))
-        allowed = [self.dense[depth] for depth in range(self.deepest + 1)]
-        best = min(allowed, key=lambda c: c.loss)
-        return sorted({best.depth, self.choose(found).depth})
+        return [self.choose(found).depth]
 
     def choose(self, heads: Sequence[Candidate]) -> Candidate:
-        """Of the heads that are about as good as the best, the simplest."""
+        """The best head, or a smaller one that is surely about as good."""
         return choose(
             heads,
             self.judge.groups,
             standard_errors=self.config.standard_errors,
-            constant_loss=self.judge.constant_loss,
+            constant_loss=float(self.judge.constant_losses.mean()),
         )
 
     def _of_states(self, depth: int) -> Candidate | None:
@@ -168,24 +167,31 @@ class Candidates:
 
     def baselines(self, chosen: Candidate, heads: Sequence[Candidate]) -> dict[str, Candidate]:
         """Name -> what the chosen head is compared with, each tuned by the same loss."""
-        fits, found = self.fits, {"final": self.conventional}
-        poolings = self.joint.features.store.schema.poolings
-        if "mean" in poolings and len(poolings) > 1:
-            width = self.joint.features.size(self.final) // len(poolings)
-            start = poolings.index("mean") * width
-            sets = {self.final: np.arange(start, start + width)}
-            fit = fit_chosen(self.joint, fits["final"].shares, self._everywhere(sets))
-            found["final_mean"] = self._linear("final_mean", fit, sets)
+        found = {"final": self.conventional}
         for name, kind in (("only unit", "final_unit"), ("only lexical", "lexical")):
-            if name in fits:
-                found[kind] = self._linear(kind, fits[name])
+            if name in self.fits:
+                found[kind] = self._linear(kind, self.fits[name])
         if (states := self._of_states(chosen.depth)) is not None:
             found["hidden"] = states
         found["all"] = self.dense[chosen.depth]
-        sparse = [c for c in heads if c.kind == "sparse" and c.depth == chosen.depth]
+        poolings = self.joint.features.store.schema.poolings
+        calls: dict[str, Callable[[], Candidate]] = {}
+        if "mean" in poolings and len(poolings) > 1:
+            calls["final_mean"] = self._final_mean
+        sparse = [c for c in heads if c.kind == "sparse" and c.depth <= chosen.depth]
         if sparse:
-            found["random"] = self._random(min(sparse, key=lambda c: c.loss))
-        return found
+            calls["random"] = partial(self._random, min(sparse, key=lambda c: c.loss))
+        made = self.joint.threads.ordered(lambda call: call(), calls.values())
+        return found | dict(zip(calls, made, strict=True))
+
+    def _final_mean(self) -> Candidate:
+        """The mean of the final hidden state, without its maximum."""
+        poolings = self.joint.features.store.schema.poolings
+        width = self.joint.features.size(self.final) // len(poolings)
+        start = poolings.index("mean") * width
+        sets = {self.final: np.arange(start, start + width)}
+        fit = fit_chosen(self.joint, self.fits["final"].shares, self._everywhere(sets))
+        return self._linear("final_mean", fit, sets)
 
     def _random(self, like: Candidate) -> Candidate:
         """As many features of each source as a sparse head reads, but any."""
@@ -202,19 +208,19 @@ class Candidates:
         return self._linear("random", fit, sets, selection="random", size=like.size)
 
     def _everywhere(self, sets: Sets) -> list[Sets]:
-        return [sets] * (1 + self._num_folds())
-
-    def _num_folds(self) -> int:
-        """Folds that judge heads on chosen features, over all assignments that do."""
-        rows = self.joint.rows
-        assignments = len(rows.folds) if len(rows) < FEW_ROWS else 1
-        return assignments * self.joint.num_folds if self.joint.by_folds else 0
+        return [sets] * (1 + num_judging_folds(self.joint))
 
     def _levelled(self, own: Candidate) -> Candidate:
         """Frozen heads, and with many rows sparse ones, are judged on the first assignment only."""
         if own.kind == "sparse" and len(self.joint.rows) < FEW_ROWS:
             return own
         return self.judge.levelled(own, self.dense[own.depth])
+
+
+def num_judging_folds(joint: Joint) -> int:
+    """Folds that judge heads on chosen features, over all assignments that do."""
+    assignments = len(joint.rows.folds) if len(joint.rows) < FEW_ROWS else 1
+    return assignments * joint.num_folds if joint.by_folds else 0
 
 
 def linear_part(joint: Joint, fit: JointFit, sets: Sets) -> Part:

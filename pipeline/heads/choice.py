@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from pipeline.heads.model import Part
 from pipeline.measures import Resamples, interval, logit_map, row_losses
@@ -16,8 +16,8 @@ from pipeline.probes import Problem
 
 Array = NDArray[Any]
 REPLICATES = 400
-GIVEN_AWAY = 0.05
-"""Largest share of the gain over a constant that fewer blocks or features may cost."""
+GIVEN_AWAY = 0.02
+"""Largest share of the gain over a constant that a smaller head may cost."""
 
 
 @dataclass(frozen=True)
@@ -98,28 +98,47 @@ def choose(
     candidates: Sequence[Candidate],
     groups: Array,
     *,
-    standard_errors: float = 1.0,
-    constant_loss: float = np.inf,
+    constant_loss: float,
+    standard_errors: float = 3.0,
 ) -> Candidate:
-    """Of the heads that are about as good as the best, the shallowest, then that of the fewest
-    features, then that of the fewest models.
+    """The head on all features, unless another is surely better; or a smaller one that is surely
+    about as good: the shallowest of these, then that of the fewest features, then models.
+
+    Where rows are few, the head of the least loss is so by luck: of some twenty, one leads by two
+    standard errors. The head on all features contains most others; so it must be beaten surely.
 
     Args:
         candidates: heads of one task; at least one.
         groups: ``(judged,)`` near-duplicates among the rows.
-        standard_errors: of the paired difference of losses, within which a head is as good.
-        constant_loss: of knowing nothing of the texts. With few rows a standard error is wide: not
-            more than ``GIVEN_AWAY`` of what the best head has learnt is given away for it.
+        constant_loss: of knowing nothing of the texts.
+        standard_errors: of a paired difference of losses, beyond which it is sure.
     """
-    best = min(candidates, key=lambda c: c.loss)
+
+    def behind(head: Candidate, other: Candidate) -> tuple[float, float]:
+        apart = head.losses - other.losses
+        return float(apart.mean()), standard_errors * standard_error(apart, groups)
+
+    best = _on_all_features(candidates)
+    for head in sorted(candidates, key=lambda c: c.loss):
+        apart, unsure = behind(head, best)
+        if apart + unsure < 0:
+            best = head
+            break
     most = GIVEN_AWAY * max(constant_loss - best.loss, 0.0)
-    good = []
-    for candidate in candidates:
-        behind = candidate.losses - best.losses
-        error = standard_errors * standard_error(behind, groups)
-        if behind.mean() <= min(error, most):
-            good.append(candidate)
+    good = [best]
+    for head in candidates:
+        apart, unsure = behind(head, best)
+        if apart + unsure <= most:
+            good.append(head)
     return min(good, key=lambda c: (c.depth, c.num_features, len(c.parts), c.loss))
+
+
+def _on_all_features(candidates: Sequence[Candidate]) -> Candidate:
+    """The deepest dense head; without any, the head of the least loss."""
+    dense = [head for head in candidates if head.kind == "dense"]
+    if not dense:
+        return min(candidates, key=lambda c: c.loss)
+    return max(dense, key=lambda c: c.depth)
 
 
 def best_of(candidates: Sequence[Candidate], **where: Any) -> Candidate:
@@ -144,23 +163,27 @@ class Judge:
     groups: Array
     val: Array
 
-    @property
-    def constant_loss(self) -> float:
-        """The mean loss of the best constant: an entropy, or a variance."""
+    @cached_property
+    def constant_losses(self) -> Array:
+        """Losses ``(n,)`` of the best constant: their mean is an entropy, or a variance."""
         if self.problem.num_classes is None:
-            return float(np.var(self.targets))
+            return np.asarray(np.square(self.targets - self.targets.mean()))
         if self.targets.ndim == 2:
             share = self.targets.mean(axis=0, dtype=np.float64)
-            return float(special.entr(np.stack([share, 1 - share])).sum(axis=0).mean())
-        return float(special.entr(np.bincount(self.targets) / len(self.targets)).sum())
+            right = np.where(self.targets > 0, share, 1 - share)
+            return np.asarray(-np.log(right).mean(axis=1))
+        share = np.bincount(self.targets) / len(self.targets)
+        return np.asarray(-np.log(share[self.targets]))
 
     def levelled(self, candidate: Candidate, beside: Candidate) -> Candidate:
         """A head judged on the first assignment to folds, as if on all of them.
 
-        What another head's loss is on all assignments more than on the first one is added.
+        What another head's loss is on all assignments more than on the first one is added; no loss
+        is below 0.
         """
         first = losses_of(self.problem, self.targets, beside.outputs)
-        return replace(candidate, losses=candidate.losses + (beside.losses - first))
+        levelled = np.maximum(candidate.losses + (beside.losses - first), 0.0)
+        return replace(candidate, losses=levelled)
 
     def candidate(
         self,

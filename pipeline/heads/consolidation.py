@@ -13,11 +13,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.cluster import free_memory
-from pipeline.config import RunConfig, TaskConfig
+from pipeline.config import HeadConfig, RunConfig, TaskConfig
 from pipeline.errors import HeadError
 from pipeline.extraction import GOLDEN_TEXTS, read_golden, write_outputs
-from pipeline.heads.activations import read_source, unit_rows, write_held_out
-from pipeline.heads.candidates import Candidates
+from pipeline.heads.activations import (
+    HELD_OUT_FILE,
+    read_source,
+    unit_rows,
+    write_held_out,
+)
+from pipeline.heads.candidates import Candidates, num_judging_folds
 from pipeline.heads.choice import Candidate, Judge, best_of, candidate_rows, standard_error
 from pipeline.heads.drift import (
     MAX_FEATURES,
@@ -31,15 +36,14 @@ from pipeline.heads.frozen import FrozenHeads
 from pipeline.heads.joint import Joint, joint_bytes
 from pipeline.heads.model import Head, HeadCard
 from pipeline.heads.modes import Mode
+from pipeline.heads.ngrams import NGRAMS_FILE, ngram_table
 from pipeline.heads.ranked import ranked_shares
 from pipeline.linear import BlockThreads
 from pipeline.measures import (
     METRICS,
     Calibration,
-    Resamples,
     calibrate,
     calibrate_labels,
-    difference,
     finite,
     metric_names,
     score,
@@ -50,7 +54,7 @@ from pipeline.texts import Lexicon, Target, load_target, sample_texts
 from store import ActivationStore
 from store.errors import SalientError
 from store.layout import NGRAMS, Source, ffn, final_hidden, stored_sources
-from store.tables import write_arrays, write_table
+from store.tables import read_arrays, read_table, write_arrays, write_table
 
 Array = NDArray[Any]
 BASELINE = "baseline_"
@@ -67,8 +71,8 @@ class HeadResult:
 
 
 def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> HeadResult:
-    """Train the heads of one task; write the chosen one, the best of each kind and depth, and what
-    they are compared with.
+    """Train the heads of one task; write the chosen one, the best of each kind, the choice at each
+    depth, and what they are compared with.
 
     Raises:
         HeadError: no candidate is small enough, or the ranking is not there.
@@ -94,12 +98,7 @@ def _consolidated(config: RunConfig, snapshot: str, case: _Case, folder: RunFold
     )
     heads = list(tried.heads())
     if not heads:
-        raise HeadError(
-            f"task {task.name!r}: none of head.kinds = {list(config.head.kinds)} has at most"
-            f" head.max_features = {config.head.max_features} features within head.max_depth ="
-            f" {config.head.max_depth:g}; raise one of them, lower"
-            f" head.{SIZES[config.head.select]}, or add 'dense' to the kinds"
-        )
+        raise _no_heads(task.name, config.head)
     rows = candidate_rows(heads, case.judge.targets, case.problem, seed=config.seed)
     write_table(folder.sweep(task.name), pa.Table.from_pylist(rows))
     chosen = tried.choose(heads)
@@ -107,7 +106,9 @@ def _consolidated(config: RunConfig, snapshot: str, case: _Case, folder: RunFold
     for kind in dict.fromkeys(head.kind for head in heads):
         named[kind] = best_of(heads, kind=kind)
     for depth in sorted({head.depth for head in heads}):
-        named[f"depth_{depth:03d}"] = best_of(heads, depth=depth)
+        here = [head for head in heads if head.depth == depth]
+        own = chosen if chosen.depth == depth else tried.choose(here)
+        named[f"depth_{depth:03d}"] = own
     compared = tried.baselines(chosen, heads)
     named |= {f"{BASELINE}{name}": candidate for name, candidate in compared.items()}
     facts = {"choice": _facts(case, chosen, heads, tried)}
@@ -124,6 +125,25 @@ def _consolidated(config: RunConfig, snapshot: str, case: _Case, folder: RunFold
 
 SIZES = {"share": "eta", "top_k": "top_k", "budget": "budget"}
 """Rule of selection -> key of its sizes."""
+
+
+def _no_heads(task: str, head: HeadConfig) -> HeadError:
+    """What else would leave nothing to try is refused with the configuration."""
+    reasons = []
+    if "sparse" in head.kinds:
+        reasons.append(
+            f"every salient set is larger than head.max_features = {head.max_features} (raise it,"
+            f" or lower head.{SIZES[head.select]})"
+        )
+    if "states" in head.kinds:
+        reasons.append(
+            f"no hidden states within head.max_depth = {head.max_depth:g} are stored (`salient"
+            " store add STORE --hidden all` adds them)"
+        )
+    return HeadError(
+        f"task {task!r}: none of head.kinds = {list(head.kinds)} can be made:"
+        f" {', and '.join(reasons)}; or add 'dense' to the kinds"
+    )
 
 
 def deepest_layer(num_layers: int, max_depth: float) -> int:
@@ -157,7 +177,6 @@ class _Case:
         standardisers = {s: load_probe(folder, name, s).standardiser for s in sources}
         lexicon, others = _others(config, store, rows)
         features = Features(store, rows.positions, standardisers, others)
-        _check_memory(config, store, len(sources), len(rows))
         head = config.head
         joint = Joint(
             features,
@@ -169,6 +188,7 @@ class _Case:
             head.block_rows,
             threads,
         )
+        _check_memory(store, joint, len(sources))
         judged = joint.judged
         judge = Judge(problem, rows.targets[judged], rows.groups[judged], judged >= rows.num_train)
         if config.head.lexical and NGRAMS in others:
@@ -176,13 +196,14 @@ class _Case:
         return cls(config, store, target, problem, rows, weight, joint, judge, sources, lexicon)
 
     def frozen(self) -> FrozenHeads:
-        """What trains the paper's heads."""
+        """What trains the paper's heads; it has no probes where none are tried."""
         config, name = self.config, self.target.task.name
         folder, mode = RunFolder(Path(config.run_dir)), Mode.of(config.head)
-        layers = sorted(self.store.schema.layers or ())
+        tried = "frozen" in config.head.kinds and not self.problem.multilabel
+        layers = sorted(self.store.schema.layers or ()) if tried else []
         probes: list[Probe] = [mode.probe(load_probe(folder, name, ffn(i))) for i in layers]
         shares = None
-        if config.head.ranking != "weight" and not self.problem.multilabel:
+        if config.head.ranking != "weight" and tried:
             poolings = self.store.schema.poolings
             shares = ranked_shares(folder, name, config.head.ranking, probes, poolings)
         return FrozenHeads(
@@ -197,16 +218,20 @@ class _Case:
         )
 
 
-def _check_memory(
-    config: RunConfig, store: ActivationStore, num_sources: int, num_rows: int
-) -> None:
-    side = min(num_rows, config.head.block_rows)
+def _check_memory(store: ActivationStore, joint: Joint, num_sources: int) -> None:
     widest = max(layout.rows for layout in store.schema.arrays.values())
-    need, free = joint_bytes(num_sources, side, widest), free_memory()
-    if need > free:
+    need = joint_bytes(
+        joint,
+        num_sources=num_sources,
+        widest=widest,
+        num_folds=num_judging_folds(joint),
+        num_threads=joint.threads.num_threads,
+    )
+    if need > (free := free_memory()):
         raise HeadError(
-            f"the fits on {num_sources} layers and hidden states over {side} rows take"
-            f" {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; lower head.block_rows"
+            f"the fits on {num_sources} layers and hidden states over {len(joint.rows)} rows take"
+            f" {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; lower head.block_rows (now"
+            f" {joint.block_rows})"
         )
 
 
@@ -239,41 +264,32 @@ def _others(
 def _facts(
     case: _Case, chosen: Candidate, heads: Sequence[Candidate], tried: Candidates
 ) -> dict[str, Any]:
-    """How the chosen head compares, on the rows that judge, with what else there was.
+    """How the chosen head's loss compares, on the rows that judge, with what else there was: the
+    difference and its standard error."""
+    judge = case.judge
 
-    Of losses the difference and its standard error; of the metric the gain over the conventional
-    head with its 95 % interval.
-    """
-    judge, problem = case.judge, case.problem
-
-    def behind(other: Candidate) -> dict[str, Any]:
-        apart = chosen.losses - other.losses
+    def apart(losses: Array) -> dict[str, float]:
+        difference = chosen.losses - losses
+        error = standard_error(difference, judge.groups)
         return {
-            "kind": other.kind,
-            "depth": other.depth,
-            "num_features": other.num_features,
-            "loss": other.loss,
-            "difference": float(apart.mean()),
-            "standard_error": standard_error(apart, judge.groups),
+            "loss": float(losses.mean()),
+            "difference": float(difference.mean()),
+            "standard_error": error,
         }
 
-    resamples = Resamples(len(judge.targets), replicates=400, seed=case.config.seed)
-    gain = difference(
-        problem.metric,
-        judge.targets,
-        chosen.outputs,
-        tried.conventional.outputs,
-        resamples=resamples,
-        positive=problem.positive,
-    )
+    def behind(other: Candidate) -> dict[str, Any]:
+        size = {"kind": other.kind, "depth": other.depth, "num_features": other.num_features}
+        return size | apart(other.losses)
+
     full = tried.dense[max(tried.dense)]
     return {
         "loss": chosen.loss,
         "best": behind(min(heads, key=lambda head: head.loss)),
         "conventional": behind(tried.conventional),
         "full_depth": behind(full),
+        "constant": apart(judge.constant_losses),
         "deepest": tried.deepest,
-        "gain": {name: finite(getattr(gain, name)) for name in ("value", "low", "high")},
+        "standard_errors": case.config.head.standard_errors,
     }
 
 
@@ -294,7 +310,8 @@ class _HeadWriter:
         positions = case.rows.positions[case.joint.judged]
         important = important_features(head, MAX_FEATURES)
         columns = _columns_of(case.store, important, positions)
-        reference = Reference.of_columns(head, important, columns, outputs)
+        folds = case.rows.folds[0][case.joint.judged]
+        reference = Reference.of(head, important, columns, outputs, folds)
         write_arrays(path / REFERENCE_FILE, reference.arrays())
         write_held_out(path, positions, outputs)
         golden = read_golden(RunFolder(Path(self.config.run_dir)).golden)
@@ -302,6 +319,8 @@ class _HeadWriter:
             golden = golden | {NGRAMS: case.lexicon.features(GOLDEN_TEXTS)}
         if golden is not None and set(head.features) <= set(golden):
             write_outputs(path, head.outputs_full(golden))
+        if (ngrams := ngram_table(head)) is not None:
+            write_table(path / NGRAMS_FILE, ngrams)
         head.save(path)  # last: it makes the folder a head
         return head
 
@@ -390,3 +409,19 @@ def _columns_of(store: ActivationStore, important: Array, positions: Array) -> l
         for number in here.tolist():
             found[number] = values[:, np.searchsorted(features, important[number, 2])]
     return [found[number] for number in range(len(important))]
+
+
+def check_heads(folder: RunFolder, task: str) -> None:
+    """Read all heads that a finished run has of a task, with what lies beside them.
+
+    Raises:
+        SalientError: one is missing or damaged; the message names the file.
+    """
+    tried = read_table(folder.sweep(task))
+    names = {"chosen", *tried["kind"].to_pylist()}
+    names |= {f"depth_{depth:03d}" for depth in tried["depth"].to_pylist()}
+    names |= {path.name for path in folder.head(task).parent.glob(f"{BASELINE}*")}
+    for path in (folder.head(task, name) for name in sorted(names)):
+        Head.load(path)
+        for name in (REFERENCE_FILE, HELD_OUT_FILE):
+            read_arrays(path / name)

@@ -16,7 +16,8 @@ Array = NDArray[Any]
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Weight decays tried, per row of the mean loss; a strong one could put out the hidden layer for
 good, so it comes last."""
-MAX_ITERATIONS = 300
+MAX_ITERATIONS = 100
+"""For each decay; the weakest would go on for long to fit what does not hold."""
 TOLERANCE = 1e-7
 """Relative decrease of the objective at which a fit ends; float32 sees no smaller one."""
 

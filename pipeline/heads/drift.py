@@ -2,10 +2,11 @@
 
 A head's ``Reference`` holds bins of what it puts out (each class probability, or the value), the
 shares of the decided classes, and bins of the most important activations that it reads (not of
-n-grams), all from the validation rows. Scoring counts texts in the same bins; counts of blocks,
+n-grams), all from the rows that judged it. Scoring counts texts in the same bins; counts of blocks,
 runs and days add up::
 
-    reference = Reference.of(head, activations, outputs)        # on validation rows
+    features = important_features(head, MAX_FEATURES)
+    reference = Reference.of(head, features, columns, outputs)      # of rows that it was judged on
     counts = reference.count(head, new_activations, new_outputs) + counts
     [found.psi for found in reference.compare(counts)]
 
@@ -13,6 +14,11 @@ The population stability index is ``sum (a - e) ln(a / e)`` over the bins. Witho
 not 0 but on average ``(bins - 1) (1 / n + 1 / m)`` for ``n`` texts against a reference of ``m``
 rows, and over that spread distributed as chi-squared (Yurdakul & Naranjo 2020): ``Finding`` says
 both what was found and what chance alone does.
+
+Held-out outputs are those of several models, one without each fold, and scoring uses another, of
+all rows. A prediction that tells the models apart rather than the texts (of a label that no text
+has, or that nothing tells) is spread otherwise there, without any drift: such are not watched; the
+decided classes and the activations still are.
 """
 
 from __future__ import annotations
@@ -38,6 +44,9 @@ NUM_BINS = 10
 MAX_FEATURES = 64
 SMOOTHING = 0.5
 """Added to every bin's count, so that an empty bin does not make the index infinite."""
+MOST_BY_FOLDS = 0.5
+"""Share of a prediction's variance that folds explain from which on it is not watched: a mixture of
+that many models' differs from one model's by an index of about 0.2, as drift does."""
 FALSE_ALARMS = 1e-3
 """How often chance may exceed ``Finding.chance_limit`` in any quantity of a head."""
 
@@ -174,7 +183,8 @@ class Reference:
         num_rows: how many there were.
         classes: ``(classes,)`` int64 rows by decided class or label; empty for regression.
         edges: ``(quantities, NUM_BINS - 1)`` float32 upper ends of all bins but the last, deciles
-            increasing; infinite beyond a quantity's own where deciles coincide.
+            increasing; infinite beyond a quantity's own where deciles coincide, and all of one that
+            is not watched.
         bins: ``(quantities, NUM_BINS)`` int64 rows by bin.
         features: ``(f, 3)`` int64 of the last ``f`` quantities, the most important first: number of
             the site in :data:`SITE_NAMES`, layer and feature index; the quantities before are the
@@ -188,23 +198,23 @@ class Reference:
     features: Array
 
     @classmethod
-    def of(cls, head: Head, activations: Mapping[Source, Array], outputs: Array) -> Reference:
+    def of(
+        cls,
+        head: Head,
+        features: Array,
+        columns: Sequence[Array],
+        outputs: Array,
+        folds: Array | None = None,
+    ) -> Reference:
         """From rows that the head was not fitted on.
 
         Args:
             head: the head.
-            activations: source -> ``(n, k)`` of ``head.features[source]``, in order.
+            features: ``(f, 3)`` int64 of :func:`important_features`.
+            columns: activations ``(n,)`` of each of them.
             outputs: ``(n, outputs)`` of the head.
+            folds: ``(n,)`` fold of each row, where models without it made the outputs.
         """
-        features = important_features(head, MAX_FEATURES)
-        columns = _columns(head, _places(features), activations)
-        return cls.of_columns(head, features, columns, outputs)
-
-    @classmethod
-    def of_columns(
-        cls, head: Head, features: Array, columns: Sequence[Array], outputs: Array
-    ) -> Reference:
-        """The same, from the activations ``(n,)`` of each of :func:`important_features`."""
         values = _quantities(head, columns, outputs)
         levels = np.arange(1, NUM_BINS) / NUM_BINS
         # Deciles that are values of rows: ties fall on one side of them, whatever the rounding.
@@ -213,12 +223,21 @@ class Reference:
         for row, found in zip(edges, deciles, strict=True):
             distinct = np.unique(found)
             row[: len(distinct)] = distinct
+        if folds is not None:
+            predictions = values[:, : values.shape[1] - len(columns)]
+            edges[: predictions.shape[1]][_tells_folds(predictions, folds)] = np.inf
         return cls(
             len(values), _decided(head, outputs), edges, _count_bins(values, edges), features
         )
 
     def count(self, head: Head, activations: Mapping[Source, Array], outputs: Array) -> DriftCounts:
-        """Count texts; arguments and shapes as in :meth:`of`."""
+        """Count texts.
+
+        Args:
+            head: the head.
+            activations: source -> ``(n, k)`` of ``head.features[source]``, in order.
+            outputs: ``(n, outputs)`` of the head.
+        """
         values = _quantities(head, _columns(head, self.places(), activations), outputs)
         return DriftCounts(len(values), _decided(head, outputs), _count_bins(values, self.edges))
 
@@ -275,19 +294,25 @@ def important_features(head: Head, count: int) -> Array:
     Returns:
         ``(f, 3)`` int64 as in :class:`Reference`.
     """
-    importance: dict[tuple[int, int, int], float] = {}
+    known = {s: own for s, own in head.features.items() if s.site in SITE_NAMES}
+    importance = {source: np.zeros(len(own)) for source, own in known.items()}
     for part in head.parts:
         norms = [np.linalg.norm(edges.weights, axis=0) for edges in part.edges]
         largest = max((float(norm.max()) for norm in norms if len(norm)), default=0.0) or 1.0
         for edges, norm in zip(part.edges, norms, strict=True):
-            if edges.source.site not in SITE_NAMES:
-                continue
-            place = SITE_NAMES.index(edges.source.site), edges.source.layer
-            for feature, value in zip(edges.features.tolist(), norm / largest, strict=True):
-                key = (*place, feature)
-                importance[key] = max(importance.get(key, 0.0), float(value))
-    best = sorted(importance, key=lambda key: (-importance[key], key))[:count]
-    return np.array(best, np.int64).reshape(-1, 3)
+            if edges.source in known:
+                places = np.searchsorted(known[edges.source], edges.features)
+                own = importance[edges.source]
+                own[places] = np.maximum(own[places], norm / largest)
+    rows, values = [np.zeros((0, 3), np.int64)], [np.zeros(0)]
+    for source, features in known.items():
+        # No more than `count` of one source can be among the best of all.
+        few = np.argsort(-importance[source], kind="stable")[:count]
+        site = np.full(len(few), SITE_NAMES.index(source.site))
+        rows.append(np.stack([site, np.full(len(few), source.layer), features[few]], axis=1))
+        values.append(importance[source][few])
+    best, value = np.concatenate(rows), np.concatenate(values)
+    return best[np.lexsort((*best.T[::-1], -value))[:count]]
 
 
 def _places(features: Array) -> list[tuple[Source, int]]:
@@ -312,6 +337,17 @@ def _quantities(head: Head, columns: Sequence[Array], outputs: Array) -> Array:
     if not columns:
         return np.asarray(predictions, np.float32)
     return np.concatenate([predictions, np.stack(columns, 1)], 1, dtype=np.float32)
+
+
+def _tells_folds(predictions: Array, folds: Array) -> Array:
+    """Mask ``(k,)`` of predictions ``(n, k)`` of whose variance folds ``(n,)`` explain the most."""
+    _, fold = np.unique(folds, return_inverse=True)
+    centred = np.asarray(predictions, np.float64)
+    centred = centred - centred.mean(axis=0)
+    sizes = np.bincount(fold)
+    sums = np.stack([np.bincount(fold, column) for column in centred.T], axis=1)
+    between = (np.square(sums) / sizes[:, None]).sum(axis=0)
+    return np.asarray(between >= MOST_BY_FOLDS * np.square(centred).sum(axis=0))
 
 
 def _decided(head: Head, outputs: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,9 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
         the best single FFN layer (by validation), the best head of each kind, the chosen head and
         ``baselines``, what it is compared with; of label sets also the chosen head's F1 of each
         label (``labels``). ``test_interval`` holds [low, high] of 95 %
-        bootstrap intervals, and ``gain`` the chosen head's metric less a baseline's on the same
-        rows: that over the conventional head, on the final hidden state, is the task's own.
+        bootstrap intervals, and ``gain`` by how much the chosen head's metric is better than a
+        baseline's on the same rows: that over the conventional head, on the final hidden state, is
+        the task's own.
     """
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     folder = RunFolder(Path(config.run_dir))
@@ -59,13 +60,14 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
     def texts() -> list[str]:
         return sample_texts(store, rows.positions, config)
 
-    def judged(name: str) -> tuple[dict[str, Any], Array]:
+    def judged(name: str) -> _Judged:
         head = Head.load(folder.head(task.name, name))
         outputs = stored_outputs(head, store, rows.positions, texts)
         decided = head.decision_outputs(outputs)
-        return _head_entry(head, test.report(decided, outputs)), decided
+        entry = _head_entry(head, test.report(decided, outputs))
+        return _Judged(entry, decided, head.outputs_for(problem.metric, outputs))
 
-    chosen, decided = judged("chosen")
+    chosen = judged("chosen")
     found: dict[str, Any] = {
         "metric": task.selection_metric,
         "type": task.type,
@@ -74,31 +76,46 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
         "layers": layers,
         "hidden_states": probes["hidden"],
         "best_layer": max(layers, key=lambda e: utility(task.selection_metric, e["val"])),
-        "chosen": chosen,
-        "baselines": _baselines(folder, target, judged, test, decided),
+        "chosen": chosen.entry,
+        "baselines": _baselines(folder, target, judged, test, chosen.outputs),
     }
     if problem.multilabel:
-        found["labels"] = test.by_label(decided, target.classes)
+        found["labels"] = test.by_label(chosen.decided, target.classes)
     found["hidden"] = found["baselines"]["final"]
     found["gain"] = found["hidden"]["gain"]
     for kind in KINDS:
         if folder.head(task.name, kind).is_dir():
-            found[kind], _ = judged(kind)
+            found[kind] = judged(kind).entry
     return found
+
+
+class _Judged(NamedTuple):
+    """A head on the test rows.
+
+    Attributes:
+        entry: of the report.
+        decided: ``(n, outputs)`` of the decided classes.
+        outputs: ``(n, outputs)`` as the selection metric takes them.
+    """
+
+    entry: dict[str, Any]
+    decided: Array
+    outputs: Array
 
 
 def _baselines(
     folder: RunFolder,
     target: Target,
-    judged: Callable[[str], tuple[dict[str, Any], Array]],
+    judged: Callable[[str], _Judged],
     test: HeldOut,
     chosen: Array,
 ) -> dict[str, Any]:
     """Name -> entry of what the chosen head is compared with, and its gain over that."""
     found = {}
     for path in sorted(folder.head(target.task.name).parent.glob(f"{BASELINE}*")):
-        entry, outputs = judged(path.name)
-        found[path.name.removeprefix(BASELINE)] = entry | {"gain": test.gain(chosen, outputs)}
+        own = judged(path.name)
+        gain = test.gain(chosen, own.outputs)
+        found[path.name.removeprefix(BASELINE)] = own.entry | {"gain": gain}
     if test.problem.num_classes is not None:
         constant = _majority(target.rows("train").targets, len(test.targets), test.problem)
         entry = {"kind": "majority", **test.report(constant)}
@@ -170,12 +187,14 @@ class HeldOut:
         return found
 
     def gain(self, outputs: Array, baseline: Array) -> dict[str, float | None]:
-        """What the selection metric gains over a baseline's outputs, with its interval."""
+        """By how much the selection metric is better than for a baseline's outputs, with its
+        interval; both as the metric takes them, ``(n, outputs)``."""
+        metric = self.problem.metric
+        pair = (outputs, baseline) if METRICS[metric].higher_is_better else (baseline, outputs)
         found = difference(
-            self.problem.metric,
+            metric,
             self.targets,
-            outputs,
-            baseline,
+            *pair,
             resamples=self.resamples,
             positive=self.problem.positive,
         )

@@ -115,8 +115,10 @@ class FrozenHeads:
         full = own @ probe.weights[:, features].T + probe.bias
         z = full.copy()
         if mode.out_of_fold:
+            # Validation rows, too, where folds judge: a probe may have seen others of their fold.
+            folds = self.rows.folds[0][: None if mode.num_judge_folds else num_train]
             for k, chosen in enumerate(fold_features):
-                rows = np.flatnonzero(self.rows.folds[0][:num_train] == k)
+                rows = np.flatnonzero(folds == k)
                 part = x[np.ix_(rows, np.searchsorted(read, chosen))]
                 z[rows] = part @ probe.fold_weights[k][:, chosen].T + probe.fold_bias[k]
         # Centred and scaled by the whole model's outputs, which the network sees when scoring.

@@ -8,8 +8,9 @@ Every source is a group of features with a learnt weight (:mod:`pipeline.linear.
 ``block_rows`` rows are divided into blocks, and the blocks' models averaged: linear in the rows,
 and about as good as one model of all (Zhang, Duchi & Wainwright 2013, "Divide and conquer kernel
 ridge regression"). Near-duplicates are in one block and one fold: what is said of a row comes from
-models that have seen neither it nor its like. Where folds are times or authors, the models of other
-blocks that judge a row are those without its fold, too.
+models that have seen neither it nor its like. A group of them larger than a fold of a block is
+divided over the blocks; then, and where folds are times or authors, the models of other blocks that
+judge a row are those without its fold, too.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from store.layout import Source
 Array = NDArray[Any]
 PIECE = 2048
 """Rows that are read at a time where no model is fitted on them."""
-MATRICES = 12
-"""Matrices of a block's size beside the kernels: sums, factors and inverses of two threads."""
+MATRICES = 4
+"""Matrices of a block's size that a fit takes beside its kernels: sum, factor, inverse, a copy."""
 Sets = Mapping[Source, Array]
 """Source -> ``(k,)`` features that are read of it."""
 
@@ -118,22 +119,31 @@ class Joint:
         weight = None if self.weight is None else self.weight[self.fitted]
         self.goal = Goal.of(self.rows.targets[self.fitted], self.problem.num_classes, weight)
         self.num_folds = 1 + max(int(own.max()) for own in self.rows.folds)
-        self.blocks = self._divided()
-        self.is_apart = self.by_folds and self.rows.is_shift and len(self.blocks) > 1
+        self.blocks, is_split = self._divided()
+        self.is_apart = self.by_folds and len(self.blocks) > 1 and (self.rows.is_shift or is_split)
         """Whether other blocks, too, judge by models without a row's fold."""
 
-    def _divided(self) -> list[Array]:
-        """Fitted rows in blocks that are alike, near-duplicates together."""
+    def _divided(self) -> tuple[list[Array], bool]:
+        """Fitted rows in blocks that are alike, and whether near-duplicates are in several.
+
+        A group that is more than a fold of a block would leave little else in it.
+        """
         number = -(-len(self.fitted) // self.block_rows)
         if number == 1:
-            return [self.fitted]
+            return [self.fitted], False
+        _, groups, sizes = np.unique(
+            self.rows.groups[self.fitted], return_inverse=True, return_counts=True
+        )
+        large = sizes[groups] > self.block_rows / self.num_folds
+        groups[large] = len(sizes) + np.arange(large.sum())
         block = stratified_folds(
             self.rows.targets[self.fitted],
             folds=number,
             seed=self.seed + 1,  # not that of the folds
-            groups=self.rows.groups[self.fitted],
+            groups=groups,
         )
-        return [np.flatnonzero(block == i) for i in range(number) if (block == i).any()]
+        blocks = [np.flatnonzero(block == i) for i in range(number) if (block == i).any()]
+        return blocks, bool(large.any())
 
     def mixture(self, kernels: Sequence[Array], block: Array) -> Mixture:
         """The problem of one block, whose kernels are given."""
@@ -148,8 +158,8 @@ class Joint:
         """Fit models on all features of their sources.
 
         Args:
-            models: name -> sources; the weights of a model are sought from those of the smallest
-                one before it that has all of its sources, so the largest best comes first.
+            models: name -> sources; those that have all of another's are learnt first, and the
+                other's weights sought from theirs.
         """
         used = sorted({source for sources in models.values() for source in sources})
         duals: list[dict[str, RidgeFit]] = []
@@ -180,19 +190,26 @@ class Joint:
         kernels: Mapping[Source, Array],
         block: Array,
     ) -> None:
-        for sources in map(tuple, models.values()):
-            if sources in self._learnt:
-                continue
-            start = np.full(len(sources), 1.0 / len(sources))
-            related = [own for own in self._learnt.values() if set(sources) <= set(own)]
-            if related:
-                nearest = min(related, key=len)
-                start = np.array([nearest[source] for source in sources])
-                start *= sum(nearest.values()) / start.sum()
-            found = self.mixture([kernels[s] for s in sources], block).learn(
-                start, is_near=bool(related)
-            )
-            self._learnt[sources] = dict(zip(sources, found.tolist(), strict=True))
+        new = [own for own in dict.fromkeys(map(tuple, models.values())) if own not in self._learnt]
+        largest = [own for own in new if not any(set(own) < set(other) for other in new)]
+        for together in (largest, [own for own in new if own not in largest]):
+            learn = partial(self._weights, kernels=kernels, block=block)
+            made = self.threads.ordered(learn, together)
+            self._learnt |= dict(zip(together, made, strict=True))
+
+    def _weights(
+        self, sources: tuple[Source, ...], *, kernels: Mapping[Source, Array], block: Array
+    ) -> dict[Source, float]:
+        """Weights of a model's sources, sought from those of the smallest known one with them."""
+        start = np.full(len(sources), 1.0 / len(sources))
+        related = [own for own in self._learnt.values() if set(sources) <= set(own)]
+        if related:
+            nearest = min(related, key=len)
+            start = np.array([nearest[source] for source in sources])
+            start *= sum(nearest.values()) / start.sum()
+        mixture = self.mixture([kernels[s] for s in sources], block)
+        found = mixture.learn(start, is_near=bool(related))
+        return dict(zip(sources, found.tolist(), strict=True))
 
     def _assembled(
         self, models: Mapping[str, Sequence[Source]], duals: Sequence[Mapping[str, RidgeFit]]
@@ -341,6 +358,20 @@ def _pieces(rows: Array) -> Iterator[Array]:
         yield rows[start : start + PIECE]
 
 
-def joint_bytes(num_sources: int, num_rows: int, widest: int) -> int:
-    """Memory of fits on so many sources, over blocks of ``num_rows`` rows."""
-    return 4 * num_rows * (num_rows * (num_sources + MATRICES) + 4 * widest)
+def joint_bytes(
+    joint: Joint, *, num_sources: int, widest: int, num_folds: int, num_threads: int
+) -> int:
+    """Memory that fits take at most.
+
+    Args:
+        joint: of the rows.
+        num_sources: that are read; there are about as many models.
+        widest: features of the largest source.
+        num_folds: that judge, over all assignments.
+        num_threads: each with the kernels of one model on chosen features, one for every fold.
+    """
+    side = max(map(len, joint.blocks))
+    kernels = side * side * (num_sources + num_threads * (num_folds + MATRICES))
+    read = num_threads * 2 * side * widest
+    duals = num_sources * (1 + num_folds) * joint.goal.centred.size
+    return 4 * (kernels + read + duals)

@@ -11,6 +11,7 @@ Phase 1: ``z_s = clip((x_s - mean_s) / scale_s) W_s^T + b_s``:
 - ``frozen`` (the paper's Phase 2): the ``z_s`` are the Phase-1 outputs with the edges outside the
   salient set dropped; concatenated over the layers they feed a dense network.
 - ``ensemble``: the mean of the outputs of a frozen and a sparse part.
+- ``stack``: a weighted sum of the best of these kinds, as the mean of parts that are scaled for it.
 
 Outputs are calibrated already; classes are decided by thresholds that belong to the head::
 
@@ -39,7 +40,8 @@ from scipy import sparse
 
 from pipeline.errors import ConfigError, HeadError
 from pipeline.linear import Standardiser
-from pipeline.measures import decision_outputs, label_probabilities, probabilities
+from pipeline.measures import METRICS, decision_outputs, label_probabilities, probabilities
+from pipeline.progress import counted
 from pipeline.texts import Lexicon
 from store.layout import NGRAMS, Source
 from store.tables import read_arrays, read_json, write_arrays, write_json
@@ -240,6 +242,11 @@ class Head:
         """
         return decision_outputs(outputs, self.thresholds, multilabel=self.multilabel)
 
+    def outputs_for(self, metric: str, outputs: Array) -> Array:
+        """Outputs ``(n, outputs)`` as a metric takes them: those of :meth:`decision_outputs` where
+        it is one of decided classes, else as they are."""
+        return self.decision_outputs(outputs) if METRICS[metric].of_decisions else outputs
+
     @property
     def fingerprint(self) -> str:
         """Digest of what determines predictions: all tensors, the classes and the extraction."""
@@ -369,7 +376,7 @@ def describe_heads(heads: Sequence[Head]) -> str:
     """One line per head, for messages."""
     return "; ".join(
         f"{head.card.task} ({head.card.kind}, blocks 0..{head.card.depth},"
-        f" {head.card.num_features:,} features)"
+        f" {counted(head.card.num_features, 'feature')})"
         for head in heads
     )
 

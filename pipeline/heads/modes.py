@@ -15,7 +15,8 @@ cross_fit  cross_validation  whole       all *        training and validation ro
 
 *probes*: whose weights are the head's edges, and choose the salient features: fitted on all
 training rows, or without fold 0. *network*: the rows that the network is trained on, on these
-probes' outputs; (*) a training row's outputs are those of the probe fitted without the row's fold.
+probes' outputs; (*) a row's outputs are those of the probe fitted without the row's fold. Where
+validation rows judge, these are seen by the probes as scoring sees texts.
 
 By cross-validation a second network without fold ``k``, for every ``k``, judges the rows of fold
 ``k``: it is trained on the other rows, on the features of the probes without ``k``. Linear heads
@@ -43,7 +44,8 @@ class Mode:
     Attributes:
         probes_without: fold that the probes were fitted without; None for the whole probes.
         network_fold: fold that the network is trained on; None for all rows.
-        out_of_fold: whether a row's inputs are those of the probe fitted without its fold.
+        out_of_fold: whether the inputs of the rows that are fitted on are those of the probe fitted
+            without their fold.
         num_judge_folds: folds whose rows are judged by networks without them; 0 where the
             validation rows judge.
     """

@@ -43,10 +43,11 @@ def fit_chosen(joint: Joint, shares: dict[Source, float], chosen: Sequence[Sets]
     for block in joint.blocks:
         if block is not joint.blocks[0]:
             kernels = _kernels(joint, shares, chosen, block)
-        own, *by_fold = (np.float32(scale) * kernel for kernel in kernels)
-        duals.append(_solve(joint, own, block))
+        own, *by_fold = kernels
+        duals.append(_solve(joint, np.float32(scale) * own, block))
         joined.append([])
-        for (assignment, held), kernel in zip(_folds(joint, block), by_fold, strict=False):
+        for (assignment, held), unscaled in zip(_folds(joint, block), by_fold, strict=False):
+            kernel = np.float32(scale) * unscaled
             if held.any():
                 seen[assignment, block[held]] = _held_out(joint, kernel, block, held)
             if number > 1:
@@ -145,12 +146,15 @@ def walk(error: Callable[[float], float], values: Sequence[float]) -> float:
 
 
 def _solve(joint: Joint, kernel: Array, block: Array, rows: Array | None = None) -> Array:
-    """Duals ``(n_b, outputs)`` float32 of a ridge model on some rows (a mask) of a block."""
+    """Duals ``(n_b, outputs)`` float32 of a ridge model on some rows (a mask) of a block; without
+    any the model is the mean of the targets, which are centred."""
     inside = np.ones(len(block), bool) if rows is None else rows
+    found = np.zeros((len(block), joint.goal.centred.shape[1]), np.float32)
+    if not inside.any():
+        return found
     matrix = kernel[np.ix_(inside, inside)] + np.float32(INTERCEPT)
     noise = 1.0 if joint.weight is None else 1.0 / joint.weight[block[inside]].astype(np.float32)
     matrix[np.diag_indices_from(matrix)] += noise
-    found = np.zeros((len(block), joint.goal.centred.shape[1]), np.float32)
     found[inside] = solve_positive(matrix, joint.goal.centred[block[inside]])
     return found
 

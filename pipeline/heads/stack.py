@@ -1,7 +1,8 @@
 """The stack: a weighted sum of heads' outputs, its few weights learnt on their out-of-fold outputs.
 
 Weights are not negative, and drawn towards the plain mean; how strongly, the nested out-of-fold
-loss decides: with few rows nothing beats the mean. What is said of a row comes from weights that
+loss decides. With few rows it is the mean: weights would fit what the heads' outputs on them, by
+which the heads themselves were tuned, say too well. What is said of a row comes from weights that
 were learnt without its fold. Source: Breiman 1996, "Stacked regressions".
 """
 
@@ -20,6 +21,8 @@ from pipeline.measures import label_probabilities, probabilities
 Array = NDArray[Any]
 PULLS = (0.03, 0.3, np.inf)
 """Strengths, in nats or squared spreads a row, that are tried; infinite for the plain mean."""
+ROWS_A_WEIGHT = 50
+"""With fewer rows for each head, the plain mean."""
 
 
 def stacked(judge: Judge, folds: Array, members: Sequence[Candidate]) -> Candidate:
@@ -31,7 +34,8 @@ def stacked(judge: Judge, folds: Array, members: Sequence[Candidate]) -> Candida
         members: heads of one model each, at least two.
     """
     outputs = np.stack([member.outputs for member in members]).astype(np.float64)
-    found = {pull: _held_out(judge, outputs, folds, pull) for pull in PULLS}
+    pulls = PULLS if len(folds) >= ROWS_A_WEIGHT * len(members) else (np.inf,)
+    found = {pull: _held_out(judge, outputs, folds, pull) for pull in pulls}
     pull = min(found, key=lambda one: losses_of(judge.problem, judge.targets, found[one]).mean())
     weights = _weights(judge, outputs, np.ones(len(folds), bool), pull)
     count = np.float32(len(members))  # a head is the mean of its parts

@@ -15,6 +15,5 @@ from .mixture import Mixture as Mixture
 from .mixture import RidgeFit as RidgeFit
 from .mixture import solve_positive as solve_positive
 from .ridge import ridge_bytes as ridge_bytes
-from .solver import iterate_path as iterate_path
 from .solver import solve_paths as solve_paths
 from .threads import BlockThreads as BlockThreads

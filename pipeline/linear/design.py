@@ -211,48 +211,6 @@ class MemoryDesign(_RawDesign):
         yield _blocks_of(0, self._raw)
 
 
-@dataclass(frozen=True)
-class _StandardisedSpan:
-    rows: slice
-    values: Array
-
-    def blocks(self, scratch: Scratch) -> Iterator[tuple[slice, Array]]:
-        step = self.rows.step
-        size = block_rows(self.values.shape[1])
-        for begin in range(0, len(self.values), size):
-            part = self.values[begin : begin + size]
-            low = self.rows.start + begin * step
-            yield slice(low, low + (len(part) - 1) * step + 1, step), part.T
-
-
-class StandardisedDesign:
-    """Rows that are standardised already.
-
-    Args:
-        x: ``(n, features)`` float32.
-    """
-
-    device = CPU
-
-    def __init__(self, x: Array) -> None:
-        self.num_rows, self.num_features = x.shape
-        self._x = x
-        one = np.ones(self.num_features, np.float32)
-        self.standardiser = Standardiser(0 * one, one, float(np.sqrt(len(x))))
-
-    def spans(self, every: int = 1) -> Iterator[Span]:
-        """See :meth:`Design.spans`."""
-        size = block_rows(self.num_features)
-        size *= every * max(1, SPAN_ROWS // size)
-        for start in range(0, self.num_rows, size):
-            rows = slice(start, min(start + size, self.num_rows), every)
-            yield _StandardisedSpan(rows, self._x[rows])
-
-    def blocks(self, every: int = 1) -> Iterator[tuple[slice, Array]]:
-        """See :meth:`Design.blocks`."""
-        yield from _serial_blocks(self.spans(every))
-
-
 class StoreDesign(_RawDesign):
     """A design over rows of a store.
 

@@ -24,14 +24,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 Array = NDArray[Any]
 MAX_ITERATIONS = 15
+LEVELS = (0.01, 0.1, 1.0, 10.0)
+"""Factors of the weights that are tried to start from."""
+LEVEL_ROWS = 500
+"""Rows that the factor is chosen on, where there are more."""
 FIRST_ROWS = 1000
 """Rows that weights are sought on first, where there are more; an eighth of the work of twice as
 many."""
-LAST_ITERATIONS = 3
+LAST_ITERATIONS = 2
 """Iterations on all rows after that."""
 PRECISION = 1e-5
 """Relative gain of the objective at which learning ends."""
@@ -43,6 +47,7 @@ LARGEST = np.log(300.0)
 """Bound of a log-weight: beyond it float32 cannot tell ``K + I`` from a singular matrix."""
 MAX_OUTPUTS = 8
 """Outputs that weights are learnt on; more are projected to so many."""
+TILE = 256
 INTERCEPT = 1.0
 """Weight of the constant feature: the targets are centred, so little is left for it."""
 
@@ -97,10 +102,11 @@ class Mixture:
         With more than ``MAX_OUTPUTS`` outputs the error is that of random projections of them.
 
         Args:
-            start: ``(groups,)`` to start from; their level is where the prior's mean lies.
+            start: ``(groups,)`` to start from, up to a factor: that of ``LEVELS`` is taken which
+                is best. Their level then is where the prior's mean lies.
             is_near: learnt already with some more groups: few iterations do.
         """
-        prior = np.minimum(np.log(start), LARGEST)
+        prior = self._best_level(np.minimum(np.log(start), LARGEST))
         theta, iterations = prior, MAX_ITERATIONS
         if len(self.targets) > FIRST_ROWS and is_near:
             iterations = LAST_ITERATIONS
@@ -109,15 +115,27 @@ class Mixture:
             theta, iterations = few._descended(prior, prior.mean(), iterations), LAST_ITERATIONS
         return np.asarray(np.exp(self._descended(theta, prior.mean(), iterations)))
 
+    def _best_level(self, theta: Array) -> Array:
+        """The start on the right side of the hill: where weights are so large that the model meets
+        every target, the held-out error is flat, and no descent leaves there."""
+        few = self._some(LEVEL_ROWS) if len(self.targets) > LEVEL_ROWS else self
+        starts = [np.minimum(theta + np.log(factor), LARGEST) for factor in LEVELS]
+        targets = few._projected()
+        return min(starts, key=lambda one: few._objective(one, targets, one.mean())[0])
+
+    def _projected(self) -> Array:
+        """Targets that weights are learnt on, ``(n, at most MAX_OUTPUTS)``."""
+        size = self.targets.shape[1]
+        if size <= MAX_OUTPUTS:
+            return self.targets
+        draw = np.random.default_rng(0).normal(size=(size, MAX_OUTPUTS))
+        return np.asarray(self.targets @ np.linalg.qr(draw)[0], np.float32)
+
     def _descended(self, theta: Array, level: float, iterations: int) -> Array:
-        targets = self.targets
-        if targets.shape[1] > MAX_OUTPUTS:
-            draw = np.random.default_rng(0).normal(size=(targets.shape[1], MAX_OUTPUTS))
-            targets = (targets @ np.linalg.qr(draw)[0]).astype(np.float32)
         found = optimize.minimize(
             self._objective,
             theta,
-            args=(targets, level),
+            args=(self._projected(), level),
             jac=True,
             method="L-BFGS-B",
             bounds=[(None, LARGEST)] * len(theta),
@@ -179,7 +197,7 @@ class Mixture:
         """``(K + noise)^-1``, float32."""
         total = np.full((len(self.targets),) * 2, np.float32(INTERCEPT))
         for weight, kernel in zip(weights, self.kernels, strict=True):
-            total += np.float32(weight) * kernel
+            blas.saxpy(kernel.reshape(-1), total.reshape(-1), a=float(weight))  # no temporary
         return inverse_with_noise(total, self._noise)
 
 
@@ -193,8 +211,17 @@ def inverse_with_noise(kernel: Array, noise: Array) -> Array:
         inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
     else:
         inverse, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
-    lower = np.tril(inverse).astype(np.float32)
-    return np.asarray(lower + np.tril(lower, -1).T)
+    return _whole(np.asarray(inverse, np.float32))
+
+
+def _whole(lower: Array) -> Array:
+    """A symmetric matrix from its lower triangle, in place; tile by tile, as caches like it."""
+    for start in range(0, len(lower), TILE):
+        here, below = slice(start, start + TILE), slice(start + TILE, None)
+        tile = np.tril(lower[here, here])
+        lower[here, here] = tile + np.tril(tile, -1).T
+        lower[here, below] = lower[below, here].T
+    return lower
 
 
 def solve_positive(matrix: Array, right: Array) -> Array:

@@ -20,9 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ProbeError
-from pipeline.linear.design import Design, StandardisedDesign
+from pipeline.linear.design import Design
 from pipeline.linear.fitted import Linear, all_classes
-from pipeline.linear.gram import design_gram, sample_step
 from pipeline.linear.labelwise import Objective, Starts, solve_by_label
 from pipeline.linear.lockstep import METHODS, JointDescent, Method
 from pipeline.linear.losses import Loss, Losses
@@ -247,58 +246,3 @@ def is_ridge_optimum(
     value = loss + 0.5 * alpha * float(np.vdot(theta[:, :-1], theta[:, :-1]))
     gap = float(np.vdot(full, full)) / (2 * alpha)
     return bool(np.abs(full).max() <= tol * total and gap <= RIDGE_GAP * tol * value)
-
-
-def iterate_path(
-    x: Array,
-    y: Array,
-    *,
-    num_classes: int | None,
-    penalties: Sequence[float],
-    solver: str = "lbfgs",
-    sample_weight: Array | None = None,
-    tol: float = 1e-4,
-) -> Iterator[Linear]:
-    """Fit one model per penalty on a matrix in memory, the strongest regularisation first.
-
-    Args:
-        x: ``(n, features)`` float32, standardised.
-        y: ``(n,)`` class indices, or values when ``num_classes`` is None.
-        num_classes: number of classes; None for regression.
-        penalties: C (classification) or alpha (regression), in any order.
-        solver: ``"lbfgs"`` or ``"sklearn"`` (the reference).
-        sample_weight: ``(n,)`` weights; rows of weight 0 are left out exactly.
-        tol: see :func:`solve_paths`.
-
-    Yields:
-        A model per penalty, warm-started from the one before.
-    """
-    # A small C and a large alpha regularise strongly.
-    grid = sorted(set(penalties), reverse=num_classes is None)
-    if solver == "sklearn":
-        from pipeline.linear.estimators import sklearn_path  # late: only the reference needs it
-
-        yield from sklearn_path(
-            x,
-            y,
-            num_classes=num_classes,
-            penalties=grid,
-            sample_weight=sample_weight,
-            tol=tol,
-        )
-        return
-    design = StandardisedDesign(x)
-    objective = Objective(np.asarray(y), num_classes, sample_weight)
-    if num_classes is None:
-        yield from solve_paths(design, [objective], grid, tol=tol)[0]
-        return
-    gram = None
-    if len(grid) > 2 and len(x) >= x.shape[1]:
-        # One for all of them: each is solved by itself, as callers may stop early.
-        gram = design_gram(design, sample_step(*x.shape))
-    model: Linear | None = None
-    for penalty in grid:
-        ((model,),) = solve_paths(
-            design, [objective], [penalty], tol=tol, gram=gram, starts=[model]
-        )
-        yield model

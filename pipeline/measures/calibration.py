@@ -2,11 +2,12 @@
 
 Logits are scaled by one temperature and shifted by a bias per class (Guo et al. 2017, "On
 calibration of modern neural networks", section 4.2): as much of that as lowers the log-loss on rows
-that it was not fitted on by more than one standard error. Decisions stay those of the uncalibrated
-model, by thresholds that undo the biases, unless the plain maximum of the calibrated probabilities,
-or thresholds ``prior ** gamma``, gain more than one standard error of the task's metric on such
-rows. With a few hundred rows to fit on, richer families (a scale per class, free thresholds) fit
-those rows and nothing else.
+that it was not fitted on by more than one standard error. Thresholds are ``prior ** gamma``, of
+which gamma promises most: the metric that is expected if the probabilities are right, which knows
+no label (Ye et al. 2012, "Optimizing F-measures: a tale of two approaches"). The few labels of a
+small task would fit thresholds to themselves; its probabilities are each a mean of many. With a few
+hundred rows to fit on, richer families (a scale per class, free thresholds) fit those rows and
+nothing else.
 """
 
 from __future__ import annotations
@@ -19,25 +20,29 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from pipeline.measures.bootstrap import Resamples, difference
+from pipeline.measures import weighted
+from pipeline.measures.bootstrap import Resamples
 from pipeline.measures.folds import stratified_folds
-from pipeline.measures.metrics import (
-    METRICS,
-    decision_outputs,
-    probabilities,
-    score,
-    utility,
-)
+from pipeline.measures.metrics import decision_outputs, predictions, probabilities
 
 Array = NDArray[Any]
 FOLDS = 5
 GAMMAS = tuple(i / 10 for i in range(11))
 """Exponents tried: 0 is the plain maximum, 1 weighs all classes alike whatever their number."""
+OF_SHARES = {
+    "macro_f1": weighted.macro_f1,
+    "macro_recall": weighted.macro_recall,
+    "f1": weighted.f1,
+}
+"""Metrics that thresholds may raise, of rows that have every class, as much as is probable."""
+MOST_PROBABLE = "most probable"
+"""Decisions without thresholds."""
 SCORE_LEVEL = 1.5
 """Log-scale of logits over scores of indicators: scores a whole apart are odds of some 90 to 1."""
 MIN_ROWS = 50
 """Fewer rows than this are not calibrated on."""
-ONE_SIGMA = 0.6827
+REPLICATES = 100
+"""Resamples of the rows, for the standard error of what thresholds gain."""
 NUM_BINS = 15
 
 
@@ -80,24 +85,17 @@ def calibrate(
     size = outputs.shape[1]
     outputs = np.asarray(outputs, np.float64)
     if len(outputs) < MIN_ROWS:
-        facts = {"rows": len(outputs), "method": "none", "decisions": "as fitted"}
+        facts = {"rows": len(outputs), "method": "none", "decisions": MOST_PROBABLE}
         return Calibration(np.ones(size), np.zeros(size), None, facts)
     fold = stratified_folds(targets, folds=FOLDS, seed=seed)
     method, calibrated = _choose_method(outputs, targets, fold)
     scale, shift = METHODS[method](outputs, targets)
-    judge = _Judge(metric, positive, _prior(targets, max(size, 2)))
-    decisions = _choose_decisions(outputs, calibrated, targets, fold, judge, seed)
-    undo = np.concatenate([[0.0], shift]) if size == 1 else shift
-    log_thresholds = {
-        "as fitted": undo,
-        "calibrated": np.zeros_like(undo),
-        "tuned": judge.gamma(calibrated, targets) * np.log(judge.prior),
-    }[decisions]
-    thresholds = _normalised(log_thresholds) if np.ptp(log_thresholds) > 0 else None
+    log_thresholds = _log_thresholds(calibrated, targets, metric, positive, seed)
+    thresholds = None if log_thresholds is None else _normalised(log_thresholds)
     facts = {
         "rows": len(targets),
         "method": method,
-        "decisions": decisions,
+        "decisions": MOST_PROBABLE if thresholds is None else by_thresholds(metric),
         "log_loss": {
             "before": float(row_losses(outputs, targets).mean()),
             "after": float(row_losses(calibrated, targets).mean()),
@@ -110,26 +108,46 @@ def calibrate(
     return Calibration(scale, shift, thresholds, facts)
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """The task's metric, and thresholds ``prior ** gamma``."""
+def by_thresholds(metric: str) -> str:
+    """How a card says that decisions are by thresholds."""
+    return f"best expected {metric}"
 
-    metric: str
-    positive: int
-    prior: Array
 
-    def gamma(self, outputs: Array, targets: Array) -> float:
-        """The exponent whose decisions score best."""
-        values = [
-            score(self.metric, targets, self.tilted(outputs, gamma), positive=self.positive)
-            for gamma in GAMMAS
-        ]
-        return GAMMAS[int(np.argmax([utility(self.metric, value) for value in values]))]
+def gains_most(gains: Callable[[Array], Array], num_rows: int, seed: int) -> bool:
+    """Whether thresholds gain more than one standard error.
 
-    def tilted(self, outputs: Array, gamma: float) -> Array:
-        """Outputs whose plain maximum is that of the probabilities over the thresholds."""
-        shift = _contrast(gamma * np.log(self.prior), outputs.shape[1])
-        return np.asarray(outputs - shift)
+    Args:
+        gains: ``counts (replicates, n)``, how often each row is taken, -> ``(replicates,)``.
+        num_rows: ``n``.
+        seed: of the resamples.
+    """
+    resamples = Resamples(num_rows, replicates=REPLICATES, seed=seed)
+    drawn = np.concatenate([gains(counts) for _, counts in resamples.chunks()])
+    return bool(gains(np.ones((1, num_rows)))[0] > drawn.std())
+
+
+def _log_thresholds(
+    outputs: Array, targets: Array, metric: str, positive: int, seed: int
+) -> Array | None:
+    """``gamma * log(prior)`` ``(classes,)`` of the largest expected metric; None: no thresholds."""
+    if metric not in OF_SHARES:
+        return None
+    probability = probabilities(outputs)
+    positive %= probability.shape[1]
+    prior = np.log(_prior(targets, probability.shape[1]))
+    once = np.ones((1, len(outputs)))
+
+    def expected(counts: Array, gamma: float) -> Array:
+        shift = _contrast(gamma * prior, outputs.shape[1])
+        decided = predictions(outputs - shift, regression=False)
+        return OF_SHARES[metric](counts, probability, decided, probability, positive)
+
+    gamma = max(GAMMAS, key=lambda gamma: float(expected(once, gamma)[0]))
+
+    def gains(counts: Array) -> Array:
+        return expected(counts, gamma) - expected(counts, 0.0)
+
+    return gamma * prior if gains_most(gains, len(outputs), seed) else None
 
 
 def _choose_method(outputs: Array, targets: Array, fold: Array) -> tuple[str, Array]:
@@ -141,28 +159,6 @@ def _choose_method(outputs: Array, targets: Array, fold: Array) -> tuple[str, Ar
         if gains.mean() > gains.std() / np.sqrt(len(gains)):
             best = name
     return best, held_out[best]
-
-
-def _choose_decisions(
-    outputs: Array, calibrated: Array, targets: Array, fold: Array, judge: _Judge, seed: int
-) -> str:
-    """How classes are decided: "as fitted", by the "calibrated" maximum, or "tuned"."""
-    tuned = calibrated.copy()
-    for k in range(FOLDS):
-        held = fold == k
-        tuned[held] = judge.tilted(calibrated[held], judge.gamma(calibrated[~held], targets[~held]))
-    options: dict[str, Any] = {
-        "resamples": Resamples(len(targets), replicates=400, seed=seed),
-        "positive": judge.positive,
-        "level": ONE_SIGMA,
-    }
-    choice, best = "as fitted", outputs
-    for name, candidate in (("calibrated", calibrated), ("tuned", tuned)):
-        gain = difference(judge.metric, targets, candidate, best, **options)
-        # An interval of one standard error on either side, turned so that more is better.
-        if (gain.low if METRICS[judge.metric].higher_is_better else -gain.high) > 0:
-            choice, best = name, candidate
-    return choice
 
 
 def calibration_error(probability: Array, targets: Array) -> float:

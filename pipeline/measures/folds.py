@@ -103,13 +103,8 @@ def ordered_folds(values: Array, folds: int) -> Array:
         folds: how many.
 
     Raises:
-        ProbeError: a time is missing (NaN), or there are fewer different times than folds.
+        ProbeError: there are fewer different times than folds.
     """
-    if missing := int(np.isnan(np.asarray(values, np.float64)).sum()):
-        raise ProbeError(
-            f"folds in the order of time: {missing} of {len(values)} rows have no time; give every"
-            " text one, or make the folds in another way"
-        )
     times, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     _check_enough(len(times), folds, "times")
     ends = np.cumsum(counts)
@@ -123,37 +118,33 @@ def ordered_folds(values: Array, folds: int) -> Array:
     return np.searchsorted(np.array(cuts, np.int64), np.arange(len(times)), side="right")[place]
 
 
-def label_folds(values: Sequence[Hashable], folds: int) -> Array:
+def label_folds(values: Sequence[Hashable], folds: int, *, what: str = "labels") -> Array:
     """Fold index ``(n,)`` int64 of each row: all rows of one label (author, source) together.
 
     The largest label comes first, each goes to the fold with the fewest rows; equal sizes in the
-    order of the labels as text. A row whose label is missing (None) is a label of its own.
+    order of the labels as text.
 
     Args:
         values: ``(n,)`` the label of each row.
         folds: how many.
+        what: the labels are, for the error.
 
     Raises:
         ProbeError: there are fewer different labels than folds.
     """
-    sizes = Counter(value for value in values if value is not None)
-    single = [row for row, value in enumerate(values) if value is None]
-    _check_enough(len(sizes) + len(single), folds, "labels")
+    sizes = Counter(values)
+    _check_enough(len(sizes), folds, what)
     filled = [0] * folds
     found: dict[Hashable, int] = {}
     for label in sorted(sizes, key=lambda label: (-sizes[label], str(label))):
         found[label] = filled.index(min(filled))
         filled[found[label]] += sizes[label]
-    fold = np.array([found.get(value, -1) for value in values], np.int64)
-    for row in single:
-        fold[row] = filled.index(min(filled))
-        filled[fold[row]] += 1
-    return fold
+    return np.array([found[value] for value in values], np.int64)
 
 
 def _check_enough(found: int, folds: int, what: str) -> None:
     if found < folds:
         raise ProbeError(
             f"{folds} folds, but the rows have only {found} different {what}; ask for fewer folds"
-            " (head.folds) or make them in another way"
+            " (head.folds) or make them in another way (head.folds_by)"
         )

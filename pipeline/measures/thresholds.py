@@ -2,8 +2,9 @@
 
 Logits of label sets come calibrated, label by label (``logit_map``). What is left to choose is from
 which probability on a label is decided for: one half is the right threshold for accuracy, a lower
-one for the F1 of a rare label. Every label gets the threshold of its best F1, and all are kept only
-if decisions by thresholds that did not see the row gain more than one standard error.
+one for the F1 of a rare label. A label gets the threshold of the best F1 that is expected if the
+probabilities are right, as classes do (:mod:`pipeline.measures.calibration`); for ``micro_f1`` all
+have the same.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.measures.bootstrap import Resamples, difference
-from pipeline.measures.calibration import FOLDS, MIN_ROWS, ONE_SIGMA, Calibration, row_losses
-from pipeline.measures.folds import stratified_folds
+from pipeline.measures.calibration import (
+    MIN_ROWS,
+    MOST_PROBABLE,
+    Calibration,
+    by_thresholds,
+    gains_most,
+    row_losses,
+)
 from pipeline.measures.labelsets import label_f1
-from pipeline.measures.metrics import METRICS, decision_outputs, label_probabilities
+from pipeline.measures.metrics import METRICS, label_probabilities
 
 Array = NDArray[Any]
 PLAIN = 0.5
@@ -32,36 +38,39 @@ def calibrate_labels(outputs: Array, targets: Array, *, metric: str, seed: int =
         outputs: ``(n, labels)`` logits.
         targets: ``(n, labels)`` 0 or 1.
         metric: what decisions are judged by; ``macro_f1`` if that is about probabilities.
-        seed: of the folds and of the bootstrap.
+        seed: of the bootstrap.
     """
     outputs = np.asarray(outputs, np.float64)
-    facts: dict[str, Any] = {"rows": len(outputs), "method": "none", "decisions": "as fitted"}
+    facts: dict[str, Any] = {"rows": len(outputs), "method": "none", "decisions": MOST_PROBABLE}
     thresholds = None
     if len(outputs) >= MIN_ROWS:
         loss = float(row_losses(outputs, targets).mean())
         facts["log_loss"] = {"before": loss, "after": loss}
-        if _gain(outputs, targets, metric, seed) > 0:
-            thresholds, facts["decisions"] = best_thresholds(outputs, targets), "tuned"
+        judge = metric if METRICS[metric].of_decisions else "macro_f1"
+        thresholds = _thresholds(label_probabilities(outputs), judge, seed)
+        if thresholds is not None:
+            facts["decisions"] = by_thresholds(judge)
     size = outputs.shape[1]
     return Calibration(np.ones(size), np.zeros(size), thresholds, facts, multilabel=True)
 
 
-def best_thresholds(outputs: Array, targets: Array) -> Array:
-    """The threshold of each label's best F1 ``(labels,)``; shapes as above."""
-    probability, once = label_probabilities(outputs), np.ones((1, len(outputs)))
+def _thresholds(probability: Array, metric: str, seed: int) -> Array | None:
+    """The threshold of each label's best expected F1 ``(labels,)``; None if one half is as good."""
     grid = sorted(GRID, key=lambda one: abs(one - PLAIN))
-    found = [label_f1(once, targets, probability > one)[0] for one in grid]
-    return np.asarray(np.array(grid)[np.nan_to_num(np.stack(found)).argmax(axis=0)])
+    once = np.ones((1, len(probability)))
 
+    def expected(counts: Array, thresholds: Array | float) -> Array:
+        decided = probability > thresholds
+        return METRICS[metric].of_counts(counts, probability, decided, probability, 0)
 
-def _gain(outputs: Array, targets: Array, metric: str, seed: int) -> float:
-    """One standard error below what thresholds chosen without a row gain on it."""
-    fold = stratified_folds(targets, folds=FOLDS, seed=seed)
-    tuned = outputs.copy()
-    for k in range(FOLDS):
-        held = fold == k
-        chosen = best_thresholds(outputs[~held], targets[~held])
-        tuned[held] = decision_outputs(outputs[held], chosen, multilabel=True)
-    judge = metric if METRICS[metric].of_decisions else "macro_f1"
-    resamples = Resamples(len(targets), replicates=400, seed=seed)
-    return difference(judge, targets, tuned, outputs, resamples=resamples, level=ONE_SIGMA).low
+    if metric == "micro_f1":
+        common = max(grid, key=lambda one: float(expected(once, one)[0]))
+        found = np.full(probability.shape[1], common)
+    else:
+        each = [label_f1(once, probability, probability > one)[0] for one in grid]
+        found = np.array(grid)[np.nan_to_num(np.stack(each)).argmax(axis=0)]
+
+    def gains(counts: Array) -> Array:
+        return expected(counts, found) - expected(counts, PLAIN)
+
+    return np.asarray(found) if gains_most(gains, len(probability), seed) else None

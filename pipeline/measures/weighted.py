@@ -4,7 +4,8 @@ Every function takes ``counts (replicates, n)``, how often each row is taken, an
 :class:`pipeline.measures.metrics.Metric` computes from: targets ``(n,)``, predictions ``(n,)``,
 probabilities ``(n, classes)`` or values ``(n,)``, and the positive class. It returns
 ``(replicates,)`` float64: what the metric is on the rows repeated that often. NaN where the metric
-is not defined.
+is not defined. For ``macro_f1``, ``macro_recall`` and ``f1`` targets may also be ``(n, classes)``,
+the share of each row that has the class.
 """
 
 from __future__ import annotations
@@ -26,15 +27,24 @@ def divide(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Arra
     return np.asarray(np.divide(numerator, denominator, out=out, where=denominator > 0))
 
 
-def _confusion(counts: Array, targets: Array, predictions: Array, classes: int) -> Array:
-    """``(replicates, classes, classes)``: rows of class ``i`` predicted as ``j``."""
-    classes = max(classes, int(targets.max(initial=0)) + 1)
-    rows = np.arange(len(targets))
-    cells = sparse.csr_array(
-        (np.ones(len(rows)), (targets * classes + predictions, rows)),
-        shape=(classes * classes, len(rows)),
-    )
-    return np.asarray(cells @ counts.T).T.reshape(len(counts), classes, classes)
+def _margins(
+    counts: Array, targets: Array, predictions: Array, classes: int
+) -> tuple[Array, Array, Array]:
+    """Rows of each class that are predicted right, that are predicted, and that there are: each
+    ``(replicates, classes)``."""
+    rows = np.arange(len(predictions))
+    one = np.ones(len(rows))
+    if targets.ndim == 1:
+        classes = max(classes, int(targets.max(initial=0)) + 1)
+    shape = len(rows), classes
+    guess = sparse.csr_array((one, (rows, predictions)), shape=shape)
+    if targets.ndim == 1:
+        right = (targets == predictions).astype(np.float64)
+        truth = sparse.csr_array((one, (rows, targets)), shape=shape)
+    else:
+        right, truth = targets[rows, predictions], targets
+    hits = sparse.csr_array((right, (rows, predictions)), shape=shape)
+    return counts @ hits, counts @ guess, counts @ truth
 
 
 def accuracy(counts: Array, y: Array, prediction: Array, _: Array, __: int) -> Array:
@@ -44,17 +54,14 @@ def accuracy(counts: Array, y: Array, prediction: Array, _: Array, __: int) -> A
 
 def macro_f1(counts: Array, y: Array, prediction: Array, probability: Array, _: int) -> Array:
     """Mean F1 of the classes that the targets have."""
-    confusion = _confusion(counts, y, prediction, probability.shape[1])
-    support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
-    each = divide(2 * np.einsum("rkk->rk", confusion), support + predicted)
-    return _mean_present(each, support)
+    hits, predicted, support = _margins(counts, y, prediction, probability.shape[1])
+    return _mean_present(divide(2 * hits, support + predicted), support)
 
 
 def macro_recall(counts: Array, y: Array, prediction: Array, probability: Array, _: int) -> Array:
     """Mean recall of the classes that the targets have."""
-    confusion = _confusion(counts, y, prediction, probability.shape[1])
-    support = confusion.sum(axis=2)
-    return _mean_present(divide(np.einsum("rkk->rk", confusion), support), support)
+    hits, _predicted, support = _margins(counts, y, prediction, probability.shape[1])
+    return _mean_present(divide(hits, support), support)
 
 
 def _mean_present(each: Array, support: Array) -> Array:
@@ -64,7 +71,8 @@ def _mean_present(each: Array, support: Array) -> Array:
 
 def f1(counts: Array, y: Array, prediction: Array, _: Array, positive: int) -> Array:
     """F1 of the positive class; 0 where it is neither present nor predicted."""
-    truth, guess = (y == positive).astype(np.float64), (prediction == positive).astype(np.float64)
+    truth = y[:, positive] if y.ndim == 2 else (y == positive).astype(np.float64)
+    guess = (prediction == positive).astype(np.float64)
     return divide(2 * (counts @ (truth * guess)), counts @ (truth + guess))
 
 

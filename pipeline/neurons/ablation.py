@@ -5,9 +5,9 @@
 
 ``ablate`` runs the backbone over a split's texts with the salient neurons of a run silenced, and
 with equally many random ones of the same layers, and compares the metric of (a) the chosen head
-and (b) the conventional head on the final hidden state. (a) reads the silenced neurons itself,
-which alone makes it lose; (b) shows whether the model's own later layers use them. The report is
-kept in the run folder's ``ablation.json``.
+and (b) the conventional head on the final hidden state, fitted on the same rows as (a). (a) reads
+the silenced neurons itself, which alone makes it lose; (b) shows whether the model's own later
+layers use them. The report is kept in the run folder's ``ablation.json``.
 
 After Bau et al. 2019 (arXiv 1811.01157), who erase a translation model's ranked neurons.
 """
@@ -37,12 +37,12 @@ from pipeline.heads import Head, text_activations, wanted_tasks
 from pipeline.locking import one_at_a_time
 from pipeline.measures import METRICS, Resamples, as_judged, score
 from pipeline.neurons.arms import random_neurons, salient_neurons, token_means
-from pipeline.probes import Probe, load_probe
+from pipeline.probes import Probe, load_final_probe
 from pipeline.progress import Say, advance, silent
-from pipeline.runfolder import RunFolder
+from pipeline.runfolder import RunFolder, open_snapshot, what_was_lost
 from pipeline.texts import Rows, Split, Target, load_target, sample_texts
 from store import ActivationStore, StoreError
-from store.layout import Source, final_hidden
+from store.layout import Source
 from store.tables import read_json, read_table, write_json
 
 Array = NDArray[Any]
@@ -53,6 +53,8 @@ BLOCK_BYTES = 256 * 2**20
 """Pooled activations held at a time."""
 MIN_BLOCK = 64
 HEADS = ("chosen", "hidden")
+FINAL_STATE = "baseline_final"
+"""Folder of the conventional head among a task's heads."""
 FILLS = {
     "zero": "zero",
     "mean": "their mean over the training texts' tokens (stored means weighted by token counts)",
@@ -112,7 +114,7 @@ class _Bench:
     """A task's two heads over the backbone, on some texts."""
 
     def __init__(
-        self, backbone: Backbone, head: Head, hidden: Probe, texts: Sequence[str], say: Say
+        self, backbone: Backbone, head: Head, hidden: Head | Probe, texts: Sequence[str], say: Say
     ) -> None:
         self.backbone, self.head, self.hidden = backbone, head, hidden
         self.texts, self.say = texts, say
@@ -162,9 +164,14 @@ class _Bench:
         rows = {source: self._as_stored(pooled) for source, pooled in found}
         own = {s: rows[s][:, index] for s, index in self.head.features.items() if s in rows}
         own |= text_activations(self.head, texts)
+        metric, final = self.head.card.metric, rows[self.final]
         return {
-            "chosen": self.head.decision_outputs(self.head.outputs(own)),
-            "hidden": self.hidden.outputs(rows[self.final]),
+            "chosen": self.head.outputs_for(metric, self.head.outputs(own)),
+            "hidden": (
+                self.hidden.outputs_for(metric, self.hidden.outputs_full({self.final: final}))
+                if isinstance(self.hidden, Head)
+                else self.hidden.outputs(final)
+            ),
         }
 
     def _as_stored(self, pooled: Array) -> Array:
@@ -194,9 +201,10 @@ def ablate(
 
     Returns:
         ``{"format_version": 1, "tasks": {task: report}}`` of these tasks; a report holds the
-        settings, the silenced neurons and, per head (``chosen``, ``hidden``), the task's metric
-        with all neurons (``baseline``), its value and change with the ``salient`` and the
-        ``random`` neurons silenced (mean over the draws), and the ``difference`` of the two
+        settings, the silenced neurons, which heads were fitted on these very texts (``fitted``:
+        their levels flatter, so compare the changes) and, per head (``chosen``, ``hidden``), the
+        task's metric with all neurons (``baseline``), its value and change with the ``salient`` and
+        the ``random`` neurons silenced (mean over the draws), and the ``difference`` of the two
         changes. Intervals: 95 %, percentile bootstrap over the texts, paired; the draws are not
         resampled.
 
@@ -239,7 +247,9 @@ class _Experiment:
     ) -> _Experiment:
         """Open the store and load the backbone that the heads were trained on."""
         cards = [head.card for head in heads]
-        store = ActivationStore.open(config.store.path, snapshot=cards[0].provenance["snapshot"])
+        if lost := what_was_lost(config):
+            say(lost)
+        store = open_snapshot(config, cards[0].provenance["snapshot"])
         if any(card.extraction_fingerprint != store.schema.fingerprint for card in cards):
             raise HeadError(
                 f"{config.store.path}: not the store that the heads in {folder.path} were trained"
@@ -307,6 +317,11 @@ class _Experiment:
             "num_resamples": resamples.replicates,
             "level": LEVEL,
             "snapshot": self.store.snapshot_id,
+            "fitted": [
+                name
+                for name, own in (("chosen", head), ("hidden", bench.hidden))
+                if options.split in _fitted_splits(own)
+            ],
             "head": {
                 "kind": head.card.kind,
                 "depth": head.card.depth,
@@ -318,7 +333,7 @@ class _Experiment:
 
     def _bench(self, head: Head, rows: Rows) -> _Bench:
         card = head.card
-        hidden = load_probe(self.folder, card.task, final_hidden(self.store.schema))
+        hidden = _final_state(self.folder, card.task, self.store)
         texts = sample_texts(self.store, rows.positions, self.config)
         bench = _Bench(self.backbone, head, hidden, texts, self.say)
         intact, normalisation = bench.extractor(self.backbone), card.extraction["normalise"]
@@ -338,6 +353,19 @@ class _Experiment:
             layer: token_means(self.store, layer, positions, special_tokens=unpooled)
             for layer in layers
         }
+
+
+def _final_state(folder: RunFolder, task: str, store: ActivationStore) -> Head | Probe:
+    """The conventional head, fitted on the rows that the chosen one is; older runs have a probe."""
+    path = folder.head(task, FINAL_STATE)
+    return Head.load(path) if path.is_dir() else load_final_probe(folder, task, store.schema)
+
+
+def _fitted_splits(model: Head | Probe) -> tuple[str, ...]:
+    """Whose texts a model was fitted on; heads that folds judge are fitted on both parts."""
+    if isinstance(model, Head) and model.card.metrics.get("judged_on") == "cross_validation":
+        return "train", "val"
+    return ("train",)
 
 
 def _resampled(

@@ -24,7 +24,7 @@ from store.disk import sync_directory, write_files
 from store.tables import write_json
 
 _FACTS = ("kind", "depth", "selection", "num_features", "val", "score")
-_OF_CHOSEN = ("chosen", "gain", "gain_calibrated")
+_OF_CHOSEN = ("chosen", "gain", "gain_calibrated", "labels")
 
 
 def apply(plan: Plan, *, say: Say = silent) -> Plan:
@@ -91,9 +91,10 @@ def entry_for(entry: Mapping[str, Any], head: Head) -> dict[str, Any]:
     if same(own["chosen"]):
         return rest | own
     known = next((rest[kind] for kind in KINDS if same(rest.get(kind, {}))), None)
-    calibration = {k: card.metrics[k] for k in ("calibration",) if k in card.metrics}
+    names = ("loss", "judged_on", "calibration")  # those of older runs lack some
+    more = {name: card.metrics[name] for name in names if name in card.metrics}
     note = "it was chosen by `salient plan` after the test split was read"
-    chosen = known or facts | calibration | {"test": {}, "test_interval": {}}
+    chosen = known or facts | more | {"test": {}, "test_interval": {}}
     return rest | {"chosen": chosen | {"note": note}, "gain": {}, "evaluated": own}
 
 

@@ -35,7 +35,7 @@ from pipeline.planning.depth import (
 )
 from pipeline.planning.exchange import recover
 from pipeline.progress import Say, silent
-from pipeline.runfolder import RunFolder, run_config
+from pipeline.runfolder import RunFolder, run_config, what_was_lost
 from pipeline.scoring import Scorer
 from store.layout import last_block
 from store.tables import read_table, write_json
@@ -70,6 +70,9 @@ def make_plan(
     if pick not in RULES:
         raise ConfigError(f"--pick {pick!r}: choose one of {', '.join(RULES)}")
     planned = read_tasks(runs, tasks)
+    for config in {task.config.run_dir: task.config for task in planned}.values():
+        if lost := what_was_lost(config):
+            say(lost)
     metrics = {task.name: task.metric for task in planned}
     heads = {task.name: task.heads for task in planned}
     sets = sets_by_depth(heads, metrics)

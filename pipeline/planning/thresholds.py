@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head, held_out_outputs, stored_outputs
-from pipeline.measures import METRICS, Resamples, difference, score, utility
+from pipeline.measures import Resamples, difference, score, utility
 from pipeline.planning.costs import MeasureOptions, measure
 from pipeline.planning.depth import SLACK, Option, Plan, PlannedTask
 from pipeline.progress import Say, silent
-from pipeline.runfolder import RunFolder, read_metrics
+from pipeline.runfolder import RunFolder, open_snapshot, read_metrics
 from pipeline.scoring import NEVER, Cascade, CascadeTask, leaving
 from pipeline.texts import load_target, sample_texts
-from store import ActivationStore
 
 Array = NDArray[Any]
 NUM_THRESHOLDS = 50
@@ -238,7 +237,7 @@ class _Stored:
     def __init__(self, tasks: Sequence[PlannedTask]) -> None:
         self._config, run = tasks[0].config, tasks[0].run
         snapshot = read_metrics(run).get("snapshot")
-        self._store = ActivationStore.open(self._config.store.path, snapshot=snapshot)
+        self._store = open_snapshot(self._config, snapshot)
         self._targets = {t.name: load_target(self._store, t.config.task(t.name)) for t in tasks}
         self._rows = {name: target.rows("val") for name, target in self._targets.items()}
         every = np.concatenate([rows.positions for rows in self._rows.values()])
@@ -268,15 +267,10 @@ class _Stored:
             self._targets[task.name].positive,
             np.searchsorted(self._positions, rows.positions),
             rows.targets,
-            _for_metric(task.metric, *full),
-            _for_metric(task.metric, *early),
+            full[0].outputs_for(task.metric, full[1]),
+            early[0].outputs_for(task.metric, early[1]),
             probability.max(axis=1).astype(np.float64),
         )
-
-
-def _for_metric(metric: str, head: Head, outputs: Array) -> Array:
-    """Outputs as the metric takes them: those of decided classes with the head's thresholds."""
-    return head.decision_outputs(outputs) if METRICS[metric].of_decisions else outputs
 
 
 def _scores(judged: Judged, leaves: Array) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from .importance import write_importance as write_importance
 from .memory import plan_layers as plan_layers
 from .model import Probe as Probe
 from .model import Problem as Problem
+from .model import load_final_probe as load_final_probe
 from .model import load_probe as load_probe
 from .model import row_weights as row_weights
 from .probing import ProbeResult as ProbeResult
@@ -17,4 +18,5 @@ from .probing import probe_fingerprints as probe_fingerprints
 from .probing import problem_of as problem_of
 from .probing import read_rows as read_rows
 from .rows import TaskRows as TaskRows
+from .rows import groups_are_known as groups_are_known
 from .rows import task_rows as task_rows

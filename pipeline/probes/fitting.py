@@ -42,6 +42,8 @@ class ProbeTask:
         val: ``(m,)`` int64 rows of the validation design.
         y_val: ``(m,)``.
         folds: ``(n,)`` fold of each training row; None for no out-of-fold models.
+        num_folds: how many there are. Validation rows are in folds too, so that a fold may have no
+            training row: the model without it is the whole one.
         weight: ``(n,)`` float64 sample weights, beside class weights; None for 1.
     """
 
@@ -51,6 +53,7 @@ class ProbeTask:
     val: Array
     y_val: Array
     folds: Array | None = None
+    num_folds: int = 0
     weight: Array | None = None
 
     def penalties(self, config: ProbeConfig) -> tuple[float, ...]:
@@ -135,7 +138,7 @@ def _num_fits(tasks: Sequence[ProbeTask], config: ProbeConfig) -> int:
     """Classification fits; ridge needs other Grams."""
     return sum(
         (task.y_train.shape[1] if task.problem.multilabel else 1)
-        * (len(task.penalties(config)) + (0 if task.folds is None else len(np.unique(task.folds))))
+        * (len(task.penalties(config)) + task.num_folds)
         for task in tasks
         if task.problem.num_classes is not None
     )
@@ -210,7 +213,7 @@ def _held_out(
     """The chosen models fitted again without each fold, those of one penalty in lock step."""
     wanted: dict[tuple[bool, float], list[tuple[int, Objective]]] = {}
     for i, (task, model) in enumerate(zip(tasks, models, strict=True)):
-        for fold in [] if task.folds is None else np.unique(task.folds).tolist():
+        for fold in range(task.num_folds):
             key = (task.problem.num_classes is None, model.penalty)
             objective = task.objective(solve.design.num_rows, config, fold)
             wanted.setdefault(key, []).append((i, objective))

@@ -19,7 +19,7 @@ from pipeline.errors import ProbeError
 from pipeline.linear import Linear, Standardiser
 from pipeline.measures import score, utility
 from pipeline.runfolder import RunFolder
-from store.layout import Source
+from store.layout import Source, StoreSchema, final_hidden
 from store.tables import read_arrays
 
 Array = NDArray[Any]
@@ -149,3 +149,12 @@ def load_probe(folder: RunFolder, task: str, source: Source) -> Probe:
     return Probe.from_arrays(
         read_arrays(folder.probe(task, source.name).with_suffix(".safetensors"))
     )
+
+
+def load_final_probe(folder: RunFolder, task: str, schema: StoreSchema) -> Probe:
+    """The probe on the final hidden state; earlier versions probed no other and named no layer."""
+    source = final_hidden(schema)
+    old = folder.probe(task, "hidden").with_suffix(".safetensors")
+    if old.is_file() and not folder.probe(task, source.name).with_suffix(".safetensors").is_file():
+        return Probe.from_arrays(read_arrays(old))
+    return load_probe(folder, task, source)

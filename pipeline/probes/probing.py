@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.cluster import offers_gpu
-from pipeline.config import HeadConfig, RunConfig
+from pipeline.config import RunConfig
 from pipeline.linear import CPU, StoreDesign
 from pipeline.probes.fitting import ProbeTask, fit_probes
 from pipeline.probes.grouping import Group, group_tasks, shared_rows
 from pipeline.probes.keptgrams import layer_gram, write_part
 from pipeline.probes.model import ProbeFit, Problem
-from pipeline.probes.rows import task_rows
+from pipeline.probes.rows import groups_are_known, task_rows
 from pipeline.runfolder import RunFolder
 from pipeline.texts import Rows, Target, load_target
 from store import ActivationStore, StoreError
@@ -76,7 +76,7 @@ def phase1_fingerprint(config: RunConfig, target: Target, extraction: str, share
     """
     parts = {
         "probe": config.probe.model_dump(mode="json"),
-        "folds": _folds(config.head) if config.head.num_folds else 0,
+        "folds": _folds(config, target) if config.head.num_folds else 0,
         "task": target.task.model_dump(mode="json"),
         "seed": config.seed,
         "labels": target.digest,
@@ -87,9 +87,11 @@ def phase1_fingerprint(config: RunConfig, target: Target, extraction: str, share
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _folds(head: HeadConfig) -> list[Any]:
-    """What the folds depend on; earlier versions did not keep near-duplicates together."""
-    return [head.folds, head.folds_by or "near_duplicates"]
+def _folds(config: RunConfig, target: Target) -> list[Any]:
+    """What the folds depend on; near-duplicates were not kept together by earlier versions, and are
+    not where nobody knows them."""
+    by = "near_duplicates" if groups_are_known(config, target) else None
+    return [config.head.folds, config.head.folds_by or by]
 
 
 def probe_fingerprints(
@@ -156,12 +158,11 @@ def _fit_group(
     tasks = []
     for (target, rows, _), val_row, val_place in zip(wanted, val_rows, val_places, strict=True):
         labelled = target.rows("train")
-        folds = None
-        if config.head.num_folds and source.site == "ffn":
+        folds, num_folds = None, config.head.num_folds if source.site == "ffn" else 0
+        if num_folds:
             folds = task_rows(config, store, target).folds[0][: len(labelled)]
-        tasks.append(
-            ProbeTask(problem_of(target), rows, labelled.targets, val_place, val_row.targets, folds)
-        )
+        own = rows, labelled.targets, val_place, val_row.targets, folds, num_folds
+        tasks.append(ProbeTask(problem_of(target), *own))
 
     def gram() -> Array:
         # Kept only where it takes less room than the layer itself.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.errors import ProbeError
+from pipeline.errors import CorpusError, ExtractError, ProbeError
 from pipeline.measures import label_folds, ordered_folds, stratified_folds
 from pipeline.runfolder import RunFolder
 from pipeline.texts import Target, sample_groups
@@ -57,12 +57,27 @@ class TaskRows:
 
 
 def task_rows(config: RunConfig, store: ActivationStore, target: Target) -> TaskRows:
-    """The rows of a task; groups are found once and kept in the run folder."""
+    """The rows of a task; groups are found once and kept in the run folder.
+
+    Raises:
+        ProbeError: folds cannot be made, or all training rows are in one of them.
+    """
     parts = [target.rows("train"), target.rows("val")]
     positions = np.concatenate([part.positions for part in parts])
     targets = np.concatenate([part.targets for part in parts])
     groups = _groups(config, store, target, positions)
-    folds = [_first_folds(config, store, positions, targets, groups)]
+    try:
+        folds = [_first_folds(config, store, positions, targets, groups)]
+    except ProbeError as error:
+        raise ProbeError(f"task {target.task.name!r}: {error}") from None
+    if config.head.num_folds and len(np.unique(folds[0][: len(parts[0])])) == 1:
+        by = config.head.folds_by
+        why = "near-duplicates go together" if by is None else f"head.folds_by = {by!r}"
+        raise ProbeError(
+            f"task {target.task.name!r}: its {len(parts[0])} training texts are all in one of"
+            f" {config.head.folds} folds ({why}), and nothing is left to learn from without it; add"
+            " other texts, raise head.folds, or set head.training = 'seen', which needs no folds"
+        )
     if config.head.folds_by is None and len(positions) < FEW_ROWS:
         count = min(MOST_ASSIGNMENTS, max(2, FEW_ROWS // len(positions)))
         options: dict[str, Any] = {"folds": config.head.folds, "groups": groups}
@@ -73,7 +88,14 @@ def task_rows(config: RunConfig, store: ActivationStore, target: Target) -> Task
     return TaskRows(positions, targets, len(parts[0]), groups, tuple(folds), is_shift)
 
 
+def groups_are_known(config: RunConfig, target: Target) -> bool:
+    """Whether near-duplicates among a task's rows have been found: not where its texts are neither
+    in the store nor in the corpus files."""
+    return RunFolder(Path(config.run_dir)).groups(target.task.name).is_file()
+
+
 def _groups(config: RunConfig, store: ActivationStore, target: Target, positions: Array) -> Array:
+    """Each row is a group of its own where the texts are not there; that is not recorded."""
     path = RunFolder(Path(config.run_dir)).groups(target.task.name)
     mark = np.frombuffer(f"{target.digest} {store.schema.fingerprint}".encode(), np.uint8)
     try:
@@ -82,7 +104,11 @@ def _groups(config: RunConfig, store: ActivationStore, target: Target, positions
             return known["groups"]
     except (StoreError, KeyError):
         pass  # missing, damaged or of other labels: found again
-    groups = sample_groups(store, positions, config)
+    try:
+        groups = sample_groups(store, positions, config)
+    except (CorpusError, ExtractError):
+        path.unlink(missing_ok=True)  # of other labels
+        return np.unique(positions, return_inverse=True)[1]
     write_arrays(path, {MARK: mark, "positions": positions, "groups": groups})
     return groups
 
@@ -103,7 +129,7 @@ def _first_folds(
         )
     if by == "time":
         return ordered_folds(values, folds)
-    return label_folds(values.tolist(), folds)
+    return label_folds(values.tolist(), folds, what="authors")
 
 
 def _column(store: ActivationStore, name: str, positions: Array) -> Array | None:

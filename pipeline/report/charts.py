@@ -30,8 +30,9 @@ for _backend in ("bokeh", "matplotlib"):  # options can be set only for backends
     hv.renderer(_backend)
 
 Array = NDArray[Any]
-BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, GREY, BLACK = (
-    "#1f6fb4", "#d9730d", "#2a8f4c", "#b3261e", "#7a4fb5", "#8a5a2b", "#8a8f98", "#1a1c20",
+BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, TEAL, GREY, BLACK = (
+    "#1f6fb4", "#d9730d", "#2a8f4c", "#b3261e", "#7a4fb5", "#8a5a2b", "#12959c", "#8a8f98",
+    "#1a1c20",
 )  # fmt: skip
 MAX_WRITTEN = 14
 """Classes up to which numbers are written into a matrix's cells."""

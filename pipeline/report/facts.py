@@ -20,12 +20,18 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.heads import Head, stored_outputs
+from pipeline.heads import Head, ngram_table, stored_outputs
 from pipeline.neurons import importance_cube
-from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
+from pipeline.runfolder import (
+    RunFolder,
+    open_snapshot,
+    read_card,
+    read_metrics,
+    run_config,
+    what_was_lost,
+)
 from pipeline.scoring import DRIFT
 from pipeline.texts import load_target, sample_texts
-from store import ActivationStore
 from store.errors import SalientError
 from store.tables import read_json, read_table
 
@@ -121,6 +127,7 @@ class TaskFacts:
         ablation: the task's entry in ``ablation.json``, if there is one.
         predictions: on the test split.
         head: the chosen head's card.
+        ngrams: the n-grams that it reads, the most important first; None if it reads none.
         drift: of the texts scored with it, if there are scores.
         notes: what could not be shown, and why.
     """
@@ -134,6 +141,7 @@ class TaskFacts:
     ablation: JSON | None = None
     predictions: Predictions | None = None
     head: JSON = field(default_factory=dict)
+    ngrams: pa.Table | None = None
     drift: DriftFacts | None = None
     notes: tuple[str, ...] = ()
 
@@ -145,12 +153,14 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A finished run: its card (``run.json``), the configuration in it and its tasks."""
+    """A finished run: its card (``run.json``), the configuration in it and its tasks; ``lost``
+    says so where the store has lost samples of it."""
 
     path: Path
     card: JSON
     config: RunConfig
     tasks: tuple[TaskFacts, ...]
+    lost: str | None = None
 
 
 def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
@@ -184,7 +194,7 @@ def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
         )
         for name, entry in metrics["tasks"].items()
     )
-    return RunFacts(path, card, config, tasks)
+    return RunFacts(path, card, config, tasks, what_was_lost(config))
 
 
 def _read_task(
@@ -205,10 +215,10 @@ def _read_task(
     overlaps = folder.ranking("overlaps", name)
     if not overlaps.is_file():
         notes.append("no rankings: `salient rank` compares other ways of ranking the neurons")
-    predictions, card = None, {}
+    predictions, card, ngrams = None, {}, None
     try:
         head = Head.load(folder.head(name))
-        card = dict(vars(head.card))
+        card, ngrams = dict(vars(head.card)), ngram_table(head)
         predictions = _predict(head, config, name, snapshot)
     except (SalientError, OSError) as error:
         notes.append(f"no predictions of the test split: {error}")
@@ -222,12 +232,13 @@ def _read_task(
         ablation=ablation,
         predictions=predictions,
         head=card,
+        ngrams=ngrams,
         notes=tuple(notes),
     )
 
 
 def _predict(head: Head, config: RunConfig, task: str, snapshot: str | None) -> Predictions | None:
-    store = ActivationStore.open(config.store.path, snapshot=snapshot)
+    store = open_snapshot(config, snapshot)
     target = load_target(store, config.task(task))
     rows = target.rows("test")
     if not len(rows) or target.multilabel:

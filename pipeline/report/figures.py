@@ -26,6 +26,7 @@ from pipeline.report.charts import (
     ORANGE,
     PURPLE,
     RED,
+    TEAL,
     Figure,
     Series,
     dots,
@@ -47,6 +48,7 @@ from pipeline.report.scores import best_by_depth, judge, judged, num_layers_of, 
 Array = NDArray[Any]
 KIND_COLOURS = {
     "dense": PURPLE,
+    "states": TEAL,
     "sparse": BLUE,
     "frozen": ORANGE,
     "ensemble": GREEN,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ConfigError
 from pipeline.heads import Head, all_features
 from pipeline.report.verdict import choice_sentence
-from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
+from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config, what_was_lost
 from pipeline.scoring import SCORE_CARD
 from store import ActivationStore
 from store.layout import SITES, Source
@@ -75,7 +75,12 @@ def _label_counts(store: ActivationStore, task: str) -> Facts:
 def _run(path: Path) -> Facts:
     folder = RunFolder(path)
     metrics = read_metrics(folder) if folder.metrics.is_file() else None
-    return {"kind": "run", **read_card(folder), "metrics": metrics}
+    facts: Facts = {"kind": "run", **read_card(folder), "metrics": metrics}
+    try:
+        lost = what_was_lost(run_config(path))
+    except ConfigError:
+        return facts  # of another version: its results are shown all the same
+    return facts if lost is None else facts | {"lost": lost}
 
 
 def _head(path: Path) -> Facts:

@@ -22,7 +22,7 @@ from pipeline.report.charts import Figure, bokeh_model, write_image
 from pipeline.report.facts import RunFacts, TaskFacts, read_run
 from pipeline.report.figures import task_figures
 from pipeline.report.scores import ScoreRow, judging, label_rows, remarks, score_rows
-from pipeline.report.terminal import AblationRow, ablation_rows
+from pipeline.report.terminal import AblationRow, ablation_rows, fitted_line
 from store.disk import write_file
 
 try:
@@ -34,6 +34,7 @@ except ImportError:
 
 IMAGES = {"png": ("png",), "svg": ("svg",), "both": ("png", "svg"), "none": ()}
 TOP_NEURONS = 12
+TOP_NGRAMS = 12
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class TaskView:
     remarks: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
     neurons: tuple[tuple[str, ...], ...]
+    ngrams: tuple[tuple[str, ...], ...]
     ablation: tuple[AblationRow, ...]
+    ablation_note: str | None
     head: tuple[tuple[str, str], ...]
 
 
@@ -80,6 +83,8 @@ def write_report(
     if images not in IMAGES:
         raise ConfigError(f"--images {images!r}: choose one of {', '.join(IMAGES)}")
     run = read_run(path, scores=scores)
+    if run.lost:
+        say(run.lost)
     if output is not None and (output.is_dir() or not output.name):
         inside = output / "report.html"
         raise ConfigError(f"--out {output}: is a folder; name the page in it, as {inside}")
@@ -159,7 +164,9 @@ def view_of(task: TaskFacts) -> TaskView:
         tuple(remarks(task.metrics)),
         tuple(label_rows(task.metrics)),
         tuple(_top_neurons(task)),
+        tuple(_top_ngrams(task)),
         () if task.ablation is None else tuple(ablation_rows(task.ablation)),
+        None if task.ablation is None else fitted_line(task.ablation),
         tuple((key.replace("_", " "), _plain(value)) for key, value in task.head.items()),
     )
 
@@ -173,6 +180,13 @@ def _top_neurons(task: TaskFacts) -> Iterator[tuple[str, ...]]:
     for layer, feature, share in tables.first(task.name, TOP_NEURONS):
         pooling, neuron = divmod(feature, task.importance.shape[2])
         yield str(layer), task.poolings[pooling], str(neuron), f"{share:.2%}"
+
+
+def _top_ngrams(task: TaskFacts) -> Iterator[tuple[str, ...]]:
+    """N-gram, what it speaks for and its share of all n-grams' squared importance."""
+    if task.ngrams is not None:
+        for row in task.ngrams.slice(0, TOP_NGRAMS).to_pylist():
+            yield row["ngram"], row["towards"], f"{row['share']:.2%}"
 
 
 def _plain(value: Any) -> str:

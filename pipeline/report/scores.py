@@ -193,7 +193,10 @@ def gain_line(task: JSON) -> str | None:
     if gain.get("low") is None:
         note = task["chosen"].get("note")
         return f"chosen head: no gain evaluated, {note}" if note else None
-    return f"chosen head less final hidden state: {with_span(**gain, signed=True)}"
+    pair = ["chosen head", "final hidden state"]
+    if not METRICS[task["metric"]].higher_is_better:
+        pair.reverse()
+    return f"{' less '.join(pair)}: {with_span(**gain, signed=True)}"
 
 
 # -- the table of all heads tried ----------------------------------------------------------------

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pipeline.measures import METRICS
 from pipeline.neurons import RANKINGS
+from pipeline.progress import counted
 from pipeline.report.digits import four, span
 from pipeline.report.scores import (
     ScoreRow,
@@ -149,6 +150,21 @@ def ablation_rows(report: JSON) -> Iterator[AblationRow]:
             yield AblationRow(head, what, score, f"{found['change']:+.4f}", span)
 
 
+def fitted_line(report: JSON) -> str | None:
+    """Which heads were fitted on the very texts of an ablation, whose levels flatter them so.
+
+    Args:
+        report: a task's entry in ``ablation.json``; those of earlier versions do not say.
+    """
+    heads = _heads(report)
+    if not (fitted := [heads[key] for key in report.get("fitted", ())]):
+        return None
+    return (
+        f"fitted on these texts: {', '.join(fitted)}; compare the drops, not the levels (--split"
+        " test has texts they were not fitted on)"
+    )
+
+
 def _heads(report: JSON) -> dict[str, str]:
     """Keys of a task's entry in ``ablation.json`` that are heads, and what they are called."""
     return {"chosen": f"chosen ({report['head']['kind']})", "hidden": "final hidden state"}
@@ -169,12 +185,13 @@ def ablation_table(name: str, report: JSON) -> Table:
             (report[key]["random"]["values"], head) for key, head in _heads(report).items()
         )
     )
+    drawn = f"random: mean of {report['draws']} draws; they lie in {', '.join(spreads)}"
     table = Table(
         title=f"{name}: {report['num_silenced']} of {report['num_neurons']} neurons of"
         f" layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} set to {report['fill']};"
         f" {report['num_texts']} {report['split']} texts",
         title_justify="left",
-        caption=f"random: mean of {report['draws']} draws; they lie in {', '.join(spreads)}",
+        caption="\n".join(filter(None, (drawn, fitted_line(report)))),
         caption_justify="left",
     )
     table.add_column("head")
@@ -246,8 +263,9 @@ def plan_lines(plan: JSON) -> Iterator[str]:
     yield f"{plan['pick']}: blocks 0..{depth} ({done})"
     for task, head in option["heads"].items():
         yield (
-            f"  {task}: {head['kind']} head, blocks 0..{head['depth']}, {head['num_features']}"
-            f" features, {plan['tasks'][task]['metric']} {head['score']:.4f}"
+            f"  {task}: {head['kind']} head, blocks 0..{head['depth']},"
+            f" {counted(head['num_features'], 'feature')},"
+            f" {plan['tasks'][task]['metric']} {head['score']:.4f}"
         )
 
 
@@ -299,7 +317,7 @@ def _plan_caption(plan: JSON, measured: JSON) -> str:
     lines = [
         "score with its 95 % interval; •: on the Pareto front of measured speed and score"
         + (" (of the task that loses most)" if len(plan["tasks"]) > 1 else ""),
-        f"best: highest score; smallest: fewest blocks within {plan['tolerance']:g} of it"
+        f"best: the best score; smallest: fewest blocks within {plan['tolerance']:g} of it"
         + (f"; among those with {limit:,.0f} texts/s" if limit else ""),
         f"speed: median of {measured['rounds']} passes over {measured['num_texts']:,} texts"
         f" ({measured['num_tokens']:,} tokens), {measured['dtype']}, {measured['device']}"

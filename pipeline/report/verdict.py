@@ -8,6 +8,8 @@ from typing import Any
 from pipeline.report.digits import plus_minus
 
 JSON = Mapping[str, Any]
+SURE = 2.0
+"""Standard errors."""
 
 
 def choice_sentence(
@@ -30,11 +32,15 @@ def choice_sentence(
     else:
         found = _against_best(choice, loss, depth, num_features)
     conventional = choice["conventional"]
-    if conventional["difference"] > conventional["standard_error"]:
+    if conventional["difference"] > SURE * conventional["standard_error"]:
         behind = plus_minus(
             conventional["difference"], conventional["standard_error"], signed=False
         )
         found += f"; the final-state head is better here (by {behind})"
+    constant = choice.get("constant")  # older runs do not say
+    if constant and constant["difference"] + SURE * constant["standard_error"] > 0:
+        figures = plus_minus(constant["difference"], constant["standard_error"])
+        found += f"; not surely better than a constant ({loss} {figures})"
     return found
 
 
@@ -45,8 +51,8 @@ def _against_full(choice: JSON, loss: str) -> str:
     if apart > error:
         return f"{figures} against full depth"
     if apart < -error:
-        return f"no loss against full depth ({figures})"
-    return f"no loss against full depth within one standard error ({figures})"
+        return f"no loss against all features of full depth ({figures})"
+    return f"no loss against all features of full depth within one standard error ({figures})"
 
 
 def _against_best(choice: JSON, loss: str, depth: int, num_features: int) -> str:

@@ -15,17 +15,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from pipeline.config import CorpusSource, NormaliseConfig, RunConfig, SplitConfig, TaskConfig
 from pipeline.errors import CorpusError
+from pipeline.progress import counted
 from pipeline.texts.duplicates import near_duplicates
 from pipeline.texts.labels import (
     BadLabel,
+    cannot_be_told,
     canonical,
     not_a_class,
     read_classes,
@@ -69,6 +71,8 @@ class CorpusReport:
     """Rows without a label for any task."""
     duplicate_texts: int = 0
     """Kept rows beyond the first of each text."""
+    rows_drawn: int = 0
+    """Rows whose split was drawn."""
     near_duplicate_groups: int = 0
     """Groups of two or more different texts that are nearly the same; all are kept."""
     near_duplicate_texts: int = 0
@@ -150,7 +154,8 @@ def load_corpus(
     counts: Counter[str] = Counter()
     missing = {task.name: 0 for task in tasks}
     rows: list[_KeptRow] = []
-    for file in source_files(sources):
+    files = source_files(sources)
+    for file in files:
         rows += _read_file(file, tasks, normalise, seed, counts, missing)
     _check_ids(rows)
     counts["unlabelled"] = sum(not row.labels for row in rows)
@@ -167,8 +172,14 @@ def load_corpus(
         kept = [pair for pair, kept in zip(labelled, keep, strict=True) if kept]
         leaks[task.name] = len(labelled) - len(kept)
         near_leaks[task.name] = _num_near_leaks(kept, groups)
-        if task.type != "regression":
-            classes[task.name] = _classes(task, kept)
+        if task.type == "regression":
+            _check_numbers(task, kept)
+        else:
+            found = _classes(task, kept)
+            if len(found) < 2:
+                where = [file.where for file in files if task.name in file.source.labels]
+                raise _too_few_classes(task, where, found, labelled, kept, counts)
+            classes[task.name] = found
         conflicts[task.name] = _num_conflicts(task.name, kept)
         labels[task.name] = _label_table(task, kept, ids, classes.get(task.name, ()))
     samples = _sample_table(rows, ids)
@@ -180,6 +191,7 @@ def load_corpus(
         empty_dropped=counts["empty"],
         unlabelled_dropped=counts["unlabelled"],
         duplicate_texts=len(rows) - samples.num_rows,
+        rows_drawn=sum(row.split != split for row, split in zip(rows, splits, strict=True)),
         near_duplicate_groups=len(shared),
         near_duplicate_texts=sum(shared),
         labels_missing=missing,
@@ -423,10 +435,7 @@ def _classes(task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]]) -> tuple[st
         label for row, split in kept if split == "train" for label in labels(row)
     )
     if len(classes) < 2:
-        raise CorpusError(
-            f"task {task.name!r}: the training rows have the classes {list(classes)}; "
-            "at least two are needed"
-        )
+        return classes  # the caller says why
     for row, _ in kept:
         for label in labels(row):
             if label not in classes:
@@ -436,6 +445,45 @@ def _classes(task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]]) -> tuple[st
                     f"{not_a_class(label, classes)} of the training rows; {LABEL_REMEDY}"
                 )
     return classes
+
+
+def _too_few_classes(
+    task: TaskConfig,
+    files: Sequence[str],
+    classes: Sequence[str],
+    labelled: Sequence[tuple[_KeptRow, str]],
+    kept: Sequence[tuple[_KeptRow, str]],
+    counts: Mapping[str, int],
+) -> CorpusError:
+    names = "labels" if task.type == "multilabel" else "classes"
+    noun = "label" if task.type == "multilabel" else "class"
+    num_trained = sum(split == "train" for _, split in kept)
+    if not labelled:
+        cause = f"none of {counted(counts['read'], 'row')} has both a label and a text"
+        cause += f" ({counts['empty']} texts are empty)" * (counts["empty"] > 0)
+        remedy = "check the corpus entry's columns `text` and `labels`"
+    elif not num_trained and len(kept) < len(labelled):
+        cause = "no training row is left: each has, once normalised, the text of a later split"
+        remedy = "keep each text in one split, or set urls or users = false under [normalise]"
+    elif not num_trained:
+        cause = f"none of {counted(len(kept), 'labelled row')} is in the training split"
+        remedy = "check the corpus entry's `split`"
+    elif not classes:
+        cause = f"all {counted(num_trained, 'training row')} have an empty set of labels"
+        remedy = "check the label column"
+    else:
+        cause = f"all {counted(num_trained, 'training row')} have the one {noun} {classes[0]!r}"
+        remedy = f"add rows with another {noun}, or name another label column"
+    return CorpusError(
+        f"{', '.join(files)}: task {task.name!r}: at least two different {names} in the training"
+        f" rows are needed, but {cause}; {remedy}"
+    )
+
+
+def _check_numbers(task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]]) -> None:
+    values = [cast(float, row.labels[task.name]) for row, split in kept if split == "train"]
+    if values and (problem := cannot_be_told(values)) is not None:
+        raise CorpusError(f"task {task.name!r}: {problem}")
 
 
 def _num_near_leaks(kept: Sequence[tuple[_KeptRow, str]], groups: dict[str, str]) -> int:
@@ -491,32 +539,36 @@ def _split_sizes(task: str, table: pa.Table) -> dict[str, int]:
 def describe_corpus(corpus: Corpus) -> str:
     """What was read and what was left out, in a few lines."""
     report = corpus.report
-    lines = [f"corpus: {report.rows_read} rows read, {len(corpus.samples)} different texts"]
+    read, texts = counted(report.rows_read, "row"), counted(len(corpus.samples), "different text")
+    lines = [f"corpus: {read} read, {texts}"]
     for count, what in (
-        (report.rows_filtered, "rows left out by `where`"),
-        (report.empty_dropped, "rows with an empty text dropped"),
-        (report.unlabelled_dropped, "rows without any label dropped"),
-        (report.duplicate_texts, "rows repeat an earlier text"),
+        (report.rows_filtered, "left out by `where`"),
+        (report.empty_dropped, "with an empty text dropped"),
+        (report.unlabelled_dropped, "without any label dropped"),
+        (report.duplicate_texts, "with the text of an earlier one"),
     ):
         if count:
-            lines.append(f"  {count} {what}")
+            lines.append(f"  {counted(count, 'row')} {what}")
     if report.near_duplicate_groups:
+        groups = counted(report.near_duplicate_groups, "group")
+        together = ", which drawn splits keep together" if report.rows_drawn else ""
         lines.append(
-            f"  {report.near_duplicate_texts} texts in {report.near_duplicate_groups} groups of"
-            " near-duplicates, which drawn splits keep together"
+            f"  {counted(report.near_duplicate_texts, 'text')} in {groups} of near-duplicates"
+            f"{together}"
         )
     for task, splits in report.splits.items():
         parts = ", ".join(f"{name} {count}" for name, count in splits.items())
         notes = "".join(
-            f"; {count} {what}"
-            for count, what in (
-                (report.labels_missing.get(task), "labels missing"),
-                (report.leaks_dropped.get(task), "rows dropped whose text is in a later split"),
+            f"; {counted(count, noun)} {what}"
+            for count, noun, what in (
+                (report.labels_missing.get(task), "label", "missing"),
+                (report.leaks_dropped.get(task), "row", "dropped whose text is in a later split"),
                 (
                     report.near_leaks.get(task),
-                    "training texts with a near-duplicate in val or test",
+                    "training text",
+                    "with a near-duplicate in val or test",
                 ),
-                (report.conflicting_texts.get(task), "texts with differing labels"),
+                (report.conflicting_texts.get(task), "text", "with differing labels"),
             )
             if count
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.errors import did_you_mean
@@ -19,6 +20,12 @@ _INTEGER = re.compile(r"[+-]?\d+")
 _ABSENT = {"", "nan"}
 SEPARATOR = "|"
 """Between the labels of a set that is no JSON array."""
+SET_FORMS = f'write ["a", "b"] or a{SEPARATOR}b'
+MOST = 1e15
+"""Largest number: its square and the sum of many such still are float32."""
+LEAST_SPREAD = 1e-5
+"""Standard deviation of training values against the largest, below which float32 outputs, steps of
+1e-7 of their size, round away what they differ by."""
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -50,9 +57,12 @@ def read_classes(
     """Class names of a label column, spelled as in ``classes``; any name where those are not given.
 
     Raises:
-        BadLabel: a label is none of ``classes``.
+        BadLabel: a label is none of ``classes``, or no name where those are not given.
     """
     if classes is None:
+        for row, value in enumerate(values):
+            if value is not None and (kind := _json_kind(value)):
+                raise BadLabel(row, value, f"is {kind}, no class; multilabel tasks take lists")
         return [canonical(value) for value in values]
     spelled = {key: name for name in classes if (key := canonical(name)) is not None}
     spelled.update({name: name for name in classes})
@@ -71,6 +81,17 @@ def read_classes(
     return out
 
 
+def _json_kind(value: str) -> str:
+    """What a cell holds instead of a name; empty for names."""
+    try:
+        found = json.loads(value) if value.lstrip()[:1] in ("[", "{") else None
+    except json.JSONDecodeError:
+        return ""
+    if isinstance(found, list):
+        return "a list"
+    return "an object" if isinstance(found, dict) else ""
+
+
 def not_a_class(value: str, classes: Sequence[str]) -> str:
     """What to say about a label that is none of the classes."""
     hint = did_you_mean(value, classes)
@@ -83,9 +104,12 @@ def read_sets(
     """The label sets of a column, each sorted: ``["a", "b"]`` or ``a|b``; ``[]`` is the empty one.
 
     Raises:
-        BadLabel: not a list of texts, or a label that is none of ``classes``.
+        BadLabel: not a list of texts, or a label that is none of ``classes``; where those are not
+            given also ``a, b``, if both are labels elsewhere.
     """
     lists = [_listed(row, value) for row, value in enumerate(values)]
+    if classes is None:
+        _refuse_commas(values, lists)
     place = [row for row, found in enumerate(lists) for _ in found or ()]
     flat = [one for found in lists for one in found or ()]
     try:
@@ -104,13 +128,32 @@ def _listed(row: int, value: str | None) -> list[str] | None:
     if value is None or value.strip().lower() in _ABSENT:
         return None
     value = value.strip()
+    if value.startswith("{") and value.endswith("}"):
+        raise BadLabel(row, value, f"is no list of labels; {SET_FORMS}")
     if not value.startswith("["):
         return [_one_label(row, value, one) for one in value.split(SEPARATOR)]
     try:
         found = json.loads(value)
     except json.JSONDecodeError:
-        raise BadLabel(row, value, f'is no JSON array; write ["a", "b"] or a{SEPARATOR}b') from None
+        raise BadLabel(row, value, f"is no JSON array; {SET_FORMS}") from None
     return [_one_label(row, value, one) for one in found]
+
+
+def _refuse_commas(values: Sequence[str | None], lists: Sequence[Sequence[str] | None]) -> None:
+    """A name may have a comma; one whose parts are all found in other names too is a list."""
+    names = {one for found in lists for one in found or () if "," in one}
+    parts = {one: {canonical(part) for part in one.split(",")} for one in names}
+    found_in = Counter(part for own in parts.values() for part in own)
+    found_in.update({one for found in lists for one in found or ()} - names)
+    for row, (value, found) in enumerate(zip(values, lists, strict=True)):
+        if not found or found[0] not in names or value is None or value.strip()[0] == "[":
+            continue
+        if len(found) == 1 and all(found_in[part] > 1 for part in parts[found[0]]):
+            raise BadLabel(
+                row,
+                found[0],
+                f"looks like several labels; {SET_FORMS}, or, if it is one, name it under `labels`",
+            )
 
 
 def _one_label(row: int, value: str, one: object) -> str:
@@ -162,8 +205,30 @@ def read_numbers(values: Sequence[str | None]) -> list[float | None]:
             raise BadLabel(row, value, "is not a number; a regression task needs numbers") from None
         if not math.isfinite(number):
             raise BadLabel(row, value, "is not a finite number")
+        if abs(number) > MOST:
+            raise BadLabel(row, value, f"is beyond {MOST:g}; divide the column by a constant")
         out.append(number)
     return out
+
+
+def cannot_be_told(values: Sequence[float]) -> str | None:
+    """Why outputs in float32 cannot tell the training values ``(n,)`` apart, and what to do about
+    it; None if they can."""
+    low, high, size = min(values), max(values), max(map(abs, values))
+    if low == high:
+        return (
+            f"all {len(values)} training values are {low:g}, so there is nothing to learn; give"
+            " rows whose values differ, or leave the task out"
+        )
+    mean = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum(((value - mean) / size) ** 2 for value in values) / len(values))
+    if spread >= LEAST_SPREAD:
+        return None
+    return (
+        f"the training values, {low:.10g} to {high:.10g}, have a standard deviation of"
+        f" {spread * size:.2g}, which float32 cannot tell at that size; subtract a constant"
+        f" from the column, such as {mean:.6g}"
+    )
 
 
 def sorted_classes(found: Iterable[str]) -> tuple[str, ...]:

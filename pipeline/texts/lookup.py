@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.errors import CorpusError, ExtractError
+from pipeline.errors import ExtractError
 from pipeline.texts.corpus import corpus_of
 from pipeline.texts.duplicates import near_duplicates
 from store import ActivationStore
@@ -185,17 +185,15 @@ def sample_groups(
 ) -> NDArray[np.int64]:
     """The group of near-duplicate texts ``(n,)`` int64 of each sample, numbered from 0.
 
-    Near-duplicates are looked for among the samples asked for. Where the store keeps no texts and
-    the corpus has lost some of them, each sample is a group of its own.
+    Near-duplicates are looked for among the samples asked for.
 
     Args:
         store: the activation store.
         positions: ``(n,)`` int64, of living samples, in any order; rows of one sample are together.
         config: names the corpus, which is read again if the store keeps hashes only.
+
+    Raises:
+        SalientError: the store keeps no texts, and the corpus has lost some of them.
     """
     samples, place = np.unique(positions, return_inverse=True)
-    try:
-        groups = near_duplicates(sample_texts(store, samples, config))
-    except (CorpusError, ExtractError):
-        groups = np.arange(len(samples))
-    return groups[place]
+    return near_duplicates(sample_texts(store, samples, config))[place]

@@ -214,8 +214,9 @@ def select_new(samples: pa.Table, index: SampleIndex, *, replace_changed: bool) 
         row = int(np.flatnonzero(changed)[0])
         raise ChangedTextError(
             f"samples: {int(changed.sum())} known ids come with another text, the first is "
-            f"{ids[row].as_py()!r} (row {row}); give the text a new id, or store it as a new "
-            'version with changed="replace"'
+            f"{ids[row].as_py()!r} (row {row}); give the text a new id, or delete the stored one "
+            f"(`salient store delete STORE --id {ids[row].as_py()}`, --ids-file for many); from "
+            'Python changed="replace" stores a new version'
         )
     candidate = once & ((known < 0) | changed)
     by_hash = index.positions_by_hash(hashes)

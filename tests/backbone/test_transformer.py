@@ -426,7 +426,7 @@ def test_unusable_folders_are_refused_in_one_line(case, tmp_path):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("/nowhere/at/all", {}, "no such model directory"),
+        ("/nowhere/at/all", {}, "no such model directory; name where it is now: with --model"),
         ("./nowhere", {}, "no such model directory"),
         ("roberta-base", {}, "40-digit commit"),
         ("roberta-base", {"revision": "main"}, "40-digit commit"),

@@ -12,6 +12,7 @@ from pipeline.backbone.loading import load_backbone
 from pipeline.backbone.transformer import Backbone
 from pipeline.config import BackboneConfig, NormaliseConfig
 from pipeline.extraction.extractor import Extractor
+from pipeline.heads.drift import MAX_FEATURES, SITE_NAMES, Reference, important_features
 from pipeline.heads.model import Dense, Edges, Head, HeadCard, Part
 from pipeline.linear.fitted import Standardiser
 from pipeline.texts.lexical import Lexicon
@@ -116,3 +117,16 @@ def write_heads(
         head.save(folder / task)
         folders.append(folder / task)
     return folders
+
+
+def make_reference(
+    head: Head, activations: Mapping[Source, Any], outputs: Any, folds: Any = None
+) -> Reference:
+    """Of rows whose activations ``(n, k)`` of ``head.features[source]`` are at hand."""
+    features = important_features(head, MAX_FEATURES)
+    columns = []
+    for site, layer, feature in features.tolist():
+        source = Source(SITE_NAMES[site], layer)
+        place = np.searchsorted(head.features[source], feature)
+        columns.append(activations[source][:, place])
+    return Reference.of(head, features, columns, outputs, folds)

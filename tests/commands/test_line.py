@@ -220,7 +220,7 @@ def test_empty_and_long_texts_are_counted_not_fatal(
         file.write('77,"  ",,glad,0.4\n78,"' + "cat " * 500 + '",,glad,0.4\n')
     assert run_command(["extract", str(config), "--json"]) == 0
     captured = capsys.readouterr()
-    assert "1 rows with an empty text dropped" in captured.err
+    assert "1 row with an empty text dropped" in captured.err
     assert json.loads(captured.out)["num_truncated"] == 1
 
 

@@ -43,6 +43,12 @@ def test_relative_paths_are_resolved_against_the_file(tmp_path: Path) -> None:
         (('name = "mood"', 'seed = -1\nname = "mood"'), ["seed", "-1"]),
         (("C = [1e-2, 1e-1]", "C = [nan]"), ["probe.C", "finite"]),
         (("[store]", '[store]\npoolings = ["mean"]\npeaks = true'), ["store", "add 'max'"]),
+        (("[store]", "[store]\npoolings = []"), ["store: poolings []", "at least one"]),
+        (("[store]", '[store]\npoolings = ["max", "max"]'), ["['max', 'max']", "each once"]),
+        (
+            ("[head]", '[head]\nfolds_by = "author"'),
+            ["head.folds_by = 'author'", 'add `author = "COLUMN"` under [[corpus]]'],
+        ),
         (("[store]", '[store]\nsites = ["hidden"]'), ["store", "lacks 'ffn'"]),
         (("[store]", '[store]\nhidden = "some"'), ["store.hidden", "unknown key"]),
         (("[store]", "[store"), ["not valid TOML", "line"]),
@@ -82,6 +88,10 @@ SETS = VALID.replace('"regression"', '"multilabel"').replace(
         (('["a", "b"]', '["a"]'), ["at least two different columns", "['a']"]),
         (('"multilabel"', '"multilabel"\nlabels = ["a", "c"]'), ["['a', 'b']", "['a', 'c']"]),
         (("[head]", '[head]\nkinds = ["frozen"]'), ["head.kinds", "'level'", "add 'dense'"]),
+        (
+            ("[head]", '[head]\nkinds = ["final", "frozen"]\nmax_depth = 0.5'),
+            ["'level'", "head.max_depth = 1"],
+        ),
     ],
 )
 def test_label_columns_must_fit_their_task(

@@ -129,10 +129,9 @@ def test_the_choice_says_what_it_was_against(finished_run: Path) -> None:
     for task in ("mood", "level"):
         choice = entry[task]["chosen"]["choice"]
         assert choice["loss"] >= choice["best"]["loss"]
-        assert choice["best"]["difference"] <= choice["best"]["standard_error"]
+        assert choice["standard_errors"] == 3.0
         assert choice["conventional"]["kind"] == "final"
         assert choice["full_depth"]["depth"] == choice["deepest"] == 2
-        assert choice["gain"]["low"] <= choice["gain"]["value"] <= choice["gain"]["high"]
 
 
 def test_a_budget_with_a_licence(finished_run: Path, tmp_path: Path) -> None:
@@ -176,6 +175,11 @@ def test_heads_for_rows_that_phase_1_has_not_seen(finished_run: Path, tmp_path: 
         own = stored_outputs(Head.load(folder.head("mood", kind)), store, val)
         held = held_out_outputs(folder.head("mood", kind), val, np.zeros_like(own))
         np.testing.assert_allclose(own, held, atol=5e-3, rtol=1e-2)
+
+
+def test_a_ranking_is_needed_by_frozen_heads_only(finished_run: Path, tmp_path: Path) -> None:
+    config = changed(finished_run, tmp_path, ranking="anova_f", kinds=["dense", "sparse"])
+    assert {"dense", "sparse"} == kinds(consolidated(config))
 
 
 def test_features_by_another_ranking(finished_run: Path, tmp_path: Path) -> None:
@@ -249,6 +253,27 @@ print(json.dumps(outputs.tolist()))
 """
 
 
+def check_ngrams(head: Head, rows: list[dict[str, Any]]) -> None:
+    """The table against what one n-gram alone adds to the output."""
+    assert head.lexicon is not None
+    features = head.features[NGRAMS]
+    assert {row["ngram"] for row in rows} == {head.lexicon.terms[at] for at in features}
+    nothing = {source: np.zeros((1, len(own)), np.float32) for source, own in head.features.items()}
+    base = head.outputs(nothing)
+    for place in (0, 1, len(rows) - 1):
+        at = head.lexicon.terms.index(rows[place]["ngram"])
+        alone = (features == at).astype(np.float32)[None]
+        adds = (head.outputs(nothing | {NGRAMS: alone}) - base).item()
+        assert rows[place]["weight_sad"] == pytest.approx(adds, abs=1e-5)
+        assert rows[place]["importance"] == pytest.approx(abs(adds), abs=1e-5)
+    assert [row["rank"] for row in rows] == list(range(len(rows)))
+    assert sum(row["share"] for row in rows) == pytest.approx(1, abs=1e-4)
+    towards = {row["ngram"]: row["towards"] for row in rows if row["rank"] < 20}
+    assert set(towards.values()) == {"glad", "sad"}
+    for word, mood in (("happy", "glad"), ("angry", "sad")):
+        assert towards.get(f'word "{word}"', mood) == mood
+
+
 def test_heads_that_read_the_texts_too(finished_run: Path, tmp_path: Path) -> None:
     config = changed(finished_run, tmp_path, lexical=True, eta=[0.3])
     folder = consolidated(config)
@@ -257,11 +282,14 @@ def test_heads_that_read_the_texts_too(finished_run: Path, tmp_path: Path) -> No
     texts = sample_texts(store, test, config)
     for name in ("dense", "sparse", "stack", "baseline_lexical"):
         path = folder.head("mood", name)
-        assert {"lexicon.json", "head.safetensors"} <= {file.name for file in path.iterdir()}
+        files = {file.name for file in path.iterdir()}
+        assert {"lexicon.json", "head.safetensors", "ngrams.parquet"} <= files
         head = Head.load(path)
+        check_ngrams(head, read_table(path / "ngrams.parquet").to_pylist())
         assert NGRAMS in head.features and head.lexicon is not None
         assert any(key.startswith("lexicon.") for key in read_arrays(path / "head.safetensors"))
     assert Head.load(folder.head("mood", "frozen")).lexicon is None
+    assert not (folder.head("mood", "frozen") / "ngrams.parquet").exists()
     moved = tmp_path / "moved"
     shutil.copytree(folder.head("mood", "dense"), moved)
     head = Head.load(moved)
@@ -318,10 +346,46 @@ def test_folds_of_authors(tmp_path: Path, tiny_bert: Path, finished_run: Path) -
     for author in set(authors):
         assert len(set(rows.folds[0][authors == author])) == 1
     assert len(set(rows.folds[0])) == 3
+    data = config.model_dump(mode="json")
+    data["head"]["folds"] = 9
+    few = RunConfig.from_dict(data, origin=path)
+    with pytest.raises(ProbeError, match=r"task 'mood': 9 folds, but .* only 7 different authors"):
+        task_rows(few, store, load_target(store, few.task("mood")))
     with pytest.raises(ProbeError, match=r"the store has no author .* name the column"):
-        other = changed(finished_run, tmp_path, folds_by="author")
+        data = RunConfig.load(finished_run).model_dump(mode="json")
+        data["corpus"][0]["author"] = "mood"
+        data["head"]["folds_by"] = "author"
+        other = RunConfig.from_dict(data | {"run_dir": str(tmp_path)}, origin=finished_run)
         store = ActivationStore.open(other.store.path)
         task_rows(other, store, load_target(store, other.task("mood")))
+
+
+@pytest.mark.parametrize("head", ["", 'judge = "validation"\n'])
+def test_folds_of_times_of_splits_that_follow_each_other(
+    tmp_path: Path, tiny_bert: Path, head: str
+) -> None:
+    """The last fold has validation texts only."""
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=60)
+    csv = path.parent / "tweets.csv"
+    header, *lines = csv.read_text(encoding="utf-8").splitlines()
+    fields = [line.split(",") for line in lines]
+    for i, own in enumerate(fields):
+        own[2] = f"2024-05-{1 + i // 2:02d}T12:00:00Z"
+        own.append("train" if i < 30 else "val" if i < 48 else "test")
+    lines = [f"{header},part", *map(",".join, fields)]
+    csv.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    text = text.replace('time = "created_at"', 'time = "created_at"\nsplit = "part"')
+    text += f'folds_by = "time"\nkinds = ["dense", "frozen"]\n{head}'
+    path.write_text(text, encoding="utf-8")
+    config = RunConfig.load(path)
+    stages.run(config)
+    store, folder = ActivationStore.open(config.store.path), RunFolder(Path(config.run_dir))
+    rows = task_rows(config, store, load_target(store, config.task("mood")))
+    assert set(rows.folds[0][: rows.num_train]) == {0, 1} and set(rows.folds[0]) == {0, 1, 2}
+    probe = load_probe(folder, "mood", ffn(0))
+    assert len(probe.fold_weights) == 3
+    np.testing.assert_allclose(probe.fold_weights[2], probe.weights, atol=1e-3)
 
 
 def test_a_few_texts(tmp_path: Path, tiny_bert: Path) -> None:
@@ -347,6 +411,14 @@ def test_settings_that_do_not_fit_are_refused(finished_run: Path, tmp_path: Path
     data = RunConfig.load(finished_run).model_dump(mode="json")
     for head, match in (
         ({"kinds": ["sparse", "ensemble"]}, "name both"),
+        ({"kinds": ["stack"]}, r"\['stack'\].*made of other kinds.*add 'dense'"),
+        ({"kinds": ["final"], "max_depth": 0.5}, r"all blocks, but max_depth = 0\.5; set .* = 1"),
+        ({"kinds": ["stack", "dense"]}, r"at least two other kinds.* only 'dense'.*add 'sparse'"),
+        ({"kinds": ["stack", "final"]}, r"at least two other kinds.* only 'final'.*add 'dense'"),
+        (
+            {"kinds": ["stack", "final", "sparse"], "max_depth": 0.5},
+            r"max_depth = 0\.5 only 'sparse' is there",
+        ),
         ({"judge": "cross_validation", "training": "seen"}, "goes with training"),
         ({"top_k": [0]}, "top_k needs"),
         ({"select": "best"}, "head.select"),

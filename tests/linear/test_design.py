@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.linear import design as module
-from pipeline.linear.design import Design, MemoryDesign, StandardisedDesign, StoreDesign
+from pipeline.linear.design import Design, MemoryDesign, StoreDesign
 from pipeline.linear.fitted import Standardiser
 from store import ActivationStore, StoreSchema
 from store.layout import ffn
@@ -67,12 +67,6 @@ def test_given_standardiser_clips() -> None:
     one = Standardiser(np.zeros(2, np.float32), np.full(2, 1e-6, np.float32), 5.0)
     _, rows = gather(MemoryDesign(np.ones((2, 4), np.float16), one))
     np.testing.assert_array_equal(rows, 5.0)
-
-
-def test_standardised_rows_pass_through() -> None:
-    x = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
-    numbers, rows = gather(StandardisedDesign(x), 3)
-    np.testing.assert_array_equal(rows, x[numbers])
 
 
 @pytest.fixture

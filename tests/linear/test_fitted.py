@@ -12,16 +12,31 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+from pipeline.linear.estimators import sklearn_path
 from pipeline.linear.fitted import Linear, Standardiser
-from pipeline.linear.solver import iterate_path
+from pipeline.linear.labelwise import Objective
+from pipeline.linear.solver import solve_paths
+from tests.builders.probes import design_of
 
 Array = NDArray[Any]
 
 
-def fit_path(x: Array, y: Array, *, penalties: Sequence[float], **options: Any) -> list[Linear]:
+def fit_path(
+    x: Array,
+    y: Array,
+    *,
+    num_classes: int | None,
+    penalties: Sequence[float],
+    solver: str = "lbfgs",
+    sample_weight: Array | None = None,
+    tol: float = 1e-4,
+) -> list[Linear]:
     """A model per penalty, in the order given."""
-    models = {model.penalty: model for model in iterate_path(x, y, penalties=penalties, **options)}
-    return [models[penalty] for penalty in penalties]
+    if solver == "sklearn":
+        options: dict[str, Any] = {"sample_weight": sample_weight, "tol": tol}
+        return sklearn_path(x, y, num_classes=num_classes, penalties=penalties, **options)
+    objective = Objective(np.asarray(y), num_classes, sample_weight)
+    return solve_paths(design_of(x), [objective], penalties, tol=tol)[0]
 
 
 def make(

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.linear import gram as module
-from pipeline.linear.design import StandardisedDesign
 from pipeline.linear.gram import _DeviceSum, design_gram, group_grams, hessian_gram
 from pipeline.linear.ridge import solve_shifted, weighted_grams
+from tests.builders.probes import design_of
 
 Array = NDArray[Any]
 X = np.random.default_rng(0).normal(size=(900, 17)).astype(np.float32)
@@ -25,7 +25,7 @@ def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_whole_and_sampled() -> None:
-    design = StandardisedDesign(X)
+    design = design_of(X)
     np.testing.assert_allclose(design_gram(design), EXACT.T @ EXACT, rtol=1e-4, atol=1e-2)
     part = EXACT[::4]
     np.testing.assert_allclose(design_gram(design, 4), 4 * part.T @ part, rtol=1e-4, atol=1e-2)
@@ -43,7 +43,7 @@ def test_sum_on_a_device() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gram_matrices_of_a_gpu_are_those_of_the_cpu() -> None:
-    design, there = StandardisedDesign(X), StandardisedDesign(X)
+    design, there = design_of(X), design_of(X)
     there.device = torch.device("cuda")
     np.testing.assert_allclose(design_gram(there), design_gram(design), rtol=1e-4, atol=1e-2)
     groups = np.arange(900) % 3
@@ -56,7 +56,7 @@ def test_gram_matrices_of_a_gpu_are_those_of_the_cpu() -> None:
 def test_hessian_is_weighted_and_has_the_bias() -> None:
     weight = np.random.default_rng(1).uniform(size=900)
     full = np.concatenate([EXACT, np.ones((900, 1))], axis=1)
-    made = hessian_gram(StandardisedDesign(X), lambda rows, block: weight[rows])
+    made = hessian_gram(design_of(X), lambda rows, block: weight[rows])
     np.testing.assert_allclose(made, full.T @ (weight[:, None] * full), rtol=1e-4, atol=1e-2)
 
 
@@ -72,7 +72,7 @@ def test_groups_of_exactly_a_products_rows() -> None:
 
 
 def _check_groups(groups: Array) -> None:
-    grams, sums = group_grams(StandardisedDesign(X), groups, 3)
+    grams, sums = group_grams(design_of(X), groups, 3)
     for group in range(3):
         rows = EXACT[groups == group]
         np.testing.assert_allclose(grams[group], rows.T @ rows, rtol=1e-4, atol=1e-3)
@@ -85,9 +85,7 @@ def test_weighted_grams(folds: bool) -> None:
     weights = [
         (np.arange(900) % 3 != k) * 2.0 if folds else draw.uniform(size=900) for k in range(3)
     ]
-    for weight, (gram, sums) in zip(
-        weights, weighted_grams(StandardisedDesign(X), weights), strict=True
-    ):
+    for weight, (gram, sums) in zip(weights, weighted_grams(design_of(X), weights), strict=True):
         np.testing.assert_allclose(gram, EXACT.T @ (EXACT * weight[:, None]), rtol=1e-4, atol=1e-2)
         np.testing.assert_allclose(sums, weight @ EXACT, rtol=1e-4, atol=1e-2)
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.linear.design import StandardisedDesign
 from pipeline.linear.estimators import sklearn_path
 from pipeline.linear.fitted import ABSENT_LOGIT, Linear
 from pipeline.linear.labelwise import Objective, solve_by_label
 from pipeline.linear.solver import solve_paths
+from tests.builders.probes import design_of
 
 PENALTIES = (1e-2, 1e-1)
 
@@ -24,7 +24,7 @@ def drawn() -> tuple[np.ndarray, np.ndarray]:
 
 def test_label_sets_are_binary_fits_side_by_side() -> None:
     x, y = drawn()
-    design, weight = StandardisedDesign(x), np.random.default_rng(1).uniform(0, 2, len(x))
+    design, weight = design_of(x), np.random.default_rng(1).uniform(0, 2, len(x))
     other = Objective(np.arange(len(x)) % 3, 3)
     objectives = [Objective(y, 4, weight), other]
     found, plain = solve_paths(design, objectives, PENALTIES, tol=1e-6)

@@ -175,6 +175,19 @@ def test_learning_finds_the_group_that_speaks_and_lowers_the_error(outputs: int)
     np.testing.assert_array_equal(learnt, mixture.learn(start))
 
 
+def test_learning_leaves_weights_that_fit_every_target() -> None:
+    """Targets of much noise: too large weights all have the same held-out error, a worse one."""
+    draw = np.random.default_rng(3)
+    x = draw.normal(size=(100, 300))
+    y = (x[:, :1] + 2 * draw.normal(size=(100, 1))).astype(np.float32)
+    kernel = np.asarray(x @ x.T / 300, np.float32)
+    mixture = Mixture([kernel], y - y.mean(), [np.arange(100) % 5], num_folds=5)
+    best = min(held_out_error(mixture, np.array([w])) for w in np.logspace(-3, 2, 40))
+    for start in (0.1, 1.0, 250.0):
+        learnt = mixture.learn(np.array([start]))
+        assert held_out_error(mixture, learnt) < 1.01 * best, start
+
+
 def test_learning_helps_where_nothing_is_to_be_learnt_too() -> None:
     """Of noise no weight is worth anything: they fall, and the error with them."""
     mixture = problem(6, rows=100, outputs=1)

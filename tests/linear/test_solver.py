@@ -14,11 +14,12 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from pipeline.errors import ProbeError
-from pipeline.linear.design import MemoryDesign, StandardisedDesign
+from pipeline.linear.design import MemoryDesign
 from pipeline.linear.fitted import Linear
 from pipeline.linear.lockstep import make_preconditioner
 from pipeline.linear.solver import Objective, solve_paths
 from pipeline.linear.threads import BlockThreads
+from tests.builders.probes import design_of
 
 Array = NDArray[Any]
 
@@ -136,7 +137,7 @@ def test_separable_classes_at_a_weak_penalty() -> None:
     draw = np.random.default_rng(0)
     x = draw.normal(size=(300, 200)).astype(np.float32)
     y = (x[:, :4] + 0.3 * draw.gumbel(size=(300, 4))).argmax(1)
-    ((model,),) = solve_paths(StandardisedDesign(x), [Objective(y, 4)], [1000.0], method="gram")
+    ((model,),) = solve_paths(design_of(x), [Objective(y, 4)], [1000.0], method="gram")
     best = LogisticRegression(C=1000.0, tol=1e-8, max_iter=20_000).fit(x.astype(np.float64), y)
     one = np.ones(300)
     x64 = x.astype(np.float64)

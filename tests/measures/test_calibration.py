@@ -56,38 +56,26 @@ def test_what_is_calibrated_stays_as_it_is() -> None:
     np.testing.assert_array_equal(found.decision_outputs(logits), logits)
 
 
-def test_biases_that_gain_little_do_not_change_decisions() -> None:
+def test_accuracy_needs_no_thresholds() -> None:
     logits, y = drawn(7)
-    shifted = 2 * logits + np.array([0.3, 0.0, -0.3])
-    found = calibrate(shifted, y, metric="macro_recall")
-    assert (found.facts["method"], found.facts["decisions"]) == (
-        "temperature and bias",
-        "as fitted",
-    )
-    plain = predictions(shifted, regression=False)
-    np.testing.assert_array_equal(
-        predictions(found.decision_outputs(shifted), regression=False), plain
-    )
-    # The biases alone would: thresholds undo them.
-    assert (predictions(shifted * found.scale + found.shift, regression=False) != plain).any()
+    found = calibrate(2 * logits + np.array([2.0, 0.0, -2.0]), y, metric="accuracy")
+    assert found.facts["method"] == "temperature and bias"
+    assert (found.thresholds, found.facts["decisions"]) == (None, "most probable")
 
 
-def test_biases_that_gain_much_change_decisions() -> None:
-    logits, y = drawn(7)
-    shifted = 2 * logits + np.array([2.0, 0.0, -2.0])
-    found = calibrate(shifted, y, metric="macro_recall")
-    assert found.facts["decisions"] != "as fitted"
-    after = score("macro_recall", y, found.decision_outputs(shifted))
-    assert after > score("macro_recall", y, shifted) + 0.01
+def rare(seed: int, n: int) -> tuple[Array, Array]:
+    """Calibrated logits of a class that one row in ten has, and the classes."""
+    draw = np.random.default_rng(seed)
+    y = (draw.uniform(size=n + 10_000) < 0.1).astype(np.int64)
+    x = draw.normal(size=len(y)) + 1.5 * y
+    model = LogisticRegression().fit(x[n:, None], y[n:])
+    return model.decision_function(x[:n, None])[:, None], y[:n]
 
 
 def test_thresholds_help_where_classes_are_rare() -> None:
-    draw = np.random.default_rng(0)
-    y = (draw.uniform(size=4000) < 0.1).astype(np.int64)
-    x = draw.normal(size=4000) + 1.5 * y
-    logits = LogisticRegression().fit(x[:, None], y).decision_function(x[:, None])[:, None]
+    logits, y = rare(0, 4000)
     found = calibrate(logits[:2000], y[:2000], metric="macro_recall")
-    assert found.facts["decisions"] == "tuned"
+    assert found.facts["decisions"] == "best expected macro_recall"
     plain, tuned = (
         score("macro_recall", y[2000:], outputs)
         for outputs in (logits[2000:], found.decision_outputs(logits[2000:]))
@@ -95,6 +83,35 @@ def test_thresholds_help_where_classes_are_rare() -> None:
     assert tuned > plain + 0.1
     assert found.thresholds is not None
     assert found.thresholds[1] < 0.25
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "macro_recall", "f1"])
+def test_thresholds_promise_most_over_labels_drawn_from_the_probabilities(metric: str) -> None:
+    """The expectation is taken here by drawing, with the metrics of scikit-learn."""
+    logits, y = rare(1, 400)
+    found = calibrate(logits, y, metric=metric)
+    calibrated = logits * found.scale + found.shift
+    draws = np.random.default_rng(0).uniform(size=(300, len(y)))
+    labels = (draws < probabilities(calibrated)[:, 1]).astype(np.int64)
+    prior = np.log((np.bincount(y) + 1) / (len(y) + 2))
+
+    def expected(outputs: Array) -> float:
+        return float(np.mean([score(metric, own, outputs) for own in labels]))
+
+    tried = [expected(calibrated - g * (prior[1] - prior[0])) for g in np.linspace(0, 1, 11)]
+    assert expected(found.decision_outputs(logits)) > max(tried) - 0.01
+
+
+def test_thresholds_hold_on_small_samples() -> None:
+    """Thresholds fitted to 80 rows do about as well on others as those fitted to thousands."""
+    logits, y = rare(2, 12_000)
+    best = score("macro_f1", y, calibrate(logits, y, metric="macro_f1").decision_outputs(logits))
+    few = []
+    for start in range(0, 1600, 80):
+        rows = slice(start, start + 80)
+        found = calibrate(logits[rows], y[rows], metric="macro_f1")
+        few.append(score("macro_f1", y, found.decision_outputs(logits)))
+    assert np.mean(few) > best - 0.03
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -103,7 +103,7 @@ def test_thresholds_of_rare_labels_gain_where_they_help() -> None:
     shifted = logits - 1.5  # all too unsure
     found = calibrate_labels(shifted[:2000], y[:2000], metric="macro_f1")
     assert found.thresholds is not None and (found.thresholds < 0.5).all()
-    assert found.facts["decisions"] == "tuned"
+    assert found.facts["decisions"] == "best expected macro_f1"
     plain, tuned = shifted[2000:], found.decision_outputs(shifted[2000:])
     assert score("macro_f1", y[2000:], tuned) > score("macro_f1", y[2000:], plain) + 0.05
     card: Any = SimpleNamespace(type="multilabel")
@@ -118,6 +118,8 @@ def test_thresholds_stay_where_nothing_is_gained() -> None:
     certain = np.where(y == 1, 2.0, -2.0)
     for metric in NAMES:
         assert calibrate_labels(certain, y, metric=metric).thresholds is None
-    assert calibrate_labels(logits[:20], y[:20], metric="lrap").facts["decisions"] == "as fitted"
+    assert (
+        calibrate_labels(logits[:20], y[:20], metric="lrap").facts["decisions"] == "most probable"
+    )
     y[:] = 0
     assert calibrate_labels(certain, y, metric="macro_f1").thresholds is None

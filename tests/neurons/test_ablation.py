@@ -21,7 +21,7 @@ from pipeline.heads.model import Head
 from pipeline.measures.metrics import score
 from pipeline.neurons.ablation import AblationOptions, ablate
 from pipeline.neurons.arms import token_means
-from pipeline.probes.model import load_probe
+from pipeline.report.terminal import fitted_line
 from pipeline.runfolder import RunFolder
 from pipeline.texts.lookup import sample_texts
 from pipeline.texts.targets import load_target
@@ -49,10 +49,10 @@ def expected_value(config: RunConfig, task: str, neurons: Mapping[int, Any], val
         for i, layer in enumerate(layers)
     }
     final = final_hidden(store.schema)
-    head = Head.load(folder.head(task))
+    head, conventional = (Head.load(folder.head(task, n)) for n in ("chosen", "baseline_final"))
     outputs = {
         "chosen": head.decision_outputs(head.outputs_full(found)),
-        "hidden": load_probe(folder, task, final).outputs(found[final]),
+        "hidden": conventional.decision_outputs(conventional.outputs_full({final: found[final]})),
     }
     metric = config.task(task).selection_metric
     return {
@@ -91,6 +91,28 @@ def test_report_equals_a_run_by_hand(own_run: RunConfig, fill: str) -> None:
             assert len(entry["random"]["values"]) == 2
             gap = entry["salient"]["change"] - entry["random"]["change"]
             assert entry["difference"]["change"] == pytest.approx(gap)
+
+
+def test_both_heads_are_fitted_on_the_same_rows_and_the_report_says_which(
+    own_run: RunConfig,
+) -> None:
+    """Of the validation texts both have seen the labels, so their levels there are too good."""
+    for split, fitted in (("train", True), ("val", True), ("test", False)):
+        options = AblationOptions(top=1, draws=1, split=split)
+        task = ablate(own_run, tasks=["mood"], options=options)["tasks"]["mood"]
+        assert task["fitted"] == (["chosen", "hidden"] if fitted else [])
+        line = fitted_line(task)
+        assert (line is not None) == fitted
+        if line is not None:
+            kind = task["head"]["kind"]
+            assert line.startswith(f"fitted on these texts: chosen ({kind}), final hidden state;")
+    config = own_run.model_copy(
+        update={"head": own_run.head.model_copy(update={"judge": "validation"})}
+    )
+    stages.run(config)
+    for split, found in (("train", ["chosen", "hidden"]), ("val", [])):
+        options = AblationOptions(top=1, draws=1, split=split)
+        assert ablate(config, tasks=["mood"], options=options)["tasks"]["mood"]["fitted"] == found
 
 
 def test_nothing_silenced_changes_nothing(own_run: RunConfig) -> None:
@@ -153,7 +175,13 @@ def test_command(
     top = ["--top", "5"]
     assert run_command([*run, *top]) == 0
     shown = capsys.readouterr()
-    for part in ("difference", "final hidden state", "mean of 2 draws", "ablation.json"):
+    for part in (
+        "difference",
+        "final hidden state",
+        "mean of 2 draws",
+        "compare the drops, not the levels",
+        "ablation.json",
+    ):
         assert part in shown.out
     assert "silencing nothing: macro_f1" in shown.err
     assert run_command([*run, "--with", "mean", "--share", "0.2", "--json", "-q"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -136,8 +137,8 @@ def test_every_depth_has_its_score_and_cost(plan: Plan, finished_run: Path) -> N
     mood = {h.depth: h for h in plan.tasks[0].heads}
     rows = read_table(folder.sweep("mood")).to_pylist()
     for depth, head in mood.items():
-        row = min((r for r in rows if r["depth"] == depth), key=lambda r: r["loss"])
-        assert (head.score, head.low, head.high) == (row["score"], row["low"], row["high"])
+        known = {(r["score"], r["low"], r["high"]) for r in rows if r["depth"] == depth}
+        assert (head.score, head.low, head.high) in known
     assert plan.options[plan.picks["best"]].loss == pytest.approx(0)
 
 
@@ -153,6 +154,9 @@ def test_operations_are_those_of_the_formula(
     for one in plan.options:
         folders = [run_folder(finished_run).head(task, h.name) for task, h in one.heads.items()]
         reads = all_features([Head.load(folder) for folder in folders])
+        if max(source.depth for source in reads) < 0:  # the embeddings alone
+            assert one.flops_per_token == 0
+            continue
         attention = 4 * 2 * hidden * hidden
         linear = (one.depth + 1) * attention + one.depth * 2 * 2 * hidden * width
         if Source("hidden", one.depth + 1) in reads:  # behind the last block, which is whole then
@@ -212,7 +216,7 @@ def test_applying_a_plan_and_going_back(own_run: RunConfig) -> None:
         assert Head.load(folder.head(task)).fingerprint == shallow.picked.heads[task].fingerprint
         assert (folder.head(task) / "reference.safetensors").is_file()
         was = before["tasks"][task]
-        known = [was[k] for k in ("frozen", "sparse", "ensemble") if was[k]["depth"] == 0]
+        known = [was[k] for k in ("frozen", "sparse", "ensemble", "states") if was[k]["depth"] == 0]
         if was["chosen"]["depth"] > 0 and card.num_features not in [
             k["num_features"] for k in known
         ]:
@@ -232,7 +236,9 @@ def test_applying_a_plan_and_going_back(own_run: RunConfig) -> None:
     assert run_command(["inspect", str(home)]) == 0
     for task in before["tasks"]:
         own = make_plan([home], tasks=[task], measuring=ONCE)
-        exchange.apply(own)
+        depth = before["tasks"][task]["chosen"]["depth"]
+        back = {"back": next(i for i, one in enumerate(own.options) if one.depth == depth)}
+        exchange.apply(replace(own, picks=back, pick="back"))
     assert {t: Head.load(folder.head(t)).fingerprint for t in before["tasks"]} == heads
     assert read_metrics(folder) == before
 

@@ -37,12 +37,13 @@ def tasks() -> tuple[Any, Any, list[ProbeTask]]:
         problem = Problem(classes, "pearson" if classes is None else "accuracy")
         folds = draw.permutation(len(labelled)) % 3 if number < 2 else None
         rows = np.arange(100)
-        found.append(ProbeTask(problem, labelled, y[labelled], rows, y_val, folds))
+        own = labelled, y[labelled], rows, y_val, folds, 0 if folds is None else 3
+        found.append(ProbeTask(problem, *own))
     sets, sets_val = ((values @ weights + 1 > 0).astype(np.int8) for values in (x, x_val))
     sets[:, 2] = 0  # a label that no row has
     problem = Problem(3, "macro_f1", multilabel=True)
     every = np.arange(400)
-    found.append(ProbeTask(problem, every, sets, np.arange(100), sets_val, every % 3))
+    found.append(ProbeTask(problem, every, sets, np.arange(100), sets_val, every % 3, 3))
     return x, x_val, found
 
 
@@ -85,6 +86,25 @@ def test_sample_weights_count_like_repeated_rows(
     )
     expected = fit_probes(repeated, val, [simple], config=CONFIG)[0]
     np.testing.assert_allclose(weighted.probe.weights, expected.probe.weights, atol=2e-3)
+
+
+def test_a_fold_without_training_rows_keeps_its_place(
+    tasks: tuple[Any, Any, list[ProbeTask]],
+) -> None:
+    """As in the order of time, where the validation rows are the last."""
+    x, x_val, (_, task, *_) = tasks
+    train = MemoryDesign(np.ascontiguousarray(x.T))
+    val = MemoryDesign(np.ascontiguousarray(x_val.T), train.standardiser)
+    assert task.folds is not None
+    plain = fit_probes(train, val, [task], config=CONFIG)[0].probe
+    own = np.array([1, 2, 4])[task.folds]
+    found = fit_probes(train, val, [replace(task, folds=own, num_folds=6)], config=CONFIG)[0].probe
+    assert found.fold_weights.shape == (6, *plain.weights.shape)
+    for k, fold in enumerate((1, 2, 4)):
+        np.testing.assert_allclose(found.fold_weights[fold], plain.fold_weights[k], atol=4e-3)
+    for fold in (0, 3, 5):
+        np.testing.assert_allclose(found.fold_weights[fold], plain.weights, atol=4e-3)
+        np.testing.assert_allclose(found.fold_bias[fold], plain.bias, atol=4e-3)
 
 
 @pytest.mark.parametrize("classes", [2, 3, None])

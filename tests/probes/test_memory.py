@@ -54,7 +54,7 @@ before = peak()
 train = MemoryDesign(xt)
 val = MemoryDesign(xt[:, :100].copy(), train.standardiser)
 tasks = [
-    ProbeTask(problem, rows, y, np.arange(100), y[:100], draw.integers(0, 4, 4096))
+    ProbeTask(problem, rows, y, np.arange(100), y[:100], draw.integers(0, 4, 4096), 4)
     for _ in range(2)
 ]
 fit_probes(train, val, tasks, config=ProbeConfig(C=(1e-3, 1e-2, 0.1, 10.0)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import RunConfig
+from pipeline.errors import ProbeError
 from pipeline.probes import rows as rows_module
 from pipeline.probes.probing import phase1_fingerprint
 from pipeline.probes.rows import TaskRows, task_rows
@@ -17,6 +18,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.texts.lookup import sample_groups
 from pipeline.texts.targets import Target, load_target
 from store import ActivationStore
+from store.tables import read_arrays, write_arrays
 
 
 def opened(config: RunConfig) -> tuple[ActivationStore, Target]:
@@ -27,6 +29,7 @@ def opened(config: RunConfig) -> tuple[ActivationStore, Target]:
 def with_head(config: RunConfig, **head: Any) -> RunConfig:
     data = config.model_dump(mode="json")
     data["head"] |= head
+    data["corpus"][0]["author"] = "mood"  # for folds by authors a column must be named
     return RunConfig.from_dict(data, origin=Path(config.run_dir).parent / "run.toml")
 
 
@@ -60,6 +63,20 @@ def test_many_rows_are_assigned_once(own_run: RunConfig, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(only, several.folds[0])
     monkeypatch.setattr(rows_module, "FEW_ROWS", len(several) + 1)
     assert len(task_rows(own_run, store, target).folds) == 2
+
+
+def test_training_rows_of_one_fold_are_refused(own_run: RunConfig) -> None:
+    store, target = opened(own_run)
+    path = RunFolder(Path(own_run.run_dir)).groups("mood")
+    known = read_arrays(path)
+    train, val = len(target.rows("train")), len(target.rows("val"))
+    alike = np.r_[np.zeros(train, np.int64), np.arange(1, val + 1)]
+    write_arrays(path, {**known, "groups": alike})
+    match = rf"task 'mood': its {train} training texts are all in one of 3 folds \(near-dup.*seen"
+    with pytest.raises(ProbeError, match=match):
+        task_rows(own_run, store, target)
+    rows = task_rows(with_head(own_run, training="seen"), store, target)  # needs no folds
+    np.testing.assert_array_equal(rows.groups, alike)
 
 
 def test_groups_are_found_once_and_again_if_they_are_of_others(

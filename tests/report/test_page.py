@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from markupsafe import escape
 
 from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.heads.model import KINDS
 from pipeline.report.facts import read_run
 from store.tables import read_json, write_json, write_table
 
@@ -21,6 +23,11 @@ pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
 from pipeline.report import charts, figures, page
 
 NASTY = "</script><script>alert(1)</script>"
+
+
+def test_every_kind_of_head_has_a_colour_of_its_own() -> None:
+    assert list(figures.KIND_COLOURS) == list(KINDS)
+    assert len({*figures.KIND_COLOURS.values(), charts.GREY}) == len(KINDS) + 1
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +96,23 @@ def test_report_names_what_the_run_was_made_from(copied_run: Path, tmp_path: Pat
         ("store", card["config"]["store"]["path"]),
     ):
         assert f"<dt>{name}</dt><dd>{value}</dd>" in html
+
+
+def test_the_n_grams_of_a_head_that_reads_them_are_named(copied_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(copied_run, run)
+    assert page.view_of(read_run(run).tasks[0]).ngrams == ()
+    heads = run / "heads" / "mood"
+    shutil.rmtree(heads / "chosen")
+    shutil.copytree(heads / "baseline_lexical", heads / "chosen")
+    found = read_run(run)
+    view = page.view_of(replace(found.tasks[0], predictions=None))
+    assert len(view.ngrams) == page.TOP_NGRAMS
+    assert {towards for _, towards, _ in view.ngrams} == {"glad", "sad"}
+    html = page.render(found, [replace(view, figures=view.figures[:1])])
+    assert "Most important n-grams" in html
+    for ngram, towards, share in view.ngrams:
+        assert f"<td>{escape(ngram)}</td><td>{towards}</td><td>{share}</td>" in html
 
 
 def test_an_ablation_has_a_row_for_each_head_and_arm(copied_run: Path) -> None:

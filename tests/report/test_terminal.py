@@ -141,6 +141,11 @@ def test_a_row_of_the_scores_for_everything_that_is_compared() -> None:
     ]
 
 
+def test_a_gain_in_a_metric_of_which_less_is_better() -> None:
+    less = remarks(made_up_task(metric="mae"))[0]
+    assert less == "final hidden state less chosen head: +.070 (-.003 to .098)"
+
+
 def test_a_head_chosen_after_the_test_has_no_gains() -> None:
     task = made_up_task(gain={})
     task["chosen"] = task["chosen"] | {"note": "it was chosen by hand"}

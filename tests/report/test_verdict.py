@@ -20,6 +20,7 @@ def sentence(
     num_features: int = 1643,
     best_size: tuple[int, int] = (5, 23808),
     regression: bool = False,
+    constant: tuple[float, float] | None = None,
 ) -> str:
     """The sentence for (difference, standard error) of the chosen head's loss less others'."""
 
@@ -33,6 +34,8 @@ def sentence(
         "full_depth": behind(full),
         "conventional": behind(conventional),
     }
+    if constant is not None:
+        choice["constant"] = behind(constant)
     return choice_sentence(
         choice, depth=depth, num_features=num_features, num_layers=6, regression=regression
     )
@@ -43,11 +46,12 @@ def test_blocks_kept_back_are_compared_with_full_depth() -> None:
         "at most 4 of 6 blocks: log loss +.06 ± .02 against full depth"
     )
     assert sentence(deepest=3, full=(0.004, 0.0187)) == (
-        "at most 4 of 6 blocks: no loss against full depth within one standard error"
-        " (log loss +.00 ± .02)"
+        "at most 4 of 6 blocks: no loss against all features of full depth within one standard"
+        " error (log loss +.00 ± .02)"
     )
     assert sentence(deepest=3, full=(-0.0612, 0.0187), regression=True) == (
-        "at most 4 of 6 blocks: no loss against full depth (squared error -.06 ± .02)"
+        "at most 4 of 6 blocks: no loss against all features of full depth"
+        " (squared error -.06 ± .02)"
     )
 
 
@@ -56,7 +60,14 @@ def test_a_better_conventional_head_is_named() -> None:
     kept = {"deepest": 3, "full": (0.0612, 0.0187)}
     assert sentence(**kept, conventional=(0.0512, 0.0099)).endswith(f"full depth{words}")
     assert sentence(conventional=(0.0512, 0.0099)).endswith(words)
-    assert "final-state" not in sentence(**kept, conventional=(0.0098, 0.0099))
+    assert "final-state" not in sentence(**kept, conventional=(0.0192, 0.0099))
+
+
+def test_where_nothing_was_learnt_it_is_said() -> None:
+    assert sentence(best_size=(3, 1643), constant=(-0.0112, 0.0099)) == (
+        "the best of all heads tried; not surely better than a constant (log loss -.01 ± .01)"
+    )
+    assert sentence(best_size=(3, 1643), constant=(-0.0212, 0.0099)).endswith("heads tried")
 
 
 def test_all_blocks_allowed_is_compared_with_the_best() -> None:

@@ -22,13 +22,12 @@ from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.golden import Golden
 from pipeline.extraction.picking import Picked
 from pipeline.extraction.storing import extract_corpus
-from pipeline.heads.drift import Reference
 from pipeline.heads.model import Head
 from pipeline.scoring.scorer import Scorer
 from pipeline.texts.lexical import Lexicon
 from store import ActivationStore, text_hash
 from store.layout import NGRAMS, Source, ffn
-from tests.builders.heads import make_head
+from tests.builders.heads import make_head, make_reference
 from tests.builders.models import FFN_WIDTH, TEXTS, make_tiny_model
 
 DATES = (1_704_067_200, 1_704_153_600, None)
@@ -285,7 +284,7 @@ def test_drift_counts_different_texts_by_date(heads: list[Head], whole: Backbone
     references = {}
     for head in heads[:2]:
         own = {source: layers[source][:, index] for source, index in head.features.items()}
-        references[head.card.task] = Reference.of(head, own, head.outputs(own))
+        references[head.card.task] = make_reference(head, own, head.outputs(own))
     scorer = Scorer(heads, references=references)
     scored = scorer.score_table(rows(texts))
     assert sorted(scored.drift.dates) == ["2024-01-01", "2024-01-02", "unknown"]

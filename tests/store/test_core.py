@@ -167,7 +167,9 @@ def test_known_ids_and_texts_are_not_computed_twice(store: ActivationStore) -> N
 def test_changed_text_is_an_error_or_a_new_version(store: ActivationStore) -> None:
     append(store, dated_samples(0, 3))
     changed = pa.table({"id": ["id1"], "text": ["other"]})
-    with pytest.raises(ChangedTextError, match=r"id1.*row 0.*changed=\"replace\""):
+    with pytest.raises(
+        ChangedTextError, match=r"row 0.* delete STORE --id id1`.*changed=\"replace\""
+    ):
         store.plan_append(changed)
     append(store, changed, changed="replace")
     assert store.positions(["id1"]).tolist() == [3]

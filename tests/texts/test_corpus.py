@@ -5,7 +5,7 @@ import json
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -275,6 +275,31 @@ def test_unknown_label_names_the_row_and_the_choices(tmp_path: Path) -> None:
     assert "line 1: mood 'sad' is not a number" in force
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda value, i: 3, " training values are 3, so there is nothing to learn; give"),
+        (lambda value, i: value + 1e8, "which float32 cannot tell at that size; subtract a const"),
+        (lambda value, i: 1.7e9 + 3600 * value, "standard deviation of"),
+        (lambda value, i: value - 1e300 * (i == 4), "line 5: force '-1e+300' is beyond 1e+15; div"),
+    ],
+)
+def test_numbers_that_float32_cannot_tell_apart(
+    tmp_path: Path, change: Callable[[float, int], float], match: str
+) -> None:
+    rows = [row | {"force": change(i % 7 / 2, i)} for i, row in enumerate(made_rows())]
+    source = {"path": write_jsonl(tmp_path / "a.jsonl", rows), "labels": {"force": "force"}}
+    assert match in message(source, tasks=[FORCE])
+
+
+@pytest.mark.parametrize("change", [lambda v: v + 2000, lambda v: v * 1e12, lambda v: v * 1e-20])
+def test_numbers_of_any_unit(tmp_path: Path, change: Callable[[float], float]) -> None:
+    rows = [row | {"force": change(i % 7 / 2)} for i, row in enumerate(made_rows())]
+    source = {"path": write_jsonl(tmp_path / "a.jsonl", rows), "labels": {"force": "force"}}
+    found = load(source, tasks=[FORCE]).labels["force"].column("label").to_pylist()
+    assert sorted(found) == sorted(row["force"] for row in rows)
+
+
 def test_a_class_that_training_lacks(tmp_path: Path) -> None:
     rows = made_rows()
     files = {
@@ -357,6 +382,7 @@ def test_labels_of_sets_are_found_in_training_or_are_the_columns(tmp_path: Path)
         ("[null]", "has an element that is no label"),
         ('[["tea"]]', "has an element that is no label"),
         ("tea|", "has an element that is no label"),
+        ('{"tea": 1}', 'is no list of labels; write ["a", "b"] or a|b'),
         ("tee", "'tee' is none of the classes 'tea', 'rain', did you mean 'tea'?"),
     ],
 )
@@ -368,6 +394,43 @@ def test_what_is_no_label_set_is_named(tmp_path: Path, value: str, expected: str
     source = {"path": str(tmp_path / "a.csv"), "labels": {"mood": "sets"}}
     found = message(source, tasks=[task])
     assert "line 12: sets " in found and expected in found and "mend or blank" in found
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        (["tea", "rain", "tea, rain"], 4),
+        (["tea,rain", "tea,bus", "bus,rain"], 2),
+        (["wool|tea", '["rain"]', "rain, tea"], 4),
+        (["joy, glee", "anger, rage", "none"], None),
+        (["tea", "rain", '["tea, rain"]'], None),
+    ],
+)
+def test_commas_between_labels_are_not_in_their_names(
+    tmp_path: Path, cells: list[str], line: int | None
+) -> None:
+    rows = [row | {"sets": cells[i % 3]} for i, row in enumerate(made_rows())]
+    write_csv(tmp_path / "a.csv", rows)
+    source = {"path": str(tmp_path / "a.csv"), "labels": {"mood": "sets"}}
+    task = TaskConfig(name="mood", type="multilabel")
+    if line is None:
+        assert len(load(source, tasks=[task]).classes["mood"]) == 3
+        return
+    found = message(source, tasks=[task])
+    assert f"line {line}: sets {cells[line - 2]!r} looks like several labels; write" in found
+    assert "name it under `labels`" in found
+
+
+def test_lists_and_objects_are_no_classes(tmp_path: Path) -> None:
+    rows = [row | {"sets": ["tea", "rain"][: i % 3]} for i, row in enumerate(made_rows())]
+    source = {"path": write_jsonl(tmp_path / "a.jsonl", rows), "labels": {"mood": "sets"}}
+    found = message(source)
+    assert "line 1: sets '[]' is a list, no class; multilabel tasks take lists; mend" in found
+    write_jsonl(tmp_path / "a.jsonl", [row | {"sets": {"tea": 1}} for row in made_rows()])
+    assert """'{"tea":1}' is an object, no class""" in message(source)
+    rows = [row | {"sets": "[unk]" if i % 3 else "[1, 2"} for i, row in enumerate(made_rows())]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert load(source).classes["mood"] == ("[1, 2", "[unk]")
 
 
 def test_what_is_no_flag_is_named(tmp_path: Path) -> None:
@@ -493,7 +556,8 @@ def test_near_duplicates_share_drawn_splits_and_are_counted_in_given_ones(tmp_pa
     splits = {row["id"]: row["split"] for row in corpus.labels["mood"].to_pylist()}
     assert all(splits[row["id"]] == splits[f"b{row['id']}"] for row in rows[:40])
     assert {splits[row["id"]] for row in rows[:40]} == set(SPLITS)
-    assert "80 texts in 40 groups of near-duplicates" in describe_corpus(corpus)
+    said = describe_corpus(corpus).splitlines()
+    assert "  80 texts in 40 groups of near-duplicates, which drawn splits keep together" in said
     names = [SPLITS[i % 120 // 3 % 3] for i in range(len(rows))]  # two versions in one split
     names[120], names[129] = "test", "val"  # of rows 0 and 9, which are trained on
     names[123], names[126] = "train", "train"  # of rows 3 and 6, which are not
@@ -504,7 +568,9 @@ def test_near_duplicates_share_drawn_splits_and_are_counted_in_given_ones(tmp_pa
     assert given.labels["mood"].num_rows == 160
     assert given.report.leaks_dropped == {"mood": 0}
     assert given.report.near_leaks == {"mood": 4}
-    assert "4 training texts with a near-duplicate in val or test" in describe_corpus(given)
+    said = describe_corpus(given)
+    assert "4 training texts with a near-duplicate in val or test" in said
+    assert "groups of near-duplicates\n" in said  # nothing is drawn
 
 
 def test_missing_splits_are_drawn_from_training(tmp_path: Path) -> None:
@@ -549,6 +615,32 @@ def test_drawn_splits_are_stratified(tmp_path: Path) -> None:
         force[row["split"]].append(row["label"])
     means = [sum(values) / len(values) for values in force.values()]
     assert max(means) - min(means) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"text": " "}, "none of 60 rows has both a label and a text (60 texts are empty); check"),
+        ({"mood": None}, "none of 60 rows has both a label and a text; check the corpus entry's"),
+        ({"text": "https://t.co/{id}"}, "no training row is left: each has, once normalised, the"),
+        ({"part": "val"}, "none of 60 labelled rows is in the training split; check the corpus"),
+        ({"mood": "glad"}, "all 36 training rows have the one class 'glad'; add rows with another"),
+        ({"sets": []}, "all 36 training rows have an empty set of labels; check the label column"),
+    ],
+)
+def test_why_there_are_too_few_classes(
+    tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    parts = ["train", "val", "train", "test", "train"]
+    rows = [row | {"part": parts[i % 5]} | change for i, row in enumerate(made_rows())]
+    for row in rows:
+        row["text"] = row["text"].format(**row)
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    column, type = ("sets", "multilabel") if "sets" in change else ("mood", "classification")
+    source = {"path": path, "split": "part", "labels": {"mood": column}}
+    found = message(source, tasks=[TaskConfig(name="mood", type=type)])
+    assert found.startswith(f"{path}: task 'mood': at least two different ")
+    assert expected in found
 
 
 def test_too_few_rows(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline import stages
 from pipeline.config import RunConfig
+from pipeline.errors import CorpusError, ExtractError
 from pipeline.texts.duplicates import near_duplicates
 from pipeline.texts.lookup import sample_groups, sample_texts
 from store import ActivationStore
@@ -21,7 +23,7 @@ def test_samples_have_the_groups_of_their_texts(finished_run: Path) -> None:
 
 
 def test_near_duplicates_of_a_store_without_texts(tmp_path: Path, tiny_bert: Path) -> None:
-    """The corpus tells them; without it each sample is a group of its own."""
+    """The corpus tells them."""
     path = write_mood_run(tmp_path, tiny_bert, num_rows=80)
     rows = (tmp_path / "tweets.csv").read_text(encoding="utf-8").splitlines()
     fields = rows[1].split(",")
@@ -38,8 +40,8 @@ def test_near_duplicates_of_a_store_without_texts(tmp_path: Path, tiny_bert: Pat
     groups = sample_groups(store, every, config)
     assert (groups == near_duplicates(sample_texts(store, every, config))).all()
     (tmp_path / "tweets.csv").write_text("\n".join(rows[:70]), encoding="utf-8")
-    groups = sample_groups(store, positions[[0, 2, 0]], config)
-    assert groups[0] == groups[2] != groups[1]
-    assert len(set(sample_groups(store, positions, config))) == 3
+    with pytest.raises(ExtractError, match="1 of 3 are not in the corpus files any more"):
+        sample_groups(store, positions, config)
     (tmp_path / "tweets.csv").unlink()
-    assert len(set(sample_groups(store, positions, config))) == 3
+    with pytest.raises(CorpusError, match=r"tweets\.csv"):
+        sample_groups(store, positions, config)
