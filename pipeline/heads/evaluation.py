@@ -60,12 +60,17 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
     def texts() -> list[str]:
         return sample_texts(store, rows.positions, config)
 
+    known: dict[str, _Judged] = {}  # one head goes by several names
+
     def judged(name: str) -> _Judged:
         head = Head.load(folder.head(task.name, name))
-        outputs = stored_outputs(head, store, rows.positions, texts)
-        decided = head.decision_outputs(outputs)
-        entry = _head_entry(head, test.report(decided, outputs))
-        return _Judged(entry, decided, head.outputs_for(problem.metric, outputs))
+        if head.fingerprint not in known:
+            outputs = stored_outputs(head, store, rows.positions, texts)
+            decided = head.decision_outputs(outputs)
+            graded = head.outputs_for(problem.metric, outputs)
+            known[head.fingerprint] = _Judged(test.report(decided, outputs), decided, graded)
+        found = known[head.fingerprint]
+        return found._replace(entry=_head_entry(head, found.entry))
 
     chosen = judged("chosen")
     found: dict[str, Any] = {
