@@ -40,12 +40,6 @@ ROWS = 200
 SOURCE = ffn(2)
 
 
-@pytest.fixture
-def threads() -> Iterator[BlockThreads]:
-    with BlockThreads() as found:
-        yield found
-
-
 def candidate(
     losses: Array, *, depth: int = 0, num_features: int = 10, kind: str = "dense"
 ) -> Candidate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ from store.layout import Source, ffn
 from tests.builders.features import make_joint, memory_sources, refit
 
 Array = NDArray[Any]
-
-
-@pytest.fixture
-def threads() -> Iterator[BlockThreads]:
-    with BlockThreads() as found:
-        yield found
 
 
 def made(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,6 @@ from tests.builders.features import make_joint, memory_sources, refit
 
 Array = NDArray[Any]
 CONFIG = HeadConfig(select="budget", budget=(12,))
-
-
-@pytest.fixture
-def threads() -> Iterator[BlockThreads]:
-    with BlockThreads() as found:
-        yield found
 
 
 def made(
