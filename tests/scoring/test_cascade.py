@@ -22,7 +22,7 @@ from pipeline.planning.thresholds import build
 from pipeline.runfolder import RunFolder
 from pipeline.scoring.cascade import NEVER, Cascade, CascadeScorer
 from pipeline.scoring.files import ScoreOptions, score_files
-from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.scorer import PARITY_TOLERANCE, Scorer
 from store.layout import ffn
 from store.tables import read_json, write_json
 from tests.builders.dumps import scores
@@ -168,10 +168,12 @@ def test_scoring_a_run_with_its_cascade(home: Path, tmp_path: Path) -> None:
         np.stack([table[name].to_numpy() for name in classes]) for table in (early, one, two)
     )
     leaves = shallow.max(axis=0) >= threshold
-    clear = np.abs(shallow.max(axis=0) - threshold) > 1e-5
+    # Texts lie in other batches in each pass: rounding can take an activation to the next float16.
+    rounding = PARITY_TOLERANCE["float32"]
+    clear = np.abs(shallow.max(axis=0) - threshold) > rounding
     assert leaves.any()
     np.testing.assert_allclose(
-        found[:, clear], np.where(leaves, shallow, deep)[:, clear], atol=1e-5
+        found[:, clear], np.where(leaves, shallow, deep)[:, clear], atol=rounding
     )
     # Folders of scores are not mixed; scoring again does nothing.
     for folder, mixed in (("plain", early_too), ("c", plainly)):
