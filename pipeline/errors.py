@@ -47,3 +47,21 @@ def did_you_mean(wanted: str, choices: Iterable[str]) -> str:
     names = {name.lower(): name for name in choices}
     close = get_close_matches(wanted.lower(), names, n=1)
     return f"did you mean {names[close[0]]!r}?" if close else ""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: a trouble that passes, and proves nothing."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    text = str(error).lower()
+    return "allocate memory" in text or "not enough memory" in text
+
+
+def first_line(error: BaseException, *, longest: int = 200) -> str:
+    """An exception's type and the first line of what it says, cut to so many characters.
+
+    Of a line that ends in a colon the next one is a part.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()] or ["no message"]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {said[:longest]}"

@@ -9,6 +9,7 @@
     groups/TASK.safetensors         which of the task's texts are near-duplicates
     grams/TASK/layer_003.*          Gram matrix of the layer, for tasks that share texts with TASK
     importance/TASK.parquet         importance per (layer, pooling, neuron)
+    importance_experts/TASK.parquet  the same per (layer, pooling, expert, neuron)
     rankings/TASK.parquet           other rankings of the neurons (`salient rank`), and with them
     overlaps/TASK.parquet           how far each two of them agree
     stability/TASK.parquet          how far each agrees with itself over bootstrap replicates
@@ -109,9 +110,10 @@ class RunFolder:
         """Gram matrix of a source's training rows; ``task`` is the first of those that share it."""
         return self.path / "grams" / task / f"{source}.safetensors"
 
-    def importance(self, task: str) -> Path:
-        """Importance table of a task."""
-        return self.path / "importance" / f"{task}.parquet"
+    def importance(self, task: str, site: str = "ffn") -> Path:
+        """Importance table of a task, of the FFN's neurons or of the experts'."""
+        folder = "importance" if site == "ffn" else f"importance_{site}"
+        return self.path / folder / f"{task}.parquet"
 
     def ranking(self, kind: str, task: str) -> Path:
         """Table of a task by `salient rank`, such as that of ``"rankings"`` or ``"overlaps"``."""
@@ -170,6 +172,14 @@ def read_card(folder: RunFolder) -> dict[str, Any]:
     if not isinstance(card.get("config"), dict):
         raise ProbeError(f"{folder.card}: no configuration in it; run `salient extract` again")
     return card
+
+
+def loads_whole(folder: RunFolder) -> bool:
+    """Whether the run's extraction found that its heads must load all blocks of the model.
+
+    A store does not say, for it may be older than the finding.
+    """
+    return bool(read_card(folder).get("extraction", {}).get("whole"))
 
 
 def run_config(path: Path) -> RunConfig:

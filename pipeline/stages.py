@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.backbone import POOLINGS
+from pipeline.backbone import POOLINGS, engine_of
 from pipeline.cluster import at_most, map_tasks, workers_for
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, CorpusError, ProbeError, did_you_mean
@@ -42,7 +42,14 @@ from pipeline.probes import (
     write_importance,
 )
 from pipeline.progress import Say, advance, counted, silent
-from pipeline.runfolder import RunFolder, content_of, open_run, read_metrics, write_card
+from pipeline.runfolder import (
+    RunFolder,
+    content_of,
+    loads_whole,
+    open_run,
+    read_metrics,
+    write_card,
+)
 from pipeline.texts import Corpus, Target, corpus_of, describe_corpus
 from store import ActivationStore
 from store.errors import SalientError
@@ -89,6 +96,7 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
         snapshot=store.snapshot_id,
         content=content_of(store),
         extraction_fingerprint=store.schema.fingerprint,
+        engine=report.engine or engine_of(store.schema.provenance),
         corpus=corpus.report.to_dict(),
         extraction=report.to_dict(),
     )
@@ -217,7 +225,7 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
                 f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
             )
         num_done += 1
-        advance(say, "probed", num_done, len(sources), "layers", note="FFN and hidden states")
+        advance(say, "probed", num_done, len(sources), "layers", note="of all sites")
 
     folder = RunFolder(Path(config.run_dir))
     with one_at_a_time(folder.path, say):
@@ -234,8 +242,7 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
             write_importance(
                 folder,
                 target.task.name,
-                store.schema.array("ffn").layers,
-                poolings=store.schema.poolings,
+                store.schema,
                 classes=target.classes,
             )
     by_task = {task.name: i for i, task in enumerate(config.tasks)}
@@ -275,6 +282,8 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
     targets = load_targets(config, store)
     fingerprints = probe_fingerprints(config, store, targets)
     digest = hashlib.sha256(f"{config.fingerprint} {store.schema.fingerprint}".encode())
+    if loads_whole(folder):  # the heads say so
+        digest.update(b"whole")
     for target in targets:
         name = target.task.name
         digest.update(target.digest.encode())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +26,22 @@ settings.register_profile("nightly", settings.get_profile("suite"), derandomize=
 # The same examples each time, on a machine of any speed; HYPOTHESIS_PROFILE=nightly draws others.
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
+# Nothing that this machine has found out about a model before counts, and nothing is left behind.
+# Fixtures that serve several tests have this folder, each test one of its own.
+_cache = tempfile.TemporaryDirectory(prefix="salient-cache-")
+os.environ["SALIENT_CACHE"] = _cache.name
+
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
+
+
+@pytest.fixture(autouse=True)
+def own_cache() -> Iterator[Path]:
+    """The user's cache folder of one test."""
+    with tempfile.TemporaryDirectory(dir=_cache.name) as folder:
+        os.environ["SALIENT_CACHE"] = folder
+        yield Path(folder)
+        os.environ["SALIENT_CACHE"] = _cache.name
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,12 @@ from pipeline.heads.model import Head
 from pipeline.probes.memory import layer_needs
 from pipeline.probes.model import load_probe
 from pipeline.probes.probing import load_targets
-from pipeline.runfolder import RunFolder, open_run, read_metrics
+from pipeline.runfolder import RunFolder, open_run, read_card, read_metrics
 from pipeline.texts.targets import load_target
 from store import ActivationStore
 from store.errors import SalientError
 from store.layout import ffn, stored_sources
+from tests.builders.models import needs_onednn
 from tests.builders.runs import write_mood_run
 
 
@@ -209,6 +210,22 @@ def test_a_store_of_another_model_is_refused(tmp_path: Path, tiny_bert: Path) ->
     changed = RunConfig.load(write_mood_run(tmp_path, other))
     with pytest.raises(ExtractError, match="made with other settings"):
         stages.extract(changed)
+
+
+@needs_onednn
+def test_the_run_records_the_engine_that_ran(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_mood_run(tmp_path, tiny_bert)
+    text = path.read_text()
+    path.write_text(text.replace("[backbone]", '[backbone]\nengine = "onednn"'))
+    config = RunConfig.load(path)
+    assert stages.extract(config).engine == read_card(RunFolder(Path(config.run_dir)))["engine"]
+    assert read_card(RunFolder(Path(config.run_dir)))["engine"] == "onednn"
+    monkeypatch.setattr("pipeline.onednn.available", lambda dtype: False)
+    path.write_text(text)  # the store's engine, if it can be had
+    stages.extract(RunConfig.load(path))
+    assert read_card(RunFolder(Path(config.run_dir)))["engine"] == "torch"
 
 
 def test_a_store_that_holds_more_than_asked_for_says_so(own_run: RunConfig) -> None:

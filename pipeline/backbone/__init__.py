@@ -4,9 +4,14 @@ In: texts and a model folder or hub name. Out: for a batch of texts the pooled a
 layer, and the pooled hidden states.
 
 Read first: `transformer` (:class:`Backbone`, one forward pass) and `sites` (where each family keeps
-its activations); `loading` makes a backbone. `tokens`, `packing` and `attention` put many texts
-into one batch; `hooks` and `slicing` capture, and cut off what nobody reads; `pooling` and `fused`
-pool; `engine` is the faster arithmetic, `selfcheck` proves it equal.
+its activations; `discovery` finds them in others); `loading` makes a backbone of what `folder`,
+`tokenizer`, `fingerprint` and `checkpoint` find on disk, `parts` of the part that reads text.
+`tokens`, `packing` and `attention` put many texts into one batch; `hooks` and `slicing` capture,
+and cut off what nobody reads; `pooling` and `fused` pool; `experts` finds and captures what
+mixtures of experts choose; `engine` is the faster arithmetic. `selfcheck` proves that a batch gives
+what each text alone does, by what `shapes`, `limits` and `states` find out about a model; `plain`
+is the model's own forward pass, to compare with; `comparison` says what is rounding, `usercache`
+remembers what was proved.
 
 Tables that take a new row: `sites.FFN_SITES` (a family), `pooling.POOLINGS` (a pooling).
 """

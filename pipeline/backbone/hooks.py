@@ -1,7 +1,7 @@
 """Hooks on modules: capture what goes in, or replace it.
 
     with captured_inputs(modules, sink):
-        model(...)                          # sink(0, tokens), sink(1, tokens), …
+        model(...)                          # sink(0, input), sink(1, input), …
 
 A sink that has seen enough raises ``Stop``, which the caller of the model catches. Hooks that
 capture live only inside the context manager.
@@ -9,9 +9,9 @@ capture live only inside the context manager.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -19,39 +19,56 @@ from torch import Tensor, nn
 
 TokenSink = Callable[[int, Tensor], None]
 """Takes a layer (or hidden-state index) and its activations, (token slots, feature)."""
+InputSink = Callable[[int, Tensor], None]
+"""Takes a layer and what went into its module, in the model's own shape."""
 
 
 class Stop(Exception):
     """Raised by a sink to end the forward pass once it has all it wants."""
 
 
+def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """What a module is called with: the first tensor of real numbers, by position or keyword."""
+    for value in (*args, kwargs.get("hidden_states"), *kwargs.values()):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+    return None
+
+
 @contextmanager
 def captured_inputs(
-    modules: Sequence[nn.Module], sink: TokenSink, *, time_first: bool = False
+    modules: Mapping[int, nn.Module], sink: InputSink, layers: Collection[int] | None = None
 ) -> Iterator[None]:
-    """Call ``sink(layer, tokens)`` with the input of every call of the modules.
+    """Call ``sink(layer, input)`` with the input of every call of the modules of some layers.
+
+    A module that serves several layers is called for them in turn; calls beyond these are taken as
+    further ones for the last of them.
 
     Args:
-        modules: one for each layer, or a single one that serves all: its calls are counted.
-        sink: gets the tokens in flat order, (slots, feature), row of the batch by row.
-        time_first: inputs are (token, batch, feature) rather than (batch, token, feature).
+        modules: layer -> its module, of all layers that a forward pass reaches: calls are counted.
+        sink: gets the tensors as they are.
+        layers: those to hand on; None for all.
     """
 
-    def hook_for(numbers: Iterator[int]) -> Callable[..., None]:
+    def hook_for(turns: Iterator[int]) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            tokens: Tensor = args[0] if args else kwargs["hidden_states"]
-            if time_first:
-                tokens = tokens.transpose(0, 1)
-            sink(next(numbers), tokens.reshape(-1, tokens.shape[-1]))
+            if (found := input_of(args, kwargs)) is not None:
+                layer = next(turns)
+                if layer in wanted:
+                    sink(layer, found)
 
         return hook
 
+    wanted = set(modules if layers is None else layers)
+    served: dict[nn.Module, list[int]] = {}
+    for layer, module in sorted(modules.items(), key=lambda item: item[0]):
+        served.setdefault(module, []).append(layer)
     handles = []
     try:
-        for layer, module in enumerate(modules):
-            # A layer's own module is called once a pass, so counting from its number serves both.
-            hook = hook_for(count(layer))
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        for module, own in served.items():
+            if wanted.intersection(own):
+                hook = hook_for(chain(own, repeat(own[-1])))
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:
@@ -65,8 +82,13 @@ def replacement(mask: Tensor, fill: Tensor) -> Callable[..., Any]:
     """
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (torch.where(mask, fill, args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": torch.where(mask, fill, kwargs["hidden_states"])}
+        found = input_of(args, kwargs)
+        if found is None:
+            return args, kwargs
+        quiet = torch.where(mask, fill, found)
+        return (
+            tuple(quiet if value is found else value for value in args),
+            {key: quiet if value is found else value for key, value in kwargs.items()},
+        )
 
     return hook

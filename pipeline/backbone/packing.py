@@ -1,9 +1,10 @@
 """Plan batches and build them: which texts run together, and how their tokens are laid out.
 
-Planning is pure arithmetic on lengths. A batch is either *packed* (all texts end to end in one
-row, no pads) or *padded* (one row per text, texts of similar length together); ``Batch`` hides
-the difference from what comes after by saying where each text's tokens lie in the flat order.
-``Segments`` says the same of a matrix of tokens, for attention and pooling.
+Planning is pure arithmetic on lengths; ``Limits`` says which may not go together. A batch is either
+*packed* (all texts end to end in one row, no pads) or *padded* (one row per text, texts of similar
+length together); ``Batch`` hides the difference from what comes after by saying where each text's
+tokens lie in the flat order. ``Segments`` says the same of a matrix of tokens, for attention and
+pooling.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from pipeline.backbone.limits import ANY, Limits
 
 PositionRule = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Token ids of one text -> its position ids."""
@@ -55,7 +58,12 @@ class Batch:
 
 
 def plan_batches(
-    lengths: ArrayLike, *, max_tokens: int, packed: bool, lanes: int = 1
+    lengths: ArrayLike,
+    *,
+    max_tokens: int,
+    packed: bool,
+    lanes: int = 1,
+    limits: Limits = ANY,
 ) -> Iterator[NDArray[np.int64]]:
     """Group texts by length under a budget of token slots.
 
@@ -69,6 +77,7 @@ def plan_batches(
         max_tokens: slots per batch; padded batches count their pads.
         packed: whether the batches will be packed.
         lanes: how many batches run at a time.
+        limits: which texts may not share a batch.
 
     Yields:
         (n,) numbers of the batch's texts, in descending order of length.
@@ -78,6 +87,7 @@ def plan_batches(
     order = order[: int(np.count_nonzero(length))]
     descending = length[order]
     before = np.concatenate([[0], np.cumsum(descending)])
+    ends = np.append(limits.breaks(descending), len(order))
     first = 0
     while first < len(order):
         budget = max_tokens
@@ -88,7 +98,8 @@ def plan_batches(
             count = int(np.searchsorted(before, before[first] + budget, "right")) - 1 - first
         else:
             count = budget // int(descending[first])
-        count = min(max(count, 1), len(order) - first)
+        end = int(ends[np.searchsorted(ends, first, "right")])
+        count = min(max(count, 1), end - first)
         yield order[first : first + count]
         first += count
 

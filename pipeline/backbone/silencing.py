@@ -69,9 +69,10 @@ def silenced(
     digest = hashlib.sha256(backbone.fingerprint.encode())
     for layer, chosen in sorted(neurons.items()):
         index = np.asarray(chosen, np.int64)
-        if not 0 <= layer < backbone.num_layers:
+        if layer not in backbone.ffn_layers:
             raise BackboneError(
-                f"layer {layer}: {backbone.source} runs layers 0..{backbone.num_layers - 1}"
+                f"layer {layer}: {backbone.source} has FFNs in layers"
+                f" {', '.join(map(str, backbone.ffn_layers)) or '(none)'}"
             )
         if not len(index):
             continue
@@ -88,6 +89,7 @@ def silenced(
         module.register_forward_pre_hook(hook, with_kwargs=True)
         digest.update(f" {layer} ".encode() + fill.tobytes())
         quiet.fingerprint = digest.hexdigest()
+        quiet.older_fingerprint = None
     return quiet
 
 
@@ -102,10 +104,10 @@ def check_silenced(pooled: Array, neurons: Array, values: Array | None) -> None:
     Raises:
         BackboneError: it did not.
     """
-    texts = pooled.any(axis=(0, 1))  # those that have tokens
-    seen = pooled[:, neurons][..., texts]
+    empty = ~pooled.any(axis=1, keepdims=True)  # where there are no tokens to pool
     expected = np.zeros(len(neurons)) if values is None else values
-    if not np.allclose(seen, expected[:, None], rtol=1e-2, atol=1e-5):
+    same = np.isclose(pooled[:, neurons], expected[:, None], rtol=1e-2, atol=1e-5)
+    if not (same | empty).all():
         raise BackboneError(
             "the captured activations of silenced neurons are not what they were set to; this"
             " backbone captures them before the hooks of its down projections"

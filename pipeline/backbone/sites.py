@@ -10,28 +10,11 @@ another architecture means adding one row; for a single run, an explicit path wi
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
-
-from pipeline.errors import BackboneError
-
-WIDTH_KEYS = (
-    "intermediate_size",
-    "ffn_dim",
-    "encoder_ffn_dim",
-    "d_ff",
-    "d_inner",
-    "n_inner",
-    "hidden_dim",
-    "ffn_hidden_size",
-)
-EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +38,22 @@ class FfnSite:
     positions: Literal["zero", "after_padding", "internal"] = "zero"
     """First position: 0; ``padding_idx + 1`` (RoBERTa); or the model counts by itself."""
     root: str = ""
-    """The part that is run, if not the whole model: the encoder of an encoder-decoder."""
-    skip_depth: str | None = None
-    """Config key with the number of blocks of the part that is not run."""
+    """The part that is run, if not the whole model: the encoder of an encoder-decoder, the language
+    model of a vision-language model."""
     shared: bool = False
     """One module serves all blocks; its calls are counted."""
-    time_first: bool = False
-    """Tensors are (token, batch, feature) inside the blocks."""
+    layers: tuple[int, ...] | None = None
+    """Blocks that have an FFN; None = all."""
+    blocks: str = ""
+    """Path of a block, where it cannot be told from ``down``."""
+    unknown: str = ""
+    """Why there is no ``down``: then only hidden states can be read."""
 
     @property
     def block(self) -> str:
         """Path of the block that the site lies in."""
+        if self.blocks:
+            return self.blocks
         if self.shared:
             return self.down.rpartition(".")[0]
         head, _, _ = self.down.partition("{i}")
@@ -134,14 +122,12 @@ FFN_SITES: dict[str, FfnSite] = {
         "activation_function",
         "layer_2",
         positions="internal",
-        time_first=True,
     ),
     # encoders of encoder-decoders
     "t5": FfnSite(
         down="encoder.block.{i}.layer.1.DenseReluDense.wo",
         positions="internal",
         root="encoder",
-        skip_depth="num_decoder_layers",
     ),
     "bart": _plain(
         "encoder.layers.{i}",
@@ -150,7 +136,6 @@ FFN_SITES: dict[str, FfnSite] = {
         "fc2",
         positions="internal",
         root="encoder",
-        skip_depth="decoder_layers",
     ),
     # decoders
     "gpt2": _plain("h.{i}.mlp", "c_fc", "act", "c_proj", packs=True),
@@ -183,74 +168,12 @@ FFN_SITES: dict[str, FfnSite] = {
 }
 
 
-def refuse_experts(config: Any) -> None:
-    """Refuse mixture-of-experts models: a token's experts share no one FFN vector.
-
-    Raises:
-        BackboneError: the config declares more than one expert.
-    """
-    for key in EXPERT_KEYS:
-        if (getattr(config, key, None) or 0) > 1:
-            raise BackboneError(
-                f"model type {config.model_type!r} is a mixture of experts ({key} = "
-                f"{getattr(config, key)}): each token passes other FFNs, so there is no one "
-                "activation vector per layer; choose a dense model"
-            )
-
-
-def choose_site(
-    config: Any, skeleton: Callable[[], nn.Module], *, ffn_site: str | None = None
-) -> FfnSite:
-    """The row to use for a model: the explicit path, the table's, or a discovered one.
-
-    Args:
-        config: the Hugging Face config.
-        skeleton: makes the module tree without weights, if it must be searched.
-        ffn_site: explicit path of the down projection with ``{i}`` for the block.
-
-    Raises:
-        BackboneError: bad explicit path, or an architecture that cannot be worked out.
-    """
-    if ffn_site is not None:
-        if "{i}" not in ffn_site:
-            raise BackboneError(
-                f"ffn_site {ffn_site!r} lacks {{i}}, which stands for the block's number; "
-                "example: 'encoder.layer.{i}.output.dense'"
-            )
-        known = FFN_SITES.get(config.model_type)
-        if known is not None and known.down == ffn_site:
-            return known
-        return FfnSite(down=ffn_site, positions="internal")
-    if config.model_type in FFN_SITES:
-        return FFN_SITES[config.model_type]
-    return discover(config, skeleton())
-
-
-def discover(config: Any, model: nn.Module) -> FfnSite:
-    """Find the down projection of an unlisted architecture by its input width.
-
-    It is the linear layer whose input is as wide as the config's FFN and that occurs exactly once
-    per block. The engine then makes no other assumption: no packing, no fusing.
-
-    Raises:
-        BackboneError: none or several candidates.
-    """
-    refuse_experts(config)
-    widths = {value for key in WIDTH_KEYS if isinstance(value := getattr(config, key, None), int)}
-    counts: dict[str, int] = defaultdict(int)
-    for name, module in model.named_modules():
-        if input_width(module) in widths:
-            counts[re.sub(r"\.\d+\.", ".{i}.", name, count=1)] += 1
-    depth = getattr(config, "num_hidden_layers", 0)
-    candidates = [name for name, count in counts.items() if "{i}" in name and count == depth]
-    if len(candidates) == 1:
-        return FfnSite(down=candidates[0], positions="internal")
-    found = f"candidates by width: {candidates}" if candidates else "no candidate by width"
-    raise BackboneError(
-        f"model type {config.model_type!r} is not supported out of the box ({found}); name the "
-        'FFN\'s down projection with ffn_site = "path.{i}.of.linear", or use one of: '
-        + ", ".join(sorted(FFN_SITES))
-    )
+def depth(part: nn.Module, site: FfnSite) -> int:
+    """Number of blocks of the part that is run."""
+    if site.shared:
+        return int(part.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+    path, _, _ = site.inner(site.block, 0).rpartition(".")
+    return len(part.get_submodule(path))  # type: ignore[arg-type]
 
 
 def input_width(module: nn.Module) -> int | None:

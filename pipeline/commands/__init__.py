@@ -5,7 +5,8 @@ exit code. Each wing is imported when its command is called, so that help and a 
 once.
 
 Read first: `line` (all commands together, errors to exit codes). The groups: `training` (run and
-its stages), `scoring`, `jobs`, `looking`, `store`; `options` and `printing` are what they share.
+its stages), `checking`, `scoring`, `jobs`, `looking`, `store`; `options` and `printing` are
+what they share.
 """
 
 import lazy_loader

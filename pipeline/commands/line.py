@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from pipeline.commands import jobs, looking, scoring, store, training
+from pipeline.commands import checking, jobs, looking, scoring, store, training
 from pipeline.commands.options import STORE
 from pipeline.errors import ConfigError
 from store.errors import SalientError
@@ -34,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(store.app, name="store", rich_help_panel=STORE)
-for part in (training, scoring, jobs, looking):
+for part in (training, checking, scoring, jobs, looking):
     app.add_typer(part.app)
 INTERRUPTED = 130
 

@@ -9,5 +9,7 @@ from .sections import ScoreConfig as ScoreConfig
 from .sections import SplitConfig as SplitConfig
 from .sections import StoreConfig as StoreConfig
 from .sections import TaskConfig as TaskConfig
+from .sections import words_around as words_around
 from .whole import RunConfig as RunConfig
+from .whole import backbone_of as backbone_of
 from .whole import is_model_path as is_model_path

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 SCORE_COLUMNS = (
     "id", "created_at", "source_file", "text_hash", "n_tokens", "truncated", "fingerprint",
@@ -16,6 +24,8 @@ TYPE_METRICS = {
     "regression": ("pearson", "spearman", "mae", "r2"),
 }
 """Type of a task -> its metrics, the default first."""
+TEXT_FIELD = "{text}"
+"""Where the text goes in a template."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """Names of runs and tasks: they become names of files and columns."""
 
@@ -40,10 +50,67 @@ class BackboneConfig(Section):
     Default: the model's context."""
     special_tokens: bool = True
     """Pool over ``[CLS]``, ``[SEP]``, ``<s>`` … too, as in the paper."""
+    prefix: str | None = None
+    """Words that the model reads before every text, such as ``"query: "`` for e5. Mean and max
+    pooling (and ``store.peaks``) then run over the text's own tokens only, from its first to its
+    last; first and last pooling take the first and last token of all, special ones only with
+    ``special_tokens``. Where a text is too long, its end is cut off."""
+    template: str | None = None
+    """Instead of a prefix, words around every text, with ``{text}`` in its place, pooled in the
+    same way: of ``'This sentence: "{text}" means in one word: "'`` last pooling reads the last
+    token. Other braces mean themselves. What follows a text that is too long stays."""
     ffn_site: str | None = None
     """Path of the FFN's down projection, ``{i}`` for the block, for families not in FFN_SITES."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
+    engine: Literal["auto", "torch", "onednn"] = "auto"
+    """Kernels on the CPU: those that a store was begun with, else the faster by a rule. They agree
+    to rounding, so results count as the same."""
+    check: Literal["auto", "full"] = "auto"
+    """``full`` compares what is extracted of a few texts with the model's own plain forward pass,
+    once for a model; it is loaded a second time for that. What cannot be compared is said: the
+    activations of experts, and hidden states that the model does not list."""
+    whole: bool = False
+    """Load all blocks even where the first are enough. An extraction notes it on what it makes
+    where the first blocks alone give other numbers."""
+
+    @model_validator(mode="after")
+    def _words_fit(self) -> BackboneConfig:
+        words_around(self.prefix, self.template)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, serialise: SerializerFunctionWrapHandler) -> Any:
+        """Fingerprints and records of runs that say nothing of the newer keys stay as they were."""
+        data = serialise(self)
+        newer = [key for key in ("prefix", "template") if data.get(key, "") is None]
+        return {key: value for key, value in data.items() if key not in newer}
+
+
+def words_around(prefix: str | None, template: str | None) -> tuple[str, str]:
+    """What stands before a text and what behind it.
+
+    Raises:
+        ValueError: both are given, one of them says nothing, or the template does not hold
+            ``{text}`` once.
+    """
+    if prefix is not None and template is not None:
+        raise ValueError(
+            f"prefix {prefix!r} and template {template!r} are both given; write the prefix into the"
+            " template, and leave prefix out"
+        )
+    for key, value in (("prefix", prefix), ("template", template)):
+        if value in ("", TEXT_FIELD):
+            raise ValueError(f"{key} {value!r} says nothing; leave it out, or give it words")
+    if template is None:
+        return prefix or "", ""
+    if (count := template.count(TEXT_FIELD)) != 1:
+        raise ValueError(
+            f"template {template!r} holds {TEXT_FIELD} {count} times; write it once, where the text"
+            f" goes, as in 'query: {TEXT_FIELD}'"
+        )
+    before, _, after = template.partition(TEXT_FIELD)
+    return before, after
 
 
 class NormaliseConfig(Section):
@@ -200,12 +267,16 @@ class StoreConfig(Section):
     path: str
     """Folder of the store; several runs may share one."""
     poolings: tuple[str, ...] = ("mean", "max")
-    """How a text's tokens become one number per neuron."""
-    sites: tuple[Literal["ffn", "hidden"], ...] | None = None
-    """What is stored of a text: with both, the FFN activations and every hidden state (embeddings,
-    after each block, final); with "ffn" alone, of the hidden states only the final one, which the
-    conventional head needs. Default: both in a new store, what it holds in an old one. A store that
-    holds more serves as it is, and heads read all of it."""
+    """How a text's tokens become one number per neuron: mean, max, first, last (in a decoder the
+    token that has seen all others)."""
+    sites: tuple[Literal["ffn", "hidden", "router", "experts"], ...] | None = None
+    """What is stored of a text: the FFN activations (ffn); every hidden state: embeddings, after
+    each block, final (hidden; without it only the final one, which the conventional head needs); of
+    mixtures of experts how probable each expert is (router), and the activations of the experts'
+    neurons times the router's weights (experts). Default: all but experts in a new store, what it
+    holds in an old one. A store that holds more serves as it is, and heads read all of it."""
+    experts: tuple[int, ...] | None = None
+    """Numbers of the experts whose activations are stored, where all of them would be too many."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of the stored activations."""
     samples_per_shard: int | None = Field(default=None, ge=1)
@@ -228,11 +299,15 @@ class StoreConfig(Section):
 
     @model_validator(mode="after")
     def _sites_fit(self) -> StoreConfig:
-        if self.sites is not None and "ffn" not in self.sites:
+        if self.sites is not None and not self.sites:
+            raise ValueError("sites names none; leave it out, or name some")
+        if self.experts is not None and "experts" not in (self.sites or ()):
             raise ValueError(
-                f"sites {list(self.sites)} lacks 'ffn': neurons are what runs are about; leave"
-                " sites out, or add 'ffn'"
+                f"experts {list(self.experts)} are those whose activations are stored: add"
+                " 'experts' to sites, or leave experts out"
             )
+        if self.experts is not None and (not self.experts or min(self.experts) < 0):
+            raise ValueError(f"experts {list(self.experts)}: name numbers from 0, at least one")
         return self
 
     @model_validator(mode="after")

@@ -198,6 +198,10 @@ class RunConfig(Section):
         data = self.model_dump(mode="json", exclude={"cluster", "run_dir", "score", "name"})
         for key in ("path", "peaks"):
             data["store"].pop(key)
+        if self.store.experts is None:  # so that runs of earlier versions stay as they are
+            data["store"].pop("experts")
+        for key in ("engine", "check", "whole"):
+            data["backbone"].pop(key)
         if is_model_path(self.backbone.model):
             data["backbone"]["model"] = Path(self.backbone.model).name
         for source in data["corpus"]:
@@ -211,6 +215,18 @@ class RunConfig(Section):
             if task.name == name:
                 return task
         raise ConfigError(f"no task {name!r}; the configuration has {[t.name for t in self.tasks]}")
+
+
+def backbone_of(settings: Mapping[str, Any]) -> BackboneConfig:
+    """The ``[backbone]`` section of some settings.
+
+    Raises:
+        ConfigError: naming the key, the value and the valid ones.
+    """
+    try:
+        return BackboneConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, BackboneConfig)) from None
 
 
 def is_model_path(model: str) -> bool:

@@ -21,10 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import backbone
-from pipeline.backbone import Backbone, encode, load_from_settings
+from pipeline.backbone import (
+    Backbone,
+    Batch,
+    Encoded,
+    Frame,
+    encode,
+    engine_of,
+    load_from_settings,
+)
 from pipeline.config import BackboneConfig, NormaliseConfig, is_model_path
 from pipeline.errors import ExtractError
-from pipeline.extraction import STORED, Extractor
+from pipeline.extraction import STORED, Extractor, RoutedLayers
 from pipeline.texts import normaliser
 from store.layout import Source, StoreSchema, last_block, stored_sources
 
@@ -36,10 +44,11 @@ class TokenMap:
     """A neuron's activations over one text.
 
     Attributes:
-        text: as it was tokenised.
-        starts, stops: ``(t,)`` characters of each token; both 0 for special tokens.
-        values: ``(t,)`` float32 activations; NaN where unknown, and at special tokens that are not
-            pooled.
+        text: as it was tokenised, without the words around it.
+        starts, stops: ``(t,)`` characters of each token; both 0 for special tokens, and for those
+            of the words around the text.
+        values: ``(t,)`` float32 activations; NaN where unknown, and at tokens that mean and max
+            pooling leave out.
     """
 
     text: str
@@ -80,9 +89,12 @@ class TokenReader:
             special_tokens=settings.special_tokens,
             layers=sorted(schema.array("ffn").layers),
             hidden=sorted(schema.hidden_layers),
+            routed=RoutedLayers.recorded(
+                schema.provenance, router=schema.router_layers, experts=schema.experts_layers
+            ),
         )
-        found = self.extractor.fingerprint(normalisation=normalise.model_dump())
-        if schema.fingerprint and found != schema.fingerprint:
+        found = self.extractor.compared(schema.fingerprint, normalisation=normalise.model_dump())
+        if schema.fingerprint and found is None:
             raise ExtractError(
                 f"{backbone.source}: not the model that the store's activations come from; name"
                 " that one with --model"
@@ -106,6 +118,7 @@ class TokenReader:
             settings.model_copy(update={"trust_remote_code": False}),
             last_layer=last_block(stored_sources(schema), schema.num_layers),
             model=model or _on_this_machine(settings),
+            made_with=engine_of(schema.provenance),
         )
         normalise = NormaliseConfig.model_validate(schema.provenance.get("normalise", {}))
         return cls(backbone, schema, settings, normalise)
@@ -128,19 +141,24 @@ class TokenReader:
         """One neuron at every token.
 
         Args:
-            texts: few, normalised as stored ones are; they run as one batch.
+            texts: few, normalised as stored ones are.
             layer: which layer.
             neuron: which of its neurons.
         """
-        encoded = self.extractor.encode(texts)
+        model = self.backbone
+        encoded = encode(
+            model.tokenizer, texts, max_length=model.max_length, frame=model.frame, spans=True
+        )
         rows = np.flatnonzero(encoded.lengths)
         values: dict[int, Array] = {}
-        if len(rows):
-            batch = self.backbone.batch(encoded.ids(rows), rows)
+        lengths = encoded.lengths[rows]
+        for chosen in self.backbone.plan(lengths, max_tokens=int(lengths.sum())):
+            batch = self.backbone.batch(encoded.ids(rows[chosen]), rows[chosen])
 
-            def keep(_: int, tokens: Tensor) -> None:
+            def keep(_: int, tokens: Tensor, batch: Batch = batch) -> None:
                 column = tokens[:, neuron].float().cpu().numpy()
-                for row, start, length in zip(rows, batch.starts, batch.lengths, strict=True):
+                at = zip(batch.indices, batch.starts, batch.lengths, strict=True)
+                for row, start, length in at:
                     values[int(row)] = column[start : start + length]
 
             self.backbone.run(batch, on_ffn=keep, layers=(layer,))
@@ -149,14 +167,11 @@ class TokenReader:
             for i, text in enumerate(texts)
         ]
 
-    def _map(self, text: str, values: Array, row: int, encoded: Any) -> TokenMap:
-        starts, stops = _spans(self.backbone.tokenizer, text, self.backbone.max_length)
-        values = values.astype(np.float32)
-        if not self.special_tokens:
-            values = values.copy()
-            values[: encoded.leading[row]] = np.nan
-            values[len(values) - encoded.trailing[row] :] = np.nan
-        return TokenMap(text, starts, stops, values)
+    def _map(self, text: str, values: Array, row: int, encoded: Encoded) -> TokenMap:
+        shown = np.full(len(values), np.nan, np.float32)
+        own = _own(encoded, row, special_tokens=self.special_tokens)
+        shown[own] = values[own]
+        return TokenMap(text, *_spans(encoded, row), shown)
 
 
 class TokenPlaces:
@@ -166,12 +181,21 @@ class TokenPlaces:
         tokenizer: of the store's backbone.
         max_length: tokens per text at the extraction.
         special_tokens: whether special tokens were pooled.
+        frame: words around each text at the extraction.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, special_tokens: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        special_tokens: bool,
+        frame: Frame | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.special_tokens = special_tokens
+        self.frame = frame or Frame()
 
     @classmethod
     def for_store(cls, schema: StoreSchema, *, model: str | None = None) -> TokenPlaces:
@@ -182,9 +206,10 @@ class TokenPlaces:
             raise ExtractError("the store does not say how long its texts may be, in tokens")
         path = backbone.locate(model or _on_this_machine(settings))
         return cls(
-            backbone.load_tokenizer(path),
+            backbone.fitted_tokenizer(path, trust_remote_code=settings.trust_remote_code),
             max_length=extraction["max_length"],
             special_tokens=settings.special_tokens,
+            frame=Frame(settings.prefix, settings.template),
         )
 
     def peaks(
@@ -201,7 +226,9 @@ class TokenPlaces:
         Raises:
             ExtractError: the tokenizer cuts the texts otherwise than at the extraction.
         """
-        encoded = encode(self.tokenizer, texts, max_length=self.max_length)
+        encoded = encode(
+            self.tokenizer, texts, max_length=self.max_length, frame=self.frame, spans=True
+        )
         if not np.array_equal(encoded.lengths, n_tokens):
             raise ExtractError(
                 "the model's tokenizer is not the one that the store was made with; name that"
@@ -211,19 +238,23 @@ class TokenPlaces:
         for i, text in enumerate(texts):
             known = np.full(encoded.lengths[i], np.nan, np.float32)
             if tokens[i] >= 0:
-                first = 0 if self.special_tokens else encoded.leading[i]
-                known[first + int(tokens[i])] = values[i]
-            found.append(TokenMap(text, *_spans(self.tokenizer, text, self.max_length), known))
+                own = _own(encoded, i, special_tokens=self.special_tokens)
+                known[own.start + int(tokens[i])] = values[i]
+            found.append(TokenMap(text, *_spans(encoded, i), known))
         return found
 
 
-def _spans(tokenizer: Any, text: str, max_length: int) -> tuple[Array, Array]:
-    """First and last character ``(t,)`` of each token; both 0 for special tokens."""
-    spans = tokenizer(
-        text, truncation=True, max_length=max_length, return_offsets_mapping=True, verbose=False
-    )["offset_mapping"]
-    places = np.array(spans, np.int64).reshape(-1, 2)
-    return places[:, 0], places[:, 1]
+def _own(encoded: Encoded, row: int, *, special_tokens: bool) -> slice:
+    """The tokens of a text that mean and max pooling run over."""
+    skip, count = encoded.own(np.array([row]), special_tokens=special_tokens)
+    return slice(int(skip[0]), int(skip[0] + count[0]))
+
+
+def _spans(encoded: Encoded, row: int) -> tuple[Array, Array]:
+    """First and last character ``(t,)`` of each token of a text; both 0 where it is not its own."""
+    assert encoded.spans is not None
+    starts, stops = encoded.spans[encoded.slots(row)].T
+    return starts, stops
 
 
 def _settings(schema: StoreSchema) -> BackboneConfig:

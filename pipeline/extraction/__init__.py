@@ -6,8 +6,10 @@ knows the backbone again.
 
 Read first: `extractor` (texts to arrays) and `storing` (arrays to the store, on this machine);
 `distributed` and `workbench` do the same on a cluster's workers, `adding` fills in layers that a
-store lacks. `picking` pools only what heads read, `golden` keeps the golden texts, `lanes` are the
-threads, `throughput` says how fast it went.
+store lacks. Before all that `proving` finds out whether the numbers are the model's own, `checking`
+what else there is to say of a model. `picking` pools only what heads read, `routed` the same of
+mixtures of experts, `golden` keeps the golden texts, `lanes` are the threads, `throughput` says how
+fast it went.
 """
 
 import lazy_loader

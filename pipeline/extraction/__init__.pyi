@@ -1,4 +1,5 @@
 from .adding import add_layers as add_layers
+from .checking import check_model as check_model
 from .distributed import SET_ASIDE_SCHEMA as SET_ASIDE_SCHEMA
 from .distributed import extract_on_workers as extract_on_workers
 from .distributed import write_set_aside as write_set_aside
@@ -13,6 +14,9 @@ from .golden import read_outputs as read_outputs
 from .golden import write_golden as write_golden
 from .golden import write_outputs as write_outputs
 from .lanes import ahead as ahead
+from .rounding import allowance as allowance
+from .rounding import departure as departure
+from .routed import RoutedLayers as RoutedLayers
 from .storing import StoreOptions as StoreOptions
 from .storing import extract_corpus as extract_corpus
 from .storing import extract_here as extract_here

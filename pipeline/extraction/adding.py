@@ -10,14 +10,15 @@ afterwards bring them too.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.backbone import load_from_settings
+from pipeline.backbone import engine_of, load_from_settings
 from pipeline.config import BackboneConfig
 from pipeline.errors import ConfigError, ExtractError
 from pipeline.extraction.extractor import Extractor
+from pipeline.extraction.routed import RoutedLayers
 from pipeline.extraction.storing import check_disk, extract_blocks
 from pipeline.progress import Say, advance, silent
 from store import ActivationStore, Block, StoreSchema
@@ -80,15 +81,29 @@ def add_layers(
     store.writable_root()
     schema = store.schema
     last = schema.num_layers
-    ffn = _numbers("layers", layers, {"all": range(last)}, last - 1)
-    states = {"all": range(last + 1), "final": range(last, last + 1)}
-    hidden_layers = _numbers("hidden", hidden, states, last)
-    if set(ffn) <= set(schema.layers or ()) and set(hidden_layers) <= set(schema.hidden_layers):
+
+    def asked(blocks: Sequence[int], states: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """The FFN layers and hidden states, of those that there are."""
+        return (
+            _numbers("layers", layers, {"all": blocks}, blocks),
+            _numbers("hidden", hidden, {"all": states, "final": (last,)}, states),
+        )
+
+    def held(ffn: Sequence[int], hidden_layers: Sequence[int]) -> bool:
+        return set(ffn) <= set(schema.layers or ()) and set(hidden_layers) <= set(
+            schema.hidden_layers
+        )
+
+    if held(*asked(range(last), range(last + 1))):
         return AddReport({}, 0, time.perf_counter() - begin, store.snapshot_id)
     check_texts(schema)
     extractor = _extractor(store_path, schema, model=model, device=device)
     backbone = extractor.backbone
     say(f"backbone: {backbone.model_type}, {backbone.num_layers} blocks")
+    # Not each block has an FFN, nor each hidden state one vector for each token.
+    ffn, hidden_layers = asked(backbone.ffn_layers, backbone.readable_states)
+    if held(ffn, hidden_layers):
+        return AddReport({}, 0, time.perf_counter() - begin, store.snapshot_id)
     plan = store.plan_backfill(
         layers=ffn, hidden_layers=hidden_layers, hidden_size=backbone.hidden_size
     )
@@ -115,18 +130,24 @@ def add_layers(
     )
 
 
-def _numbers(option: str, words: str, names: Mapping[str, range], last: int) -> tuple[int, ...]:
+def _numbers(
+    option: str, words: str, names: Mapping[str, Sequence[int]], valid: Sequence[int]
+) -> tuple[int, ...]:
     """The layers that an option names, without repeats."""
-    if not words or words in names:
+    if not words or ((named := names.get(words)) and set(named) <= set(valid)):
         return tuple(names.get(words, ()))
     try:
         numbers = tuple(dict.fromkeys(int(word) for word in words.split(",")))
     except ValueError:
         numbers = (-1,)
-    if not all(0 <= number <= last for number in numbers):
+    if not set(numbers) <= set(valid):
+        if not valid:
+            raise ConfigError(f"--{option} {words!r}: this model has none that can be read")
+        every = list(valid) == list(range(len(valid)))
+        which = f"from 0 to {valid[-1]}" if every else f"out of {', '.join(map(str, valid))}"
         raise ConfigError(
-            f"--{option} {words!r}: valid are {', '.join(names)}, and numbers from 0 to {last} with"
-            " commas between them"
+            f"--{option} {words!r}: valid are {', '.join(names)}, and numbers {which} with commas"
+            " between them"
         )
     return numbers
 
@@ -140,21 +161,27 @@ def _extractor(
         ExtractError: the store does not say, or the model is another one now.
     """
     made = schema.provenance.get("extraction", {})
-    settings = schema.provenance.get("backbone") or {
-        name: made[name] for name in ("dtype", "max_length", "special_tokens") if name in made
+    said = schema.provenance.get("backbone")
+    settings = (said if isinstance(said, Mapping) else None) or {
+        name: made[name]
+        for name in ("dtype", "max_length", "special_tokens", "prefix", "template")
+        if name in made
     } | {"model": made.get("source")}
     if not (model or settings.get("model")):
         raise ExtractError(f"{path}: does not say which model it was made with; give --model")
     # A store may come from anybody: none of its model's code is run.
     recorded = BackboneConfig(**{"model": "", **settings, "trust_remote_code": False})
     extractor = Extractor(
-        load_from_settings(recorded, device=device, model=model),
+        load_from_settings(
+            recorded, device=device, model=model, made_with=engine_of(schema.provenance)
+        ),
         poolings=schema.poolings,
         special_tokens=settings.get("special_tokens", True),
         hidden="none",
         peaks=schema.peaks,
+        routed=RoutedLayers.recorded(schema.provenance),
     )
-    if extractor.fingerprint(normalisation=made.get("normalisation")) != schema.fingerprint:
+    if extractor.compared(schema.fingerprint, normalisation=made.get("normalisation")) is None:
         raise ExtractError(
             f"{path}: was made with another model than {extractor.backbone.source} is now, so its"
             " layers would not fit the others; give --model with the one that it was made with"

@@ -123,6 +123,8 @@ def extract_on_workers(
         f"backbone: {model['model_type']}, {model['num_layers']} blocks of {model['neuron_size']}"
         f" neurons, on {session.num_slots()} workers"
     )
+    for remark in model["remarks"]:
+        say(remark)
     store = ActivationStore.open(config.store.path)
     scratch = Path(config.run_dir) / SCRATCH
     reports: list[BlockReport] = []
@@ -162,6 +164,7 @@ def extract_on_workers(
         num_retries=session.num_retries - retries + sum(len(r.crashed) for r in reports),
         elapsed_s=time.perf_counter() - begin,
         snapshot_id=snapshot,
+        whole=model["whole"],
     )
     return report, aside
 
@@ -229,6 +232,7 @@ def _summary(
     num_retries: int,
     elapsed_s: float,
     snapshot_id: str,
+    whole: bool,
 ) -> ClusterReport:
     total = Meter()
     shares: dict[str, WorkerShare] = {}
@@ -257,6 +261,8 @@ def _summary(
         stage_s=total.stage_s,
         flops=total.flops,
         snapshot_id=snapshot_id,
+        whole=whole,
+        engine=" and ".join(sorted({report.engine for report in reports if report.engine})),
         num_retries=num_retries,
         num_set_aside=num_set_aside,
         workers=shares,

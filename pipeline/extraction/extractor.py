@@ -28,16 +28,19 @@ from pipeline.backbone import (
     Batch,
     Encoded,
     LastLayer,
+    Routed,
     Segments,
+    TokenSink,
     argmax_tokens,
     check_poolings,
     encode,
-    plan_batches,
     pool,
+    pool_routed,
 )
-from pipeline.errors import ExtractError
+from pipeline.errors import ExtractError, lacks_memory
 from pipeline.extraction.lanes import num_lanes, side_by_side
 from pipeline.extraction.picking import Picked
+from pipeline.extraction.routed import NONE_ROUTED, PickedExperts, RoutedLayers, check_kept
 from pipeline.extraction.throughput import Meter
 from store.disk import page_aligned
 from store.layout import Source
@@ -48,6 +51,10 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 STORED = {"float16": torch.float16, "float32": torch.float32}
 """Names of the types that a store has."""
 
+OLDER = (
+    "%s: what was made with it is of an older version: samples of each tensor were compared, not"
+    " every byte"
+)
 logger = logging.getLogger(__name__)
 
 
@@ -60,12 +67,22 @@ class Activations:
     hidden: NDArray[Any] | None
     """(hidden layer, pooling, hidden, n), None if not asked for."""
     n_tokens: NDArray[np.int32]
-    """(n,) tokens of each text, special ones included."""
+    """(n,) tokens of each text, special ones and those of the words around it included."""
     truncated: NDArray[np.bool_]
     """(n,) whether the text was cut to the context."""
+    router: NDArray[Any] | None = None
+    """(layer, pooling, expert, n) probabilities of the experts, None if not asked for."""
+    experts: NDArray[Any] | None = None
+    """(layer, pooling, expert * neuron, n) weighted activations, None if not asked for."""
     peaks: NDArray[np.int32] | None = None
     """(layer, neuron, n) the token on which each neuron peaked, counted within the pooled part of
     the text; -1 without tokens. None if not asked for."""
+
+    @property
+    def in_order(self) -> list[NDArray[Any]]:
+        """Each layer's (pooling, unit, n), a source after the other."""
+        arrays = (self.ffn, self.hidden, self.router, self.experts)
+        return [layer for values in arrays if values is not None for layer in values]
 
 
 class Extractor:
@@ -75,14 +92,16 @@ class Extractor:
         backbone: the model.
         poolings: names from ``POOLINGS``.
         special_tokens: pool ``[CLS]``, ``<s>`` … too, as in the paper. They always take part in
-            the forward pass.
-        layers: layers to pool; default all that the backbone runs.
+            the forward pass. Where the backbone frames texts, the poolings over the whole sequence
+            alone go by it (``POOLINGS``).
+        layers: layers whose FFN to pool; default all that the backbone runs.
         hidden: which hidden states to pool as well, by name or by index as in ``Backbone.run``.
         batch_tokens: token slots per batch; default by device. Halved, once, if memory runs out.
             On the CPU as many batches run at a time as there are cores (eight at most).
         peaks: also find the token on which each neuron peaked.
         features: layer -> ``(k,)`` int64 pooled features (``pooling * neurons + neuron``). Only
             these are pooled, of these layers, and ``compute`` gives ``(n, k)`` for each.
+        routed: what to pool of a mixture of experts; default nothing.
     """
 
     def __init__(
@@ -96,13 +115,17 @@ class Extractor:
         batch_tokens: int | None = None,
         peaks: bool = False,
         features: Mapping[int, NDArray[np.int64]] | None = None,
+        routed: RoutedLayers = NONE_ROUTED,
     ) -> None:
         self.backbone = backbone
+        self.router_layers = tuple(routed.router)
+        self.experts_layers = tuple(sorted(routed.features) or routed.experts)
+        self.kept_experts = check_kept(backbone, routed.kept)
         self.poolings = check_poolings(poolings)
         self.special_tokens = special_tokens
         if features is not None:
             layers = sorted(features)
-        self.layers = tuple(range(backbone.num_layers) if layers is None else layers)
+        self.layers = tuple(backbone.ffn_layers if layers is None else layers)
         self.hidden_layers: tuple[int, ...] = (
             backbone.hidden_indices(hidden) if isinstance(hidden, str) else tuple(hidden)
         )
@@ -118,17 +141,55 @@ class Extractor:
             layer: Picked.of(wanted, backbone, layer=layer, poolings=self.poolings)
             for layer, wanted in (features or {}).items()
         }
+        self._picked_experts = {
+            layer: PickedExperts.of(
+                wanted,
+                kept=self.experts,
+                expert_size=0 if backbone.mixture is None else backbone.mixture.expert_size,
+                num_poolings=len(self.poolings),
+            )
+            for layer, wanted in routed.features.items()
+        }
         self.meter = Meter()
         self._halved = False
 
     def fingerprint(self, *, normalisation: Mapping[str, Any] | None = None) -> str:
         """Digest of all that shapes the stored numbers; the store's schema carries it."""
+        return self._digest(self.backbone.fingerprint, normalisation)
+
+    def compared(
+        self, recorded: str, *, normalisation: Mapping[str, Any] | None = None
+    ) -> Literal["every byte", "samples"] | None:
+        """What of the weights is known to be that of a recorded extraction; None: it is another.
+
+        Whatever is made with an extractor and held against what was made before asks here. Where
+        an earlier version recorded it, samples of each tensor are all that can be compared; that
+        is logged, once.
+
+        Args:
+            recorded: the fingerprint that a store, a head or another record carries.
+            normalisation: how its texts were normalised.
+        """
+        if recorded == self.fingerprint(normalisation=normalisation):
+            return "every byte"
+        older = self.backbone.older_fingerprint
+        if older is None or recorded != self._digest(older(), normalisation):
+            return None
+        if OLDER not in self.backbone.said:
+            self.backbone.said.add(OLDER)
+            logger.warning(OLDER, self.backbone.source)
+        return "samples"
+
+    def _digest(self, backbone: str, normalisation: Mapping[str, Any] | None) -> str:
         settings = {
-            "backbone": self.backbone.fingerprint,
+            "backbone": backbone,
             "poolings": self.poolings,
             "special_tokens": self.special_tokens,
             "normalisation": dict(normalisation or {}),
+            **self.backbone.frame.settings,  # nothing without one, as before there were any
         }
+        if self.kept_experts is not None:
+            settings["experts"] = self.kept_experts
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, texts: Sequence[str]) -> Activations:
@@ -144,13 +205,41 @@ class Extractor:
     @property
     def sources(self) -> tuple[Source, ...]:
         """What it pools, in the order of what it gives."""
-        ffn = [Source("ffn", layer) for layer in self.layers]
-        return (*ffn, *(Source("hidden", index) for index in self.hidden_layers))
+        return tuple(
+            Source(site, layer) for site, layers in self.by_site.items() for layer in layers
+        )
+
+    @property
+    def by_site(self) -> dict[str, tuple[int, ...]]:
+        """Site -> the layers that it pools."""
+        return {
+            "ffn": self.layers,
+            "hidden": self.hidden_layers,
+            "router": self.router_layers,
+            "experts": self.experts_layers,
+        }
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """Numbers of the experts that are kept."""
+        mixture = self.backbone.mixture
+        count = 0 if mixture is None else mixture.num_experts
+        return tuple(range(count)) if self.kept_experts is None else self.kept_experts
+
+    def width(self, site: str) -> int:
+        """Numbers a pooling, text and layer of a site."""
+        mixture = self.backbone.mixture
+        if site == "experts" and mixture is not None:
+            return len(self.experts) * mixture.expert_size
+        return self.backbone.width(site)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Tokenise texts for ``compute``; safe to call from another thread."""
         start = time.perf_counter()
-        encoded = encode(self.backbone.tokenizer, texts, max_length=self.backbone.max_length)
+        backbone = self.backbone
+        encoded = encode(
+            backbone.tokenizer, texts, max_length=backbone.max_length, frame=backbone.frame
+        )
         self.meter.stage_s["tokenise"] += time.perf_counter() - start
         return encoded
 
@@ -183,12 +272,7 @@ class Extractor:
 
         while remaining.any():
             batches = list(
-                plan_batches(
-                    remaining,
-                    max_tokens=self.batch_tokens,
-                    packed=self.backbone.packs,
-                    lanes=self.num_lanes,
-                )
+                self.backbone.plan(remaining, max_tokens=self.batch_tokens, lanes=self.num_lanes)
             )
             try:
                 for batch in side_by_side(
@@ -227,15 +311,27 @@ class Extractor:
         shapes = [
             self._picked[layer].shape if layer in self._picked else whole for layer in self.layers
         ]
+
+        def rooms(site: str) -> list[Tensor]:
+            shape = (poolings, self.width(site))
+            return [room(*shape, dtype=dtype, fill=0) for _ in self.by_site[site]]
+
         pooled = Pooled(
             [room(*shape, dtype=dtype, fill=0) for shape in shapes],
-            [room(poolings, backbone.hidden_size, dtype=dtype, fill=0) for _ in self.hidden_layers],
+            rooms("hidden"),
             [
                 room(backbone.neuron_size, dtype=place_dtype, fill=-1)
                 for _ in (self.layers if self.peaks else ())
             ],
             encoded.lengths.astype(np.int32),
             encoded.truncated,
+            rooms("router"),
+            rooms("experts")
+            if not self._picked_experts
+            else [
+                room(len(self._picked_experts[layer].places), dtype=dtype, fill=0)
+                for layer in self.experts_layers
+            ],
         )
         deepest = backbone.num_layers - 1
         if backbone.last is not None and deepest in self.layers and not self._picked:
@@ -245,11 +341,15 @@ class Extractor:
 
     def _run(self, backbone: Backbone, batch: Batch, encoded: Encoded, pooled: Pooled) -> None:
         rows = torch.from_numpy(batch.indices)
-        starts, lengths = batch.starts, batch.lengths
-        if not self.special_tokens:
-            lead, trail = encoded.leading[batch.indices], encoded.trailing[batch.indices]
-            starts, lengths = starts + lead, lengths - lead - trail
-        segments = Segments.of(starts=starts, lengths=lengths)
+
+        def segments_of(skip: NDArray[np.int64], count: NDArray[np.int64]) -> Segments:
+            return Segments.of(starts=batch.starts + skip, lengths=count)
+
+        special = self.special_tokens
+        segments = segments_of(*encoded.own(batch.indices, special_tokens=special))
+        whole = None
+        if backbone.frame:
+            whole = segments_of(*encoded.whole(batch.indices, special_tokens=special))
 
         def place(target: Tensor, values: Tensor, last: LastLayer | None = None) -> None:
             values = values.to(target.dtype).cpu()
@@ -259,36 +359,56 @@ class Extractor:
             at = self.layers.index(layer)
             last = backbone.last if layer == backbone.num_layers - 1 else None
             if self._picked:
-                place(pooled.ffn[at], self._picked[layer].pool(tokens, segments))
+                place(pooled.ffn[at], self._picked[layer].pool(tokens, segments, whole))
             else:
-                place(pooled.ffn[at], pool(tokens, segments, self.poolings), last)
+                place(pooled.ffn[at], pool(tokens, segments, self.poolings, whole=whole), last)
             if self.peaks:
                 place(pooled.peaks[at], argmax_tokens(tokens, segments), last)
 
-        def on_hidden(index: int, tokens: Tensor) -> None:
-            at = self.hidden_layers.index(index)
-            place(pooled.hidden[at], pool(tokens, segments, self.poolings))
+        def into(targets: list[Tensor], layers: Sequence[int]) -> TokenSink:
+            def sink(layer: int, tokens: Tensor) -> None:
+                place(
+                    targets[layers.index(layer)], pool(tokens, segments, self.poolings, whole=whole)
+                )
+
+            return sink
+
+        def on_experts(layer: int, routed: Routed) -> None:
+            if self._picked_experts:
+                values = self._picked_experts[layer].pool(
+                    routed, segments, self.poolings, whole=whole
+                )
+            else:
+                values = pool_routed(
+                    routed, segments, self.poolings, experts=self.experts, whole=whole
+                )
+            place(pooled.experts[self.experts_layers.index(layer)], values)
 
         backbone.run(
             batch,
             on_ffn=on_ffn,
             layers=self.layers,
-            on_hidden=on_hidden,
+            on_hidden=into(pooled.hidden, self.hidden_layers),
             hidden_layers=self.hidden_layers,
+            on_router=into(pooled.router, self.router_layers),
+            router_layers=self.router_layers,
+            on_experts=on_experts,
+            experts_layers=self.experts_layers,
         )
 
     def _count(self, batch: Batch) -> None:
         self.meter.num_tokens += batch.num_tokens
         self.meter.num_slots += batch.num_slots
-        self.meter.flops += self.backbone.flops(
-            batch, layers=self.layers, hidden=self.hidden_layers
-        )
+        self.meter.flops += self.flops(batch)
+
+    def flops(self, batch: Batch) -> float:
+        """Floating point operations that a batch takes."""
+        layers = (*self.layers, *self.router_layers, *self.experts_layers)
+        return self.backbone.flops(batch, layers=layers, hidden=self.hidden_layers)
 
     def _halve(self, error: Exception) -> None:
         """After running out of memory: halve the batches, but only once."""
-        text = str(error).lower()
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not (out_of_memory or "allocate memory" in text or "not enough memory" in text):
+        if not lacks_memory(error):
             raise error
         if self._halved:
             raise ExtractError(
@@ -312,6 +432,10 @@ class Pooled:
     """Per layer (n, neuron) integers, if asked for."""
     n_tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
+    router: list[Tensor]
+    """Per layer (n, pooling, expert)."""
+    experts: list[Tensor]
+    """Per layer (n, pooling, expert * neuron)."""
 
     def take(self, rows: NDArray[np.int64]) -> Pooled:
         """Some texts ``(n,)``, in the given order."""
@@ -324,18 +448,32 @@ class Pooled:
             [values[index] for values in self.peaks],
             self.n_tokens[rows],
             self.truncated[rows],
+            [values[index] for values in self.router],
+            [values[index] for values in self.experts],
         )
 
     @property
     def rows(self) -> list[Tensor]:
-        """All of ``ffn``, then of ``hidden``, each ``(n, features)``: a source after the other."""
-        return [values.flatten(1) for values in (*self.ffn, *self.hidden)]
+        """Each ``(n, features)``: a source after the other, as in ``Extractor.sources``."""
+        return [values.flatten(1) for layers in self.by_site.values() for values in layers]
+
+    @property
+    def by_site(self) -> dict[str, list[Tensor]]:
+        """Site -> a tensor for each layer, (n, pooling, feature) or (n, k) of chosen features."""
+        return {
+            "ffn": self.ffn,
+            "hidden": self.hidden,
+            "router": self.router,
+            "experts": self.experts,
+        }
 
     def finish(self) -> Activations:
         """Turn to (layer, pooling, feature, n)."""
         return Activations(
             ffn=np.stack(Turned(self.ffn, "ffn")) if self.ffn else np.zeros((0, 0, 0, 0), "f4"),
             hidden=np.stack(Turned(self.hidden, "hidden")) if self.hidden else None,
+            router=np.stack(Turned(self.router, "router")) if self.router else None,
+            experts=np.stack(Turned(self.experts, "experts")) if self.experts else None,
             n_tokens=self.n_tokens,
             truncated=self.truncated,
             peaks=np.stack(Turned(self.peaks, "peaks", torch.int32)) if self.peaks else None,

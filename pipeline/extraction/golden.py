@@ -5,13 +5,13 @@ scoring computes both again before the first row::
 
     write_golden(run / "golden.safetensors", extractor, stored_dtype="float16")
     write_outputs(head_folder, head.outputs_full(read_golden(run / "golden.safetensors")))
-    read_outputs(head_folder).difference(outputs)     # small, or something has changed
+    read_outputs(head_folder).outputs       # what rounding does not explain has another cause
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ GOLDEN_TEXTS = (
 )
 """Short, long, emoji, not Latin, mention and link, nearly nothing; as after normalisation."""
 OUTPUTS_FILE = "golden.json"
+ACTIVATIONS_FILE = "golden_activations.safetensors"
+MAX_FEATURES = 128
+"""Features of each source whose values a head keeps."""
 MARK = "made_by"
 """Tensor that says which extraction a record belongs to."""
 
@@ -65,7 +68,8 @@ def write_golden(path: Path, extractor: Extractor, *, stored_dtype: str) -> None
     """
     mark = np.frombuffer(f"{extractor.fingerprint()} {stored_dtype}".encode(), np.uint8)
     known = read_arrays(path) if path.is_file() else {}
-    if not np.array_equal(known.get(MARK, mark[:0]), mark):
+    made_by, _, dtype = known.get(MARK, mark[:0]).tobytes().decode().partition(" ")
+    if dtype != stored_dtype or extractor.compared(made_by) is None:
         known = {}
     if known and all(source.name in known for source in extractor.sources):
         return
@@ -86,10 +90,20 @@ def read_golden(path: Path) -> dict[Source, Array] | None:
 
 @dataclass(frozen=True)
 class Golden:
-    """Texts and what a head put out for them, ``(texts, outputs)`` float64."""
+    """Texts and what a head put out for them.
+
+    Attributes:
+        texts: normalised.
+        outputs: ``(texts, outputs)`` float64.
+        features: source -> ``(k,)`` int64, some of those that the head reads; older heads' records
+            have none.
+        activations: source -> ``(texts, k)`` float32 of these features, rounded as stored.
+    """
 
     texts: tuple[str, ...]
     outputs: Array
+    features: Mapping[Source, Array] = field(default_factory=dict)
+    activations: Mapping[Source, Array] = field(default_factory=dict)
 
     def difference(self, outputs: Array) -> float:
         """Largest difference of ``(texts, outputs)``, relative to the largest output."""
@@ -98,9 +112,34 @@ class Golden:
 
 
 def write_outputs(
-    head_folder: Path, outputs: Array, *, texts: Sequence[str] = GOLDEN_TEXTS
+    head_folder: Path,
+    outputs: Array,
+    *,
+    texts: Sequence[str] = GOLDEN_TEXTS,
+    features: Mapping[Source, Array] | None = None,
+    activations: Mapping[Source, Array] | None = None,
 ) -> None:
-    """Record a head's outputs ``(texts, outputs)`` beside it."""
+    """Record a head's outputs beside it, and some of what it reads.
+
+    Args:
+        head_folder: of the head.
+        outputs: ``(texts, outputs)``.
+        texts: whose they are.
+        features: source -> ``(k,)`` that the head reads.
+        activations: source -> ``(texts, width)`` of the whole source, rounded as stored.
+    """
+    arrays = {}
+    for source, read in (features or {}).items():
+        if source.array is None or activations is None or not len(read):
+            continue
+        some = read[np.unique(np.linspace(0, len(read) - 1, MAX_FEATURES).astype(np.int64))]
+        arrays[f"{source.name}.features"] = some
+        arrays[f"{source.name}.values"] = np.asarray(activations[source][:, some], np.float32)
+    beside = head_folder / ACTIVATIONS_FILE
+    if arrays:
+        write_arrays(beside, arrays)
+    else:
+        beside.unlink(missing_ok=True)  # of another head
     data = {"texts": list(texts), "outputs": np.asarray(outputs, np.float64).tolist()}
     write_json(head_folder / OUTPUTS_FILE, data)
 
@@ -115,8 +154,16 @@ def read_outputs(head_folder: Path) -> Golden | None:
     if not path.is_file():
         return None
     data = read_json(path)
+    beside = head_folder / ACTIVATIONS_FILE
+    arrays = read_arrays(beside) if beside.is_file() else {}
+    names = [name.removesuffix(".values") for name in arrays if name.endswith(".values")]
     try:
-        golden = Golden(tuple(data["texts"]), np.asarray(data["outputs"], np.float64))
+        golden = Golden(
+            tuple(data["texts"]),
+            np.asarray(data["outputs"], np.float64),
+            {Source.of(name): arrays[f"{name}.features"] for name in names},
+            {Source.of(name): arrays[f"{name}.values"] for name in names},
+        )
         if golden.outputs.ndim != 2 or len(golden.outputs) != len(golden.texts):
             raise ValueError("texts and outputs differ in number")
     except (KeyError, TypeError, ValueError) as error:

@@ -79,11 +79,15 @@ class Picked:
         """Of the result, for one text."""
         return (len(self.places),)
 
-    def pool(self, tokens: Tensor, segments: Segments) -> Tensor:
-        """(tokens, neuron) -> (texts, k) float32."""
+    def pool(self, tokens: Tensor, segments: Segments, whole: Segments | None = None) -> Tensor:
+        """(tokens, neuron) -> (texts, k) float32; segments as of :func:`pool`."""
         if self.columns is not None:
             tokens = tokens.index_select(1, self.columns)
-        return pool(tokens, segments, self.poolings).flatten(1).index_select(1, self.places)
+        return (
+            pool(tokens, segments, self.poolings, whole=whole)
+            .flatten(1)
+            .index_select(1, self.places)
+        )
 
 
 def _on(backbone: Backbone, index: NDArray[np.int64]) -> Tensor:

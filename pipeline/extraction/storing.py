@@ -13,18 +13,20 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline.backbone import Backbone, Encoded, load_from_settings
-from pipeline.config import RunConfig
+from pipeline.backbone import Backbone, Encoded, engine_of, load_from_settings
+from pipeline.config import BackboneConfig, RunConfig
 from pipeline.errors import ExtractError
 from pipeline.extraction.extractor import STORED, Extractor, Pooled, Turned
 from pipeline.extraction.golden import write_golden
 from pipeline.extraction.lanes import ahead, threads
+from pipeline.extraction.proving import proved
+from pipeline.extraction.routed import RoutedLayers
 from pipeline.extraction.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.progress import Say, advance
 from pipeline.runfolder import RunFolder
@@ -36,6 +38,9 @@ PEAK_FROM_SECONDS = 60.0
 PROGRESS_SECONDS = 2.0
 """Least time between two calls of ``progress``, but for those at the end of a block."""
 
+MAX_EXPERTS_WIDTH = 65_536
+"""Numbers a layer and pooling up to which experts are stored."""
+
 Progress = Callable[[int, int], None]
 """Called with (texts done, texts to do)."""
 
@@ -46,6 +51,10 @@ class StoreOptions:
 
     Attributes:
         poolings, special_tokens, peaks: as in ``Extractor``.
+        sites: what is stored of "ffn", "router" and "experts"; None: the FFN where the model has
+            one, routers where it has them.
+        experts: numbers of the experts that are kept; None: all, or what an old store keeps if
+            the sites are None too.
         hidden: which hidden states; None: all in a new store, what it holds in an old one.
         dtype: of the stored values.
         samples_per_shard: default about 50 MB a shard.
@@ -56,6 +65,8 @@ class StoreOptions:
 
     poolings: tuple[str, ...] = ("mean", "max")
     special_tokens: bool = True
+    sites: tuple[str, ...] | None = None
+    experts: tuple[int, ...] | None = None
     hidden: Literal["final", "all", "none"] | None = None
     dtype: Literal["float16", "float32"] = "float16"
     samples_per_shard: int | None = None
@@ -74,6 +85,8 @@ class StoreOptions:
         return cls(
             poolings=store.poolings,
             special_tokens=config.backbone.special_tokens,
+            sites=store.sites,
+            experts=store.experts,
             hidden=hidden,
             dtype=store.dtype,
             samples_per_shard=store.samples_per_shard,
@@ -83,14 +96,41 @@ class StoreOptions:
             provenance={"backbone": config.backbone.model_dump(), "normalise": normalisation},
         )
 
+    def noting(self, backbone: BackboneConfig) -> StoreOptions:
+        """The same with other settings of the backbone on record, as heads made of it find them."""
+        return replace(self, provenance={**self.provenance, "backbone": backbone.model_dump()})
+
+    def going_on(self, path: str | Path) -> StoreOptions:
+        """The same with the experts that a store keeps, if there is one and nobody says which."""
+        if self.sites is not None or self.experts is not None or not ActivationStore.exists(path):
+            return self
+        kept = ActivationStore.open(path).schema.provenance.get("extraction", {})
+        return replace(self, experts=kept.get("kept_experts"))
+
     def extractor(self, backbone: Backbone) -> Extractor:
-        """What computes the rows of such a store."""
+        """What computes the rows of such a store.
+
+        Raises:
+            BackboneError: the model lacks a site that is asked for.
+        """
+        default = ("ffn",) if backbone.mixture is None else ()
+        backbone.check_sites(self.sites or default)
+        wanted = self.sites or ("ffn", "router")
+        layers = {
+            site: backbone.site_layers(site) if site in wanted else ()
+            for site in ("ffn", "router", "experts")
+        }
+        keeps = backbone.site_layers("experts") if self.sites is None else layers["experts"]
         return Extractor(
             backbone,
             poolings=self.poolings,
             special_tokens=self.special_tokens,
+            layers=layers["ffn"],
             hidden=self.hidden or "all",
             peaks=self.peaks,
+            routed=RoutedLayers(
+                layers["router"], layers["experts"], self.experts if keeps else None
+            ),
         )
 
 
@@ -120,7 +160,8 @@ def open_store(
             f" or set max_length to {MAX_FLOAT16_INTEGER} or less"
         )
     if not ActivationStore.exists(path):
-        schema = _schema(extractor, options, num_texts)
+        schema = schema_of(extractor, options, num_texts)
+        _check_width(path, schema)
         try:
             return ActivationStore.create(path, schema)
         except StoreError:
@@ -131,8 +172,18 @@ def open_store(
     return store
 
 
-def _schema(extractor: Extractor, options: StoreOptions, num_texts: int) -> StoreSchema:
-    backbone = extractor.backbone
+def schema_of(extractor: Extractor, options: StoreOptions, num_texts: int) -> StoreSchema:
+    """The schema of a new store that an extractor, made by the options, would fill."""
+    backbone, mixture = extractor.backbone, extractor.backbone.mixture
+    routed: dict[str, Any] = {}
+    if mixture is not None and extractor.router_layers:
+        routed = {"router_size": mixture.num_experts, "router_layers": extractor.router_layers}
+    if mixture is not None and extractor.experts_layers:
+        routed |= {
+            "expert_size": mixture.expert_size,
+            "experts": extractor.kept_experts or tuple(range(mixture.num_experts)),
+            "experts_layers": extractor.experts_layers,
+        }
     return StoreSchema(
         num_layers=backbone.num_layers,
         neuron_size=backbone.neuron_size,
@@ -143,7 +194,7 @@ def _schema(extractor: Extractor, options: StoreOptions, num_texts: int) -> Stor
         dtype=options.dtype,
         samples_per_shard=options.samples_per_shard
         or StoreSchema.default_samples_per_shard(
-            neuron_size=backbone.neuron_size,
+            neuron_size=max(extractor.width(source.site) for source in extractor.sources),
             num_poolings=len(extractor.poolings),
             dtype=options.dtype,
             num_samples=num_texts,
@@ -152,14 +203,48 @@ def _schema(extractor: Extractor, options: StoreOptions, num_texts: int) -> Stor
         peaks=options.peaks,
         fingerprint=extractor.fingerprint(normalisation=options.normalisation),
         provenance={**options.provenance, "extraction": _description(extractor, options)},
+        **routed,
+    )
+
+
+def _check_width(path: str | Path, schema: StoreSchema) -> None:
+    """Refuse experts that make more features a layer and pooling than heads can read."""
+    layout = schema.arrays.get("experts")
+    if layout is not None and layout.width > MAX_EXPERTS_WIDTH:
+        size, text = schema.expert_size or 1, schema.bytes_per_sample
+        raise ExtractError(
+            f"{path}: {len(schema.experts)} experts of {size:,} neurons are {layout.width:,}"
+            f" numbers a layer and pooling, {text / 1e6:,.1f} MB a text over"
+            f" {len(layout.layers)} layers; up to {MAX_EXPERTS_WIDTH:,} are stored: keep some"
+            f" experts, up to {MAX_EXPERTS_WIDTH // size} of them, with experts = [0, 1, …] under"
+            " [store], or leave 'experts' out of sites"
+        )
+
+
+def size_of_texts(options: StoreOptions, backbone: Backbone, num_texts: int) -> str:
+    """What a store of so many texts takes, for people."""
+    return describe_size(schema_of(options.extractor(backbone), options, num_texts), num_texts)
+
+
+def describe_size(schema: StoreSchema, num_texts: int) -> str:
+    """What texts take on disk, and a block of them in memory, for people."""
+    block = min(schema.samples_per_shard, max(num_texts, 1)) * schema.bytes_per_sample
+    sites = ", ".join(
+        f"{name} {len(layout.layers)} x {layout.width:,}" for name, layout in schema.arrays.items()
+    )
+    return (
+        f"storing {sites}: {num_texts * schema.bytes_per_sample / 1e9:,.2f} GB on disk for"
+        f" {num_texts:,} texts, {2 * block / 1e9:,.2f} GB of memory at a time"
     )
 
 
 def _description(extractor: Extractor, options: StoreOptions) -> dict[str, Any]:
+    kept = extractor.kept_experts
     return {
         **extractor.backbone.describe(),
         "special_tokens": extractor.special_tokens,
         "normalisation": dict(options.normalisation),
+        "kept_experts": None if kept is None else list(kept),
     }
 
 
@@ -167,31 +252,48 @@ def _check_same(
     path: str | Path, schema: StoreSchema, extractor: Extractor, options: StoreOptions
 ) -> None:
     """Refuse a store that was made with another model or other settings, naming the first."""
-    asked = {
+    asked: dict[str, Any] = {
         "poolings": extractor.poolings,
         "layers": _or_more(extractor.layers, schema.layers),
         "hidden states": schema.hidden_layers
         if options.hidden is None
         else _or_more(extractor.hidden_layers, schema.hidden_layers),
+        "router": _or_more(extractor.router_layers, schema.router_layers),
+        "experts": _or_more(extractor.experts_layers, schema.experts_layers),
         "dtype": options.dtype,
         "peaks": options.peaks,
     }
-    held = {
+    if options.sites is None and not schema.layers:
+        asked["layers"] = ()
+    if options.sites is None:
+        asked["router"] = schema.router_layers
+    held: dict[str, Any] = {
         "poolings": schema.poolings,
         "layers": schema.layers,
         "hidden states": schema.hidden_layers,
+        "router": schema.router_layers,
+        "experts": schema.experts_layers,
         "dtype": schema.dtype,
         "peaks": schema.peaks,
     }
-    if extractor.fingerprint(normalisation=options.normalisation) != schema.fingerprint:
+    if extractor.compared(schema.fingerprint, normalisation=options.normalisation) is None:
         before = schema.provenance.get("extraction", {})
-        skipped = {"source", "engine", "device", "attention"}
+        older = extractor.backbone.older_fingerprint
+        if older is not None and before.get("fingerprint") == older():  # then it is something else
+            before = {**before, "fingerprint": extractor.backbone.fingerprint}
+        skipped = {"source", "engine", "device", "attention", "fingerprint_version"}
         for key, value in _description(extractor, options).items():
             if key not in skipped:
                 asked[key], held[key] = value, before.get(key)
+        if asked == held:  # a digest of something that an earlier version does not describe
+            key = "digest of the extraction"
+            asked[key] = extractor.fingerprint(normalisation=options.normalisation)[:16]
+            held[key] = schema.fingerprint[:16]
     if different := [key for key in asked if asked[key] != held[key]]:
         key = different[0]
-        name = "model (its fingerprint)" if key == "fingerprint" else key
+        name = {"fingerprint": "model (its fingerprint)", "kept_experts": "experts kept"}.get(
+            key, key
+        )
         remedy = "use the same settings, or another store path"
         if key in ("layers", "hidden states"):
             option = "--hidden all" if key == "hidden states" else "--layers all"
@@ -231,6 +333,7 @@ def extract_corpus(
         ExtractError: the store does not fit these settings, or the disk is too small.
     """
     begin = time.perf_counter()
+    options = options.going_on(store_path)
     if missing := [name for name in ("id", "text") if name not in texts.column_names]:
         raise ExtractError(
             f"texts: no column {missing[0]!r}; found {texts.column_names}, needed are id and text"
@@ -262,6 +365,7 @@ def extract_corpus(
         flops=meter.flops,
         peak_flops_per_s=peak,
         snapshot_id=snapshot,
+        engine=backbone.engine,
     )
 
 
@@ -348,17 +452,15 @@ def _aim(extractor: Extractor, plan: AppendPlan) -> None:
     layers = plan.record.layers
     extractor.layers = layers.get("ffn", ())
     extractor.hidden_layers = layers.get("hidden", ())
+    extractor.router_layers = layers.get("router", ())
+    extractor.experts_layers = layers.get("experts", ())
 
 
 def _write(
     store: ActivationStore, plan: AppendPlan, block: Block, pooled: Pooled, meter: Meter
 ) -> None:
     start = time.perf_counter()
-    arrays = {}
-    if pooled.ffn:
-        arrays["ffn"] = Turned(pooled.ffn, "ffn")
-    if pooled.hidden:
-        arrays["hidden"] = Turned(pooled.hidden, "hidden")
+    arrays = {site: Turned(layers, site) for site, layers in pooled.by_site.items() if layers}
     if pooled.peaks:
         places = [layer[:, None] for layer in pooled.peaks]
         arrays["peak"] = Turned(places, "peak", STORED[store.schema.dtype])
@@ -384,14 +486,37 @@ def check_disk(path: str | Path, needed: int) -> None:
         )
 
 
+def load_for_store(settings: BackboneConfig, path: str | Path, *, device: str) -> Backbone:
+    """The backbone that fills a store: an old one by the engine that it was begun with.
+
+    Args:
+        settings: the ``[backbone]`` section; an engine that it names goes before the store's.
+        path: the store's folder; it need not exist.
+        device: torch device.
+
+    Raises:
+        BackboneError: as of ``load_backbone``.
+        StoreError: a damaged store.
+    """
+    made_with = None
+    if settings.engine == "auto" and ActivationStore.exists(path):
+        made_with = engine_of(ActivationStore.open(path).schema.provenance)
+    return load_from_settings(settings, device=device, made_with=made_with)
+
+
 def extract_here(config: RunConfig, texts: pa.Table, say: Say) -> ExtractReport:
     """Extract the texts that the store does not have yet, in this process."""
-    backbone = load_from_settings(config.backbone, device=config.cluster.device)
+    backbone = load_for_store(config.backbone, config.store.path, device=config.cluster.device)
     say(
         f"backbone: {backbone.model_type}, {backbone.num_layers} blocks of {backbone.neuron_size}"
         f" neurons, hidden size {backbone.hidden_size}"
     )
-    options = StoreOptions.of(config)
+    options = StoreOptions.of(config).going_on(config.store.path)
+    settings, remarks = proved(options.extractor(backbone), config.backbone)
+    for remark in remarks:
+        say(remark)
+    options = options.noting(settings)
+    say(size_of_texts(options, backbone, texts.num_rows))
     report = extract_corpus(
         texts,
         backbone,
@@ -399,6 +524,7 @@ def extract_here(config: RunConfig, texts: pa.Table, say: Say) -> ExtractReport:
         options,
         progress=lambda done, todo: advance(say, "extracted", done, todo, "texts"),
     )
+    report = replace(report, whole=settings.whole)
     golden = RunFolder(Path(config.run_dir)).golden
     write_golden(golden, options.extractor(backbone), stored_dtype=options.dtype)
     return report

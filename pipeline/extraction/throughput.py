@@ -48,6 +48,10 @@ class ExtractReport:
     peak_flops_per_s: float | None = None
     """Rate of a plain matrix product, measured at the end of runs that are long enough."""
     snapshot_id: str = ""
+    whole: bool = False
+    """Whether heads must load the whole model, whatever blocks they run."""
+    engine: str = ""
+    """Kernels that ran: "torch", "onednn", or both where workers differ."""
 
     @property
     def texts_per_s(self) -> float:

@@ -23,12 +23,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipeline.backbone import load_from_settings
 from pipeline.cluster import WorkerRefused
 from pipeline.config import BackboneConfig, RunConfig
 from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.golden import write_golden
-from pipeline.extraction.storing import StoreOptions, extract_block, open_store
+from pipeline.extraction.proving import proved
+from pipeline.extraction.storing import StoreOptions, extract_block, load_for_store, open_store
 from pipeline.extraction.throughput import Meter
 from pipeline.runfolder import RunFolder
 from store import ActivationStore, AppendPlan, Block
@@ -65,7 +65,8 @@ class Recipe:
 
     def load(self) -> Extractor:
         """The extractor, with its model loaded."""
-        return self.options.extractor(load_from_settings(self.backbone, device=self.device))
+        backbone = load_for_store(self.backbone, self.store, device=self.device)
+        return self.options.going_on(self.store).extractor(backbone)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class BlockReport:
     """Workers that died over the block before."""
     set_aside: bool = False
     """Whether the block was not tried again: it has killed ``MAX_CRASHES`` workers."""
+    engine: str = ""
+    """Kernels that ran."""
 
 
 class _Workbench:
@@ -139,17 +142,23 @@ def prepare_store(recipe: Recipe, num_texts: int) -> dict[str, Any]:
     """Open the store for the recipe's model, or create it.
 
     Returns:
-        The model's description.
+        The model's description, with ``remarks`` for the user, and whether heads must load it
+        ``whole``.
 
     Raises:
-        BackboneError, ExtractError: as of ``load_backbone`` and ``open_store``.
+        BackboneError, ExtractError: as of ``load_backbone``, ``proved`` and ``open_store``.
     """
     with _bench.cores:
         extractor = _bench.extractor(recipe)
-        options = recipe.options
+        settings, remarks = proved(extractor, recipe.backbone)
+        options = recipe.options.noting(settings)
         open_store(recipe.store, extractor, options, num_texts=num_texts)
         write_golden(recipe.golden, extractor, stored_dtype=options.dtype)
-        return extractor.backbone.describe()
+        return {
+            **extractor.backbone.describe(),
+            "remarks": remarks,
+            "whole": settings.whole,
+        }
 
 
 def compute_block(recipe: Recipe, plan_id: str, start: int, stop: int, scratch: str) -> BlockReport:
@@ -182,13 +191,14 @@ def compute_block(recipe: Recipe, plan_id: str, start: int, stop: int, scratch: 
         extract_block(extractor, store, plan, block, texts=texts, on_computed=then_writing)
         device = extractor.backbone.device
         gpu_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-        return BlockReport(start, worker, time.perf_counter() - begin, meter, gpu_bytes, crashed)
+        elapsed_s, engine = time.perf_counter() - begin, extractor.backbone.engine
+        return BlockReport(start, worker, elapsed_s, meter, gpu_bytes, crashed, engine=engine)
 
 
 def _check_model(extractor: Extractor, recipe: Recipe, store: ActivationStore) -> None:
     """Each worker reads the model from its own disk, which may hold another one."""
-    found = extractor.fingerprint(normalisation=recipe.options.normalisation)
-    if found != store.schema.fingerprint:
+    normalisation = recipe.options.normalisation
+    if extractor.compared(store.schema.fingerprint, normalisation=normalisation) is None:
         from distributed import get_worker
 
         raise WorkerRefused(

@@ -12,6 +12,7 @@ from .drift import Drift as Drift
 from .drift import DriftCounts as DriftCounts
 from .drift import Finding as Finding
 from .drift import Reference as Reference
+from .evaluation import SITE_KEYS as SITE_KEYS
 from .evaluation import evaluate_task as evaluate_task
 from .model import KINDS as KINDS
 from .model import Head as Head
@@ -19,5 +20,6 @@ from .model import HeadCard as HeadCard
 from .model import describe_heads as describe_heads
 from .model import wanted_tasks as wanted_tasks
 from .ngrams import ngram_table as ngram_table
+from .outputs import output_rounding as output_rounding
 from .salient import RULES as RULES
 from .salient import salient_features as salient_features

@@ -58,7 +58,9 @@ class Candidates:
 
     def __post_init__(self) -> None:
         self.final = Source("hidden", self.num_layers)
-        depths = range(self.num_layers - 1, -1, -1)
+        # Blocks that bring nothing are no depths; the embeddings alone are the first block's.
+        stored = [source for source in self.sources if source.array is not None]
+        depths = sorted({max(source.depth, 0) for source in stored}, reverse=True)
         models = {f"dense {depth}": self.within(depth) for depth in depths}
         models["final"] = [self.final]
         models |= {f"only {s.site}": [s] for s in self.joint.features.others}
@@ -113,14 +115,19 @@ class Candidates:
 
     def _all_features(self) -> Iterator[Candidate]:
         if "dense" in self.config.kinds:
-            yield from (self.dense[depth] for depth in range(self.deepest + 1))
+            yield from (self.dense[depth] for depth in self._depths)
         if "final" in self.config.kinds and self.conventional.depth <= self.deepest:
             yield self.conventional
+
+    @property
+    def _depths(self) -> list[int]:
+        """Those allowed, ascending."""
+        return [depth for depth in sorted(self.dense) if depth <= self.deepest]
 
     def _worth_trying(self, found: Sequence[Candidate]) -> list[int]:
         """Depths at which the slower kinds are tried: the one that would be chosen without them."""
         if "dense" not in self.config.kinds:
-            return list(range(self.deepest + 1))
+            return self._depths
         return [self.choose(found).depth]
 
     def choose(self, heads: Sequence[Candidate]) -> Candidate:

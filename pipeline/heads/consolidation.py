@@ -49,7 +49,7 @@ from pipeline.measures import (
     score,
 )
 from pipeline.probes import Probe, Problem, TaskRows, load_probe, problem_of, row_weights, task_rows
-from pipeline.runfolder import RunFolder
+from pipeline.runfolder import RunFolder, loads_whole
 from pipeline.texts import Lexicon, Target, load_target, sample_texts
 from store import ActivationStore
 from store.errors import SalientError
@@ -130,6 +130,11 @@ SIZES = {"share": "eta", "top_k": "top_k", "budget": "budget"}
 def _no_heads(task: str, head: HeadConfig) -> HeadError:
     """What else would leave nothing to try is refused with the configuration."""
     reasons = []
+    if "dense" in head.kinds:
+        reasons.append(
+            f"nothing that is stored comes from within head.max_depth = {head.max_depth:g} of the"
+            " model (raise it)"
+        )
     if "sparse" in head.kinds:
         reasons.append(
             f"every salient set is larger than head.max_features = {head.max_features} (raise it,"
@@ -142,7 +147,8 @@ def _no_heads(task: str, head: HeadConfig) -> HeadError:
         )
     return HeadError(
         f"task {task!r}: none of head.kinds = {list(head.kinds)} can be made:"
-        f" {', and '.join(reasons)}; or add 'dense' to the kinds"
+        f" {', and '.join(reasons) or 'no FFN activations are stored'}"
+        + ("" if "dense" in head.kinds else "; or add 'dense' to the kinds")
     )
 
 
@@ -201,7 +207,9 @@ class _Case:
         folder, mode = RunFolder(Path(config.run_dir)), Mode.of(config.head)
         tried = "frozen" in config.head.kinds and not self.problem.multilabel
         layers = sorted(self.store.schema.layers or ()) if tried else []
-        probes: list[Probe] = [mode.probe(load_probe(folder, name, ffn(i))) for i in layers]
+        probes: dict[int, Probe] = {
+            layer: mode.probe(load_probe(folder, name, ffn(layer))) for layer in layers
+        }
         shares = None
         if config.head.ranking != "weight" and tried:
             poolings = self.store.schema.poolings
@@ -318,7 +326,8 @@ class _HeadWriter:
         if golden is not None and case.lexicon is not None:
             golden = golden | {NGRAMS: case.lexicon.features(GOLDEN_TEXTS)}
         if golden is not None and set(head.features) <= set(golden):
-            write_outputs(path, head.outputs_full(golden))
+            outputs_of_golden = head.outputs_full(golden)
+            write_outputs(path, outputs_of_golden, features=head.features, activations=golden)
         if (ngrams := ngram_table(head)) is not None:
             write_table(path / NGRAMS_FILE, ngrams)
         head.save(path)  # last: it makes the folder a head
@@ -363,7 +372,7 @@ class _HeadWriter:
             val_score=candidate.val_score,
             poolings=schema.poolings,
             stored_dtype=schema.dtype,
-            extraction=dict(schema.provenance),
+            extraction=self._extraction(),
             extraction_fingerprint=schema.fingerprint,
             licence=config.head.licence,
             metrics=metrics,
@@ -384,6 +393,13 @@ class _HeadWriter:
             found = function(candidate.outputs, judge.targets, **how)
             self._found[id(candidate)] = found
         return self._found[id(candidate)]
+
+    def _extraction(self) -> dict[str, Any]:
+        """The store's provenance, with what this run found out about its model."""
+        found = dict(self.case.store.schema.provenance)
+        if "backbone" in found and loads_whole(RunFolder(Path(self.config.run_dir))):
+            found["backbone"] = {**found["backbone"], "whole": True}
+        return found
 
     def _provenance(self) -> dict[str, Any]:
         config, rows = self.config, self.case.rows

@@ -38,7 +38,7 @@ from store.layout import Source
 Array = NDArray[Any]
 REFERENCE_FILE = "reference.safetensors"
 """In a head's folder: what drift is counted against."""
-SITE_NAMES = ("ffn", "hidden")
+SITE_NAMES = ("ffn", "hidden", "router", "experts")
 """Sites by their number in a reference."""
 NUM_BINS = 10
 MAX_FEATURES = 64

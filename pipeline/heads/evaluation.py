@@ -32,30 +32,38 @@ from store.layout import Source, stored_sources
 from store.tables import read_json
 
 Array = NDArray[Any]
+SITE_KEYS = {
+    "ffn": "layers",
+    "hidden": "hidden_states",
+    "router": "routers",
+    "experts": "experts",
+}
+"""Site -> the key of its probes' entries."""
+ALWAYS = ("ffn", "hidden")
+"""Sites whose key is there without entries, too."""
 
 
 def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[str, Any]:
     """Read the test split, once, and score everything that has been chosen before.
 
     Returns:
-        JSON: validation and test metrics of each source's probe (``layers``, ``hidden_states``),
-        the best single FFN layer (by validation), the best head of each kind, the chosen head and
-        ``baselines``, what it is compared with; of label sets also the chosen head's F1 of each
-        label (``labels``). ``test_interval`` holds [low, high] of 95 %
-        bootstrap intervals, and ``gain`` by how much the chosen head's metric is better than a
-        baseline's on the same rows: that over the conventional head, on the final hidden state, is
-        the task's own.
+        JSON: validation and test metrics of each source's probe (``layers``, ``hidden_states`` and,
+        where stored, ``routers`` and ``experts``), the best single FFN layer (by validation), the
+        best head of each kind, the chosen head and ``baselines``, what it is compared with; of
+        label sets also the chosen head's F1 of each label (``labels``). ``test_interval`` holds
+        [low, high] of 95 % bootstrap intervals, and ``gain`` by how much the chosen head's metric
+        is better than a baseline's on the same rows: that over the conventional head, on the final
+        hidden state, is the task's own.
     """
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     folder = RunFolder(Path(config.run_dir))
     target = load_target(store, task)
     problem, rows = problem_of(target), target.rows("test")
     test = HeldOut(rows.targets, problem, Resamples(len(rows), seed=config.seed))
-    probes: dict[str, list[dict[str, Any]]] = {"ffn": [], "hidden": []}
+    probes: dict[str, list[dict[str, Any]]] = {site: [] for site in SITE_KEYS}
     for source in stored_sources(store.schema):
         outputs = load_probe(folder, task.name, source).outputs(read_rows(store, source, rows))
         probes[source.site].append(_probe_entry(folder, task.name, source, test.report(outputs)))
-    layers = probes["ffn"]
 
     def texts() -> list[str]:
         return sample_texts(store, rows.positions, config)
@@ -78,12 +86,14 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
         "type": task.type,
         "classes": list(target.classes),
         "num_test": len(rows),
-        "layers": layers,
-        "hidden_states": probes["hidden"],
-        "best_layer": max(layers, key=lambda e: utility(task.selection_metric, e["val"])),
+        **{SITE_KEYS[site]: own for site, own in probes.items() if own or site in ALWAYS},
         "chosen": chosen.entry,
         "baselines": _baselines(folder, target, judged, test, chosen.outputs),
     }
+    if probes["ffn"]:
+        found["best_layer"] = max(
+            probes["ffn"], key=lambda e: utility(task.selection_metric, e["val"])
+        )
     if problem.multilabel:
         found["labels"] = test.by_label(chosen.decided, target.classes)
     found["hidden"] = found["baselines"]["final"]

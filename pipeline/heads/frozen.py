@@ -6,7 +6,7 @@ by layer; :mod:`pipeline.heads.modes` says by which probes and on which rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class FrozenHeads:
     Attributes:
         store: where the activations are.
         rows: the task's rows.
-        probes: of layers 0, 1, …, as the mode takes them.
+        probes: layer with an FFN, ascending -> its probe, as the mode takes it.
         shares: of each layer ``(features,)`` share of its importance, whatever the fold; None for
             the probes' own, which are those without the fold where folds judge.
         judge: of the heads.
@@ -46,20 +46,23 @@ class FrozenHeads:
 
     store: ActivationStore
     rows: TaskRows
-    probes: Sequence[Probe]
+    probes: Mapping[int, Probe]
     shares: Sequence[Array] | None
     judge: Judge
     weight: Array | None
     config: HeadConfig
     seed: int
 
-    def candidate(self, depth: int, size: float) -> Candidate:
-        """The head on layers ``0..depth`` with salient sets of one size."""
+    def candidate(self, depth: int, size: float) -> Candidate | None:
+        """The head on layers ``0..depth`` with salient sets of one size; None without FFNs."""
+        layers = self._layers(depth)
+        if not layers:
+            return None
         mode, problem = Mode.of(self.config), self.judge.problem
-        sets, fold_sets = self._sets(depth, size, mode)
+        sets, fold_sets = self._sets(layers, size, mode)
         found = [
-            self._project(layer, own, [one[layer] for one in fold_sets], mode)
-            for layer, own in enumerate(sets)
+            self._project(layers[number], own, [one[number] for one in fold_sets], mode)
+            for number, own in enumerate(sets)
             if len(own)
         ]
         z = np.concatenate([own for own, _ in found], axis=1)
@@ -87,11 +90,17 @@ class FrozenHeads:
             size=size,
         )
 
-    def _sets(self, depth: int, size: float, mode: Mode) -> tuple[list[Array], list[list[Array]]]:
+    def _layers(self, depth: int) -> list[int]:
+        """Those of ``0..depth`` that have a probe."""
+        return [layer for layer in self.probes if layer <= depth]
+
+    def _sets(
+        self, layers: Sequence[int], size: float, mode: Mode
+    ) -> tuple[list[Array], list[list[Array]]]:
         """Salient features of each layer, and those by the probes without each fold."""
-        rule, probes = RULES[self.config.select], self.probes[: depth + 1]
+        rule, probes = RULES[self.config.select], [self.probes[layer] for layer in layers]
         if self.shares is not None:
-            whole = rule(self.shares[: depth + 1], size)
+            whole = rule(self.shares[: len(layers)], size)
             return whole, [whole] * (len(probes[0].fold_weights) if mode.out_of_fold else 0)
         whole = rule([importance_shares(feature_importance(p.weights)) for p in probes], size)
         if not mode.num_judge_folds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,11 @@ Array = NDArray[Any]
 
 
 def ranked_shares(
-    folder: RunFolder, task: str, ranking: str, probes: Sequence[Probe], poolings: Sequence[str]
+    folder: RunFolder,
+    task: str,
+    ranking: str,
+    probes: Mapping[int, Probe],
+    poolings: Sequence[str],
 ) -> list[Array]:
     """Each feature's share of its layer's importance, by a ranking of ``salient rank``.
 
@@ -27,7 +31,7 @@ def ranked_shares(
         folder: the run's.
         task: the task's name.
         ranking: its name in the table.
-        probes: of layers 0, 1, …
+        probes: layer -> its probe, ascending.
         poolings: names in storage order.
 
     Raises:
@@ -49,7 +53,7 @@ def ranked_shares(
         )
     table = table.filter(pc.equal(names, ranking))
     found = []
-    for layer, probe in enumerate(probes):
+    for layer, probe in probes.items():
         own = table.filter(pc.equal(table["layer"], layer))
         num_features = probe.weights.shape[1]
         width = num_features // len(poolings)

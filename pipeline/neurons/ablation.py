@@ -26,13 +26,14 @@ from pipeline.backbone import (
     Backbone,
     Neurons,
     check_silenced,
-    load_from_settings,
+    encode,
+    load_recorded,
     refuse_shared,
     silenced,
 )
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, HeadError, ProbeError
-from pipeline.extraction import Activations, Extractor
+from pipeline.extraction import Activations, Extractor, RoutedLayers
 from pipeline.heads import Head, text_activations, wanted_tasks
 from pipeline.locking import one_at_a_time
 from pipeline.measures import METRICS, Resamples, as_judged, score
@@ -52,6 +53,8 @@ LEVEL = 0.95
 BLOCK_BYTES = 256 * 2**20
 """Pooled activations held at a time."""
 MIN_BLOCK = 64
+TOKENISED = 4096
+"""Texts tokenised at a time."""
 HEADS = ("chosen", "hidden")
 FINAL_STATE = "baseline_final"
 """Folder of the conventional head among a task's heads."""
@@ -123,8 +126,9 @@ class _Bench:
         read = {*head.features, self.final}
         self.layers = sorted(source.layer for source in read if source.site == "ffn")
         self.states = sorted(source.layer for source in read if source.site == "hidden")
-        floats = len(self.layers) * backbone.neuron_size
-        floats += len(self.states) * backbone.hidden_size
+        self.routers = sorted(source.layer for source in read if source.site == "router")
+        self.experts = sorted(source.layer for source in read if source.site == "experts")
+        floats = sum(backbone.width(source.site) for source in read if source.array is not None)
         per_text = 4 * floats * len(head.card.poolings)
         self.block_size = max(MIN_BLOCK, BLOCK_BYTES // per_text)
 
@@ -136,6 +140,9 @@ class _Bench:
             special_tokens=self.head.card.extraction["backbone"]["special_tokens"],
             layers=self.layers,
             hidden=self.states,
+            routed=RoutedLayers.recorded(
+                self.head.card.extraction, router=self.routers, experts=self.experts
+            ),
         )
 
     def outputs(self, what: str, neurons: Neurons, values: Neurons | None) -> dict[str, Array]:
@@ -159,8 +166,7 @@ class _Bench:
         self, sources: Sequence[Source], activations: Activations, texts: Sequence[str]
     ) -> dict[str, Array]:
         """Outputs for texts; what the head reads of these themselves stays as it is."""
-        assert activations.hidden is not None
-        found = zip(sources, (*activations.ffn, *activations.hidden), strict=True)
+        found = zip(sources, activations.in_order, strict=True)
         rows = {source: self._as_stored(pooled) for source, pooled in found}
         own = {s: rows[s][:, index] for s, index in self.head.features.items() if s in rows}
         own |= text_activations(self.head, texts)
@@ -257,8 +263,13 @@ class _Experiment:
             )
         if any(card.provenance["config_fingerprint"] != config.fingerprint for card in cards):
             say("the heads were trained with an earlier configuration of this run")
-        backbone = load_from_settings(cards[0].extraction["backbone"], device=config.cluster.device)
+        backbone = load_recorded(cards[0].extraction, device=config.cluster.device)
         refuse_shared(backbone)
+        if "ffn" not in store.schema.arrays:
+            raise HeadError(
+                f"{config.store.path}: holds no FFN activations, and it is the FFN's neurons that"
+                " are silenced; experts' neurons cannot be"
+            )
         return cls(config, options, folder, store, backbone, say)
 
     def report(self, head: Head) -> dict[str, Any]:
@@ -272,7 +283,11 @@ class _Experiment:
             raise ProbeError(f"task {task.name!r}: the {options.split} split has {len(rows)} texts")
         bench = self._bench(head, rows)
         # A head on hidden states only is hit through those.
-        layers = sorted(set(options.layers)) or bench.layers or list(range(head.card.depth + 1))
+        layers = (
+            sorted(set(options.layers))
+            or bench.layers
+            or [layer for layer in self.backbone.ffn_layers if layer <= head.card.depth]
+        )
         importance = read_table(self.folder.importance(task.name))
         salient = salient_neurons(importance, layers, top=options.top, share=options.share)
         means = self._means(layers, target) if options.fill == "mean" else None
@@ -337,7 +352,7 @@ class _Experiment:
         texts = sample_texts(self.store, rows.positions, self.config)
         bench = _Bench(self.backbone, head, hidden, texts, self.say)
         intact, normalisation = bench.extractor(self.backbone), card.extraction["normalise"]
-        if intact.fingerprint(normalisation=normalisation) != card.extraction_fingerprint:
+        if intact.compared(card.extraction_fingerprint, normalisation=normalisation) is None:
             raise HeadError(
                 f"{self.backbone.source}: not the backbone that {self.folder.path} was made with;"
                 " give the same model files and revision, or run `salient run` again"
@@ -346,13 +361,25 @@ class _Experiment:
 
     def _means(self, layers: Sequence[int], target: Target) -> dict[int, Array]:
         positions = target.rows("train").positions
-        unpooled = 0
-        if not self.config.backbone.special_tokens:
-            unpooled = self.backbone.tokenizer.num_special_tokens_to_add()
+        unpooled = self._unpooled(positions)
         return {
-            layer: token_means(self.store, layer, positions, special_tokens=unpooled)
-            for layer in layers
+            layer: token_means(self.store, layer, positions, unpooled=unpooled) for layer in layers
         }
+
+    def _unpooled(self, positions: Array) -> int | Array:
+        """Tokens that mean pooling left out, of any text or ``(n,)`` of each."""
+        backbone, special_tokens = self.backbone, self.config.backbone.special_tokens
+        if not backbone.frame:
+            return 0 if special_tokens else int(backbone.tokenizer.num_special_tokens_to_add())
+        texts, found = sample_texts(self.store, positions, self.config), [np.zeros(0, np.int64)]
+        for start in range(0, len(texts), TOKENISED):
+            part = texts[start : start + TOKENISED]
+            encoded = encode(
+                backbone.tokenizer, part, max_length=backbone.max_length, frame=backbone.frame
+            )
+            own = encoded.own(np.arange(len(part)), special_tokens=special_tokens)[1]
+            found.append(encoded.lengths - own)
+        return np.concatenate(found)
 
 
 def _final_state(folder: RunFolder, task: str, store: ActivationStore) -> Head | Probe:

@@ -69,7 +69,7 @@ def random_neurons(like: Neurons, neuron_size: int, *, seed: int, draw: int) -> 
 
 
 def token_means(
-    store: ActivationStore, layer: int, positions: Array, *, special_tokens: int = 0
+    store: ActivationStore, layer: int, positions: Array, *, unpooled: int | Array = 0
 ) -> Array:
     """Every neuron's mean over all pooled tokens of some texts, from what is stored.
 
@@ -80,7 +80,7 @@ def token_means(
         store: one with the pooling "mean".
         layer: the layer.
         positions: ``(n,)`` samples; repeated ones count once.
-        special_tokens: tokens of each text that were not pooled.
+        unpooled: tokens of each text that were not pooled, or ``(n,)`` of every text.
 
     Returns:
         ``(neuron,)`` float64.
@@ -97,9 +97,10 @@ def token_means(
     first = schema.poolings.index("mean") * schema.neuron_size
     features = np.arange(first, first + schema.neuron_size)
     samples = store.samples()
-    chosen = np.unique(positions)
+    chosen, first_of = np.unique(positions, return_index=True)
     rows = np.searchsorted(samples["position"].to_numpy(), chosen)
-    weight = np.maximum(samples["n_tokens"].to_numpy()[rows] - special_tokens, 0).astype(float)
+    left_out = np.broadcast_to(unpooled, np.shape(positions))[first_of]
+    weight = np.maximum(samples["n_tokens"].to_numpy()[rows] - left_out, 0).astype(float)
     total = np.zeros(schema.neuron_size)
     for start in range(0, len(chosen), MEAN_ROWS):
         part = slice(start, start + MEAN_ROWS)

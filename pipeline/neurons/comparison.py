@@ -108,7 +108,12 @@ def rank(
     chosen = [config.task(name) for name in dict.fromkeys(tasks)] or list(config.tasks)
     snapshot, store = open_run(config)
     folder = RunFolder(Path(config.run_dir))
-    layers = range(store.schema.num_layers)
+    if "ffn" not in store.schema.arrays:
+        raise ConfigError(
+            f"{config.store.path}: holds no FFN activations, and rankings are of the FFN's neurons;"
+            " probes' own importance of experts' neurons is in importance_experts of the run folder"
+        )
+    layers = sorted(store.schema.array("ffn").layers)
     num_features = store.schema.array("ffn").rows
     if options.top is not None and options.top > num_features:
         raise ConfigError(

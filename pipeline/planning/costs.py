@@ -43,8 +43,7 @@ def flops(scorer: Scorer, rows: pa.Table) -> tuple[float, float]:
     backbone, encoded = scorer.extractor.backbone, scorer.extractor.encode(texts)
     filled = np.flatnonzero(encoded.lengths)
     batch = backbone.batch(encoded.ids(filled), filled, packed=True)  # only to count: no pads
-    reads = scorer.extractor
-    flops = backbone.flops(batch, layers=reads.layers, hidden=reads.hidden_layers)
+    flops = scorer.extractor.flops(batch)
     return flops / len(encoded), flops / batch.num_tokens
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.backbone import load_from_settings
+from pipeline.backbone import load_recorded
 from pipeline.errors import ConfigError, HeadError
 from pipeline.heads import Head, all_features, wanted_tasks
 from pipeline.locking import one_at_a_time
@@ -216,8 +216,8 @@ def load_scorers(
     folders = [[task.run.head(task.name, one[task.name].name) for task in tasks] for one in sets]
     heads = [Head.load(folder) for folder in sorted({path for own in folders for path in own})]
     card = heads[0].card
-    backbone = load_from_settings(
-        card.extraction["backbone"],
+    backbone = load_recorded(
+        card.extraction,
         device=device,
         last_layer=last_block(all_features(heads), card.num_layers),
         model=model,
@@ -226,10 +226,8 @@ def load_scorers(
 
 
 def _num_neurons(scorer: Scorer) -> int:
-    backbone = scorer.extractor.backbone
-    sizes = {"ffn": backbone.neuron_size, "hidden": backbone.hidden_size}
     return sum(
-        len(np.unique(features % sizes[source.site]))
+        len(np.unique(features % scorer.extractor.width(source.site)))
         for source, features in scorer.features.items()
     )
 

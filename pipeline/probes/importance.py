@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.probes.model import load_probe
 from pipeline.runfolder import RunFolder
-from store.layout import ffn
+from store import StoreSchema
+from store.layout import Source
 from store.tables import write_table
 
 Array = NDArray[Any]
@@ -71,21 +72,35 @@ def importance_table(
 
 
 def write_importance(
-    folder: RunFolder,
-    task: str,
-    layers: Sequence[int],
-    *,
-    poolings: Sequence[str],
-    classes: Sequence[str],
+    folder: RunFolder, task: str, schema: StoreSchema, *, classes: Sequence[str]
 ) -> None:
-    """Write the importance table of a task, all layers in one Parquet file."""
-    tables = [
-        importance_table(
-            load_probe(folder, task, ffn(layer)).weights,
-            layer=layer,
-            poolings=poolings,
-            classes=classes,
-        )
-        for layer in layers
-    ]
-    write_table(folder.importance(task), pa.concat_tables(tables))
+    """Write the importance tables of a task, all layers in one Parquet file.
+
+    That of the experts' neurons has a further column, ``expert``; a neuron's number is that within
+    its expert. What the store does not hold has no table.
+    """
+    for site in ("ffn", "experts"):
+        if site not in schema.arrays:
+            continue
+        tables = [
+            importance_table(
+                load_probe(folder, task, Source(site, layer)).weights,
+                layer=layer,
+                poolings=schema.poolings,
+                classes=classes,
+            )
+            for layer in schema.array(site).layers
+        ]
+        table = pa.concat_tables(tables)
+        if site == "experts":
+            table = _by_expert(table, schema)
+        write_table(folder.importance(task, site), table)
+
+
+def _by_expert(table: pa.Table, schema: StoreSchema) -> pa.Table:
+    """Units of a layer's experts as numbers of the expert and of its neuron."""
+    number, neuron = np.divmod(table["neuron"].to_numpy(), schema.expert_size or 1)
+    place = table.column_names.index("neuron")
+    table = table.set_column(place, "neuron", pa.array(neuron.astype(np.int32)))
+    expert = np.asarray(schema.experts, np.int32)[number]
+    return table.add_column(place, "expert", pa.array(expert))

@@ -104,7 +104,7 @@ def plan_memory(need: LayerNeed, *, free: int, workers: int) -> MemoryPlan:
 
 
 def layer_needs(config: RunConfig, store: ActivationStore, targets: Sequence[Target]) -> LayerNeed:
-    """What the largest layer task takes: that of the FFN layers' largest group."""
+    """What the largest layer task takes: that of the widest layers' largest group."""
     folds = max(1, config.head.num_folds)
     needs = []
     for group in group_tasks(targets):
@@ -115,7 +115,9 @@ def layer_needs(config: RunConfig, store: ActivationStore, targets: Sequence[Tar
             for size, several in zip(sizes, labels, strict=True)
         )
         fits = sum(size if several else 1 for size, several in zip(sizes, labels, strict=True))
-        num_features = store.schema.array("ffn").rows
+        arrays = store.schema.arrays
+        widest = [arrays[name] for name in ("ffn", "experts") if name in arrays]
+        num_features = max(layout.rows for layout in widest or arrays.values())
         in_memory = config.probe.solver == "sklearn" or config.probe.penalty != "l2"
         needs.append(
             layer_need(

@@ -55,7 +55,12 @@ KIND_COLOURS = {
     "stack": BROWN,
     "final": RED,
 }
-SITE_LINES = (("ffn", "FFN layer", BLUE), ("hidden", "hidden state", ORANGE))
+SITE_LINES = (
+    ("ffn", "FFN layer", BLUE),
+    ("hidden", "hidden state", ORANGE),
+    ("router", "router", GREEN),
+    ("experts", "experts", PURPLE),
+)
 """Sites of single layers' probes, what their lines are called, and their colours."""
 DRIFT_PARTS = (
     ("predictions", "predictions", BLUE),
@@ -102,7 +107,8 @@ def by_layer(task: TaskFacts) -> Figure | None:
     return Figure(
         "by-layer",
         "Score by layer",
-        f"{_words(metric)} of one probe per layer on its pooled FFN activations"
+        f"{_words(metric)} of one probe per layer on its pooled "
+        + ("FFN activations" if probes_of(task.metrics, "ffn") else "values")
         + (
             ", and on the hidden state after each block (-1: the embeddings)"
             if blocks[0] < 0

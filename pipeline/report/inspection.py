@@ -15,7 +15,7 @@ from pipeline.heads import Head, all_features
 from pipeline.report.verdict import choice_sentence
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config, what_was_lost
 from pipeline.scoring import SCORE_CARD
-from store import ActivationStore
+from store import ActivationStore, StoreSchema
 from store.layout import SITES, Source
 from store.tables import read_json
 
@@ -55,12 +55,22 @@ def _store(path: Path) -> Facts:
         "hidden_layers": list(schema.hidden_layers),
         "hidden_size": schema.hidden_size,
         "peaks": schema.peaks,
+        **_routed(schema),
         "dtype": schema.dtype,
         "samples_per_shard": schema.samples_per_shard,
         "fingerprint": schema.fingerprint,
         "tasks": {task: _label_counts(store, task) for task in store.tasks()},
         "provenance": dict(schema.provenance),
     }
+
+
+def _routed(schema: StoreSchema) -> Facts:
+    """What a store holds of a mixture of experts."""
+    return {
+        f"{name}_layers": list(schema.arrays[name].layers)
+        for name in ("router", "experts")
+        if name in schema.arrays
+    } | ({"experts": list(schema.experts)} if schema.experts else {})
 
 
 def _label_counts(store: ActivationStore, task: str) -> Facts:

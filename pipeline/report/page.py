@@ -145,6 +145,9 @@ def _run_facts(run: RunFacts) -> Iterator[tuple[str, str]]:
     card, config = run.card, run.config
     yield "created", str(card.get("created_at", "unknown"))
     yield "backbone", config.backbone.model
+    for key in ("prefix", "template"):
+        if (words := getattr(config.backbone, key)) is not None:
+            yield key, words
     yield "poolings", ", ".join(config.store.poolings)
     yield "store", config.store.path
     yield "snapshot", str(card.get("snapshot", "unknown"))

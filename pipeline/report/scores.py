@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.heads import KINDS
+from pipeline.heads import KINDS, SITE_KEYS
 from pipeline.measures import METRICS, utility
 from pipeline.report.digits import four, trimmed, with_span
 from pipeline.report.verdict import choice_sentence
@@ -24,8 +24,13 @@ BASELINES = {
     "all": "all features, same blocks",
 }
 """Baseline -> what people read, in the order of the table; "final" is the conventional head."""
-SITE_KEYS = {"ffn": "layers", "hidden": "hidden_states"}
-"""Site -> the key of its probes' entries."""
+BEST_OF = {
+    "ffn": "single layer",
+    "hidden": "hidden state",
+    "router": "router",
+    "experts": "layer's experts",
+}
+"""Site -> what the best single one is called."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,7 @@ def score_rows(task: JSON) -> Iterator[ScoreRow]:
     for site in SITE_KEYS:
         if probes := probes_of(task, site):
             source, entry = max(probes, key=lambda own: utility(task["metric"], own[1]["val"]))
-            of_site = "single layer" if site == "ffn" else "hidden state"
-            label = f"best {of_site}: {source.layer}"
+            label = f"best {BEST_OF[site]}: {source.layer}"
             yield row.of("layers", label, source.depth + 1, "all", entry)
     for kind in KINDS:
         if kind in task and kind not in known:  # "final" is among the baselines already

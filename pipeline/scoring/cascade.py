@@ -25,7 +25,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbone import load_from_settings
+from pipeline.backbone import load_recorded
 from pipeline.errors import ConfigError, HeadError
 from pipeline.extraction import ahead
 from pipeline.heads import Drift, Head, all_features
@@ -139,8 +139,8 @@ class Cascade:
         early = [run.head(task, one.early) for task, one in self.tasks.items()]
         full = [run.head(task) for task in self.tasks]
         heads = [Head.load(folder) for folder in (*early, *full)]
-        backbone = load_from_settings(
-            heads[0].card.extraction["backbone"],
+        backbone = load_recorded(
+            heads[0].card.extraction,
             device=device,
             last_layer=last_block(all_features(heads), heads[0].card.num_layers),
             model=model,

@@ -28,10 +28,19 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbone import Backbone, Encoded, load_from_settings
+from pipeline.backbone import Backbone, Encoded, load_recorded
 from pipeline.config import SCORE_COLUMNS
 from pipeline.errors import ScoreError
-from pipeline.extraction import STORED, Extractor, Golden, Pooled, ahead, read_outputs
+from pipeline.extraction import (
+    STORED,
+    Extractor,
+    Golden,
+    Pooled,
+    RoutedLayers,
+    ahead,
+    departure,
+    read_outputs,
+)
 from pipeline.heads import (
     REFERENCE_FILE,
     Drift,
@@ -39,6 +48,7 @@ from pipeline.heads import (
     Head,
     Reference,
     all_features,
+    output_rounding,
     text_activations,
 )
 from pipeline.scoring.alerts import THRESHOLD, Watched, write_drift
@@ -47,11 +57,10 @@ from store.layout import NGRAMS, Source, ffn, last_block, stored_sources
 from store.tables import read_arrays
 
 Array = NDArray[Any]
-PARITY_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
-"""Largest accepted difference to stored activations, relative to a layer's largest value, and to
-golden outputs, relative to the largest output."""
 AHEAD = 2
 """Tables that are computed before the caller asks for them; one more is read."""
+SUMS = 2.0**-20
+"""What adding up in another order may do to a head's outputs, relative to those of 1 and more."""
 Carried = TypeVar("Carried")
 """What goes along with a table."""
 
@@ -98,7 +107,7 @@ class Scorer:
         heads: of any tasks, trained on the same kind of extraction.
         model: the backbone's location, if it is not where the heads were trained.
         device: torch device.
-        backbone: from ``load_from_settings``, instead of loading one: several scorers can share its
+        backbone: from ``load_recorded``, instead of loading one: several scorers can share its
             weights.
         golden: task -> texts with the outputs that the head must have for them.
         references: task -> what to count drift against.
@@ -119,12 +128,8 @@ class Scorer:
     ) -> None:
         if not heads:
             raise ScoreError("no heads to score with; run `salient consolidate` first")
-        fingerprints = {head.card.extraction_fingerprint for head in heads}
-        if len(fingerprints) > 1:
-            raise ScoreError(
-                "these heads were trained on activations of different extractions; score them in"
-                f" separate runs: {', '.join(head.card.task for head in heads)}"
-            )
+        if len(_recorded(heads)) > 1 and len({_described(head) for head in heads}) > 1:
+            raise _different(heads)
         names = [head.card.task for head in heads]
         if len(set(names)) != len(names):
             raise ScoreError(f"two heads for one task among {names}; give one head per task")
@@ -153,25 +158,25 @@ class Scorer:
             for head in heads
         }
         last = last_block(self.features, card.num_layers)
-        if backbone is None:
-            backbone = load_from_settings(
-                card.extraction["backbone"], device=device, last_layer=last, model=model
+        if backbone is None:  # whole if any of the runs found that it must be
+            whole = (head.card for head in heads if head.card.extraction["backbone"].get("whole"))
+            backbone = load_recorded(
+                next(whole, card).extraction, device=device, last_layer=last, model=model
             )
         backbone = _cut(backbone, self.features, last)
         self.extractor = Extractor(
             backbone,
             poolings=card.poolings,
             special_tokens=card.extraction["backbone"]["special_tokens"],
-            features={s.layer: self.features[s] for s in self.features if s.site == "ffn"},
-            hidden=[source.layer for source in self.features if source.site == "hidden"],
+            features=self._of_site("ffn"),
+            hidden=sorted(self._of_site("hidden")),
+            routed=RoutedLayers.recorded(
+                card.extraction,
+                router=self._of_site("router"),
+                features=self._of_site("experts"),
+            ),
         )
-        found = self.extractor.fingerprint(normalisation=self.normalise)
-        if found != card.extraction_fingerprint:
-            raise ScoreError(
-                f"{backbone.source}: not the backbone these heads were trained on (extraction"
-                f" fingerprint {found[:12]}, expected {card.extraction_fingerprint[:12]}); give the"
-                " same model files and revision, or train the heads again"
-            )
+        self._check_extractions()
         self.columns = list(SCORE_COLUMNS)
         for head in heads:
             self.columns += [head.card.task, *head_columns(head).values()]
@@ -212,6 +217,24 @@ class Scorer:
             golden=golden,
             references=references,
         )
+
+    def _check_extractions(self) -> None:
+        """All heads read what this backbone gives; an older version may have trained some."""
+        recorded = _recorded(self.heads)
+        found = {one: self._compared(one) for one in recorded}
+        if None not in found.values():
+            return
+        if len(recorded) > 1:
+            raise _different(self.heads)
+        here = self.extractor.fingerprint(normalisation=self.normalise)
+        raise ScoreError(
+            f"{self.extractor.backbone.source}: not the backbone these heads were trained on"
+            f" (extraction fingerprint {here[:12]}, expected {recorded[0][:12]}); give the same"
+            " model files and revision, or train the heads again"
+        )
+
+    def _compared(self, recorded: str) -> str | None:
+        return self.extractor.compared(recorded, normalisation=self.normalise)
 
     # ------------------------------------------------------------------ scoring
 
@@ -265,6 +288,10 @@ class Scorer:
         found, beside = self.activations(texts), self._beside(texts)
         return {head.card.task: head.outputs(self._own(found, beside, head)) for head in self.heads}
 
+    def _of_site(self, site: str) -> dict[int, Array]:
+        """Layer -> the features that are read of it."""
+        return {s.layer: own for s, own in self.features.items() if s.site == site}
+
     def _prepare(self, table: pa.Table) -> _Batch:
         encoding = pc.fill_null(table["text"], "").combine_chunks().dictionary_encode()
         texts = encoding.dictionary.to_pylist()
@@ -285,7 +312,7 @@ class Scorer:
         found = {}
         for source, values in zip(self.extractor.sources, pooled.rows, strict=True):
             rows, features = values.float().numpy(), self.features[source]
-            # Of FFN layers nothing else was pooled; hidden states are small.
+            # Of neurons nothing else was pooled; hidden states and routers are small.
             found[source] = rows if rows.shape[1] == len(features) else rows[:, features]
         return found
 
@@ -349,8 +376,7 @@ class Scorer:
         self, folder: Path, name: str, drift: Drift, *, threshold: float = THRESHOLD
     ) -> dict[str, Any]:
         """Report counts as ``folder/NAME.json`` and a plot; see :mod:`pipeline.scoring.alerts`."""
-        backbone = self.extractor.backbone
-        sizes = {"ffn": backbone.neuron_size, "hidden": backbone.hidden_size}
+        sizes = {site: self.extractor.width(site) for site in self.extractor.by_site}
         watched = {
             head.card.task: Watched(head, self.references[head.card.task], sizes)
             for head in self.heads
@@ -361,24 +387,40 @@ class Scorer:
     # ------------------------------------------------------------------ checks
 
     def _check_golden(self, golden: Mapping[str, Golden]) -> float | None:
-        """Compare with the outputs recorded for the golden texts.
+        """Compare with what was recorded for the golden texts: what heads read, and put out.
 
         Raises:
             ScoreError: the difference is beyond rounding.
         """
         worst = None
+        types = {"dtype": self.dtype, "stored": self.stored}
         for head in self.heads:
             recorded = golden.get(head.card.task)
             if recorded is None:
                 continue
-            difference = recorded.difference(self.outputs(recorded.texts)[head.card.task])
-            if not difference <= PARITY_TOLERANCE[self.dtype]:
-                raise ScoreError(
-                    f"head {head.card.task!r}: its outputs for the golden texts recorded with it"
-                    f" differ by {difference:.1e} of their range: the model, tokenizer, precision"
-                    " or library versions have changed since it was trained; use those of its"
-                    " run, or train it again"
-                )
+            texts = recorded.texts
+            own = self._own(self.activations(texts), self._beside(texts), head)
+            read = {
+                source: own[source][:, np.searchsorted(head.features[source], features)]
+                for source, features in recorded.features.items()
+            }
+            outputs = head.outputs(own)
+            allowed = output_rounding(head, own, **types)
+            allowed = allowed + SUMS * np.maximum(np.abs(recorded.outputs), 1)
+            apart = np.abs(outputs - recorded.outputs) / allowed
+            difference = recorded.difference(outputs)
+            for what, times in (
+                ("what it reads of", departure(recorded.activations, read, **types)),
+                ("its outputs for", float(apart.max())),
+            ):
+                if not times <= 1:
+                    raise ScoreError(
+                        f"head {head.card.task!r}: {what} the golden texts recorded with it differs"
+                        f" by {times:.1f} times what rounding explains (outputs by"
+                        f" {difference:.1e} of their range): the model, tokenizer, precision or"
+                        " library versions have changed since it was trained; use those of its"
+                        " run, or train it again"
+                    )
             worst = max(worst or 0.0, difference)
         return worst
 
@@ -387,22 +429,26 @@ class Scorer:
 
         Returns:
             The largest difference, relative to the largest stored value of the source; None if
-            there was nothing to compare: no samples, no texts kept, another extraction's store.
+            there was nothing to compare: no samples, no texts kept, another extraction's store,
+            nothing in it that the heads read.
 
         Raises:
             ScoreError: the difference is beyond rounding.
         """
         samples = store.samples()
-        other = store.schema.fingerprint != self.heads[0].card.extraction_fingerprint
-        if other or not num_samples or not len(samples) or samples["text"].null_count:
+        other = self._compared(store.schema.fingerprint) is None
+        shared = set(self.extractor.sources) & set(stored_sources(store.schema))
+        if other or not shared or not num_samples or not len(samples):
+            return None
+        if samples["text"].null_count:
             return None
         picks = np.unique(np.linspace(0, len(samples) - 1, num_samples).astype(np.int64))
         chosen = samples.take(pa.array(picks))
         found = self.activations(chosen["text"].to_pylist())
         positions = chosen["position"].to_numpy()
-        worst = 0.0
-        for source in set(found) & set(stored_sources(store.schema)):
-            stored = store.read_features(
+        worst, recorded = 0.0, {}
+        for source in shared:
+            recorded[source] = stored = store.read_features(
                 source.site,
                 layer=source.layer,
                 features=self.features[source],
@@ -410,10 +456,12 @@ class Scorer:
             )
             scale = max(float(np.abs(stored).max()), 1e-6)
             worst = max(worst, float(np.abs(found[source] - stored).max()) / scale)
-        if not worst <= PARITY_TOLERANCE[self.dtype]:
+        times = departure(recorded, found, dtype=self.dtype, stored=store.schema.dtype)
+        if not times <= 1:
             raise ScoreError(
-                f"recomputed activations differ from the stored ones by {worst:.1e} of their range:"
-                " the model, tokenizer, precision or library versions have changed since"
+                f"recomputed activations differ from the stored ones by {times:.1f} times what"
+                f" rounding explains (at most {worst:.1e} of their range): the model,"
+                " tokenizer, precision or library versions have changed since"
                 " extraction; use those of the run, or extract and train again"
             )
         return worst
@@ -430,6 +478,25 @@ def _cut(backbone: Backbone, features: Mapping[Source, Array], last: int | None)
     read = features.get(ffn(last))
     neurons = None if read is None else np.unique(read % backbone.neuron_size).tolist()
     return backbone.truncate(last, neurons=neurons)
+
+
+def _recorded(heads: Sequence[Head]) -> list[str]:
+    """The extractions that heads were trained on."""
+    return list(dict.fromkeys(head.card.extraction_fingerprint for head in heads))
+
+
+def _described(head: Head) -> tuple[object, ...]:
+    """What a head's extraction gives, as far as its card tells without the model."""
+    card, made = head.card, head.card.extraction.get("extraction", {})
+    sizes = [made.get(name) for name in ("model_type", "neuron_size", "hidden_size")]
+    return card.num_layers, card.stored_dtype, *sizes
+
+
+def _different(heads: Sequence[Head]) -> ScoreError:
+    return ScoreError(
+        "these heads were trained on activations of different extractions; score them in separate"
+        f" runs: {', '.join(head.card.task for head in heads)}"
+    )
 
 
 def heads_fingerprint(heads: Sequence[Head]) -> str:

@@ -1,6 +1,7 @@
 from .coordinates import check_sample_chunk as check_sample_chunk
 from .coordinates import write_axis_coordinates as write_axis_coordinates
 from .coordinates import write_sample_chunks as write_sample_chunks
+from .documents import AXIS_OF as AXIS_OF
 from .documents import NAMED_AXES as NAMED_AXES
 from .documents import NO_TIME as NO_TIME
 from .documents import ROOT_DOCUMENT as ROOT_DOCUMENT

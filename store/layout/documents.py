@@ -20,6 +20,8 @@ NO_TIME = -(2**63)
 ROOT_DOCUMENT = "zarr.json"
 NAMED_AXES = ("pooling", "peak_pooling")
 """Axes whose coordinates are names; the others are numbered."""
+AXIS_OF = {"expert": "expert_unit", "expert_neuron": "expert_unit"}
+"""Coordinate -> its axis, where that is not called as it is."""
 
 # Per-sample coordinates: name -> (Zarr data type, fill value, attributes).
 SAMPLE_COORDINATES: dict[str, tuple[str, JSON, dict[str, JSON]]] = {
@@ -58,6 +60,15 @@ def axis_coordinates(schema: StoreSchema) -> dict[str, tuple[Sequence[int] | Seq
         width = schema.arrays["hidden"].width
         axes["hidden_layer"] = (schema.hidden_layers, schema.num_layers + 1)
         axes["hidden_unit"] = (range(width), width)
+    if "router" in schema.arrays:
+        width = schema.arrays["router"].width
+        axes["router_layer"] = (schema.router_layers, schema.num_layers)
+        axes["router_expert"] = (range(width), width)
+    if "experts" in schema.arrays:
+        width, size = schema.arrays["experts"].width, schema.expert_size or 0
+        axes["experts_layer"] = (schema.experts_layers, schema.num_layers)
+        axes["expert"] = (np.repeat(schema.experts, size).tolist(), width)
+        axes["expert_neuron"] = (np.tile(np.arange(size), len(schema.experts)).tolist(), width)
     if "peak" in schema.arrays:
         axes["peak_pooling"] = (schema.arrays["peak"].poolings, 1)
     return axes
@@ -72,7 +83,12 @@ def array_documents(schema: StoreSchema, num_samples: int) -> dict[str, JSON]:
     for name, (values, chunk) in axis_coordinates(schema).items():
         kind = "string" if name in NAMED_AXES else "int64"
         documents[name] = _document(
-            (len(values),), kind, "" if kind == "string" else 0, (chunk,), (name,), {}
+            (len(values),),
+            kind,
+            "" if kind == "string" else 0,
+            (chunk,),
+            (AXIS_OF.get(name, name),),
+            {},
         )
     for name in sample_coordinates(schema):
         kind, fill, attributes = SAMPLE_COORDINATES[name]
@@ -84,7 +100,8 @@ def array_documents(schema: StoreSchema, num_samples: int) -> dict[str, JSON]:
 
 def root_document(schema: StoreSchema, num_samples: int, snapshot_id: str) -> JSON:
     """The root group's metadata with all arrays consolidated."""
-    coordinates = " ".join(sample_coordinates(schema))
+    labels = [name for name in axis_coordinates(schema) if name in AXIS_OF]
+    coordinates = " ".join((*sample_coordinates(schema), *labels))
     return {
         "zarr_format": 3,
         "node_type": "group",

@@ -53,10 +53,14 @@ class ArrayLayout:
         try:
             return self.layers.index(int(layer))
         except ValueError:
-            option = "hidden" if self.name == "hidden" else "layers"
+            option = {"ffn": "layers", "peak": "layers", "hidden": "hidden"}.get(self.name)
             raise StoreError(
-                f"array {self.name!r} has no layer {layer}: it holds {_ranges(self.layers)}; "
-                f"`salient store add STORE --{option} {layer}` adds one of the model's"
+                f"array {self.name!r} has no layer {layer}: it holds {_ranges(self.layers)}"
+                + (
+                    f"; `salient store add STORE --{option} {layer}` adds one of the model's"
+                    if option
+                    else ", all that the model had when the store was made"
+                )
             ) from None
 
     def shard_path(self, layer: int, slot: int) -> str:
@@ -81,6 +85,11 @@ class StoreSchema:
         provenance: any JSON worth keeping beside the numbers.
         layers: which blocks' activations are stored; default all, in order.
         store_text: False keeps only hashes of the texts.
+        router_size: experts of a routed layer, where the routers' probabilities are stored.
+        router_layers: the blocks whose routers' probabilities are stored.
+        expert_size: neurons of an expert, where the experts' activations are stored.
+        experts: numbers of the experts that are kept.
+        experts_layers: the blocks whose experts' activations are stored.
         peaks: also store the token that max pooling takes, counted within the pooled part of the
             text; -1 without tokens. Kept in `dtype`, as exact integers.
         format_version: version of the layout on disk.
@@ -98,6 +107,11 @@ class StoreSchema:
     layers: tuple[int, ...] | None = None
     store_text: bool = True
     peaks: bool = False
+    router_size: int | None = None
+    router_layers: tuple[int, ...] = ()
+    expert_size: int | None = None
+    experts: tuple[int, ...] = ()
+    experts_layers: tuple[int, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -107,7 +121,8 @@ class StoreSchema:
         object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers or ()))
         if self.hidden_size is not None and not self.hidden_layers:
             object.__setattr__(self, "hidden_layers", (self.num_layers,))
-        object.__setattr__(self, "hidden_layers", tuple(int(i) for i in self.hidden_layers))
+        for name in ("hidden_layers", "router_layers", "experts", "experts_layers"):
+            object.__setattr__(self, name, tuple(int(i) for i in getattr(self, name)))
         object.__setattr__(self, "provenance", json.loads(json.dumps(dict(self.provenance))))
         self._validate()
 
@@ -117,8 +132,11 @@ class StoreSchema:
                 f"store format {self.format_version} is not {FORMAT_VERSION}, the one this version "
                 "reads: use the Salient version that wrote the store, or extract again"
             )
-        for name in ("num_layers", "neuron_size", "samples_per_shard"):
-            if getattr(self, name) < 1:
+        sizes = ["num_layers", "samples_per_shard", *(["neuron_size"] if self.layers else [])]
+        sizes += ["router_size"] if self.router_layers else []
+        sizes += ["expert_size"] if self.experts_layers else []
+        for name in sizes:
+            if (getattr(self, name) or 0) < 1:
                 raise StoreError(f"schema: {name} is {getattr(self, name)}; it must be at least 1")
         if self.dtype not in DTYPES:
             raise StoreError(f"schema: dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
@@ -126,9 +144,13 @@ class StoreSchema:
             raise StoreError(f"schema: poolings {self.poolings} must be non-empty and distinct")
         _check_layers("layers", self.layers or (), self.num_layers - 1)
         _check_layers("hidden_layers", self.hidden_layers, self.num_layers)
+        _check_layers("router_layers", self.router_layers, self.num_layers - 1)
+        _check_layers("experts_layers", self.experts_layers, self.num_layers - 1)
+        if self.experts_layers and not self.experts:
+            raise StoreError("schema: experts_layers without experts; give their numbers too")
         if self.hidden_size is None and self.hidden_layers:
             raise StoreError("schema: hidden_layers without hidden_size; give the hidden size too")
-        if not self.layers and not self.hidden_layers:
+        if not any((self.layers, self.hidden_layers, self.router_layers, self.experts_layers)):
             raise StoreError("schema: no layers and no hidden states; there is nothing to store")
         if self.peaks and not (self.layers and "max" in self.poolings):
             raise StoreError(
@@ -143,7 +165,7 @@ class StoreSchema:
 
     @property
     def arrays(self) -> dict[str, ArrayLayout]:
-        """The stored arrays by name: "ffn" and, where stored, "hidden" and "peak"."""
+        """The stored arrays by name: where stored, "ffn", "hidden", "peak", "router", "experts"."""
         arrays = {}
         if self.layers:
             arrays["ffn"] = ArrayLayout(
@@ -169,6 +191,22 @@ class StoreSchema:
                 ("max",),
                 self.neuron_size,
             )
+        if self.router_layers:
+            arrays["router"] = ArrayLayout(
+                "router",
+                ("router_layer", "pooling", "router_expert", "sample"),
+                self.router_layers,
+                self.poolings,
+                self.router_size or 0,
+            )
+        if self.experts_layers:
+            arrays["experts"] = ArrayLayout(
+                "experts",
+                ("experts_layer", "pooling", "expert_unit", "sample"),
+                self.experts_layers,
+                self.poolings,
+                len(self.experts) * (self.expert_size or 0),
+            )
         return arrays
 
     def array(self, name: str) -> ArrayLayout:
@@ -185,8 +223,12 @@ class StoreSchema:
     def to_json(self) -> dict[str, JSON]:
         """A JSON object that `from_json` reads back."""
         data: dict[str, JSON] = json.loads(json.dumps(asdict(self)))
-        if not self.peaks:  # so that a store without them reads as it did before there were any
-            del data["peaks"]
+        # A store without these reads as it did before there were any.
+        for name in ("peaks", "router_size", "router_layers", "expert_size", "experts"):
+            if not data[name]:
+                del data[name]
+        if not self.experts_layers:
+            del data["experts_layers"]
         return data
 
     @classmethod

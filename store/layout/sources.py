@@ -2,6 +2,8 @@
 
     Source("ffn", 3)        # the FFN activations of block 3
     Source("hidden", 4)     # the hidden state after block 3; 0 is the embeddings
+    Source("router", 3)     # how probable block 3's experts are
+    Source("experts", 3)    # the activations of their neurons, weighted
     Source("lexical", 0)    # word and character n-grams of the text itself
 
 ``SITES`` is the table; a site beside these takes a row there.
@@ -36,6 +38,8 @@ class Site:
 SITES: dict[str, Site] = {
     "ffn": Site("layer", "layer", lambda layer: layer, "ffn"),
     "hidden": Site("hidden", "hidden state", lambda layer: layer - 1, "hidden"),
+    "router": Site("router", "router", lambda layer: layer, "router"),
+    "experts": Site("experts", "experts", lambda layer: layer, "experts"),
     "lexical": Site("lexical", "n-grams", lambda _: -1, None),
     "unit": Site("unit", "unit-length mean of hidden state", lambda layer: layer - 1, None),
 }

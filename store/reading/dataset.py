@@ -13,7 +13,7 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from store.layout import NAMED_AXES, NO_TIME, ArrayLayout, axis_coordinates
+from store.layout import AXIS_OF, NAMED_AXES, NO_TIME, ArrayLayout, axis_coordinates
 from store.reading.view import StoreView
 
 AnyArray = npt.NDArray[np.generic]
@@ -39,8 +39,9 @@ def to_xarray(
         text: whether to include the texts.
 
     Returns:
-        Variables `ffn (layer, pooling, neuron, sample)` and, where stored, `hidden` and
-        `peak (layer, peak_pooling, neuron, sample)`; the sample axis is indexed by id.
+        Variables `ffn (layer, pooling, neuron, sample)` and, where stored, `hidden`,
+        `peak (layer, peak_pooling, neuron, sample)`, `router` and `experts`, whose units are
+        labelled `expert` and `expert_neuron`; the sample axis is indexed by id.
     """
     # A view of its own: the store object may move on to later commits.
     frozen = StoreView(store.location, store.snapshot, check=store.check, pinned=True)
@@ -63,7 +64,10 @@ def to_xarray(
 def _coordinates(store: StoreView, tasks: Sequence[str], *, text: bool) -> dict[str, Any]:
     rows = store.index.visible_rows(0, store.num_samples)
     coords: dict[str, Any] = {
-        name: (name, _objects(values) if name in NAMED_AXES else np.asarray(values))
+        name: (
+            AXIS_OF.get(name, name),
+            _objects(values) if name in NAMED_AXES else np.asarray(values),
+        )
         for name, (values, _) in axis_coordinates(store.schema).items()
     }
     coords["sample"] = ("sample", _strings(rows["id"]))

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.backbone.limits import Limits
 from pipeline.backbone.packing import pack, pad, plan_batches
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=60)
@@ -33,6 +34,42 @@ def test_batches_are_sorted_and_full(lengths, budget, packed):
         grown = [*batch, following[0]]
         slots = sum(grown) if packed else max(grown) * len(grown)
         assert slots > budget
+
+
+@given(
+    LENGTHS,
+    st.integers(1, 100),
+    st.booleans(),
+    st.integers(1, 3),
+    st.lists(st.integers(0, 40), unique=True, max_size=3).map(sorted),
+    st.none() | st.integers(0, 40),
+)
+def test_texts_on_both_sides_of_a_limit_never_share_a_batch(
+    lengths, budget, packed, lanes, at, above
+):
+    limits = Limits(tuple(at), above)
+    options = {"max_tokens": budget, "packed": packed, "lanes": lanes}
+    batches = list(plan_batches(lengths, limits=limits, **options))
+    planned = [int(i) for batch in batches for i in batch]
+    assert sorted(planned) == [i for i, length in enumerate(lengths) if length]
+    for batch in batches:
+        sizes = [lengths[i] for i in batch]
+        assert limits.allow(sizes)
+        for limit in at:
+            assert len({size > limit for size in sizes}) == 1
+        assert above is None or max(sizes) <= above or len(set(sizes)) == 1
+        slots = sum(sizes) if packed else max(sizes) * len(sizes)
+        assert slots <= budget or len(batch) == 1
+    if not limits:
+        plain = list(plan_batches(lengths, **options))
+        assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in plain]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
+def test_equally_long_texts_share_as_few_batches_as_there_are_lengths(lengths):
+    limits = Limits(equal_above=0)
+    batches = list(plan_batches(lengths, max_tokens=10**6, packed=False, limits=limits))
+    assert len(batches) == len(set(lengths))
 
 
 def test_several_lanes_end_together():

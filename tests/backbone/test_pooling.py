@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline.backbone import pooling
 from pipeline.backbone.packing import Segments
 from pipeline.backbone.pooling import POOLINGS, argmax_tokens, check_poolings, pool
 from pipeline.errors import ExtractError
@@ -104,3 +105,36 @@ def test_bad_poolings_are_named(poolings):
     with pytest.raises(ExtractError) as caught:
         check_poolings(poolings)
     assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=100)
+@given(layouts(), st.permutations(sorted(POOLINGS)), st.integers(1, 4), st.data())
+def test_within_a_frame_each_pooling_takes_its_part(layout, names, count, data):
+    tokens, starts, lengths = layout
+    poolings = names[:count]
+    skip = np.array([data.draw(st.integers(0, n)) for n in lengths])
+    own = np.array([data.draw(st.integers(0, n)) for n in lengths - skip])
+    text = Segments.of(starts=starts + skip, lengths=own)
+    whole = Segments.of(starts=starts, lengths=lengths)
+    result = pool(torch.from_numpy(tokens), text, poolings, whole=whole).numpy()
+    for p, name in enumerate(poolings):
+        part = (starts + skip, own) if name in ("mean", "max") else (starts, lengths)
+        expected = naive(tokens, *part, (name,))[:, 0]
+        np.testing.assert_allclose(result[:, p], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_the_fused_kernel_pools_the_texts_own_part(monkeypatch):
+    seen = []
+
+    def kernel(tokens, starts, lengths):
+        seen.append((starts.tolist(), lengths.tolist()))
+        return torch.zeros(len(lengths), 2, tokens.shape[1])
+
+    monkeypatch.setattr(pooling, "fuses", lambda *_: True)
+    monkeypatch.setattr(pooling, "mean_and_max", kernel)
+    tokens = torch.arange(1.0, 11.0).reshape(5, 2)
+    text = Segments.of(starts=[1, 4], lengths=[1, 1])
+    whole = Segments.of(starts=[0, 3], lengths=[3, 2])
+    result = pool(tokens, text, ("mean", "max", "last"), whole=whole)
+    assert seen == [([1, 4], [1, 1])]
+    assert result[:, 2].tolist() == [[5.0, 6.0], [9.0, 10.0]] and not result[:, :2].any()

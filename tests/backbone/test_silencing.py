@@ -134,9 +134,17 @@ def test_silencing_a_whole_layer_leaves_the_bias(tiny_bert: Path, kernels: Any) 
     assert not found.ffn[1].any()
 
 
+def test_blocks_without_an_ffn_are_refused(tmp_path: Path) -> None:
+    backbone = load_backbone(make_tiny_model("glm4_moe", tmp_path))
+    assert 0 not in backbone.ffn_layers and 1 in backbone.ffn_layers
+    with pytest.raises(BackboneError, match=r"layer 0: .*has FFNs in layers 1, 2"):
+        silenced(backbone, {0: [1]})
+    assert silenced(backbone, {1: [1]}).fingerprint != backbone.fingerprint
+
+
 def test_refusals(tiny_bert: Path, tiny: Callable[[str], Path]) -> None:
     backbone = load_backbone(tiny_bert)
-    with pytest.raises(BackboneError, match=r"layer 9: .*runs layers 0\.\.2"):
+    with pytest.raises(BackboneError, match=r"layer 9: .*has FFNs in layers 0, 1, 2"):
         silenced(backbone, {0: [1], 9: [0]})
     with pytest.raises(BackboneError, match=r"neurons 3\.\.5000 are not all in 0\.\."):
         silenced(backbone, {0: [3, 5000]})

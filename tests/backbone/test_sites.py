@@ -3,12 +3,12 @@
 import pytest
 
 from pipeline.backbone.checkpoint import skeleton
+from pipeline.backbone.discovery import choose_site
 from pipeline.backbone.engine import FUSED_ACTIVATIONS, OneDnnLinear
 from pipeline.backbone.loading import load_backbone
-from pipeline.backbone.sites import FFN_SITES, choose_site, input_width
+from pipeline.backbone.sites import FFN_SITES, input_width
 from pipeline.errors import BackboneError
 from tests.builders.models import (
-    EXPERTS,
     FAMILIES,
     FFN_WIDTH,
     LAYERS,
@@ -49,13 +49,6 @@ def test_the_activation_is_fused_in_every_block(family, tmp_path):
     assert sum(layer.activation[0] != "none" for layer in layers) == LAYERS
 
 
-@pytest.mark.parametrize("family", EXPERTS)
-def test_mixtures_of_experts_are_refused_with_the_reason(family, tmp_path):
-    with pytest.raises(BackboneError, match="mixture of experts") as caught:
-        load_backbone(make_tiny_model(family, tmp_path))
-    assert "\n" not in str(caught.value)
-
-
 def test_an_unlisted_architecture_is_discovered(tmp_path):
     path = make_tiny_model("megatron-bert", tmp_path)
     backbone = load_backbone(path)
@@ -65,8 +58,10 @@ def test_an_unlisted_architecture_is_discovered(tmp_path):
 
 def test_an_ambiguous_architecture_is_refused_with_the_candidates(tmp_path):
     path = make_tiny_model("megatron-bert", tmp_path, intermediate_size=32)
+    backbone = load_backbone(path)
+    assert not backbone.ffn_layers and backbone.site_layers("hidden") == (0, 1, 2, 3)
     with pytest.raises(BackboneError, match=r"encoder\.layer\.\{i\}\.output\.dense") as caught:
-        load_backbone(path)
+        backbone.check_sites(["hidden", "ffn"])
     assert "ffn_site" in str(caught.value) and "\n" not in str(caught.value)
     explicit = load_backbone(path, ffn_site="encoder.layer.{i}.output.dense")
     assert explicit.neuron_size == 32
@@ -84,9 +79,22 @@ def test_a_wrong_explicit_path_is_explained(path, message, tmp_path):
     with pytest.raises(BackboneError) as caught:
         load_backbone(make_tiny_model("bert", tmp_path), ffn_site=path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'bert'}: ffn_site")
 
 
 def test_an_explicit_path_overrides_the_table():
-    config = tiny_config("bert")
-    site = choose_site(config, lambda: skeleton(config), ffn_site="encoder.layer.{i}.x")
-    assert site.down == "encoder.layer.{i}.x" and not site.packs and not site.up
+    model = skeleton(tiny_config("llama", intermediate_size=32))
+    site = choose_site(model, "", ffn_site="layers.{i}.mlp.gate_proj")
+    assert site.down == "layers.{i}.mlp.gate_proj" and not site.packs and not site.up
+    row = choose_site(model, "", ffn_site="layers.{i}.mlp.down_proj")
+    assert row == FFN_SITES["llama"]
+
+
+def test_an_explicit_path_of_a_doubtful_width_is_refused_or_said(caplog):
+    model = skeleton(tiny_config("bert"))
+    with pytest.raises(BackboneError, match=r"as wide as the hidden state \(32\)") as caught:
+        choose_site(model, "", ffn_site="encoder.layer.{i}.attention.output.dense")
+    assert "encoder.layer.{i}.output.dense" in str(caught.value)
+    model = skeleton(tiny_config("qwen3", head_dim=16))
+    choose_site(model, "", ffn_site="layers.{i}.self_attn.o_proj")
+    assert "is that of no FFN in config.json" in caplog.text

@@ -36,7 +36,7 @@ KERNELS = ["torch", pytest.param("onednn", marks=needs_onednn)]
 
 
 def load(model, **options):
-    """With torch's kernels if nothing is said: "auto" takes what is faster at the moment."""
+    """With torch's kernels if nothing is said: what "auto" takes depends on the processor."""
     return load_backbone(model, **{"engine": "torch", **options})
 
 
@@ -156,15 +156,15 @@ def test_a_model_that_reads_its_weights_itself_falls_back(models, monkeypatch):
         )
 
     monkeypatch.setattr(BertIntermediate, "forward", forward)
-    monkeypatch.setattr(engine, "_wins_race", lambda _: True)
+    monkeypatch.setattr(engine, "choose", lambda *_, **__: "onednn")
     assert load(models("bert"), engine="auto").engine == "torch"
     with pytest.raises(BackboneError, match="engine = 'torch'"):
         load(models("bert"), engine="onednn")
 
 
 def test_the_second_reading_is_told_as_the_first_would_be(models, monkeypatch):
-    def refuse(*_):
-        raise BackboneError("changed")
+    def refuse(*_, **__):
+        raise engine.KernelError("changed")
 
     monkeypatch.setattr("pipeline.backbone.selfcheck.change_kernels", refuse)
     monkeypatch.chdir(models("bert").parent)
@@ -393,12 +393,14 @@ REFUSALS = {
     "no config": (_remove("config.json"), "no config.json"),
     "no tokenizer": (_remove("tokenizer.json", "tokenizer_config.json"), "no tokenizer"),
     "no weights": (_remove("model.safetensors"), "no weights"),
-    "pickled weights": (break_model(_pickle_only), "safe_serialization"),
+    "pickled weights": (break_model(_pickle_only), "save_pretrained"),
     "damaged weights": (break_model(_cut_short), "damaged"),
     "tensors missing": (break_model(_lose_tensors), "encoder.layer.1."),
     "other shapes": (_change_config(intermediate_size=40), "other shapes"),
     "config not JSON": (_write("config.json", "{"), "not a JSON object"),
-    "unknown type": (_change_config(model_type="grapefruit"), "grapefruit"),
+    "unknown type": (_change_config(model_type="grapefruit"), "'grapefruit' is unknown to"),
+    "bad value": (_change_config(num_hidden_layers="many"), "'num_hidden_layers': TypeError"),
+    "nothing to build": (_change_config(hidden_act="nonsense"), "no transformer can be built"),
     "missing shard": (
         break_model(
             lambda path: (
@@ -421,12 +423,29 @@ def test_unusable_folders_are_refused_in_one_line(case, tmp_path):
     with pytest.raises(BackboneError) as caught:
         load(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    assert ("is unknown to" in str(caught.value)) == (case == "unknown type")
+
+
+def test_a_models_own_code_that_fails_is_told_with_its_cause(tmp_path):
+    path = make_tiny_model("bert", tmp_path)
+    _change_config(model_type="grapefruit", auto_map={"AutoConfig": "own.OwnConfig"})(path)
+    (path / "own.py").write_text("class OwnConfig(:\n")
+    with pytest.raises(
+        BackboneError, match=r"own code fails \(SyntaxError.*; install what"
+    ) as told:
+        load(path, trust_remote_code=True)
+    assert str(told.value).startswith(f"{path}: ") and "is unknown to" not in str(told.value)
 
 
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("/nowhere/at/all", {}, "no such model directory; name where it is now: with --model"),
+        (
+            "/nowhere/at/all",
+            {},
+            "no such model directory; name where it is now: as the argument of salient",
+        ),
         ("./nowhere", {}, "no such model directory"),
         ("roberta-base", {}, "40-digit commit"),
         ("roberta-base", {"revision": "main"}, "40-digit commit"),
@@ -455,6 +474,8 @@ def test_bad_options_are_refused_in_one_line(options, message, models):
     with pytest.raises(BackboneError) as caught:
         load(models("bert"), **options)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+    of_the_model = options.keys() & {"last_layer", "max_length"}
+    assert not of_the_model or str(caught.value).startswith(f"{models('bert')}: ")
 
 
 @pytest.mark.gpu

@@ -132,16 +132,122 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 """Model type -> the config that makes it tiny."""
 
+_MOE = {**_DECODER, "num_experts_per_tok": 2, "head_dim": 8, "moe_intermediate_size": 16}
+
 EXPERTS: dict[str, dict[str, Any]] = {
-    "mixtral": {**_DECODER, "num_local_experts": 4},
-    "qwen2_moe": {**_DECODER, "num_experts": 4, "moe_intermediate_size": 16},
-    "qwen3_moe": {**_HEAD_SIZE, "num_experts": 4, "moe_intermediate_size": 16},
+    "mixtral": {**_MOE, "num_local_experts": 4},
+    "qwen2_moe": {**_MOE, "num_experts": 4, "shared_expert_intermediate_size": 24},
+    "qwen3_moe": {**_MOE, "num_experts": 4, "norm_topk_prob": True},
+    "qwen3_next": {
+        **_MOE,
+        "num_experts": 4,
+        "shared_expert_intermediate_size": 24,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    },
+    "qwen3_5_moe_text": {
+        **_MOE,
+        "num_experts": 4,
+        "shared_expert_intermediate_size": 24,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    },
+    "gpt_oss": {
+        **_MOE,
+        "num_local_experts": 4,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "olmoe": {**_MOE, "num_experts": 4},
+    "glm4_moe": {
+        **_MOE,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "granitemoe": {**_MOE, "num_local_experts": 4},
+    "hunyuan_v1_moe": {**_MOE, "num_experts": 4, "moe_topk": 2},
+    "ernie4_5_moe": {
+        **_MOE,
+        "moe_num_experts": 4,
+        "moe_k": 2,
+        "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 1,
+    },
+    "minimax_m2": {**_MOE, "num_local_experts": 4, "rotary_dim": 4},
+    "phimoe": {**_MOE, "num_local_experts": 4},
+    "afmoe": {
+        **_MOE,
+        "num_experts": 4,
+        "num_shared_experts": 1,
+        "num_dense_layers": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "lfm2_moe": {
+        **_MOE,
+        "num_experts": 4,
+        "num_dense_layers": 1,
+        "layer_types": ["conv", "full_attention", "conv"],
+    },
 }
+"""Mixtures of experts."""
 
 UNLISTED: dict[str, dict[str, Any]] = {"megatron-bert": _ENCODER}
 """Architectures without a row in the table."""
 
-_CONFIGS = {**FAMILIES, **EXPERTS, **UNLISTED}
+_WINDOWED = {
+    key: value for key, value in FAMILIES["bart"].items() if key != "max_position_embeddings"
+}
+_TRANSLATOR = {"langs": ["en", "de"], "src_vocab_size": VOCABULARY, "tgt_vocab_size": VOCABULARY}
+
+ODD: dict[str, dict[str, Any]] = {
+    # pads change the other tokens
+    "nystromformer": _ENCODER,
+    "fnet": {**_ENCODER, "use_tpu_fourier_optimizations": False},
+    "yoso": _ENCODER,
+    "convbert": {**_ENCODER, "embedding_size": 32},
+    "mobilebert": {
+        **_ENCODER,
+        "embedding_size": 16,
+        "intra_bottleneck_size": 16,
+        "true_hidden_size": 16,
+        "num_feedforward_networks": 1,
+    },
+    # padded inside to a multiple of the window
+    "longformer": {**_ROBERTA, "attention_window": [8] * LAYERS},
+    "led": {
+        **_WINDOWED,
+        "attention_window": [8] * LAYERS,
+        "max_encoder_position_embeddings": CONTEXT,
+        "max_decoder_position_embeddings": CONTEXT,
+    },
+    # tokens before texts
+    "fsmt": {**FAMILIES["bart"], **_TRANSLATOR},
+    # full attention up to 28 tokens, for good
+    "big_bird": {**_ENCODER, "block_size": 4, "num_random_blocks": 1},
+    # weights that the first pass rescales
+    "rwkv": {**_HEADS, "intermediate_size": FFN_WIDTH, "rescale_every": 2},
+    # an encoder inside
+    "dpr": _ENCODER,
+    # what cannot be run on any ids alone
+    "canine": _ENCODER,
+    "xmod": {**_ROBERTA, "languages": ["en", "de"]},
+    "vit": _HEADS,
+}
+"""Architectures without a row that do not treat a batch as most do."""
+
+_CONFIGS = {**FAMILIES, **EXPERTS, **UNLISTED, **ODD}
 
 
 def make_tiny_model(

@@ -42,8 +42,10 @@ class Reference:
     ) -> tuple[list[NDArray[Any]], list[NDArray[Any]], list[int]]:
         """FFN activations and hidden states per layer (tokens, feature), and the token ids."""
         ids = self.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
-        if not ids:
-            return [], [], []
+        return (*self.forward(ids), ids) if ids else ([], [], [])
+
+    def forward(self, ids: Sequence[int]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        """FFN activations and hidden states per layer (tokens, feature) of some token ids."""
         num_layers = self.model.config.num_hidden_layers
         kept: list[NDArray[Any]] = []
 
@@ -56,12 +58,12 @@ class Reference:
             for name in dict.fromkeys(names)
         ]
         with torch.no_grad():
-            output = self.part(input_ids=torch.tensor([ids]), output_hidden_states=True)
+            output = self.part(input_ids=torch.tensor([list(ids)]), output_hidden_states=True)
         for handle in handles:
             handle.remove()
         assert len(kept) == num_layers
         states = [state[0].numpy() for state in output.hidden_states]
-        return kept, states, ids
+        return kept, states
 
     def pooled(
         self, texts: Sequence[str], *, poolings: Sequence[str] = ("mean", "max"), max_length: int

@@ -275,12 +275,17 @@ def test_the_report_names_what_each_worker_did() -> None:
 
     reports = [
         BlockReport(0, "a:1", 2.0, Meter(num_texts=10, num_tokens=100), 5 * 10**9),
-        BlockReport(10, "a:1", 2.0, Meter(num_texts=10, num_tokens=100), 6 * 10**9),
-        BlockReport(20, "b:2", 1.0, Meter(num_texts=5, num_tokens=50), crashed=("a:1",)),
+        BlockReport(10, "a:1", 2.0, Meter(num_texts=10, num_tokens=100), 6 * 10**9, engine="torch"),
+        BlockReport(
+            20, "b:2", 1.0, Meter(num_texts=5, num_tokens=50), crashed=("a:1",), engine="onednn"
+        ),
     ]
-    report = _summary(reports, num_known=3, num_retries=1, elapsed_s=5.0, snapshot_id="000001")
+    report = _summary(
+        reports, num_known=3, num_retries=1, elapsed_s=5.0, snapshot_id="000001", whole=False
+    )
     assert (report.num_new, report.num_tokens, report.num_retries) == (25, 250, 1)
     assert report.workers["a:1"].texts_per_s == pytest.approx(5)
+    assert report.engine == "onednn and torch"
     text = str(report)
     assert "6.0 GB of GPU memory" in text and "worker b:2: 1 blocks" in text
     assert dataclasses.asdict(report)["snapshot_id"] == "000001"

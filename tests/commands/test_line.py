@@ -38,8 +38,8 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["--help"]) == 0
     text = capsys.readouterr().out
     for command in (
-        "init", "run", "extract", "probe", "rank", "consolidate", "ablate", "score", "inspect",
-        "demo", "store", "report", "explore",
+        "init", "check", "run", "extract", "probe", "rank", "consolidate", "ablate", "score",
+        "inspect", "demo", "store", "report", "explore",
     ):  # fmt: skip
         assert command in text
         assert run_command([command, "--help"]) == 0
@@ -71,9 +71,9 @@ def test_starter_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         section = line if line.startswith("[") else section
         name = line.removeprefix("# ").split(" = ")[0]
         if line.startswith("# ") and " = " in line and name in (
-            "dtype", "special_tokens", "keep_text", "peaks", "val", "test", "html_unescape",
-            "users", "urls", "C", "alpha", "penalty", "l1_ratio", "solver", "kinds", "eta",
-            "training", "max_depth", "tolerance", "max_errors", "kind", "device",
+            "dtype", "special_tokens", "check", "keep_text", "peaks", "val", "test",
+            "html_unescape", "users", "urls", "C", "alpha", "penalty", "l1_ratio", "solver",
+            "kinds", "eta", "training", "max_depth", "tolerance", "max_errors", "kind", "device",
         ):  # fmt: skip
             line = line.removeprefix("# ")
         lines.append(line)
@@ -138,9 +138,8 @@ def no_tokenizer(folder: Path) -> None:
 
 
 def other_architecture(folder: Path) -> None:
-    (folder / "model" / "config.json").write_text(
-        json.dumps({"model_type": "mamba", "num_hidden_layers": 2, "hidden_size": 32})
-    )
+    other = {"model_type": "mamba", "num_hidden_layers": 2, "hidden_size": 32}
+    (folder / "model" / "config.json").write_text(json.dumps(other | {"vocab_size": 300}))
 
 
 HEADER = "id,text,created_at,mood,level\n"
@@ -169,7 +168,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], int, list[str]]] = {
     "damaged weights": (
         lambda f: (f / "model" / "model.safetensors").write_bytes(b"x" * 50), 1, ["model"],
     ),
-    "architecture": (other_architecture, 1, ["mamba", "ffn_site"]),
+    "architecture": (other_architecture, 1, ["mamba", "missing", "config.json"]),
     "config typo": (edit("folds", "flods"), 2, ["head.flods", "did you mean 'folds'"]),
     "config syntax": (edit("[head]", "[head"), 2, ["run.toml", "TOML"]),
     "no config": (lambda f: (f / "run.toml").unlink(), 2, ["run.toml", "salient init"]),

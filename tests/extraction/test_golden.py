@@ -55,6 +55,17 @@ def test_a_record_is_written_once_for_an_extraction(extractor: Extractor, tmp_pa
     assert found is not None and found[ffn(0)].shape == (len(GOLDEN_TEXTS), FFN_WIDTH)
 
 
+def test_a_head_written_again_keeps_no_values_of_another(tmp_path: Path) -> None:
+    outputs = np.zeros((len(GOLDEN_TEXTS), 1))
+    stored = {ffn(0): np.ones((len(GOLDEN_TEXTS), 4), np.float32)}
+    write_outputs(tmp_path, outputs, features={ffn(0): np.arange(2)}, activations=stored)
+    first = read_outputs(tmp_path)
+    assert first is not None and set(first.features) == {ffn(0)}
+    write_outputs(tmp_path, outputs, features={}, activations=stored)
+    again = read_outputs(tmp_path)
+    assert again is not None and not again.features and not again.activations
+
+
 def test_what_a_record_lacks_is_added(extractor: Extractor, tmp_path: Path) -> None:
     """As in one of an earlier version, which had FFN layers only."""
     path = tmp_path / "golden.safetensors"
@@ -68,6 +79,20 @@ def test_what_a_record_lacks_is_added(extractor: Extractor, tmp_path: Path) -> N
     found = read_golden(path)
     assert found is not None and len(found) == 2 * LAYERS + 1
     np.testing.assert_array_equal(found[ffn(1)], arrays["layer_001"])
+
+
+def test_what_an_older_version_recorded_stays(tiny_bert: Path, tmp_path: Path) -> None:
+    path = tmp_path / "golden.safetensors"
+    before, now = (load_backbone(tiny_bert) for _ in range(2))
+    assert before.older_fingerprint is not None
+    before.fingerprint = before.older_fingerprint()  # as it was known then
+    write_golden(path, Extractor(before, hidden="none"), stored_dtype="float16")
+    first = read_arrays(path)
+    write_golden(path, Extractor(now), stored_dtype="float16")
+    both = read_arrays(path)
+    assert len(both) > len(first)
+    for name, values in first.items():
+        np.testing.assert_array_equal(both[name], values)
 
 
 def test_the_texts_differ_in_kind(extractor: Extractor) -> None:

@@ -15,9 +15,17 @@ from hypothesis import strategies as st
 from pipeline.backbone.loading import load_backbone
 from pipeline.backbone.pooling import POOLINGS
 from pipeline.backbone.transformer import Backbone
-from pipeline.errors import ExtractError
+from pipeline.errors import ConfigError, ExtractError
+from pipeline.extraction.adding import add_layers
 from pipeline.extraction.extractor import Extractor
-from pipeline.extraction.storing import StoreOptions, extract_block, extract_corpus, open_store
+from pipeline.extraction.storing import (
+    DEFAULTS,
+    StoreOptions,
+    extract_block,
+    extract_corpus,
+    open_store,
+    schema_of,
+)
 from store import ActivationStore, StoreError
 from store.upkeep.inspection import verify
 from tests.builders.models import (
@@ -203,6 +211,25 @@ def test_stored_peaks_are_the_tokens_of_hugging_faces_maxima(
         extract_corpus(table(texts), backbone, tmp_path / "s", without)
     more = extract_corpus(table(["more"], "m"), backbone, tmp_path / "s", options)
     assert more.num_new == 1
+
+
+def test_a_store_of_an_older_version_goes_on(tmp_path, caplog):
+    path = make_tiny_model("bert", tmp_path)
+    before, now = (load_backbone(path, engine="torch") for _ in range(2))
+    before.fingerprint = before.older_fingerprint()  # as it was known then
+    store = tmp_path / "s"
+    extract_corpus(table(["one dog"]), before, store)
+    recorded = ActivationStore.open(store).schema.fingerprint
+    assert recorded != Extractor(now).fingerprint()
+    report = extract_corpus(table(["one dog", "a cat"], "u"), now, store)
+    assert report.num_new == 1 and caplog.text.count("not every byte") == 1
+    assert ActivationStore.open(store).schema.fingerprint == recorded
+    # Of what differs, the model is not named where only its fingerprint is of another version.
+    with pytest.raises(ExtractError, match="its special_tokens is True, this run's False"):
+        extract_corpus(table(["more"], "m"), now, store, StoreOptions(special_tokens=False))
+    other = load_backbone(make_tiny_model("bert", tmp_path, seed=1), engine="torch")
+    with pytest.raises(ExtractError, match="its model"):
+        extract_corpus(table(["more"], "m"), other, store)
 
 
 def test_peaks_that_cannot_be_stored_are_refused(loaded, monkeypatch, tmp_path):
@@ -393,6 +420,53 @@ def test_other_settings_are_refused(loaded, options, named, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_store_of_some_experts_goes_on_with_them(tmp_path, monkeypatch):
+    backbone = load_backbone(make_tiny_model("mixtral", tmp_path))
+    some = StoreOptions(sites=("router", "experts"), experts=(0, 1))
+    extract_corpus(table(TEXTS[:3]), backbone, tmp_path / "s", some)
+    extract_corpus(table(TEXTS), backbone, tmp_path / "s")
+    store = ActivationStore.open(tmp_path / "s")
+    assert store.num_samples == len(TEXTS) and store.schema.experts == (0, 1)
+    monkeypatch.setattr(Extractor, "compute", None)  # refused before anything is computed
+    for experts in (None, (0, 2)):
+        other = replace(some, experts=experts)
+        with pytest.raises(ExtractError, match=r"its experts kept is \[0, 1\], this run's"):
+            extract_corpus(table([*TEXTS, "new"]), backbone, tmp_path / "s", other)
+
+
+def test_a_digest_of_something_unknown_is_refused(loaded, tmp_path):
+    backbone, _ = loaded["roberta"]
+    extractor = DEFAULTS.extractor(backbone)
+    schema = schema_of(extractor, DEFAULTS, 3)
+    ActivationStore.create(tmp_path / "s", replace(schema, fingerprint="f" * 64))
+    with pytest.raises(ExtractError, match="its digest of the extraction is 'ffffffff"):
+        open_store(tmp_path / "s", extractor, num_texts=3)
+
+
+def test_ragged_layers_can_be_added(tmp_path):
+    """Of glm4_moe only the upper blocks have shared experts, which are its FFNs."""
+    path = make_tiny_model("glm4_moe", tmp_path)
+    about = {"backbone": {"model": str(path)}}
+    options = StoreOptions(hidden="final", provenance=about)
+    extract_corpus(table(TEXTS), load_backbone(path), tmp_path / "s", options)
+    assert str(add_layers(tmp_path / "s", layers="all")).startswith("nothing to add")
+    with pytest.raises(ConfigError, match="valid are all, and numbers out of 1, 2 with commas"):
+        add_layers(tmp_path / "s", layers="0")
+    added = add_layers(tmp_path / "s", hidden="all").layers
+    assert added == {"hidden": (0, 1, 2)}
+
+
+def test_states_that_cannot_be_read_are_left_out(loaded, tmp_path, monkeypatch):
+    backbone, _ = loaded["roberta"]
+    about = {"backbone": {"model": backbone.source}}
+    options = StoreOptions(hidden="final", provenance=about)
+    extract_corpus(table(TEXTS), backbone, tmp_path / "s", options)
+    monkeypatch.setattr(Backbone, "readable_states", (1, backbone.num_layers))
+    with pytest.raises(ConfigError, match=f"numbers out of 1, {backbone.num_layers} with"):
+        add_layers(tmp_path / "s", hidden="0")
+    assert add_layers(tmp_path / "s", hidden="all").layers == {"hidden": (1,)}
+
+
 def test_hidden_states_are_all_stored_if_nobody_says(loaded, tmp_path):
     """But an old store that has the final one only gets no more than that."""
     backbone, _ = loaded["roberta"]
@@ -449,12 +523,13 @@ def test_the_report_adds_up(loaded, tmp_path):
 def test_full_size_models_equal_hugging_face(name, tmp_path):
     from transformers import DistilBertConfig, GPT2Config, RobertaConfig
 
-    from tests.builders.models import save_random_model
+    from tests.builders.models import VOCABULARY, save_random_model
 
+    words = {"vocab_size": VOCABULARY}  # as the tokenizer has
     config = {
-        "roberta": RobertaConfig(max_position_embeddings=514, type_vocab_size=1),
-        "distilbert": DistilBertConfig(),
-        "gpt2": GPT2Config(),
+        "roberta": RobertaConfig(max_position_embeddings=514, type_vocab_size=1, **words),
+        "distilbert": DistilBertConfig(**words),
+        "gpt2": GPT2Config(bos_token_id=0, eos_token_id=0, **words),
     }[name]
     save_random_model(config, tmp_path / name, spread=False)
     make_tokenizer(tmp_path / name, style="roberta" if name == "roberta" else "bert")

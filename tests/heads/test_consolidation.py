@@ -192,7 +192,7 @@ def test_features_by_another_ranking(finished_run: Path, tmp_path: Path) -> None
     head = Head.load(folder.head("mood"))
     assert head.card.selection == "share 0.2 by probeless"
     source, features = next(iter(head.features.items()))
-    probes = [load_probe(folder, "mood", ffn(i)) for i in range(3)]
+    probes = {i: load_probe(folder, "mood", ffn(i)) for i in range(3)}
     shares = ranked_shares(folder, "mood", "probeless", probes, ("mean", "max"))[source.layer]
     assert shares.sum() == pytest.approx(1)
     assert shares[features].sum() >= 0.2 > shares[features].sum() - shares[features].min()

@@ -75,7 +75,7 @@ def frozen_heads(
     )  # fmt: skip
     mode = Mode.of(config)
     own = [mode.probe(probe) for probe in probes]
-    return FrozenHeads(store, rows, own, None, judge, None, config, 0)
+    return FrozenHeads(store, rows, dict(enumerate(own)), None, judge, None, config, 0)
 
 
 def of_run(finished_run: Path, store: ActivationStore, task: str, **options: Any) -> FrozenHeads:
@@ -111,7 +111,7 @@ def test_heads_reproduce_their_outputs_on_the_validation_rows(
         heads.judge.problem.score(heads.judge.targets, found.outputs)
     )
     # Half of the probes' own importance is in the edges, weighed as they weigh it.
-    for probe, edges in zip(heads.probes, part.edges, strict=False):
+    for probe, edges in zip(heads.probes.values(), part.edges, strict=False):
         share = importance_shares(feature_importance(probe.weights))
         assert share[edges.features].sum() >= 0.4
         ratio = edges.weights / probe.weights[:, edges.features]
@@ -134,16 +134,18 @@ def test_a_row_is_seen_through_the_probe_without_its_fold(
 ) -> None:
     heads = of_run(finished_run, store, "mood")
     mode, rows = Mode.of(heads.config), heads.rows
-    whole, without = heads._sets(2, 0.4, mode)
+    whole, without = heads._sets([0, 1, 2], 0.4, mode)
     assert len(without) == 3
     for k, sets in enumerate(without):
-        shares = [importance_shares(feature_importance(p.fold_weights[k])) for p in heads.probes]
+        shares = [
+            importance_shares(feature_importance(p.fold_weights[k])) for p in heads.probes.values()
+        ]
         expected = RULES["share"](shares, 0.4)
         for own, one in zip(sets, expected, strict=True):
             np.testing.assert_array_equal(own, one)
     assert any(len(own) != len(other) or (own != other).any()
                for own, other in zip(whole, without[0], strict=True))  # fmt: skip
-    for layer, probe in enumerate(heads.probes):
+    for layer, probe in heads.probes.items():
         z, edges = heads._project(layer, whole[layer], [sets[layer] for sets in without], mode)
         raw = np.asarray(store.read_matrix("ffn", layer=layer, samples=rows.positions), np.float32)
         x = probe.standardiser.apply(raw)
@@ -166,10 +168,10 @@ def test_of_another_ranking_the_sets_are_the_same_for_all_folds(
     finished_run: Path, store: ActivationStore
 ) -> None:
     heads = of_run(finished_run, store, "mood")
-    shares = [np.linspace(0, 1, probe.weights.shape[1]) for probe in heads.probes]
+    shares = [np.linspace(0, 1, probe.weights.shape[1]) for probe in heads.probes.values()]
     shares = [share / share.sum() for share in shares]
     other = replace(heads, shares=shares, config=HeadConfig(folds=3, ranking="probeless"))
-    whole, without = other._sets(1, 0.1, Mode.of(other.config))
+    whole, without = other._sets([0, 1], 0.1, Mode.of(other.config))
     assert all(sets is whole for sets in without) and len(without) == 3
     for own, expected in zip(whole, RULES["share"](shares[:2], 0.1), strict=True):
         np.testing.assert_array_equal(own, expected)

@@ -70,7 +70,7 @@ def test_token_means_are_those_over_all_tokens(
     stored = store.samples()["text"].to_pylist()
     edge = slice(None) if special_tokens else slice(1, -1)
     tokens = [reference.tokens(stored[i], max_length=99)[0][1][edge] for i in set(chosen)]
-    found = token_means(store, 1, chosen, special_tokens=0 if special_tokens else 2)
+    found = token_means(store, 1, chosen, unpooled=0 if special_tokens else 2)
     np.testing.assert_allclose(found, np.concatenate(tokens).mean(0), rtol=1e-4, atol=1e-5)
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from pipeline.backbone.slicing import LastLayer
 from pipeline.backbone.transformer import Backbone
 from pipeline.errors import ExtractError, ScoreError
 from pipeline.extraction.extractor import Extractor
-from pipeline.extraction.golden import Golden
+from pipeline.extraction.golden import Golden, golden_activations, write_outputs
 from pipeline.extraction.picking import Picked
 from pipeline.extraction.storing import extract_corpus
 from pipeline.heads.model import Head
@@ -28,7 +29,7 @@ from pipeline.texts.lexical import Lexicon
 from store import ActivationStore, text_hash
 from store.layout import NGRAMS, Source, ffn
 from tests.builders.heads import make_head, make_reference
-from tests.builders.models import FFN_WIDTH, TEXTS, make_tiny_model
+from tests.builders.models import FFN_WIDTH, TEXTS, make_tiny_model, needs_onednn
 
 DATES = (1_704_067_200, 1_704_153_600, None)
 """1 and 2 January 2024, and unknown."""
@@ -310,8 +311,73 @@ def test_golden_outputs_are_checked(heads: list[Head], whole: Backbone) -> None:
     outputs = heads[0].outputs_full(layers).astype(np.float64)
     assert Scorer(heads, golden={"mood": Golden(texts, outputs)}).golden_difference < 1e-3
     assert Scorer(heads).golden_difference is None
-    with pytest.raises(ScoreError, match=r"head 'mood': its outputs for the golden texts.*differ"):
+    with pytest.raises(ScoreError, match=r"head 'mood': its outputs for the golden texts.*differs"):
         Scorer(heads, golden={"mood": Golden(texts, outputs + 0.05 * np.abs(outputs).max())})
+
+
+def without_weights(head: Head) -> Head:
+    """Its last class reads nothing, as L1 may leave it."""
+    (part,) = head.parts
+    (edges,) = part.edges
+    weights = edges.weights * np.array([[1], [1], [0]], np.float32)
+    return replace(head, parts=(replace(part, edges=(replace(edges, weights=weights),)),))
+
+
+def clipped(head: Head) -> Head:
+    """All its features are beyond the standardiser's bound on every text."""
+    (part,) = head.parts
+    (edges,) = part.edges
+    known = replace(edges.standardiser, mean=edges.standardiser.mean - 1000)
+    return replace(head, parts=(replace(part, edges=(replace(edges, standardiser=known),)),))
+
+
+def test_equal_outputs_pass_whatever_rounding_explains(whole: Backbone) -> None:
+    """Of features that do not move the outputs rounding explains nothing."""
+    texts = tuple(text for text in TEXTS if text)
+    lexicon = Lexicon.fit(list(texts))
+    ngrams = {NGRAMS: np.arange(len(lexicon.terms))}
+    three = make_head(whole, {ffn(1): [4, 60]}, classes=("glad", "mad", "sad"))
+    for head in (
+        without_weights(three),
+        clipped(make_head(whole, {ffn(1): [4]})),
+        make_head(whole, ngrams, lexicon=lexicon),
+    ):
+        outputs = Scorer([head], backbone=whole).outputs(texts)["made"].astype(np.float64)
+        same = Golden(texts, outputs)
+        assert Scorer([head], backbone=whole, golden={"made": same}).golden_difference == 0
+        for other in (outputs + 1e-3, outputs * np.nan):
+            golden = {"made": Golden(texts, other)}
+            with pytest.raises(ScoreError, match="its outputs for the golden texts"):
+                Scorer([head], backbone=whole, golden=golden)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_golden_texts_pass_with_the_other_kernels(dtype: Any, tmp_path: Path, minilm: str) -> None:
+    """Heads that were made with one engine and layout, scored with another."""
+    features = {ffn(i): np.arange(0, 3072, 7) for i in range(3)}
+    made = load_backbone(minilm, dtype=dtype, engine="onednn")
+    heads = [
+        make_head(made, features | {Source("hidden", 2): np.arange(768)}, task="mood"),
+        make_head(made, {ffn(2): [5]}, task="level", classes=()),
+    ]
+    activations = golden_activations(Extractor(made, hidden="all"), stored_dtype="float16")
+    for head in heads:
+        head.save(tmp_path / head.card.task)
+        outputs = head.outputs_full(activations)
+        about = {"features": head.features, "activations": activations}
+        write_outputs(tmp_path / head.card.task, outputs, **about)
+    folders = [tmp_path / head.card.task for head in heads]
+    for options in ({"engine": "torch"}, {"engine": "torch", "attention": "padded"}, {}):
+        backbone = load_backbone(minilm, dtype=dtype, **options)  # type: ignore[arg-type]
+        assert Scorer.load(folders, backbone=backbone).golden_difference is not None
+    if dtype == "float32":
+        changed = load_backbone(minilm, dtype=dtype)
+        weight = changed.network.get_parameter("encoder.layer.0.attention.self.query.bias")
+        with torch.no_grad():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.manual_seed(0)))
+        with pytest.raises(ScoreError, match="times what rounding explains"):
+            Scorer.load(folders, backbone=changed)
 
 
 def test_parity_with_a_store(scorer: Scorer, whole: Backbone, tmp_path: Path) -> None:
@@ -322,6 +388,9 @@ def test_parity_with_a_store(scorer: Scorer, whole: Backbone, tmp_path: Path) ->
     difference = scorer.check_parity(ActivationStore.open(path), 40)
     assert difference is not None and difference < 1e-3
     assert scorer.check_parity(ActivationStore.open(path), 0) is None
+    lexicon = Lexicon.fit(texts)
+    beside = make_head(whole, {NGRAMS: np.arange(len(lexicon.terms))}, lexicon=lexicon)
+    assert Scorer([beside], backbone=whole).check_parity(ActivationStore.open(path), 40) is None
 
     class Shifted(ActivationStore):
         def read_features(self, *args, **options):
@@ -354,6 +423,30 @@ def test_heads_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ScoreError, match=message):
         Scorer(spoil(heads))
+
+
+def test_heads_of_an_older_version_score_alone_and_beside_new_ones(
+    heads: list[Head], tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_backbone(tiny_bert)
+    assert before.older_fingerprint is not None
+    before.fingerprint = before.older_fingerprint()  # as it was known then
+    old = some_heads(before)
+    assert old[0].card.extraction_fingerprint != heads[0].card.extraction_fingerprint
+    table = rows(["the dog was sad", "a cat"])
+    expected = Scorer(heads).score_table(table).table
+    for mixed in (old, [old[0], *heads[1:]], [*heads[:2], old[2]]):
+        caplog.clear()
+        scorer = Scorer(mixed)
+        assert caplog.text.count("not every byte") == 1
+        assert scorer.score_table(table).table.equals(expected)
+    texts = pa.table({"id": ["1"], "text": ["the dog"]})
+    extract_corpus(texts, load_backbone(tiny_bert), tmp_path / "store")
+    difference = Scorer(old).check_parity(ActivationStore.open(tmp_path / "store"), 1)
+    assert difference is not None and difference < 1e-3
+    other = [old[0], replace(heads[1], card=replace(heads[1].card, num_layers=7))]
+    with pytest.raises(ScoreError, match="different extractions"):
+        Scorer(other)
 
 
 def test_another_model_is_refused(heads: list[Head], tmp_path: Path) -> None:
