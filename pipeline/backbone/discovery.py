@@ -165,7 +165,11 @@ def discover(config: Any, part: nn.Module) -> FfnSite:
     widths = _ffn_widths(config)
     by_width = [path for path, blocks in linears.items() if set(blocks.values()) <= widths]
     candidates = _in_blocks(by_width, linears, part) or _in_blocks(
-        [path for path in linears if FFN_NAME.search(path) and _narrows(path, config, part)],
+        [
+            path
+            for path, blocks in linears.items()
+            if FFN_NAME.search(path) and _narrows(path.replace("{i}", str(min(blocks))), part)
+        ],
         linears,
         part,
     )
@@ -196,12 +200,11 @@ def _in_blocks(
     return {path: None for path, some in found.items() if some is None} or found
 
 
-def _narrows(path: str, config: Any, part: nn.Module) -> bool:
-    """Whether linear layers lead from another width back to the hidden size, as an FFN's second."""
-    block = min(_linears(part)[path])
-    layer: Any = part.get_submodule(path.replace("{i}", str(block)))
+def _narrows(name: str, part: nn.Module) -> bool:
+    """Whether a linear layer leads from another width to the hidden size, as an FFN's second."""
+    layer: Any = part.get_submodule(name)
     out = layer.nf if isinstance(layer, Conv1D) else layer.out_features
-    return bool(out == getattr(config, "hidden_size", None) != input_width(layer))
+    return bool(out == getattr(part.config, "hidden_size", None) != input_width(layer))
 
 
 def _stack(config: Any, part: nn.Module) -> str:
