@@ -1,13 +1,18 @@
 """``python -m pipeline.driver FOLDER``: run the job of a folder to its end.
 
-`salient submit` starts this, as a process of its own or in a batch job.
+`salient submit` starts this, as a process of its own or in a batch job; with
+``--trust-remote-code`` behind the folder if the configuration allows the model's own code.
 """
 
 import sys
 from pathlib import Path
 
-from pipeline.commands import INTERRUPTED, run_command
-from pipeline.submission import Driver
+from pipeline.commands import INTERRUPTED, exit_with, run_command
+from pipeline.submission import TRUST, Driver
 
 if __name__ == "__main__":
-    sys.exit(Driver(Path(sys.argv[1]), run_command, interrupted=INTERRUPTED).run())
+    folder, *words = sys.argv[1:]
+    driver = Driver(
+        Path(folder), run_command, interrupted=INTERRUPTED, trust_remote_code=TRUST in words
+    )
+    exit_with(driver.run())

@@ -42,6 +42,15 @@ class ClusterError(SalientError):
     """Workers or their scheduler went away, or a job cannot be started, found or stopped."""
 
 
+COPY_AGAIN = "copy the head again, or run `salient consolidate` again"
+"""What to do about a damaged file of a head's folder."""
+
+
+def again(stage: str) -> str:
+    """What to do about a damaged file of a run that a stage writes."""
+    return f"delete it and run `salient {stage}` again"
+
+
 def did_you_mean(wanted: str, choices: Iterable[str]) -> str:
     """``did you mean 'text'?`` with the closest of the choices; "" where none is close."""
     names = {name.lower(): name for name in choices}

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from store.disk import locked
 
+LOCK = ".lock"
+"""Name of the file that is locked; it is empty and stays."""
+
 
 @contextmanager
 def one_at_a_time(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold ``folder/.lock``, which stays empty; if another process holds it, say so and wait.
+    """Hold ``folder/.lock``; if another process holds it, say so and wait.
 
     Raises:
         OSError, StoreError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     waiting = f"{folder}: another process is at work there; waiting for it to end"
-    with locked(folder / ".lock", on_wait=lambda _: say(waiting), signed=False):
+    with locked(folder / LOCK, on_wait=lambda _: say(waiting), signed=False):
         yield

@@ -31,20 +31,27 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
-from pipeline.errors import ExtractError, ProbeError
+import pyarrow as pa
+
+from pipeline.config import Metrics, RunConfig, RunRecord, checked, read_columns
+from pipeline.errors import ExtractError, ProbeError, again
+from pipeline.progress import Say, silent
 from store import ActivationStore, StoreError
 from store.tables import read_json, table_digest, write_json
 
 FORMAT_VERSION = 1
+EXTRACT_AGAIN = again("extract")
+CONSOLIDATE_AGAIN = again("consolidate")
 VERSIONED = (
     "salient",
     "torch",
@@ -140,7 +147,7 @@ def write_card(folder: RunFolder, config: RunConfig, **facts: Any) -> dict[str, 
         "format_version": FORMAT_VERSION,
         "name": config.name,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config.model_dump(mode="json"),
+        "config": config.stated(),
         "config_fingerprint": config.fingerprint,
         "seed": config.seed,
         "python": platform.python_version(),
@@ -163,15 +170,39 @@ def read_card(folder: RunFolder) -> dict[str, Any]:
             f"{folder.path}: no run here (no run.json); name a folder written by `salient probe` or"
             " `salient run`"
         )
-    card = read_json(folder.card)
+    _refuse_links(folder.path)
+    card = read_json(folder.card, remedy=EXTRACT_AGAIN)
     if card.get("format_version") != FORMAT_VERSION:
         raise ProbeError(
             f"{folder.path}: run format {card.get('format_version')!r}, this version reads"
             f" {FORMAT_VERSION}; run again or install the matching version"
         )
-    if not isinstance(card.get("config"), dict):
-        raise ProbeError(f"{folder.card}: no configuration in it; run `salient extract` again")
+    checked(RunRecord, card, where=folder.card, remedy=EXTRACT_AGAIN, error=ProbeError)
     return card
+
+
+def _refuse_links(path: Path) -> None:
+    """A run's folder may come from anybody, and is written to: nothing in it leads out of it."""
+    facts = path.stat()
+    _walk_once(path, path.resolve(), (facts.st_dev, facts.st_ino))
+
+
+@cache
+def _walk_once(path: Path, inside: Path, _folder: tuple[int, int]) -> None:
+    """Once for a folder in a process: a store in it has many files. A refusal is not kept."""
+    waiting = [str(path)]
+    while waiting:
+        try:
+            entries = list(os.scandir(waiting.pop()))
+        except OSError:  # gone since, or nobody's to enter
+            continue
+        waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for entry in entries:
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):
+                raise ProbeError(
+                    f"{entry.path}: is a link that leads out of the run's folder, and stages write"
+                    " and delete there; put what it leads to in its place"
+                )
 
 
 def loads_whole(folder: RunFolder) -> bool:
@@ -182,16 +213,36 @@ def loads_whole(folder: RunFolder) -> bool:
     return bool(read_card(folder).get("extraction", {}).get("whole"))
 
 
-def run_config(path: Path) -> RunConfig:
+def run_config(path: Path, *, say: Say = silent) -> RunConfig:
     """The configuration of a run, from its folder or its TOML file.
+
+    A folder may come from elsewhere. Where work runs is therefore not taken from it: ``options`` of
+    ``[cluster]`` reach Dask, which runs what its ``preload`` names, and an address would be handed
+    the texts. The whole section is dropped unread; who names the TOML file has it. Nor may a folder
+    say where scores lie, or allow a model's own code (:meth:`RunConfig.handed_over`).
+
+    Args:
+        path: the run's folder or its TOML file.
+        say: told what a folder says and is not done.
 
     Raises:
         SalientError: no run there, or a bad configuration.
     """
     if path.is_dir():
         card = read_card(RunFolder(path))
+        cluster = card["config"].pop("cluster", None)
         config = RunConfig.from_dict(card["config"], origin=path / "run.json")
-        return config.model_copy(update={"run_dir": str(path.resolve())})
+        kind = cluster.get("kind", "local") if isinstance(cluster, dict) else "local"
+        if kind != "local":
+            say(
+                f"{path}: [cluster] is not taken from a run's folder, so this runs here and not on"
+                f" kind = {str(kind)[:20]!r}; name the run's TOML file instead for that"
+            )
+        own = {
+            "run_dir": str(path.resolve()),
+            "score": config.score.model_copy(update={"output": None}),
+        }
+        return config.model_copy(update=own).handed_over()
     return RunConfig.load(path)
 
 
@@ -201,10 +252,25 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
     Raises:
         ProbeError, StoreError: no finished run there, or a damaged file.
     """
-    metrics = read_json(folder.metrics)
-    if not isinstance(metrics.get("tasks"), dict):
-        raise ProbeError(f"{folder.metrics}: no tasks in it; delete it and consolidate again")
+    metrics = read_json(folder.metrics, remedy=CONSOLIDATE_AGAIN)
+    where = folder.metrics
+    checked(Metrics, metrics, where=where, remedy=CONSOLIDATE_AGAIN, error=ProbeError)
     return metrics
+
+
+def read_sweep(folder: RunFolder, task: str) -> pa.Table:
+    """Every Phase-2 head that was tried for a task, a row each.
+
+    Raises:
+        ProbeError, StoreError: none there, or a damaged one.
+    """
+    path = folder.sweep(task)
+    columns = {"kind": "text", "depth": "whole", "num_features": "whole", "val_score": "number"}
+    columns |= {"low": "number", "high": "number"}
+    table = read_columns(path, columns, remedy=CONSOLIDATE_AGAIN, error=ProbeError)
+    if not len(table):
+        raise ProbeError(f"{path}: has no rows; {CONSOLIDATE_AGAIN}")
+    return table
 
 
 def _version(distribution: str) -> str | None:
@@ -227,7 +293,7 @@ def open_run(config: RunConfig) -> tuple[str, ActivationStore]:
         raise ExtractError(
             f"{config.store.path}: no activation store here; run `salient extract` first"
         )
-    if card["config_fingerprint"] != config.fingerprint:
+    if card.get("config_fingerprint") != config.fingerprint:
         raise ProbeError(
             f"{config.run_dir}: was extracted with another configuration; run `salient extract`"
             " with this one (what is stored is not computed again), or use another run_dir"

@@ -34,7 +34,7 @@ from pipeline.probes import (
     fit_layer,
     gram_part,
     groups_are_known,
-    is_complete,
+    lacking,
     load_targets,
     plan_layers,
     probe_fingerprints,
@@ -289,10 +289,11 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
         digest.update(target.digest.encode())
         for source in stored_sources(store.schema):
             digest.update(source.name.encode())
-            if not is_complete(config, target, source, fingerprints[name]):
+            if why := lacking(config, store, target, source, fingerprints[name]):
                 raise ProbeError(
                     f"{config.run_dir}: no probe of task {name!r} for"
                     f" {_name(store, source)} with this configuration; run `salient probe` first"
+                    f" ({why})"
                 )
     fingerprint = digest.hexdigest()[:16]
     if folder.metrics.is_file():

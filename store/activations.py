@@ -13,11 +13,7 @@ committed or died. Readers need no lock.
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -32,17 +28,20 @@ from store.commits import (
     LayerArrays,
     active_plan_id,
     add_tombstones,
+    announce,
     backfill_digest,
     backfill_layers,
     backfilled_schema,
     commit_finished,
+    delete_from_plan,
     doomed_records,
     drop_plan,
-    hide_in_coordinates,
     plan_append,
     plan_backfill,
+    remove_texts,
     samples_digest,
     select_new,
+    settle,
     successor,
     write_block,
 )
@@ -59,13 +58,12 @@ from store.records import (
     PLANS,
     PRIVATE,
     SNAPSHOTS,
-    SampleIndex,
     Snapshot,
     as_samples,
     load_snapshot,
     publish,
-    write_array_documents,
     write_labels,
+    written_folders,
 )
 
 if TYPE_CHECKING:
@@ -105,23 +103,15 @@ class ActivationStore(StoreView):
             raise _exists_already(path)
         disk.make_directories(target.parent)
         check_writable_file_system(target.parent)
-        root = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{disk.TEMPORARY_SUFFIX}")
         try:
-            cls._make(root, schema)
-            try:
-                os.rename(root, target)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-                raise _exists_already(path) from None
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-        disk.sync_directory(target.parent)
+            with disk.made_beside(target) as root:
+                cls._make(root, schema)
+        except FileExistsError:
+            raise _exists_already(path) from None
         return cls.open(path)
 
     @classmethod
     def _make(cls, root: Path, schema: StoreSchema) -> None:
-        disk.make_directories(root)
         for directory in (PRIVATE, SNAPSHOTS, MANIFESTS, INDEX, LABELS, PLANS):
             disk.make_directories(root / directory)
         write_axis_coordinates(root, schema)
@@ -206,7 +196,6 @@ class ActivationStore(StoreView):
             with locked(root / COMMIT_LOCK):
                 # What a dead process finished is kept, whether or not its plan is resumed.
                 self._show(commit_finished(root))
-                write_array_documents(root, self.snapshot)
                 active = active_plan_id(root)
                 if active is not None:
                     plan = self.open_plan(active)
@@ -308,25 +297,30 @@ class ActivationStore(StoreView):
     ) -> int:
         """Hide samples from every read at once; `compact` removes their bytes.
 
-        A text that further ids share stays under those. Unknown ids are ignored.
+        A text that further ids share stays under those. Unknown ids are ignored. An append under
+        way goes on without the ids and texts; one that is planned later brings them again if they
+        are among its samples.
 
         Returns:
             How many ids were deleted.
         """
-        removed = 0
+        removed: set[str] = set()
 
         def change(root: Path, current: Snapshot) -> Snapshot:
-            nonlocal removed
-            doomed = doomed_records(SampleIndex(self.location, current), ids, author_ids)
-            removed = len(doomed)
+            doomed = doomed_records(self.index, ids, author_ids)
+            removed.update(doomed["id"].to_pylist())
             if not removed:
                 return current
-            following = add_tombstones(root, current, doomed)
-            hide_in_coordinates(root, following, SampleIndex(self.location, following), doomed)
-            return following
+            size = current.schema.samples_per_shard
+            announce(root, np.unique(doomed["position"].to_numpy() // size).tolist())
+            return add_tombstones(root, current, doomed)
 
-        self._amend(change, "delete")
-        return removed
+        def reach_plans(root: Path, current: Snapshot) -> None:
+            removed.update(delete_from_plan(root, current, self.index, ids, author_ids))
+            remove_texts(root, current)
+
+        self._amend(change, "delete", then=reach_plans)
+        return len(removed)
 
     def writable_root(self) -> Path:
         """The store's directory; StoreError where writing is impossible or would not be safe."""
@@ -341,15 +335,26 @@ class ActivationStore(StoreView):
                 "read-only; open the store without a snapshot to write"
             )
         check_writable_file_system(self.location.root)
+        disk.check_folders(self.location.root, written_folders(self.schema))
         return self.location.root
 
-    def _amend(self, change: Callable[[Path, Snapshot], Snapshot], kind: str) -> str:
+    def _amend(
+        self,
+        change: Callable[[Path, Snapshot], Snapshot],
+        kind: str,
+        *,
+        then: Callable[[Path, Snapshot], None] = lambda root, current: None,
+    ) -> str:
         root = self.writable_root()
         with locked(root / COMMIT_LOCK):
             current = load_snapshot(self.location)
+            settle(root, current)
+            self._show(current)
             changed = change(root, current)
             if changed is not current:
                 current = successor(changed, kind)
                 publish(root, current)
-            self._show(current)
+                self._show(current)
+                settle(root, current, lambda: self.index)
+            then(root, current)
         return self.snapshot_id

@@ -6,20 +6,22 @@ Every writer publishes by rename, so a reader sees the old file or the new one, 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from store import disk
 from store.errors import StoreError
+
+T = TypeVar("T")
+AGAIN = "delete it and run its stage again"
+"""What to do about a damaged file of a run."""
 
 
 def _publish(path: Path, fill: Callable[[Path], object]) -> None:
@@ -28,51 +30,64 @@ def _publish(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON object, indented, keys in the order given."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _publish(path, lambda file: file.write_bytes(text.encode()))
+    """Write a JSON object with its checksum, indented, keys in the order given."""
+    content = disk.encode_json(data)
+    _publish(path, lambda file: file.write_bytes(content))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def read_json(path: Path, *, remedy: str = AGAIN) -> dict[str, Any]:
+    """Read a JSON object; its checksum is compared and left out.
+
+    Args:
+        path: the file.
+        remedy: what to do about a damaged one.
 
     Raises:
         StoreError: missing or damaged file.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such file; run the stage that writes it first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: damaged ({error}); delete it and run its stage again") from None
-    if not isinstance(data, dict):
-        raise StoreError(f"{path}: holds no JSON object; delete it and run its stage again")
-    return data
+    content = _existing(path, path.read_bytes, max_bytes=disk.MAX_JSON_BYTES)
+    return disk.decode_json(content, where=str(path), remedy=remedy)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays, of any shapes, as one safetensors file."""
+    """Write named arrays, of any shapes, as one safetensors file with a checksum."""
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    _publish(path, lambda file: save_file(contiguous, file))
+    metadata = disk.encode_metadata(contiguous)
+    _publish(path, lambda file: save_file(contiguous, file, metadata=metadata))
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path, *, remedy: str = AGAIN) -> dict[str, NDArray[Any]]:
     """Read the arrays, of any shapes, of a safetensors file.
 
     Raises:
         StoreError: missing or damaged file.
     """
-    try:
-        return dict(load_file(path))
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such file; run the stage that writes it first") from None
-    except (SafetensorError, OSError) as error:
-        raise StoreError(f"{path}: damaged ({error}); delete it and run its stage again") from None
+    return _existing(path, lambda: disk.read_checked_arrays(str(path), remedy=remedy))
+
+
+def check_array(name: str, array: NDArray[Any], kind: str, shape: tuple[int | None, ...]) -> None:
+    """Refuse an array of another type or shape than is expected of it.
+
+    Args:
+        name: of the array, for the error.
+        array: any.
+        kind: numpy's letter of its types, ``"f"``, ``"i"``.
+        shape: as it must be; None for an axis of any length.
+
+    Raises:
+        ValueError: naming what was found and expected.
+    """
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype.kind != kind or not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name}: {array.dtype} {array.shape}, not {kind}… ({wanted})")
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow table as Parquet."""
-    _publish(path, lambda file: pq.write_table(table, file, compression="zstd"))
+    """Write an Arrow table as Parquet, with checksums of its columns and pages."""
+    _publish(path, lambda file: disk.write_parquet(table, file))
 
 
 def table_digest(table: pa.Table) -> str:
@@ -83,15 +98,37 @@ def table_digest(table: pa.Table) -> str:
     return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, *, remedy: str = AGAIN
+) -> pa.Table:
     """Read a Parquet file written by :func:`write_table`.
+
+    Args:
+        path: the file.
+        columns: read these only.
+        remedy: what to do about a damaged one.
 
     Raises:
         StoreError: missing or damaged file.
     """
+    return _existing(
+        path, lambda: disk.read_parquet(path, where=str(path), remedy=remedy, columns=columns)
+    )
+
+
+def _existing(path: Path, read: Callable[[], T], *, max_bytes: int | None = None) -> T:
+    """What is read of a file that is there, a regular one and no longer than it may be."""
     try:
-        return pq.read_table(path, partitioning=None)
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a pipe would be waited at for ever
+            raise StoreError(f"{path}: is no file; remove it and run the stage that writes it")
+        if max_bytes is not None and facts.st_size > max_bytes:
+            raise StoreError(
+                f"{path}: damaged ({facts.st_size:,} bytes, at most {max_bytes:,}); remove it and"
+                " run the stage that writes it"
+            )
+        return read()
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file; run the stage that writes it first") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{path}: damaged ({error}); delete it and run its stage again") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -29,7 +29,7 @@ from pipeline.scoring.cascade import Cascade
 from pipeline.scoring.files import ScoreOptions, score_files
 from store import ActivationStore
 from store.layout import Source, ffn
-from store.tables import read_table
+from store.tables import read_table, write_json
 from store.upkeep.compaction import compact
 from store.upkeep.garbage import gc
 from store.upkeep.inspection import verify
@@ -85,9 +85,11 @@ def test_its_heads(old: Path, expected: dict[str, Any]) -> None:
     config = RunConfig.load(old / "run.toml")
     store = ActivationStore.open(config.store.path)
     positions = store.positions(expected["ids"])
+    samples = store.samples()
+    texts = samples["text"].take(np.searchsorted(samples["position"], positions))
     for name, outputs in expected["outputs"].items():
         head = Head.load(old / "run" / "heads" / name)
-        stored = stored_activations(head, store, positions)
+        stored = stored_activations(head, store, positions, texts=texts.to_pylist)
         np.testing.assert_allclose(head.outputs(stored), outputs, atol=TOLERANCE, err_msg=name)
     folder = RunFolder(Path(config.run_dir))
     for task in config.tasks:
@@ -103,11 +105,13 @@ def test_running_again(old: Path, expected: dict[str, Any]) -> None:
     config = RunConfig.load(old / "run.toml")
     folder = RunFolder(Path(config.run_dir))
     before = read_golden(folder.golden)
-    assert before is not None and list(before) == [ffn(i) for i in range(3)]
+    assert before is not None and {ffn(i) for i in range(3)} <= set(before)
+    is_grown = Source("hidden", 3) not in before  # the first version kept no hidden states
     said: list[str] = []
     metrics = stages.run(config, say=said.append)
-    assert not any("done before" in line for line in said)  # their folds parted near-duplicates
-    assert any("--hidden all` adds the others" in line for line in said)
+    if is_grown:
+        assert not any("done before" in line for line in said)  # folds parted near-duplicates
+        assert any("--hidden all` adds the others" in line for line in said)
     assert set(metrics["tasks"]) == set(expected["metrics"]["tasks"])
     golden = read_golden(folder.golden)
     assert golden is not None and Source("hidden", 3) in golden
@@ -115,7 +119,7 @@ def test_running_again(old: Path, expected: dict[str, Any]) -> None:
         np.testing.assert_array_equal(golden[source], values)
     said.clear()
     assert stages.run(config, say=said.append) == metrics == read_metrics(folder)
-    assert sum("done before" in line for line in said) == 2 * 4 + 1
+    assert sum("done before" in line for line in said) == 2 * (4 if is_grown else 7) + 1
     with (old / "texts.csv").open("a", encoding="utf-8") as file:
         file.write("77,it was a glad dog,2024-05-01T12:00:00Z,glad,1.0\n")
     assert stages.extract(config).num_new == 1
@@ -172,7 +176,8 @@ def test_ablation_of_its_run(old: Path) -> None:
     """The probe on the final hidden state had no layer in its name."""
     for card in (old / "run" / "heads").rglob("head.json"):
         text = card.read_text(encoding="utf-8")
-        card.write_text(text.replace('"/fixture/bert"', json.dumps(str(old / "bert"))))
+        moved = json.loads(text.replace('"/fixture/bert"', json.dumps(str(old / "bert"))))
+        write_json(card, {name: value for name, value in moved.items() if name != "checksum"})
     config = RunConfig.load(old / "run.toml")
     before = json.loads((old / "run" / "ablation.json").read_text(encoding="utf-8"))["tasks"]
     found = ablate(config, options=AblationOptions(top=5, draws=2))["tasks"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.heads.model import Head
 from pipeline.neurons.ablation import ablate
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config
 from store import ActivationStore
-from store.tables import read_table
+from store.tables import read_json, read_table, write_json
 from store.upkeep.garbage import gc as collect
 from tests.builders.runs import write_mood_run
 
@@ -57,7 +58,9 @@ def test_the_configuration_of_a_run_is_the_same_from_folder_and_file(finished_ru
     ("card", "problem"),
     [
         ({"format_version": 9, "config": {}}, "run format 9, this version reads 1"),
-        ({"format_version": 1}, "no configuration in it"),
+        ({"format_version": 1}, "member 'config': Field required"),
+        ({"format_version": 1, "config": {}, "snapshot": 6}, "member 'snapshot': .* not '6'"),
+        ({"format_version": 1, "config": {}, "name": "\x1b[2J"}, "has control characters"),
         (None, "no run here"),
     ],
 )
@@ -68,9 +71,20 @@ def test_what_is_no_run_is_named(tmp_path: Path, card: Any, problem: str) -> Non
         read_card(RunFolder(tmp_path))
 
 
+def test_a_runs_files_are_walked_once(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store inside has many, and a command reads run.json several times."""
+    shutil.copytree(RunConfig.load(finished_run).run_dir, tmp_path / "run")
+    read_card(RunFolder(tmp_path / "run"))
+    monkeypatch.setattr(os, "scandir", None)
+    monkeypatch.setattr(os, "walk", None)
+    read_card(RunFolder(tmp_path / "run"))
+
+
 def test_metrics_without_tasks_are_no_metrics(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(ProbeError, match="no tasks in it"):
+    with pytest.raises(ProbeError, match="member 'tasks': Field required"):
         read_metrics(RunFolder(tmp_path))
 
 
@@ -97,8 +111,8 @@ def test_a_run_from_before_a_deletion_says_so(
     finished_run: Path, own_run: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home, folder = Path(own_run.run_dir).parent, RunFolder(Path(own_run.run_dir))
-    card = folder.card.read_text(encoding="utf-8")
-    folder.card.write_text(card.replace(str(finished_run.parent), str(home)), encoding="utf-8")
+    card = json.dumps(read_json(folder.card)).replace(str(finished_run.parent), str(home))
+    write_json(folder.card, json.loads(card))
     commands = [
         ["inspect", str(folder.path)],
         ["report", str(folder.path), "--images", "none"],

@@ -7,7 +7,7 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,12 @@ DEFAULT_LENGTH = 512
 """Tokens of a text, where nothing limits it."""
 UNLIMITED = 10**9
 """Tokens that mean no limit: tokenizers name such numbers."""
+KERNEL_KEYS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "_experts_implementation",
+)
 POSITION_TABLES = (
     "position_embeddings",
     "embed_positions",
@@ -41,11 +47,13 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PreTrainedCon
     """Read ``config.json``.
 
     Raises:
-        BackboneError: missing, unreadable, of a type that transformers does not know, or with a
-            value that this type does not take.
+        BackboneError: missing, unreadable, of a type that transformers does not know, with a value
+            that this type does not take, or with code from the hub that may not run.
     """
     if not (path / "config.json").is_file():
         raise BackboneError(f"{path}: no config.json; is this a Hugging Face model folder?")
+    if not trust_remote_code:
+        _refuse_kernels(path / "config.json")
     try:
         return AutoConfig.from_pretrained(
             path, local_files_only=True, trust_remote_code=trust_remote_code
@@ -66,6 +74,22 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PreTrainedCon
             reason += " upgrade it, allow the model's own code with trust_remote_code = true, or"
             reason += f" use one of: {', '.join(sorted(FFN_SITES))}"
         raise BackboneError(f"{path}: {reason}") from error
+
+
+def _refuse_kernels(file: Path) -> None:
+    """Names of hub repositories as a model's kernels: transformers would fetch and import them."""
+
+    def look(value: Any, key: str = "") -> None:
+        for name, own in value.items() if isinstance(value, dict) else ():
+            look(own, name if name in KERNEL_KEYS else key)
+        if key and isinstance(value, str) and "/" in value:
+            raise BackboneError(
+                f"{file}: its {key} {value!r} is code from the hub; take it out, or allow it with"
+                " trust_remote_code = true"
+            )
+
+    with suppress(OSError, ValueError, RecursionError):  # others say what is wrong with the file
+        look(json.loads(file.read_text("utf-8")))
 
 
 def pad_id(config: Any) -> int:

@@ -133,7 +133,9 @@ def locate(
 
 
 def _locate_package(name: str) -> Path:
-    spec = importlib.util.find_spec(name.replace("-", "_"))
+    found_name = name.replace("-", "_")
+    # Of a dotted name the parent would be imported.
+    spec = importlib.util.find_spec(found_name) if found_name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise BackboneError(f"package:{name}: not installed; pip install {name.replace('_', '-')}")
     root = Path(next(iter(spec.submodule_search_locations)))

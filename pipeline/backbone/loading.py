@@ -1,10 +1,11 @@
 """Load a backbone and have it prove itself.
 
     backbone = load_backbone("models/roberta-base")
-    backbone = load_recorded(card.extraction, last_layer=5)
+    backbone = load_recorded(card.extraction, asked_by=folder, last_layer=5)
 
 The second way is that of everything which meets activations made before: it takes the settings that
-a head or a store carries, and the engine that they were made with.
+a head or a store carries, and the engine that they were made with. Heads and stores may come from
+anybody: that a model's own code may run is the caller's to say, and never theirs.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from pipeline.backbone.parts import cut_out, reading_part
 from pipeline.backbone.sites import depth
 from pipeline.backbone.tokenizer import fit_tokenizer, load_tokenizer
 from pipeline.backbone.transformer import Backbone, check_choice, check_layer
-from pipeline.config import BackboneConfig
-from pipeline.errors import BackboneError, first_line, lacks_memory
+from pipeline.config import BackboneConfig, backbone_of
+from pipeline.errors import BackboneError, ConfigError, first_line, lacks_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ENGINES: tuple[Engine, ...] = ("auto", "torch", "onednn")
@@ -200,21 +201,39 @@ def engine_of(provenance: Mapping[str, Any]) -> Engine | None:
 def load_recorded(
     provenance: Mapping[str, Any],
     *,
+    asked_by: str | Path,
     device: str = "auto",
     last_layer: int | None = None,
     model: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Backbone:
     """The backbone that a store's or a head's record describes, with the engine it was made with.
 
     Args:
         provenance: as for :func:`engine_of`.
+        asked_by: the folder that it is from, for errors.
         device, last_layer, model: as for :func:`load_from_settings`.
+        trust_remote_code: the caller allows the model's own code, where the record asks for it.
 
     Raises:
-        BackboneError: as of :func:`load_backbone`.
+        BackboneError: as of :func:`load_backbone`; the record describes no model, or asks for code.
     """
+    try:
+        settings = backbone_of(provenance["backbone"])
+    except (ConfigError, KeyError, TypeError) as error:
+        raise BackboneError(
+            f"{asked_by}: does not say which model it was made with ({error}); copy it again, or"
+            " make it again"
+        ) from None
+    if settings.trust_remote_code and not trust_remote_code:
+        raise BackboneError(
+            f"{asked_by}: asks for Python code that comes with the model {model or settings.model}"
+            " (trust_remote_code), and that would run as you; if you trust it, give"
+            " --trust-remote-code (trust_remote_code=True from Python), or with --run the TOML file"
+            " of your own that says so of this model"
+        )
     return load_from_settings(
-        provenance["backbone"],
+        settings,
         device=device,
         last_layer=last_layer,
         model=model,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backbone.shortening import shorten
 from pipeline.config import words_around
 from pipeline.errors import BackboneError
 
@@ -165,8 +166,22 @@ def encode(
         spans: also say which characters each token holds.
     """
     clean = [_encodable(text) for text in texts]
-    if frame:
-        return _encode_framed(tokenizer, clean, max_length, frame, spans)
+    whole = {}
+    for i, text in enumerate(clean):
+        short = shorten(tokenizer, text, max_length=max_length, words=frame.words)
+        if short is not None:
+            clean[i], whole[i] = short.text, short
+    how = _encode_framed if frame else _encode_alone
+    encoded = how(tokenizer, clean, max_length, frame, spans)
+    if encoded.spans is not None:
+        for i, short in whole.items():
+            encoded.spans[encoded.slots(i)] = short.original(encoded.spans[encoded.slots(i)])
+    return encoded
+
+
+def _encode_alone(
+    tokenizer: Any, clean: list[str], max_length: int, frame: Frame, spans: bool
+) -> Encoded:
     rows, special, offsets = _call(tokenizer, clean, offsets=spans)
     truncated = np.array([len(row) > max_length for row in rows], bool)
     if over := np.flatnonzero(truncated).tolist():

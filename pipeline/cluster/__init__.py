@@ -4,7 +4,8 @@ In: a function and its arguments, the `[cluster]` section. Out: the results in o
 workers die on the way.
 
 Read first: `mapping` (:func:`map_tasks`) and `kinds` (how each kind of cluster is started);
-`session` holds the workers of a command, `preflight` refuses those that run other code.
+`session` holds the workers of a command, `credentials` keeps others out of their ports, `preflight`
+refuses those that run other code.
 
 Table that takes a new row: `kinds.KINDS`.
 """

@@ -19,7 +19,16 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.cluster.kinds import KINDS, connect, cores_of, default_workers, start_cluster
+from pipeline.cluster.credentials import credentials
+from pipeline.cluster.kinds import (
+    KINDS,
+    connect,
+    cores_of,
+    default_workers,
+    exposure,
+    keys_of,
+    start_cluster,
+)
 from pipeline.cluster.preflight import GPU, Ticket, WorkerRefused, check_workers, tokens, versions
 from pipeline.cluster.stream import TaskStream, WorkerTask
 from pipeline.config import ClusterConfig
@@ -228,8 +237,10 @@ def connected(
         cores=cores_of(cluster, default_workers(cluster)),
         gpu=cluster.device.startswith("cuda"),
     )
-    with tokens(folders, ticket.id):
-        started = start_cluster(cluster)
+    with tokens(folders, ticket.id), credentials(keys_of(cluster), folders) as security:
+        if open_door := exposure(cluster):
+            say(open_door)
+        started = start_cluster(cluster, security)
         try:
             session = Session(cluster, started, ticket, say)
         except BaseException:

@@ -6,7 +6,7 @@ once.
 
 Read first: `line` (all commands together, errors to exit codes). The groups: `training` (run and
 its stages), `checking`, `scoring`, `jobs`, `looking`, `store`; `options` and `printing` are
-what they share.
+what they share. `entry` starts the process, `stopping` ends it when it is told to.
 """
 
 import lazy_loader

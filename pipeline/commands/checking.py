@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.commands.options import RUN, AsJson, Device, Quiet
+from pipeline.commands.options import RUN, AsJson, Device, Quiet, TrustCode
 from pipeline.commands.printing import load_config, out, print_json, terminal
 from pipeline.errors import BackboneError
 
@@ -48,9 +48,7 @@ def check(
     revision: Annotated[
         str | None, typer.Option(help="The 40-digit commit of a hub model.")
     ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
-    ] = False,
+    trust_remote_code: TrustCode = False,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,

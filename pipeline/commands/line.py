@@ -1,20 +1,19 @@
 """The command ``salient``: parse, load the configuration, call one function, print.
 
 Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
-usage or configuration, 130 interrupted.
+usage or configuration, 130 after SIGINT, 143 after SIGTERM (`pipeline.commands.stopping`).
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import typer
 
 from pipeline.commands import checking, jobs, looking, scoring, store, training
 from pipeline.commands.options import STORE
+from pipeline.commands.stopping import INTERRUPTED, end_stopped, was_stopped
 from pipeline.errors import ConfigError
 from store.errors import SalientError
 
@@ -27,7 +26,8 @@ app = typer.Typer(
     ),
     epilog=(
         "Results go to standard output (--json for machines), progress to standard error. Exit"
-        " codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."
+        " codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted (SIGINT), 143"
+        " told to stop (SIGTERM)."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -36,7 +36,6 @@ app = typer.Typer(
 app.add_typer(store.app, name="store", rich_help_panel=STORE)
 for part in (training, checking, scoring, jobs, looking):
     app.add_typer(part.app)
-INTERRUPTED = 130
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
@@ -46,36 +45,37 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``salient``; default those of this process.
     """
     try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return end_stopped()
+    except Exception:
+        if was_stopped():  # what unwound has stumbled over what was half done
+            return end_stopped()
+        raise
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
         app(args=None if arguments is None else list(arguments), prog_name="salient")
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            return _interrupted()
+            raise KeyboardInterrupt from None
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except ConfigError as error:
-        print(f"salient: {error}", file=sys.stderr)
-        return 2
-    except SalientError as error:
-        print(f"salient: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:
-        return _interrupted()
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        if was_stopped():
             raise
-        print(f"salient: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+        return _failed(error)
     return 0
 
 
-def _interrupted() -> int:
-    print("salient: interrupted; run the same command again to go on", file=sys.stderr)
-    return INTERRUPTED
-
-
-def main() -> NoReturn:
-    """Entry point of the command ``salient``."""
-    # Batch systems and service managers stop a command so; workers started here must end with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run_command())
+def _failed(error: Exception) -> int:
+    """The exit code of a mistake or failure that is said in one line; others are raised."""
+    if isinstance(error, BrokenPipeError):
+        return 1
+    if isinstance(error, SalientError):
+        print(f"salient: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    if isinstance(error, OSError) and error.filename is not None:
+        print(f"salient: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    raise error

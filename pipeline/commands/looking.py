@@ -76,6 +76,14 @@ def explore(
     ] = None,
     port: Annotated[int, typer.Option(help="On this machine; 0 takes any free one.")] = 5006,
     model: Model = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Behind a proxy: its name, as hub.example.org. May be repeated; an ssh tunnel"
+            " needs none.",
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,6 +95,7 @@ def explore(
         run=run_path,
         port=port,
         model=model,
+        allow_hosts=allow_host or (),
         show=show,
         say=terminal(quiet),
         announce=lambda line: print(line, flush=True),

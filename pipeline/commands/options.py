@@ -20,4 +20,15 @@ Model = Annotated[
     str | None, typer.Option(help="The backbone's location on this machine, if it moved.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU if any.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Allow the model's own code that a configuration in JSON asks for.",
+        hidden=True,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]

@@ -30,11 +30,25 @@ def terminal(quiet: bool) -> Terminal:
     return Terminal(quiet=quiet)
 
 
-def load_config(config: Path) -> RunConfig:
-    """A run's configuration; ConfigError in one line for what is wrong with it."""
+def load_config(config: Path, *, allow_code: bool | None = None) -> RunConfig:
+    """A run's configuration; ConfigError in one line for what is wrong with it.
+
+    Args:
+        config: its file.
+        allow_code: the model is loaded, and its own code may run even if the file is a job's; None:
+            no model is loaded.
+    """
     from pipeline.config import RunConfig
 
-    return RunConfig.load(config)
+    found = RunConfig.load(config)
+    found = found.allowing_code() if allow_code else found
+    if allow_code is False and found.code_withheld:
+        raise ConfigError(
+            f"{config}: asks for Python code that comes with the model {found.backbone.model}"
+            " (trust_remote_code), and that would run as you; if you trust it, give"
+            " --trust-remote-code, or name your own TOML file"
+        )
+    return found
 
 
 def print_json(data: Any) -> None:
@@ -47,13 +61,12 @@ def show_metrics(
 ) -> None:
     """Print a finished run's tables, and draw each task's overview beside them."""
     from pipeline import report
-    from pipeline.runfolder import RunFolder
-    from store.tables import read_table
+    from pipeline.runfolder import RunFolder, read_sweep
 
     folder = RunFolder(run_dir)
     figures = []
     for name, task in metrics["tasks"].items():
-        sweep = read_table(folder.sweep(name))
+        sweep = read_sweep(folder, name)
         if plots:
             try:
                 overview = report.TaskFacts(name, task, sweep)

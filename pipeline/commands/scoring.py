@@ -1,4 +1,4 @@
-"""Commands that score: `salient plan` and `salient score`."""
+"""Commands that score: `salient plan` and `salient score`, with what looks after its folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,30 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperCommand
 
-from pipeline.commands.options import SCORE, AsJson, Device, Model, Quiet
+from pipeline.commands.options import SCORE, AsJson, Device, Model, Quiet, TrustCode
 from pipeline.commands.printing import out, print_json, terminal
 from pipeline.errors import ConfigError
 
 # A command's options are its parameters: a limit on their number is for other functions.
 app = typer.Typer()
+upkeep = typer.Typer()
+"""What may follow ``salient score`` in place of an input: a file of such a name is ``./repair``."""
+
+
+class ScoreCommand(TyperCommand):
+    """``salient score INPUT...``, or one of the commands of ``upkeep``."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """The context of the command that the first word names."""
+        others = typer.main.get_command(upkeep).commands  # type: ignore[attr-defined]
+        if args and args[0] in others:
+            name = f"{info_name} {args[0]}"
+            return others[args[0]].make_context(name, args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
 
 
 @app.command(rich_help_panel=SCORE)
@@ -58,6 +75,7 @@ def plan(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed passes at every depth.")] = 5,
     model: Model = None,
+    trust_remote_code: TrustCode = False,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -87,7 +105,7 @@ def plan(
         min_texts_per_s=min_texts_per_s,
         apply=apply,
         loss=loss if cascade else None,
-        measuring=MeasureOptions(texts, num_texts, rounds, model, device),
+        measuring=MeasureOptions(texts, num_texts, rounds, model, device, trust_remote_code),
         say=terminal(quiet),
         on_plan=show,
     )
@@ -170,7 +188,14 @@ MaxErrors = Annotated[
 ]
 
 
-@app.command(rich_help_panel=SCORE)
+@app.command(
+    rich_help_panel=SCORE,
+    cls=ScoreCommand,
+    epilog=(
+        "Also: salient score repair OUT mends a damaged folder of scores; salient score delete OUT"
+        " removes tweets from it for good. Each has its own --help."
+    ),
+)
 def score(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Tweet dumps or files of texts.")
@@ -190,10 +215,19 @@ def score(
     retweets: Retweets = None,
     max_errors: MaxErrors = None,
     cascade: EarlyLeave = False,
+    keep_text: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-text/--no-keep-text",
+            help="Keep how unreadable lines begin; default keep_text of the run's store.",
+            rich_help_panel=READING,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and count; run no model, write nothing.")
     ] = False,
     model: Model = None,
+    trust_remote_code: TrustCode = False,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -209,7 +243,9 @@ def score(
         id=id,
         model=model,
         device=device,
+        trust_remote_code=trust_remote_code,
         cascade=cascade,
+        keep_text=keep_text,
         dry_run=dry_run,
     )
     failure = None
@@ -232,5 +268,89 @@ def score(
         print_json(report.to_dict())
     else:
         out.print(f"{escape(report.output)}: {escape(report.summary())}")
+    if failure is not None:
+        raise failure
+
+
+ScoresPath = Annotated[Path, typer.Argument(metavar="OUT", help="A folder of scores.")]
+
+
+@upkeep.command()
+def repair(
+    output: ScoresPath,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every file of a folder of scores and mend it, from its Parquet files.
+
+    Damaged files are set aside in _quarantine/_damaged (or removed, if they may hold texts and the
+    folder keeps none), the ledger is made again, rows that are
+    there twice go. Rows that are lost come back when their input is scored again.
+    """
+    from pipeline.scoring import repair_scores
+
+    report = repair_scores(output, dry_run=dry_run, say=terminal(quiet))
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+
+
+@upkeep.command()
+def delete(
+    output: ScoresPath,
+    dumps: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DUMP...", help="Dumps that say who wrote what, for --authors."),
+    ] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Of a tweet or row; may be repeated.")
+    ] = None,
+    ids_file: Annotated[
+        Path | None, typer.Option("--ids", help="A file with one id a line.")
+    ] = None,
+    authors_file: Annotated[
+        Path | None,
+        typer.Option("--authors", help="A file with one author's id a line: all in the dumps."),
+    ] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Let these ids be scored again instead.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove tweets from a folder of scores: rows, text hashes, ledger, quarantined lines.
+
+    Their ids are kept as keyed digests, and later runs leave them out: the same dump brings nothing
+    back. A quarantined line is known by its first 200 characters: if the id stands later, the line
+    stays (score with --no-keep-text to take all texts out of quarantine). Interrupted, the next
+    command that opens the folder ends the work. Of dumps with unreadable lines, or tweets that name
+    no author, what is found goes, and exit code 1 says that some may be left.
+    """
+    from pipeline.scoring import IncompleteDeletion, delete_scores, read_names
+
+    failure = None
+    try:
+        report = delete_scores(
+            output,
+            [*(ids or ()), *(read_names(ids_file) if ids_file else ())],
+            authors=read_names(authors_file) if authors_file else (),
+            dumps=dumps or (),
+            forget=forget,
+            dry_run=dry_run,
+            say=terminal(quiet),
+        )
+    except IncompleteDeletion as error:
+        report, failure = error.report, error
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print(report)
     if failure is not None:
         raise failure

@@ -113,6 +113,11 @@ def delete(
         print(json.dumps({"deleted": removed}))
     else:
         print(f"{removed} ids deleted; `salient store compact {path}` removes their bytes")
+        if authors and not removed:
+            print(
+                "No living sample has such an author; `author` under [[corpus]] names the column."
+            )
+        print("Scores are kept apart: `salient score delete OUT --ids FILE` removes them there.")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pipeline.commands.options import RUN, AsJson, ConfigFile, Quiet
+from pipeline.commands.options import RUN, AllowCode, AsJson, ConfigFile, Quiet
 from pipeline.commands.printing import load_config, out, print_json, show_metrics, terminal
 from pipeline.errors import ConfigError
 
@@ -31,21 +31,25 @@ def init(
 
 
 @app.command(rich_help_panel=RUN)
-def run(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> None:
+def run(
+    config: ConfigFile, trust: AllowCode = False, quiet: Quiet = False, as_json: AsJson = False
+) -> None:
     """Extract, probe and consolidate; print the result tables. Run again to resume."""
     from pipeline import stages
 
-    settings = load_config(config)
+    settings = load_config(config, allow_code=trust)
     metrics = stages.run(settings, say=terminal(quiet))
     show_metrics(Path(settings.run_dir), metrics, as_json=as_json)
 
 
 @app.command(rich_help_panel=RUN)
-def extract(config: ConfigFile, quiet: Quiet = False, as_json: AsJson = False) -> None:
+def extract(
+    config: ConfigFile, trust: AllowCode = False, quiet: Quiet = False, as_json: AsJson = False
+) -> None:
     """Compute the activations that the store lacks, and keep the labels beside them."""
     from pipeline import stages
 
-    report = stages.extract(load_config(config), say=terminal(quiet))
+    report = stages.extract(load_config(config, allow_code=trust), say=terminal(quiet))
     if as_json:
         print_json(report.to_dict())
     else:
@@ -140,6 +144,7 @@ def ablate(
     draws: Annotated[int, typer.Option(help="Draws of random neurons to compare with.")] = 5,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     limit: Annotated[int | None, typer.Option(help="At most so many texts.")] = None,
+    trust: AllowCode = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -147,7 +152,7 @@ def ablate(
     from pipeline import neurons, report
     from pipeline.runfolder import RunFolder
 
-    settings = load_config(config)
+    settings = load_config(config, allow_code=trust)
     options = neurons.AblationOptions(
         top=top,
         share=share,

@@ -8,6 +8,7 @@ In: a TOML file or a mapping. Out: a validated :class:`RunConfig`, or one line t
 the value and the remedy.
 
 Read first: `sections` (every key, with its meaning) and `whole`; `problems` words the errors.
+`records` checks the types of what a run wrote for itself, `results` says what they are.
 """
 
 import lazy_loader

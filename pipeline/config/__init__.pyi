@@ -1,3 +1,15 @@
+from .problems import first_problem as first_problem
+from .records import Line as Line
+from .records import Name as Name
+from .records import Record as Record
+from .records import checked as checked
+from .records import read_columns as read_columns
+from .records import read_record as read_record
+from .results import Ablations as Ablations
+from .results import Choice as Choice
+from .results import DriftReport as DriftReport
+from .results import Metrics as Metrics
+from .results import RunRecord as RunRecord
 from .sections import SCORE_COLUMNS as SCORE_COLUMNS
 from .sections import BackboneConfig as BackboneConfig
 from .sections import ClusterConfig as ClusterConfig

@@ -506,7 +506,10 @@ class ScoreConfig(Section):
     max_errors: float = Field(default=0.05, ge=0, le=1)
     """Share of unreadable lines above which a scoring run fails."""
     block_rows: int = Field(default=4096, ge=1)
-    """Rows read and scored at a time."""
+    """Rows read and scored at a time; fewer where their texts are very long."""
+    max_line_bytes: int = Field(default=1 << 25, ge=1024)
+    """Longest line, row or JSON value that is read (unpacked); a longer one is unreadable. Memory
+    may take some twenty times as much."""
     buffer_rows: int = Field(default=250_000, ge=1)
     """Scored rows that wait in memory, so that files do not get small."""
     cache_texts: int = Field(default=200_000, ge=0)
@@ -546,6 +549,10 @@ class ClusterConfig(Section):
     """Let the number of workers follow the work, between this and ``workers``."""
     address: str | None = None
     """Of a running scheduler (``tcp://host:8786``, ``tls://…``) or of a Dask Gateway."""
+    security: Literal["tls", "none"] = "tls"
+    """Keys made for each session that scheduler, workers and client of a cluster started here must
+    show each other, or "none": whoever reaches a port then runs code as you. A running scheduler, a
+    Dask Gateway and Kubernetes bring their own."""
     tls_ca: str | None = None
     """PEM file of the certificate authority, for a scheduler at a ``tls://`` address."""
     tls_cert: str | None = None
@@ -568,7 +575,8 @@ class ClusterConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the kind's own cluster class, such as queue, account or image."""
     dashboard: str | None = None
-    """Where a cluster that is started here serves its dashboard, as ":8787"; default any port."""
+    """Where a cluster that is started here serves its dashboard, as "127.0.0.1:8787"
+    or, to all who reach this machine, ":8787"; default any port, for this machine only."""
     wait_s: float = Field(default=600, gt=0)
     """How long to wait for a scheduler or for workers that do not answer. Workers that wait in the
     queue of a batch system are waited for without end."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from pipeline.config.problems import first_problem
 from pipeline.config.sections import (
@@ -61,6 +61,8 @@ class RunConfig(Section):
     """``[score]``"""
     cluster: ClusterConfig = ClusterConfig()
     """``[cluster]``"""
+    _code_withheld: bool = PrivateAttr(default=False)
+    """It asks for a model's own code, and comes from somebody who may not allow that."""
 
     @model_validator(mode="after")
     def _names_meet(self) -> RunConfig:
@@ -128,22 +130,28 @@ class RunConfig(Section):
     def load(cls, path: str | Path) -> RunConfig:
         """Read, resolve and validate a TOML file (or a JSON file, as jobs carry with them).
 
-        Relative paths are resolved against the file's folder.
+        Relative paths are resolved against the file's folder. A JSON file was written by a program,
+        maybe elsewhere: it is taken as :meth:`handed_over`.
 
         Raises:
             ConfigError: unreadable file, TOML syntax, unknown key or bad value; one line naming it.
+            StoreError: a JSON file that is damaged.
         """
         path = Path(path)
+        if path.suffix == ".json" and path.is_file():
+            from store.tables import read_json
+
+            data = read_json(path, remedy="submit the job again")
+            return cls.from_dict(data, origin=path).handed_over()
         try:
-            text = path.read_text(encoding="utf-8")
-            data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(
                 f"{path}: no such configuration file; `salient init {path}` writes a starter"
             ) from None
         except IsADirectoryError:
             raise ConfigError(f"{path}: is a folder; name the TOML file inside it") from None
-        except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
@@ -189,6 +197,47 @@ class RunConfig(Section):
             }
         )
 
+    def handed_over(self) -> RunConfig:
+        """The same as somebody else's, who may say much, but not that a model's code runs here.
+
+        The fingerprint stays what it was.
+        """
+        if not self.backbone.trust_remote_code:
+            return self
+        changed = self._trusting(False)
+        changed._code_withheld = True
+        return changed
+
+    def allowing_code(self) -> RunConfig:
+        """The same where the caller allows what :meth:`handed_over` has withheld."""
+        return self._trusting(True) if self._code_withheld else self
+
+    def _trusting(self, trust: bool) -> RunConfig:
+        backbone = self.backbone.model_copy(update={"trust_remote_code": trust})
+        return self.model_copy(update={"backbone": backbone})
+
+    def stated(self) -> dict[str, Any]:
+        """As JSON, with what :meth:`handed_over` has withheld: for another to read as it was."""
+        data = self.model_dump(mode="json")
+        data["backbone"]["trust_remote_code"] |= self._code_withheld
+        return data
+
+    @property
+    def code_withheld(self) -> bool:
+        """Whether it asks for a model's own code, and may not allow it."""
+        return self._code_withheld and not self.backbone.trust_remote_code
+
+    def trusts(self, recorded: Mapping[str, Any], *, moved: bool = False) -> bool:
+        """Whether it allows the code of the model that a head or a store was made with.
+
+        Args:
+            recorded: the ``[backbone]`` section that the head or the store carries.
+            moved: the caller says where that model lies, so that its name does not matter.
+        """
+        own = self.backbone
+        same = (recorded.get("model"), recorded.get("revision")) == (own.model, own.revision)
+        return own.trust_remote_code and (moved or same)
+
     @property
     def fingerprint(self) -> str:
         """Digest of all that affects results (not the cluster, not where things lie).
@@ -202,6 +251,7 @@ class RunConfig(Section):
             data["store"].pop("experts")
         for key in ("engine", "check", "whole"):
             data["backbone"].pop(key)
+        data["backbone"]["trust_remote_code"] |= self._code_withheld
         if is_model_path(self.backbone.model):
             data["backbone"]["model"] = Path(self.backbone.model).name
         for source in data["corpus"]:

@@ -3,8 +3,8 @@
 In: a store, and a finished run on it for ranks and decisions. Out: a page on this machine only.
 
 Read first: `atlas` (what is known of a neuron) and `server`; `widgets` and `fragments` draw the
-page, `tokenmaps` finds the tokens on which a neuron fires. All but `atlas` need the extra
-`explore`.
+page, `tokenmaps` finds the tokens on which a neuron fires, `visitors` says who may ask. All but
+`atlas` need the extra `explore`.
 """
 
 import lazy_loader

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from store.errors import SalientError
 try:
     import panel as pn
     from tornado.websocket import WebSocketClosedError
+
+    from pipeline.explorer.visitors import allowed_names, guard
 except ImportError:
     raise ConfigError("the explorer needs the extra: pip install 'salient[explore]'") from None
 
@@ -50,25 +52,31 @@ def serve(
     run: Path | None = None,
     port: int = 5006,
     model: str | None = None,
+    allow_hosts: Sequence[str] = (),
     show: bool = False,
     say: Say = silent,
     announce: Say = silent,
 ) -> None:
     """Serve the page on this machine until interrupted.
 
+    Answered are requests for localhost, 127.0.0.1 and [::1] with any port, as of an ssh tunnel, and
+    of their own pages alone.
+
     Args:
         store: the activation store.
         run: the folder of a finished run on it.
         port: on 127.0.0.1; 0 takes any free one.
         model: the backbone's location, if it moved.
+        allow_hosts: names under which a proxy shows the page, as ``hub.example.org``.
         show: open a browser.
         say: told what is not available.
         announce: told the address.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or a name is none.
         SalientError: no store or run there.
     """
+    allowed_names(allow_hosts)
     atlas = Atlas.open(store, run=run)
     schema = atlas.store.schema
     reader, places, missed = None, None, "Tokens are not highlighted"
@@ -104,6 +112,7 @@ def serve(
         title=sources.name,
         start=False,
     )
+    guard(server, names=allow_hosts)
     announce(f"http://{HOST}:{port}/  (stop with Ctrl-C)")
     server.io_loop.asyncio_loop.set_exception_handler(report_failure)
     server.start()

@@ -11,7 +11,7 @@ model: the tokenizer is enough.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,18 @@ from pipeline.backbone import (
 )
 from pipeline.config import BackboneConfig, NormaliseConfig, is_model_path
 from pipeline.errors import ExtractError
-from pipeline.extraction import STORED, Extractor, RoutedLayers
+from pipeline.extraction import (
+    STORED,
+    Extractor,
+    RoutedLayers,
+    recorded_backbone,
+    recorded_section,
+)
 from pipeline.texts import normaliser
 from store.layout import Source, StoreSchema, last_block, stored_sources
 
 Array = NDArray[Any]
+STORE = "the store"
 
 
 @dataclass(frozen=True)
@@ -113,14 +120,15 @@ class TokenReader:
         Raises:
             SalientError: no usable provenance, or a model that is missing or another one.
         """
-        settings = _settings(schema)
+        settings = recorded_backbone(schema.provenance, asked_by=STORE, model=model)
+        said = schema.provenance.get("normalise") or {}
+        normalise = recorded_section(NormaliseConfig, said, asked_by=STORE)
         backbone = load_from_settings(
-            settings.model_copy(update={"trust_remote_code": False}),
+            settings,
             last_layer=last_block(stored_sources(schema), schema.num_layers),
             model=model or _on_this_machine(settings),
             made_with=engine_of(schema.provenance),
         )
-        normalise = NormaliseConfig.model_validate(schema.provenance.get("normalise", {}))
         return cls(backbone, schema, settings, normalise)
 
     def vectors(self, text: str, *, normalised: bool = False) -> dict[Source, Array]:
@@ -200,13 +208,13 @@ class TokenPlaces:
     @classmethod
     def for_store(cls, schema: StoreSchema, *, model: str | None = None) -> TokenPlaces:
         """Load the tokenizer of the backbone that a store names; see ``TokenReader.for_store``."""
-        settings = _settings(schema)
-        extraction = schema.provenance.get("extraction", {})
-        if "max_length" not in extraction:
+        settings = recorded_backbone(schema.provenance, asked_by=STORE, model=model)
+        extraction = schema.provenance.get("extraction") or {}
+        if not isinstance(extraction.get("max_length"), int):
             raise ExtractError("the store does not say how long its texts may be, in tokens")
         path = backbone.locate(model or _on_this_machine(settings))
         return cls(
-            backbone.fitted_tokenizer(path, trust_remote_code=settings.trust_remote_code),
+            backbone.fitted_tokenizer(path),
             max_length=extraction["max_length"],
             special_tokens=settings.special_tokens,
             frame=Frame(settings.prefix, settings.template),
@@ -255,14 +263,6 @@ def _spans(encoded: Encoded, row: int) -> tuple[Array, Array]:
     assert encoded.spans is not None
     starts, stops = encoded.spans[encoded.slots(row)].T
     return starts, stops
-
-
-def _settings(schema: StoreSchema) -> BackboneConfig:
-    """How the store's activations were extracted."""
-    settings = schema.provenance.get("backbone")
-    if not isinstance(settings, Mapping):
-        raise ExtractError("the store does not say which model its activations come from")
-    return BackboneConfig.model_validate(settings)
 
 
 def _on_this_machine(settings: BackboneConfig) -> str:

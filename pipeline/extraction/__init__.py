@@ -8,8 +8,8 @@ Read first: `extractor` (texts to arrays) and `storing` (arrays to the store, on
 `distributed` and `workbench` do the same on a cluster's workers, `adding` fills in layers that a
 store lacks. Before all that `proving` finds out whether the numbers are the model's own, `checking`
 what else there is to say of a model. `picking` pools only what heads read, `routed` the same of
-mixtures of experts, `golden` keeps the golden texts, `lanes` are the threads, `throughput` says how
-fast it went.
+mixtures of experts, `golden` keeps the golden texts, `recorded` reads what a store says of its
+origin, `lanes` are the threads, `throughput` says how fast it went.
 """
 
 import lazy_loader

@@ -14,6 +14,8 @@ from .golden import read_outputs as read_outputs
 from .golden import write_golden as write_golden
 from .golden import write_outputs as write_outputs
 from .lanes import ahead as ahead
+from .recorded import recorded_backbone as recorded_backbone
+from .recorded import recorded_section as recorded_section
 from .rounding import allowance as allowance
 from .rounding import departure as departure
 from .routed import RoutedLayers as RoutedLayers

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.backbone import engine_of, load_from_settings
-from pipeline.config import BackboneConfig
 from pipeline.errors import ConfigError, ExtractError
 from pipeline.extraction.extractor import Extractor
+from pipeline.extraction.recorded import recorded_backbone
 from pipeline.extraction.routed import RoutedLayers
 from pipeline.extraction.storing import check_disk, extract_blocks
 from pipeline.progress import Say, advance, silent
@@ -160,23 +160,14 @@ def _extractor(
     Raises:
         ExtractError: the store does not say, or the model is another one now.
     """
-    made = schema.provenance.get("extraction", {})
-    said = schema.provenance.get("backbone")
-    settings = (said if isinstance(said, Mapping) else None) or {
-        name: made[name]
-        for name in ("dtype", "max_length", "special_tokens", "prefix", "template")
-        if name in made
-    } | {"model": made.get("source")}
-    if not (model or settings.get("model")):
-        raise ExtractError(f"{path}: does not say which model it was made with; give --model")
-    # A store may come from anybody: none of its model's code is run.
-    recorded = BackboneConfig(**{"model": "", **settings, "trust_remote_code": False})
+    settings = recorded_backbone(schema.provenance, asked_by=path, model=model)
+    made = schema.provenance.get("extraction") or {}
     extractor = Extractor(
         load_from_settings(
-            recorded, device=device, model=model, made_with=engine_of(schema.provenance)
+            settings, device=device, model=model, made_with=engine_of(schema.provenance)
         ),
         poolings=schema.poolings,
-        special_tokens=settings.get("special_tokens", True),
+        special_tokens=settings.special_tokens,
         hidden="none",
         peaks=schema.peaks,
         routed=RoutedLayers.recorded(schema.provenance),

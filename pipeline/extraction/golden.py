@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ScoreError
+from pipeline.config import checked
+from pipeline.errors import COPY_AGAIN, ExtractError, ScoreError, again
 from pipeline.extraction.extractor import STORED, Extractor
 from store.layout import Source
-from store.tables import read_arrays, read_json, write_arrays, write_json
+from store.tables import check_array, read_arrays, read_json, write_arrays, write_json
 
 Array = NDArray[Any]
 GOLDEN_TEXTS = (
@@ -41,6 +42,7 @@ OUTPUTS_FILE = "golden.json"
 ACTIVATIONS_FILE = "golden_activations.safetensors"
 MAX_FEATURES = 128
 """Features of each source whose values a head keeps."""
+EXTRACT_AGAIN = again("extract")
 MARK = "made_by"
 """Tensor that says which extraction a record belongs to."""
 
@@ -67,8 +69,8 @@ def write_golden(path: Path, extractor: Extractor, *, stored_dtype: str) -> None
     other ``[store] sites`` left out is added. Another backbone or other settings are recorded anew.
     """
     mark = np.frombuffer(f"{extractor.fingerprint()} {stored_dtype}".encode(), np.uint8)
-    known = read_arrays(path) if path.is_file() else {}
-    made_by, _, dtype = known.get(MARK, mark[:0]).tobytes().decode().partition(" ")
+    known = _recorded(path) if path.is_file() else {}
+    made_by, _, dtype = known.get(MARK, mark[:0]).tobytes().decode(errors="replace").partition(" ")
     if dtype != stored_dtype or extractor.compared(made_by) is None:
         known = {}
     if known and all(source.name in known for source in extractor.sources):
@@ -80,12 +82,36 @@ def write_golden(path: Path, extractor: Extractor, *, stored_dtype: str) -> None
 
 
 def read_golden(path: Path) -> dict[Source, Array] | None:
-    """Source -> ``(texts, poolings * units)`` float32; None if the run has none."""
+    """Source -> ``(texts, poolings * units)`` float32; None if the run has none.
+
+    Raises:
+        ExtractError, StoreError: a damaged file.
+    """
     if not path.is_file():
         return None
-    arrays = read_arrays(path)
+    arrays = _recorded(path)
     arrays.pop(MARK, None)
     return {Source.of(name): values for name, values in arrays.items()}
+
+
+def _recorded(path: Path) -> dict[str, Array]:
+    """The tensors of a run's record, which are as many rows each as there are texts."""
+    arrays = read_arrays(path, remedy=EXTRACT_AGAIN)
+    try:
+        for name, values in arrays.items():
+            if name != MARK and Source.of(name):
+                check_array(name, values, "f", (len(GOLDEN_TEXTS), None))
+    except ValueError as error:
+        raise ExtractError(
+            f"{path}: no record of what the golden texts activate ({error}); {EXTRACT_AGAIN}"
+        ) from None
+    return arrays
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    texts: tuple[str, ...]
+    outputs: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -148,24 +174,35 @@ def read_outputs(head_folder: Path) -> Golden | None:
     """What a head's folder records; None if it records nothing.
 
     Raises:
-        ScoreError: the file is no such record.
+        ScoreError: the files are no such record.
+        StoreError: they are damaged.
     """
     path = head_folder / OUTPUTS_FILE
     if not path.is_file():
         return None
-    data = read_json(path)
+    found, where = read_json(path, remedy=COPY_AGAIN), f"{path}: no record of golden outputs"
+    data = checked(_Outputs, found, where=where, remedy=COPY_AGAIN, error=ScoreError)
     beside = head_folder / ACTIVATIONS_FILE
-    arrays = read_arrays(beside) if beside.is_file() else {}
+    arrays = read_arrays(beside, remedy=COPY_AGAIN) if beside.is_file() else {}
     names = [name.removesuffix(".values") for name in arrays if name.endswith(".values")]
     try:
         golden = Golden(
-            tuple(data["texts"]),
-            np.asarray(data["outputs"], np.float64),
+            data.texts,
+            np.asarray(data.outputs, np.float64),
             {Source.of(name): arrays[f"{name}.features"] for name in names},
             {Source.of(name): arrays[f"{name}.values"] for name in names},
         )
         if golden.outputs.ndim != 2 or len(golden.outputs) != len(golden.texts):
             raise ValueError("texts and outputs differ in number")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ScoreError(f"{path}: no record of golden outputs ({error}); copy it again") from None
+    except ValueError as error:
+        raise ScoreError(f"{path}: no record of golden outputs ({error}); {COPY_AGAIN}") from None
+    except KeyError as error:
+        raise ScoreError(f"{beside}: lacks the tensor {error}; {COPY_AGAIN}") from None
+    try:
+        for source, features in golden.features.items():
+            check_array(f"{source.name}.features", features, "i", (None,))
+            shape = (len(golden.texts), len(features))
+            check_array(f"{source.name}.values", golden.activations[source], "f", shape)
+    except ValueError as error:
+        raise ScoreError(f"{beside}: no record of activations ({error}); {COPY_AGAIN}") from None
     return golden

@@ -473,7 +473,7 @@ def _text_finder(plan: AppendPlan, texts: pa.Table | None) -> Callable[[Block], 
     if texts is None:
         return lambda block: list(plan.samples(block)["text"].to_pylist())
     by_id = dict(zip(texts["id"].to_pylist(), texts["text"].to_pylist(), strict=True))
-    return lambda block: [by_id[key] for key in plan.samples(block)["id"].to_pylist()]
+    return lambda block: [by_id.get(key, "") for key in plan.samples(block)["id"].to_pylist()]
 
 
 def check_disk(path: str | Path, needed: int) -> None:

@@ -231,7 +231,7 @@ def write_texts(plan: AppendPlan, texts: pa.Table, scratch: Path) -> None:
     with pa.ipc.new_file(str(scratch / TEXTS), schema) as writer:
         for block in plan.all_blocks:
             ids = plan.samples(block)["id"].to_pylist()
-            writer.write(pa.record_batch([ids, [by_id[key] for key in ids]], schema=schema))
+            writer.write(pa.record_batch([ids, [by_id.get(key, "") for key in ids]], schema=schema))
 
 
 def _block_texts(plan: AppendPlan, block: Block, scratch: Path) -> pa.Table:

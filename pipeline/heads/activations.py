@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import HeadError
+from pipeline.errors import COPY_AGAIN, HeadError
 from pipeline.heads.model import Head
 from store import ActivationStore
 from store.layout import NGRAMS, Source
-from store.tables import read_arrays, write_arrays
+from store.tables import check_array, read_arrays, write_arrays
 
 Array = NDArray[Any]
 
@@ -63,14 +63,38 @@ def held_out_outputs(folder: Path, positions: Array, outputs: Array) -> Array:
         positions: ``(n,)`` of the samples.
         outputs: ``(n, outputs)`` of the head itself.
     """
-    path = folder / HELD_OUT_FILE
-    if not path.is_file():
+    if not (folder / HELD_OUT_FILE).is_file():
         return outputs
-    known = read_arrays(path)
+    known = _held_out(folder, outputs.shape[1])
     place = np.searchsorted(known["positions"], positions)
     place = np.minimum(place, len(known["positions"]) - 1)
     there = known["positions"][place] == positions
     return np.where(there[:, None], known["outputs"][place], outputs)
+
+
+def read_held_out(folder: Path, head: Head) -> dict[str, Array]:
+    """What :func:`write_held_out` kept: ``positions`` ``(n,)`` and ``outputs`` ``(n, outputs)``.
+
+    Raises:
+        HeadError, StoreError: none there, or a damaged one.
+    """
+    return _held_out(folder, head.num_outputs)
+
+
+def _held_out(folder: Path, num_outputs: int) -> dict[str, Array]:
+    path = folder / HELD_OUT_FILE
+    arrays = read_arrays(path, remedy=COPY_AGAIN)
+    try:
+        check_array("positions", arrays["positions"], "i", (None,))
+        count = len(arrays["positions"])
+        check_array("outputs", arrays["outputs"], "f", (count, num_outputs))
+        if not count or (np.diff(arrays["positions"]) <= 0).any():
+            raise ValueError("positions: not increasing, or none")
+    except (KeyError, ValueError) as error:
+        raise HeadError(
+            f"{path}: is not what this head says of rows held out ({error}); {COPY_AGAIN}"
+        ) from None
+    return arrays
 
 
 def stored_activations(
@@ -110,7 +134,13 @@ def stored_activations(
 def read_source(store: ActivationStore, source: Source, features: Array, positions: Array) -> Array:
     """``(n, k)`` float32 of some features of a stored source, or all of them, which is faster."""
     where: dict[str, Any] = {"layer": source.layer, "samples": positions}
-    if len(features) == store.schema.array(source.site).rows:
+    size = store.schema.array(source.site).rows
+    if len(features) and features[-1] >= size:
+        raise HeadError(
+            f"a head reads feature {features[-1]} of {source.label}, which has {size} in this"
+            " store; it was made on another one"
+        )
+    if len(features) == size:
         return np.asarray(store.read_matrix(source.site, **where))
     return np.asarray(store.read_features(source.site, features=features, **where))
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pipeline.cluster import free_memory
 from pipeline.config import HeadConfig, RunConfig, TaskConfig
 from pipeline.errors import HeadError
-from pipeline.extraction import GOLDEN_TEXTS, read_golden, write_outputs
+from pipeline.extraction import GOLDEN_TEXTS, read_golden, read_outputs, write_outputs
 from pipeline.heads.activations import (
-    HELD_OUT_FILE,
+    read_held_out,
     read_source,
     unit_rows,
     write_held_out,
@@ -49,12 +49,12 @@ from pipeline.measures import (
     score,
 )
 from pipeline.probes import Probe, Problem, TaskRows, load_probe, problem_of, row_weights, task_rows
-from pipeline.runfolder import RunFolder, loads_whole
+from pipeline.runfolder import RunFolder, loads_whole, read_sweep
 from pipeline.texts import Lexicon, Target, load_target, sample_texts
 from store import ActivationStore
 from store.errors import SalientError
 from store.layout import NGRAMS, Source, ffn, final_hidden, stored_sources
-from store.tables import read_arrays, read_table, write_arrays, write_table
+from store.tables import write_arrays, write_table
 
 Array = NDArray[Any]
 BASELINE = "baseline_"
@@ -180,7 +180,7 @@ class _Case:
         problem, rows = problem_of(target), task_rows(config, store, target)
         weight = row_weights(rows.targets, problem, config.probe)
         sources = stored_sources(store.schema)
-        standardisers = {s: load_probe(folder, name, s).standardiser for s in sources}
+        standardisers = {s: load_probe(folder, name, s, store.schema).standardiser for s in sources}
         lexicon, others = _others(config, store, rows)
         features = Features(store, rows.positions, standardisers, others)
         head = config.head
@@ -208,7 +208,8 @@ class _Case:
         tried = "frozen" in config.head.kinds and not self.problem.multilabel
         layers = sorted(self.store.schema.layers or ()) if tried else []
         probes: dict[int, Probe] = {
-            layer: mode.probe(load_probe(folder, name, ffn(layer))) for layer in layers
+            layer: mode.probe(load_probe(folder, name, ffn(layer), self.store.schema))
+            for layer in layers
         }
         shares = None
         if config.head.ranking != "weight" and tried:
@@ -322,7 +323,7 @@ class _HeadWriter:
         reference = Reference.of(head, important, columns, outputs, folds)
         write_arrays(path / REFERENCE_FILE, reference.arrays())
         write_held_out(path, positions, outputs)
-        golden = read_golden(RunFolder(Path(self.config.run_dir)).golden)
+        golden = self._golden()
         if golden is not None and case.lexicon is not None:
             golden = golden | {NGRAMS: case.lexicon.features(GOLDEN_TEXTS)}
         if golden is not None and set(head.features) <= set(golden):
@@ -332,6 +333,21 @@ class _HeadWriter:
             write_table(path / NGRAMS_FILE, ngrams)
         head.save(path)  # last: it makes the folder a head
         return head
+
+    def _golden(self) -> dict[Source, Array] | None:
+        """What the golden texts activate, as the run's extraction recorded it."""
+        path, schema = RunFolder(Path(self.config.run_dir)).golden, self.case.store.schema
+        golden = read_golden(path)
+        if golden is None:
+            return None
+        for source in stored_sources(schema):
+            size = schema.array(source.site).rows
+            if source in golden and golden[source].shape[1] != size:
+                raise HeadError(
+                    f"{path}: {source.label} has {golden[source].shape[1]} features there, and"
+                    f" {size} in the store; delete it and run `salient extract` again"
+                )
+        return golden
 
     def head(self, candidate: Candidate, facts: Mapping[str, Any]) -> tuple[Head, Array]:
         """The calibrated head of a candidate with its card, and its outputs on the judged rows."""
@@ -433,11 +449,12 @@ def check_heads(folder: RunFolder, task: str) -> None:
     Raises:
         SalientError: one is missing or damaged; the message names the file.
     """
-    tried = read_table(folder.sweep(task))
+    tried = read_sweep(folder, task)
     names = {"chosen", *tried["kind"].to_pylist()}
     names |= {f"depth_{depth:03d}" for depth in tried["depth"].to_pylist()}
     names |= {path.name for path in folder.head(task).parent.glob(f"{BASELINE}*")}
     for path in (folder.head(task, name) for name in sorted(names)):
-        Head.load(path)
-        for name in (REFERENCE_FILE, HELD_OUT_FILE):
-            read_arrays(path / name)
+        head = Head.load(path)
+        Reference.read(path, head)
+        read_held_out(path, head)
+        read_outputs(path)

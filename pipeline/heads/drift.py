@@ -26,14 +26,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from pipeline.errors import COPY_AGAIN, HeadError
 from pipeline.heads.model import Head
 from store.layout import Source
+from store.tables import check_array, read_arrays
 
 Array = NDArray[Any]
 REFERENCE_FILE = "reference.safetensors"
@@ -279,6 +282,43 @@ class Reference:
         missing = 3 - rest["features"].shape[1]
         rest["features"] = np.pad(rest["features"], ((0, 0), (missing, 0)))
         return cls(num_rows=int(arrays["num_rows"]), **rest)
+
+    @classmethod
+    def read(cls, folder: Path, head: Head) -> Reference:
+        """From a head's folder.
+
+        Raises:
+            HeadError, StoreError: none there, a damaged one, or another head's.
+        """
+        path = folder / REFERENCE_FILE
+        arrays = read_arrays(path, remedy=COPY_AGAIN)
+        try:
+            found = cls.from_arrays(arrays)
+            found._check(head)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise HeadError(
+                f"{path}: is no reference of this head ({error}); {COPY_AGAIN}"
+            ) from None
+        return found
+
+    def _check(self, head: Head) -> None:
+        """Raises KeyError or ValueError where it is not this head's."""
+        classes = len(head.card.classes)
+        count = max(classes, 1) + len(self.features)
+        for name, kind, shape in (
+            ("classes", "i", (classes,)),
+            ("edges", "f", (count, NUM_BINS - 1)),
+            ("bins", "i", (count, NUM_BINS)),
+            ("features", "i", (len(self.features), 3)),
+        ):
+            check_array(name, getattr(self, name), kind, shape)
+        if self.num_rows < 0 or min(self.bins.min(initial=0), self.classes.min(initial=0)) < 0:
+            raise ValueError("counts below 0")
+        if (self.features < 0).any():
+            raise ValueError("features below 0")
+        for source, feature in self.places():
+            if feature not in head.features[source]:
+                raise KeyError(f"{source.label}, feature {feature}")
 
     def places(self) -> list[tuple[Source, int]]:
         """Source and feature index of each of ``features``."""

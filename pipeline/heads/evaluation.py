@@ -24,12 +24,11 @@ from pipeline.measures import (
     metric_names,
     utility,
 )
-from pipeline.probes import Problem, load_probe, problem_of, read_rows
+from pipeline.probes import ProbeCard, Problem, load_probe, problem_of, read_rows
 from pipeline.runfolder import RunFolder
 from pipeline.texts import Target, load_target, sample_texts
 from store import ActivationStore
 from store.layout import Source, stored_sources
-from store.tables import read_json
 
 Array = NDArray[Any]
 SITE_KEYS = {
@@ -62,7 +61,8 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
     test = HeldOut(rows.targets, problem, Resamples(len(rows), seed=config.seed))
     probes: dict[str, list[dict[str, Any]]] = {site: [] for site in SITE_KEYS}
     for source in stored_sources(store.schema):
-        outputs = load_probe(folder, task.name, source).outputs(read_rows(store, source, rows))
+        probe = load_probe(folder, task.name, source, store.schema)
+        outputs = probe.outputs(read_rows(store, source, rows))
         probes[source.site].append(_probe_entry(folder, task.name, source, test.report(outputs)))
 
     def texts() -> list[str]:
@@ -219,8 +219,8 @@ class HeldOut:
 def _probe_entry(
     folder: RunFolder, task: str, source: Source, report: Mapping[str, Any]
 ) -> dict[str, Any]:
-    card = read_json(folder.probe(task, source.name).with_suffix(".json"))
-    return {"source": source.layer, "val": card["val_score"], **report}
+    card = ProbeCard.read(folder, task, source)
+    return {"source": source.layer, "val": card.val_score, **report}
 
 
 def _head_entry(head: Head, report: Mapping[str, Any]) -> dict[str, Any]:

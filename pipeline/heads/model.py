@@ -32,19 +32,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
 from scipy import sparse
 
-from pipeline.errors import ConfigError, HeadError
+from pipeline.cluster import free_memory
+from pipeline.config import Choice, Line, Name, Record, checked
+from pipeline.errors import COPY_AGAIN, ConfigError, HeadError
 from pipeline.linear import Standardiser
 from pipeline.measures import METRICS, decision_outputs, label_probabilities, probabilities
 from pipeline.progress import counted
 from pipeline.texts import Lexicon
 from store.layout import NGRAMS, Source
-from store.tables import read_arrays, read_json, write_arrays, write_json
+from store.tables import check_array, read_arrays, read_json, write_arrays, write_json
 
 Array = NDArray[Any]
 FORMAT_VERSION = 3
@@ -136,33 +139,91 @@ class Part:
 class HeadCard:
     """What a head is, where it came from and how good it was; ``head.json``."""
 
-    task: str
-    type: str
-    kind: str
-    classes: tuple[str, ...]
-    metric: str
-    positive: str | None
+    task: Name
+    type: Annotated[str, Field(pattern="^(classification|multilabel|regression)$")]
+    kind: Line
+    classes: tuple[Line, ...]
+    metric: Line
+    positive: Line | None
     depth: int
     """Deepest layer needed; blocks ``0..depth`` run."""
     num_layers: int
     """Layers of the whole backbone."""
     num_features: int
     """Features read, of all sources."""
-    selection: str
+    selection: Line
     """How the features were selected: rule, size and ranking; "all" of its sources."""
     val_score: float
-    poolings: tuple[str, ...]
-    stored_dtype: str
+    poolings: tuple[Line, ...]
+    stored_dtype: Annotated[str, Field(pattern="^float(16|32)$")]
     """Precision of the stored activations it was trained on; scoring rounds alike."""
     extraction: dict[str, Any]
     """Backbone, token and normalisation settings; scoring must meet them."""
-    extraction_fingerprint: str
-    licence: str | None = None
+    extraction_fingerprint: Line
+    licence: Line | None = None
     """Terms under which the head may be passed on; the owner's to say."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Validation metrics, with log-loss and calibration error before and after calibration."""
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+class _Backbone(Record):
+    special_tokens: bool
+    whole: bool = False
+
+
+class _Extraction(Record):
+    backbone: _Backbone
+    normalise: Mapping[str, bool]
+    extraction: Mapping[str, Any] = {}
+
+
+class _Metrics(Record):
+    score: float | None = None
+    loss: float | None = None
+    judged_on: Line | None = None
+    choice: Choice | None = None
+
+
+class _Provenance(Record):
+    snapshot: Line | None = None
+    config_fingerprint: Line | None = None
+
+
+def _card(path: Path) -> tuple[HeadCard, str]:
+    """The card in ``head.json``, and the head's fingerprint.
+
+    Raises:
+        HeadError: another format version, or no card.
+    """
+    data = read_json(path, remedy=COPY_AGAIN)
+    if data.get("format_version") not in READABLE:
+        raise HeadError(
+            f"{path.parent}: head format {data.get('format_version')!r}, this version reads"
+            f" {' and '.join(map(str, READABLE))}; consolidate again or install the matching"
+            " version"
+        )
+    fingerprint = data.pop("fingerprint", None)
+    how: dict[str, Any] = {"remedy": COPY_AGAIN, "error": HeadError}
+    card = checked(HeadCard, data, where=f"{path}: not a head card", **how)
+    parts: dict[str, type[Record]] = {
+        "extraction": _Extraction,
+        "metrics": _Metrics,
+        "provenance": _Provenance,
+    }
+    for name, kind in parts.items():
+        checked(kind, data[name], where=f"{path}: not a head card, {name}", **how)
+    classes = {"regression": card.classes == (), "classification": len(card.classes) >= 2}
+    good = classes.get(card.type, len(card.classes) >= 1) and card.metric in METRICS
+    if not (good and 0 <= card.depth < card.num_layers and card.poolings):
+        raise HeadError(
+            f"{path}: not a head card (of type {card.type!r}, {len(card.classes)} classes, metric"
+            f" {card.metric!r}, depth {card.depth} of {card.num_layers}); {COPY_AGAIN}"
+        )
+    return card, str(fingerprint)
 
 
 @dataclass(frozen=True)
@@ -176,12 +237,19 @@ class Head:
             probability and threshold is decided for. None: all alike; always so for regression. Of
             label sets ``(labels,)``: labels of a larger probability are decided for; None: 0.5.
         lexicon: makes the n-grams of texts; None for heads that read none.
+        folder: where it was read, for messages.
     """
 
     card: HeadCard
     parts: tuple[Part, ...]
     thresholds: Array | None = None
     lexicon: Lexicon | None = None
+    folder: Path | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def place(self) -> str:
+        """What messages call it: its folder, if it has one."""
+        return f"head {self.card.task!r}" if self.folder is None else str(self.folder)
 
     @cached_property
     def features(self) -> dict[Source, Array]:
@@ -220,6 +288,12 @@ class Head:
     def probabilities(self, outputs: Array) -> Array:
         """Class, or label, probabilities ``(n, classes)`` float64 of ``outputs``."""
         return label_probabilities(outputs) if self.multilabel else probabilities(outputs)
+
+    @property
+    def num_outputs(self) -> int:
+        """Of :meth:`outputs`: one for values and for two classes."""
+        classes = len(self.card.classes)
+        return classes if self.multilabel or classes > 2 else 1
 
     @property
     def multilabel(self) -> bool:
@@ -298,45 +372,99 @@ class Head:
                 f"{folder}: no head here (no head.json); name a folder written by"
                 " `salient consolidate`"
             )
-        data = read_json(folder / "head.json")
-        if data.get("format_version") not in READABLE:
+        card, fingerprint = _card(folder / "head.json")
+        path = folder / "head.safetensors"
+        size = path.stat().st_size if path.is_file() else 0
+        if size > (free := free_memory()):
             raise HeadError(
-                f"{folder}: head format {data.get('format_version')!r}, this version reads"
-                f" {' and '.join(map(str, READABLE))}; consolidate again or install the matching"
-                " version"
+                f"{path}: takes {size / 1e9:,.1f} GB, {free / 1e9:,.1f} GB of memory are free; use"
+                f" a larger machine, or, if the head is smaller, {COPY_AGAIN}"
             )
-        fingerprint = data.pop("fingerprint", None)
+        arrays = read_arrays(path, remedy=COPY_AGAIN)
         try:
-            for name in ("classes", "poolings"):
-                data[name] = tuple(data[name])
-            card = HeadCard(**data)
-        except (TypeError, KeyError) as error:
-            raise HeadError(f"{folder}/head.json: not a head card ({error})") from None
-        arrays = read_arrays(folder / "head.safetensors")
-        try:
-            lexicon = None
-            if (folder / LEXICON_FILE).is_file():
-                prefix = "lexicon."
-                own = {
-                    name.removeprefix(prefix): array
-                    for name, array in arrays.items()
-                    if name.startswith(prefix)
-                }
-                lexicon = Lexicon.from_json(read_json(folder / LEXICON_FILE), own)
-            head = cls(card, _parts(arrays), arrays.get("thresholds"), lexicon)
-            if NGRAMS in head.features and lexicon is None:
-                raise KeyError(LEXICON_FILE)
-        except (KeyError, ValueError) as error:
+            lexicon = _lexicon(folder, arrays)
+            parts, thresholds = _parts(arrays), arrays.get("thresholds")
+            head = cls(card, parts, thresholds, lexicon, folder)
+            _check_shapes(head)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise HeadError(
-                f"{folder}/head.safetensors: lacks tensors or has others ({error}); copy the head"
-                " again"
+                f"{path}: lacks tensors or has others ({error}); {COPY_AGAIN}"
             ) from None
-        if not head.parts or head.fingerprint != fingerprint:
+        if head.fingerprint != fingerprint:
             raise HeadError(
-                f"{folder}: head.safetensors and head.json do not belong together; copy the head"
-                " again or consolidate again"
+                f"{folder}: head.safetensors and head.json do not belong together; {COPY_AGAIN}"
             )
         return head
+
+
+def _lexicon(folder: Path, arrays: Mapping[str, Array]) -> Lexicon | None:
+    path, prefix = folder / LEXICON_FILE, "lexicon."
+    if not path.is_file():
+        return None
+    own = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+    return Lexicon.from_json(read_json(path, remedy=COPY_AGAIN), own)
+
+
+def _check_shapes(head: Head) -> None:
+    """Hold the tensors against each other and the card, before anything is computed with them.
+
+    Raises:
+        ValueError, KeyError: they do not go together.
+    """
+    card, outputs = head.card, head.num_outputs
+    if not head.parts:
+        raise KeyError("part_0")
+    if head.thresholds is not None:
+        check_array("thresholds", head.thresholds, "f", (len(card.classes),))
+    if NGRAMS in head.features and head.lexicon is None:
+        raise KeyError(LEXICON_FILE)
+    for number, part in enumerate(head.parts):
+        width = 0
+        for edges in part.edges:
+            _check_edges(f"part_{number}.{edges.source.name}", edges, head)
+            width += len(edges.bias)
+            if part.dense is None and len(edges.bias) != outputs:
+                raise ValueError(f"part_{number} has {len(edges.bias)} outputs, not {outputs}")
+        if not part.edges:
+            raise KeyError(f"part_{number}")
+        if (dense := part.dense) is not None:
+            stem = f"part_{number}.dense"
+            if dense.hidden_weights.size:
+                inner = len(dense.hidden_bias)
+                check_array(f"{stem}.hidden_weights", dense.hidden_weights, "f", (inner, width))
+                check_array(f"{stem}.hidden_bias", dense.hidden_bias, "f", (inner,))
+                width = inner
+            check_array(f"{stem}.weights", dense.weights, "f", (outputs, width))
+            check_array(f"{stem}.bias", dense.bias, "f", (outputs,))
+
+
+def _check_edges(name: str, edges: Edges, head: Head) -> None:
+    source, card = edges.source, head.card
+    if not -1 <= source.depth < card.num_layers or source.layer < 0:
+        raise ValueError(f"{name}: the model has {card.num_layers} blocks")
+    count, outputs = len(edges.features), len(edges.bias)
+    check_array(f"{name}.features", edges.features, "i", (count,))
+    check_array(f"{name}.weights", edges.weights, "f", (outputs, count))
+    check_array(f"{name}.bias", edges.bias, "f", (outputs,))
+    check_array(f"{name}.mean", edges.standardiser.mean, "f", (count,))
+    check_array(f"{name}.scale", edges.standardiser.scale, "f", (count,))
+    if count and (edges.features[0] < 0 or (np.diff(edges.features) <= 0).any()):
+        raise ValueError(f"{name}.features: not increasing from 0 on")
+    width = _width(source, head)
+    if count and width is not None and edges.features[-1] >= width:
+        raise ValueError(f"{name}.features: {edges.features[-1]}, but there are {width}")
+
+
+def _width(source: Source, head: Head) -> int | None:
+    """Features that a source has, as far as the card tells."""
+    if source == NGRAMS:
+        return None if head.lexicon is None else len(head.lexicon.terms)
+    made, card = head.card.extraction.get("extraction", {}), head.card
+    key = {"ffn": "neuron_size", "hidden": "hidden_size", "unit": "hidden_size"}.get(source.site)
+    size = made.get(key)
+    if not isinstance(size, int):
+        return None
+    return size * (1 if source.site == "unit" else len(card.poolings))
 
 
 def _parts(arrays: Mapping[str, Array]) -> tuple[Part, ...]:

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.config import read_columns
 from pipeline.errors import HeadError
 from pipeline.probes import Probe
 from pipeline.runfolder import RunFolder
-from store.tables import read_table
 
 Array = NDArray[Any]
 
@@ -43,7 +43,9 @@ def ranked_shares(
             f"{path}: no rankings of task {task!r}, but head.ranking = {ranking!r}; run"
             " `salient rank` first, or use head.ranking = 'weight'"
         )
-    table = read_table(path)
+    columns = {"layer": "whole", "pooling": "text", "neuron": "whole", "ranking": "text"}
+    remedy = "delete it and run `salient rank` again"
+    table = read_columns(path, columns | {"share": "number"}, remedy=remedy, error=HeadError)
     names = table["ranking"].cast(pa.string())
     known = sorted(set(names.unique().to_pylist()))
     if ranking not in known:

@@ -1,5 +1,6 @@
 from .ablation import AblationOptions as AblationOptions
 from .ablation import ablate as ablate
+from .ablation import read_ablations as read_ablations
 from .comparison import SHUFFLES as SHUFFLES
 from .comparison import RankOptions as RankOptions
 from .comparison import rank as rank
@@ -7,3 +8,4 @@ from .rankings import RANKINGS as RANKINGS
 from .tables import Rank as Rank
 from .tables import RankTables as RankTables
 from .tables import importance_cube as importance_cube
+from .tables import read_overlaps as read_overlaps

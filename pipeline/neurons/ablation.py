@@ -14,7 +14,7 @@ After Bau et al. 2019 (arXiv 1811.01157), who erase a translation model's ranked
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -31,23 +31,24 @@ from pipeline.backbone import (
     refuse_shared,
     silenced,
 )
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, HeadError, ProbeError
+from pipeline.config import Ablations, RunConfig, checked
+from pipeline.errors import ConfigError, HeadError, ProbeError, again
 from pipeline.extraction import Activations, Extractor, RoutedLayers
 from pipeline.heads import Head, text_activations, wanted_tasks
 from pipeline.locking import one_at_a_time
 from pipeline.measures import METRICS, Resamples, as_judged, score
 from pipeline.neurons.arms import random_neurons, salient_neurons, token_means
-from pipeline.probes import Probe, load_final_probe
+from pipeline.probes import Probe, load_final_probe, read_importance
 from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder, open_snapshot, what_was_lost
 from pipeline.texts import Rows, Split, Target, load_target, sample_texts
-from store import ActivationStore, StoreError
+from store import ActivationStore
 from store.layout import Source
-from store.tables import read_json, read_table, write_json
+from store.tables import read_json, write_json
 
 Array = NDArray[Any]
 FORMAT_VERSION = 1
+ABLATE_AGAIN = again("ablate")
 DEFAULT_TOP = 50
 LEVEL = 0.95
 BLOCK_BYTES = 256 * 2**20
@@ -224,10 +225,13 @@ def ablate(
     if not folder.metrics.is_file():
         raise HeadError(f"{folder.path}: no finished run here; run `salient run` first")
     with one_at_a_time(folder.path, say):
+        kept = read_ablations(folder.ablation) if folder.ablation.is_file() else {}
         heads = {name: Head.load(folder.head(name)) for name in wanted}
         experiment = _Experiment.prepare(config, options, folder, tuple(heads.values()), say)
         reports = {name: experiment.report(head) for name, head in heads.items()}
-        _keep(folder.ablation, reports)
+        # Beside those of other tasks.
+        content = {"format_version": FORMAT_VERSION, "tasks": {**kept, **reports}}
+        write_json(folder.ablation, content)
     return {"format_version": FORMAT_VERSION, "tasks": reports}
 
 
@@ -263,7 +267,12 @@ class _Experiment:
             )
         if any(card.provenance["config_fingerprint"] != config.fingerprint for card in cards):
             say("the heads were trained with an earlier configuration of this run")
-        backbone = load_recorded(cards[0].extraction, device=config.cluster.device)
+        backbone = load_recorded(
+            cards[0].extraction,
+            asked_by=heads[0].place,
+            device=config.cluster.device,
+            trust_remote_code=config.trusts(cards[0].extraction["backbone"]),
+        )
         refuse_shared(backbone)
         if "ffn" not in store.schema.arrays:
             raise HeadError(
@@ -288,7 +297,7 @@ class _Experiment:
             or bench.layers
             or [layer for layer in self.backbone.ffn_layers if layer <= head.card.depth]
         )
-        importance = read_table(self.folder.importance(task.name))
+        importance = read_importance(self.folder, task.name)
         salient = salient_neurons(importance, layers, top=options.top, share=options.share)
         means = self._means(layers, target) if options.fill == "mean" else None
 
@@ -435,11 +444,14 @@ def _limited(rows: Rows, limit: int | None, *, seed: int) -> Rows:
     return Rows(rows.positions[picks], rows.targets[picks])
 
 
-def _keep(path: Path, reports: Mapping[str, Any]) -> None:
-    """Write reports beside those of other tasks."""
-    try:
-        before = read_json(path)
-    except StoreError:
-        before = {}
-    kept = before.get("tasks", {}) if before.get("format_version") == FORMAT_VERSION else {}
-    write_json(path, {"format_version": FORMAT_VERSION, "tasks": {**kept, **reports}})
+def read_ablations(path: Path) -> dict[str, Any]:
+    """Task -> report of ``ablation.json``; nothing of another format.
+
+    Raises:
+        HeadError, StoreError: a damaged file.
+    """
+    found = read_json(path, remedy=ABLATE_AGAIN)
+    if found.get("format_version") != FORMAT_VERSION:
+        return {}
+    checked(Ablations, found, where=path, remedy=ABLATE_AGAIN, error=HeadError)
+    return dict(found["tasks"])

@@ -36,8 +36,9 @@ from pipeline.neurons.stability import (
 )
 from pipeline.neurons.sums import Columns, RankingTarget, Sums, layer_sums
 from pipeline.probes import (
+    ProbeCard,
     feature_importance,
-    is_complete,
+    lacking,
     load_probe,
     load_targets,
     probe_fingerprints,
@@ -50,7 +51,7 @@ from pipeline.runfolder import RunFolder, open_run
 from pipeline.texts import Rows, Target, load_target
 from store import ActivationStore
 from store.layout import ffn
-from store.tables import read_json, write_table
+from store.tables import write_table
 
 Array = NDArray[Any]
 SHUFFLES = 5
@@ -137,10 +138,10 @@ def rank(
     for target in (each for each in targets if each.task in chosen):
         name = target.task.name
         for layer in layers:
-            if not is_complete(config, target, ffn(layer), fingerprints[name]):
+            if why := lacking(config, store, target, ffn(layer), fingerprints[name]):
                 raise ProbeError(
                     f"{config.run_dir}: no probe of task {name!r} for layer {layer} with this"
-                    " configuration; run `salient probe` first"
+                    f" configuration; run `salient probe` first ({why})"
                 )
     num_done = 0
 
@@ -209,7 +210,7 @@ def _task_tables(
 ) -> dict[str, pa.Table]:
     name, schema = target.task.name, store.schema
     folder = RunFolder(Path(config.run_dir))
-    probe = load_probe(folder, name, ffn(layer))
+    probe = load_probe(folder, name, ffn(layer), schema)
     own = "l2" if config.probe.penalty == "l2" else "l1"
     values = {own: feature_importance(probe.weights), **streamed_values(sums[0])}
     top = options.top or default_top(len(values[own]))
@@ -220,7 +221,7 @@ def _task_tables(
     if not (options.replicates or options.shuffles):
         return tables
     problem = problem_of(target)
-    penalty = read_json(folder.probe(name, ffn(layer).name).with_suffix(".json"))["penalty"]
+    penalty = ProbeCard.read(folder, name, ffn(layer)).penalty
     model = Linear(probe.weights, probe.bias, penalty)
     design = StoreDesign(store, ffn(layer), rows.positions, probe.standardiser, DESIGN_BYTES)
     rows = Rows(rows.positions[design.order], rows.targets[design.order])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
-from pipeline.probes import importance_shares
+from pipeline.config import read_columns
+from pipeline.errors import ConfigError, ProbeError, again
+from pipeline.probes import importance_shares, read_importance
 from pipeline.runfolder import RunFolder
 from store.layout import StoreSchema
-from store.tables import read_table
 
 Array = NDArray[Any]
+RANK_AGAIN = again("rank")
+MOST_RANKINGS = 100
 PROBE_RANKINGS = ("l2", "l1")
 """Rankings by the probes' own weights, which the importance tables have too."""
 
@@ -71,7 +74,7 @@ class RankTables:
         """
         importance, others = {}, {}
         for path in sorted(folder.path.glob("importance/*.parquet")):
-            cube, poolings = importance_cube(read_table(path))
+            cube, poolings = importance_cube(read_importance(folder, path.stem))
             if poolings != schema.poolings or cube.shape[2] != schema.neuron_size:
                 raise ConfigError(
                     f"{folder.path}: a run on {cube.shape[2]} neurons in {', '.join(poolings)};"
@@ -81,7 +84,7 @@ class RankTables:
             importance[path.stem] = cube.reshape(len(cube), -1)
             rankings = folder.ranking("rankings", path.stem)
             if rankings.is_file():
-                others[path.stem] = rank_cubes(read_table(rankings), schema)
+                others[path.stem] = rank_cubes(read_rankings(rankings), schema, rankings)
         return cls(importance, others)
 
     @property
@@ -108,24 +111,64 @@ class RankTables:
             yield layer, feature, float(share[layer, feature])
 
 
-def rank_cubes(table: pa.Table, schema: StoreSchema) -> dict[str, Array]:
+def read_rankings(path: Path) -> pa.Table:
+    """A table of `salient rank`.
+
+    Raises:
+        ProbeError, StoreError: none there, or a damaged one.
+    """
+    columns = {"layer": "whole", "pooling": "text", "neuron": "whole", "ranking": "text"}
+    columns |= {"rank": "whole", "share": "number"}
+    return read_columns(path, columns, remedy=RANK_AGAIN, error=ProbeError)
+
+
+def read_overlaps(path: Path) -> pa.Table:
+    """A table of how far rankings agree, by `salient rank`.
+
+    Raises:
+        ProbeError, StoreError: none there, or a damaged one.
+    """
+    columns = {"layer": "whole", "ranking": "text", "other": "text", "top": "whole"}
+    columns |= {"jaccard": "number", "expected": "number"}
+    table = read_columns(path, columns, remedy=RANK_AGAIN, error=ProbeError)
+    names = {*table["ranking"].unique().to_pylist(), *table["other"].unique().to_pylist()}
+    if len(names) > MOST_RANKINGS:
+        raise ProbeError(f"{path}: names {len(names)} rankings; {RANK_AGAIN}")
+    return table
+
+
+def rank_cubes(
+    table: pa.Table, schema: StoreSchema, path: Path = Path("rankings")
+) -> dict[str, Array]:
     """Ranking -> ``(layers, features)`` int32 ranks from 1, 0 where there is none.
 
     Args:
         table: of `salient rank`; the rankings by the probes' own weights are left out.
         schema: of the store that it ranks.
+        path: where it was read, for the error.
+
+    Raises:
+        ProbeError: it ranks another store.
     """
     poolings = pa.array(schema.poolings, pa.string())
     pooling = pc.index_in(table["pooling"].cast(pa.string()), value_set=poolings).to_numpy()
     feature = pooling * schema.neuron_size + table["neuron"].to_numpy()
     layer, rank = table["layer"].to_numpy(), table["rank"].to_numpy()
+    sizes = (schema.num_layers, schema.array("ffn").rows)
+    for what, values, size in (("layer", layer, sizes[0]), ("feature", feature, sizes[1])):
+        if (
+            not np.isfinite(values).all()
+            or values.min(initial=0) < 0
+            or values.max(initial=0) >= size
+        ):
+            raise ProbeError(f"{path}: a {what} is none of the store's {size}; {RANK_AGAIN}")
     ranking = np.asarray(table["ranking"].cast(pa.string()).to_pylist())
     found = {}
     for name in dict.fromkeys(ranking.tolist()):
         if name in PROBE_RANKINGS:
             continue
         rows = ranking == name
-        found[name] = np.zeros((schema.num_layers, schema.array("ffn").rows), np.int32)
+        found[name] = np.zeros(sizes, np.int32)
         found[name][layer[rows], feature[rows]] = rank[rows] + 1
     return found
 

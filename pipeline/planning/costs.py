@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ExtractError
+from pipeline.heads import Head
 from pipeline.planning.depth import Speed
 from pipeline.progress import Say, advance, silent
 from pipeline.scoring import Scored, Scorer
@@ -57,6 +58,8 @@ class MeasureOptions:
         rounds: timed passes over them of every scorer.
         model: the backbone's location, if it moved.
         device: torch device.
+        trust_remote_code: the model's own code may run, where the heads ask for it; so it may where
+            all runs are TOML files that allow it, of the model that they name.
     """
 
     texts: Path | None = None
@@ -64,6 +67,16 @@ class MeasureOptions:
     rounds: int = ROUNDS
     model: str | None = None
     device: str = "auto"
+    trust_remote_code: bool = False
+
+    def allows_code(self, heads: Sequence[Head], configs: Sequence[RunConfig]) -> bool:
+        """Whether the caller allows the own code of the model that heads of some runs name."""
+        moved = self.model is not None
+        return self.trust_remote_code or all(
+            config.trusts(head.card.extraction["backbone"], moved=moved)
+            for head in heads
+            for config in configs
+        )
 
     def rows(
         self, config: RunConfig, device: torch.device, splits: Sequence[Split] = ("val", "train")

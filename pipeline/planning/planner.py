@@ -35,10 +35,12 @@ from pipeline.planning.depth import (
 )
 from pipeline.planning.exchange import recover
 from pipeline.progress import Say, silent
-from pipeline.runfolder import RunFolder, run_config, what_was_lost
+from pipeline.runfolder import RunFolder, read_sweep, run_config, what_was_lost
 from pipeline.scoring import Scorer
 from store.layout import last_block
-from store.tables import read_table, write_json
+from store.tables import write_json
+
+ANYWHERE = MeasureOptions()
 
 
 def make_plan(
@@ -109,7 +111,7 @@ def _measured(
     say: Say,
 ) -> tuple[list[Option], dict[str, Any]]:
     """An option for each set of heads, and what they were measured on."""
-    scorers = load_scorers(tasks, sets, model=measuring.model, device=measuring.device)
+    scorers = load_scorers(tasks, sets, measuring)
     first, backbone = scorers[0], scorers[0].extractor.backbone
     rows = measuring.rows(tasks[0].config, backbone.device)
     speeds = measure(scorers, rows, rounds=measuring.rounds, say=say)
@@ -161,7 +163,7 @@ def read_tasks(runs: Sequence[Path], names: Sequence[str] = ()) -> tuple[Planned
             raise ConfigError(
                 f"{folder.path}: the run is not finished; run `salient consolidate` first"
             )
-        sweep = read_table(folder.sweep(task.name)).to_pylist()
+        sweep = read_sweep(folder, task.name).to_pylist()
         paths = sorted(folder.head(task.name).parent.glob("depth_*/head.json"))
         if not paths:
             raise HeadError(
@@ -204,11 +206,10 @@ def _planned(path: Path, sweep: Sequence[Mapping[str, Any]]) -> PlannedHead:
 def load_scorers(
     tasks: Sequence[PlannedTask],
     sets: Sequence[Mapping[str, PlannedHead]],
-    *,
-    model: str | None = None,
-    device: str = "auto",
+    measuring: MeasureOptions = ANYWHERE,
 ) -> list[Scorer]:
-    """A scorer for each set of heads, all on the weights of one backbone.
+    """A scorer for each set of heads, all on the weights of one backbone, loaded as ``measuring``
+    says.
 
     Raises:
         SalientError: a head that is not there any more, or another model.
@@ -218,9 +219,11 @@ def load_scorers(
     card = heads[0].card
     backbone = load_recorded(
         card.extraction,
-        device=device,
+        asked_by=heads[0].place,
+        device=measuring.device,
         last_layer=last_block(all_features(heads), card.num_layers),
-        model=model,
+        model=measuring.model,
+        trust_remote_code=measuring.allows_code(heads, [task.config for task in tasks]),
     )
     return [Scorer.load(own, backbone=backbone) for own in folders]
 

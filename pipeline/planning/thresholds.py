@@ -140,7 +140,13 @@ def build(
         },
         loss,
     )
-    scorer = cascade.scorer(run, model=measuring.model, device=measuring.device)
+    chosen = [Head.load(run.head(task.name)) for task in plan.tasks]
+    scorer = cascade.scorer(
+        run,
+        model=measuring.model,
+        device=measuring.device,
+        trust_remote_code=measuring.allows_code(chosen, [task.config for task in plan.tasks]),
+    )
     device = scorer.full.extractor.backbone.device
     rows = measuring.rows(plan.tasks[0].config, device, splits=("val",))
     plain, own = measure([scorer.full, scorer], rows, rounds=measuring.rounds, say=say)

@@ -2,9 +2,11 @@ from .fitting import design_outputs as design_outputs
 from .importance import feature_importance as feature_importance
 from .importance import feature_rank as feature_rank
 from .importance import importance_shares as importance_shares
+from .importance import read_importance as read_importance
 from .importance import write_importance as write_importance
 from .memory import plan_layers as plan_layers
 from .model import Probe as Probe
+from .model import ProbeCard as ProbeCard
 from .model import Problem as Problem
 from .model import load_final_probe as load_final_probe
 from .model import load_probe as load_probe
@@ -12,7 +14,7 @@ from .model import row_weights as row_weights
 from .probing import ProbeResult as ProbeResult
 from .probing import fit_layer as fit_layer
 from .probing import gram_part as gram_part
-from .probing import is_complete as is_complete
+from .probing import lacking as lacking
 from .probing import load_targets as load_targets
 from .probing import probe_fingerprints as probe_fingerprints
 from .probing import problem_of as problem_of

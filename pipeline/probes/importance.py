@@ -9,13 +9,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.probes.model import load_probe
+from pipeline.config import read_columns
+from pipeline.errors import ProbeError
+from pipeline.probes.model import PROBE_AGAIN, load_probe
 from pipeline.runfolder import RunFolder
 from store import StoreSchema
 from store.layout import Source
 from store.tables import write_table
 
 Array = NDArray[Any]
+MOST_LAYERS = 2**12
 
 
 def feature_importance(weights: Array) -> Array:
@@ -84,7 +87,7 @@ def write_importance(
             continue
         tables = [
             importance_table(
-                load_probe(folder, task, Source(site, layer)).weights,
+                load_probe(folder, task, Source(site, layer), schema).weights,
                 layer=layer,
                 poolings=schema.poolings,
                 classes=classes,
@@ -95,6 +98,31 @@ def write_importance(
         if site == "experts":
             table = _by_expert(table, schema)
         write_table(folder.importance(task, site), table)
+
+
+def read_importance(folder: RunFolder, task: str) -> pa.Table:
+    """The importance table of the FFN's neurons: each of a layer's, in each pooling.
+
+    Raises:
+        ProbeError, StoreError: none there, or a damaged one.
+    """
+    path = folder.importance(task)
+    columns = {"layer": "whole", "pooling": "text", "neuron": "whole", "importance": "number"}
+    columns |= {"neuron_importance": "number", "rank": "whole", "share": "number"}
+    table = read_columns(path, columns, remedy=PROBE_AGAIN, error=ProbeError)
+    layer, neuron = table["layer"].to_numpy(), table["neuron"].to_numpy()
+    names, pooling = np.unique(table["pooling"].to_pylist(), return_inverse=True)
+    layers, at = np.unique(layer, return_inverse=True)
+    size = int(neuron.max(initial=-1)) + 1
+    # By arithmetic: what is made of it has a place for each row, and none beside.
+    good = len(table) == len(layers) * len(names) * size > 0
+    good = good and neuron.min() >= 0 and layers[0] >= 0 and layers[-1] < MOST_LAYERS
+    if not good or len(np.unique((at * len(names) + pooling) * size + neuron)) < len(table):
+        raise ProbeError(
+            f"{path}: its {len(table)} rows are not one for each neuron of {len(layers)} layers and"
+            f" {len(names)} poolings; {PROBE_AGAIN}"
+        )
+    return table
 
 
 def _by_expert(table: pa.Table, schema: StoreSchema) -> pa.Table:

@@ -87,9 +87,12 @@ class RowGram:
             arrays = read_arrays(path)
             if arrays["extraction"].tobytes().decode() != extraction:
                 return None
+            size, positions, gram = len(arrays["mean"]), arrays["positions"], arrays["gram"]
+            if gram.shape != (size, size) or positions.ndim != 1 or arrays["scale"].ndim != 1:
+                return None
             standardiser = Standardiser(arrays["mean"], arrays["scale"], np.inf)
-            return cls(arrays["positions"], standardiser, arrays["gram"])
-        except (StoreError, KeyError, UnicodeDecodeError):
+            return cls(positions, standardiser, gram)
+        except (StoreError, KeyError, TypeError, UnicodeDecodeError):
             return None
 
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import ProbeConfig
-from pipeline.errors import ProbeError
+from pipeline.config import ProbeConfig, read_record
+from pipeline.errors import ProbeError, again
 from pipeline.linear import Linear, Standardiser
 from pipeline.measures import score, utility
 from pipeline.runfolder import RunFolder
 from store.layout import Source, StoreSchema, final_hidden
-from store.tables import read_arrays
+from store.tables import check_array, read_arrays
 
 Array = NDArray[Any]
+PROBE_AGAIN = again("probe")
 FOLD_TENSORS = ("fold_weights", "fold_bias")
 
 
@@ -110,10 +112,40 @@ class Probe:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Probe:
-        """The inverse of :meth:`arrays`, of the same shapes."""
+        """The inverse of :meth:`arrays`, of the same shapes.
+
+        Raises:
+            KeyError, ValueError, TypeError: one is missing, or they do not go together.
+        """
+        outputs, features = arrays["weights"].shape
+        folds = len(arrays["fold_weights"])
+        for name, shape in (
+            ("weights", (outputs, features)),
+            ("bias", (outputs,)),
+            ("mean", (features,)),
+            ("scale", (features,)),
+            ("fold_weights", (folds, outputs, features)),
+            ("fold_bias", (folds, outputs)),
+        ):
+            check_array(name, arrays[name], "f", shape)
         standardiser = Standardiser(arrays["mean"], arrays["scale"], float(arrays["bound"]))
-        folds = (arrays[name] for name in FOLD_TENSORS)
-        return cls(arrays["weights"], arrays["bias"], standardiser, *folds)
+        own = (arrays[name] for name in FOLD_TENSORS)
+        return cls(arrays["weights"], arrays["bias"], standardiser, *own)
+
+    @classmethod
+    def read(cls, path: Path) -> Probe:
+        """From its file of tensors.
+
+        Raises:
+            ProbeError, StoreError: none there, or a damaged one.
+        """
+        arrays = read_arrays(path, remedy=PROBE_AGAIN)
+        try:
+            return cls.from_arrays(arrays)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ProbeError(
+                f"{path}: lacks tensors or has others ({error}); {PROBE_AGAIN}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -144,11 +176,55 @@ def choose(path: Sequence[Linear], scores: Sequence[float], problem: Problem) ->
     return min(ties, key=lambda i: float(np.square(path[i].weights).sum()))
 
 
-def load_probe(folder: RunFolder, task: str, source: Source) -> Probe:
-    """A probe written by :func:`pipeline.probes.probing.fit_layer`."""
-    return Probe.from_arrays(
-        read_arrays(folder.probe(task, source.name).with_suffix(".safetensors"))
-    )
+@dataclass(frozen=True)
+class ProbeCard:
+    """What is relied on of a probe's card, the file that makes it complete.
+
+    Attributes:
+        fingerprint: of all that it depends on.
+        penalty, val_score, converged: of the penalty that was chosen.
+    """
+
+    fingerprint: str
+    penalty: float
+    val_score: float
+    converged: bool
+
+    @classmethod
+    def read(cls, folder: RunFolder, task: str, source: Source) -> ProbeCard:
+        """The card of a task's probe.
+
+        Raises:
+            ProbeError, StoreError: none there, or a damaged one.
+        """
+        path = folder.probe(task, source.name).with_suffix(".json")
+        return read_record(path, cls, remedy=PROBE_AGAIN, error=ProbeError)
+
+
+def load_probe(
+    folder: RunFolder, task: str, source: Source, schema: StoreSchema | None = None
+) -> Probe:
+    """A probe written by :func:`pipeline.probes.probing.fit_layer`.
+
+    Args:
+        folder: the run's.
+        task: the task's name.
+        source: what it reads.
+        schema: of the store that it is to fit.
+
+    Raises:
+        ProbeError, StoreError: none there, a damaged one, or one of another store.
+    """
+    return _fitting(folder.probe(task, source.name).with_suffix(".safetensors"), source, schema)
+
+
+def _fitting(path: Path, source: Source, schema: StoreSchema | None) -> Probe:
+    probe = Probe.read(path)
+    found = probe.weights.shape[1]
+    wanted = found if schema is None else schema.array(source.site).rows
+    if found != wanted:
+        raise ProbeError(f"{path}: reads {found} features, the store has {wanted}; {PROBE_AGAIN}")
+    return probe
 
 
 def load_final_probe(folder: RunFolder, task: str, schema: StoreSchema) -> Probe:
@@ -156,5 +232,5 @@ def load_final_probe(folder: RunFolder, task: str, schema: StoreSchema) -> Probe
     source = final_hidden(schema)
     old = folder.probe(task, "hidden").with_suffix(".safetensors")
     if old.is_file() and not folder.probe(task, source.name).with_suffix(".safetensors").is_file():
-        return Probe.from_arrays(read_arrays(old))
-    return load_probe(folder, task, source)
+        return _fitting(old, source, schema)
+    return load_probe(folder, task, source, schema)

@@ -24,13 +24,14 @@ from pipeline.linear import CPU, StoreDesign
 from pipeline.probes.fitting import ProbeTask, fit_probes
 from pipeline.probes.grouping import Group, group_tasks, shared_rows
 from pipeline.probes.keptgrams import layer_gram, write_part
-from pipeline.probes.model import ProbeFit, Problem
+from pipeline.probes.model import ProbeCard, ProbeFit, Problem, load_probe
 from pipeline.probes.rows import groups_are_known, task_rows
 from pipeline.runfolder import RunFolder
 from pipeline.texts import Rows, Target, load_target
-from store import ActivationStore, StoreError
+from store import ActivationStore
+from store.errors import SalientError
 from store.layout import Source
-from store.tables import read_json, write_arrays, write_json
+from store.tables import write_arrays, write_json
 
 Array = NDArray[Any]
 
@@ -140,11 +141,11 @@ def _fit_group(
     for target, rows in zip(group.targets, group.rows, strict=True):
         name = target.task.name
         fingerprint = phase1_fingerprint(config, target, store.schema.fingerprint, group.digest)
-        done = _complete(folder.probe(name, source.name), fingerprint)
-        if done is None:
+        done = _complete(folder, name, source, store, fingerprint)
+        if isinstance(done, str):
             wanted.append((target, rows, fingerprint))
         else:
-            facts = done["val_score"], done["penalty"], done["converged"]
+            facts = done.val_score, done.penalty, done.converged
             results.append(ProbeResult(name, source, *facts, computed=False))
     if not wanted:
         return results
@@ -241,24 +242,31 @@ def gram_device(config: RunConfig) -> torch.device:
     return torch.device(asked)
 
 
-def _complete(stem: Path, fingerprint: str) -> dict[str, Any] | None:
-    if not stem.with_suffix(".safetensors").is_file():
-        return None
+def _complete(
+    folder: RunFolder, task: str, source: Source, store: ActivationStore, fingerprint: str
+) -> ProbeCard | str:
+    """The card of a probe that is there and whole; else what is the matter with it."""
     try:
-        card = read_json(stem.with_suffix(".json"))
-    except StoreError:
-        return None  # missing or damaged: fitted again
-    return card if card.get("fingerprint") == fingerprint else None
+        card = ProbeCard.read(folder, task, source)
+        load_probe(folder, task, source, store.schema)
+    except SalientError as error:
+        return str(error)  # missing or damaged: fitted again
+    stem = folder.probe(task, source.name)
+    return card if card.fingerprint == fingerprint else f"{stem}.json: of another configuration"
 
 
-def is_complete(config: RunConfig, target: Target, source: Source, fingerprint: str) -> bool:
-    """Whether the probe of this very configuration and these labels has been written.
+def lacking(
+    config: RunConfig, store: ActivationStore, target: Target, source: Source, fingerprint: str
+) -> str | None:
+    """What keeps the probe of this very configuration and these labels from being complete.
 
     Args:
         config: the configuration.
+        store: with the source.
         target: the task.
         source: a stored source.
         fingerprint: the task's, of :func:`probe_fingerprints`.
     """
-    stem = RunFolder(Path(config.run_dir)).probe(target.task.name, source.name)
-    return _complete(stem, fingerprint) is not None
+    folder = RunFolder(Path(config.run_dir))
+    found = _complete(folder, target.task.name, source, store, fingerprint)
+    return found if isinstance(found, str) else None

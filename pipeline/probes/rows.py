@@ -100,8 +100,10 @@ def _groups(config: RunConfig, store: ActivationStore, target: Target, positions
     mark = np.frombuffer(f"{target.digest} {store.schema.fingerprint}".encode(), np.uint8)
     try:
         known = read_arrays(path)
-        if np.array_equal(known[MARK], mark) and np.array_equal(known["positions"], positions):
-            return known["groups"]
+        same = np.array_equal(known[MARK], mark) and np.array_equal(known["positions"], positions)
+        groups = known["groups"]
+        if same and groups.shape == positions.shape and groups.dtype.kind == "i":
+            return groups
     except (StoreError, KeyError):
         pass  # missing, damaged or of other labels: found again
     try:

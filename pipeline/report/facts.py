@@ -18,22 +18,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
+from pipeline.config import DriftReport, RunConfig, read_record
+from pipeline.errors import ConfigError, ScoreError
 from pipeline.heads import Head, ngram_table, stored_outputs
-from pipeline.neurons import importance_cube
+from pipeline.neurons import importance_cube, read_ablations, read_overlaps
+from pipeline.probes import read_importance
 from pipeline.runfolder import (
     RunFolder,
     open_snapshot,
     read_card,
     read_metrics,
+    read_sweep,
     run_config,
     what_was_lost,
 )
-from pipeline.scoring import DRIFT
+from pipeline.scoring import DRIFT, check_files
 from pipeline.texts import load_target, sample_texts
 from store.errors import SalientError
-from store.tables import read_json, read_table
 
 Array = NDArray[Any]
 JSON = Mapping[str, Any]
@@ -169,23 +170,24 @@ def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
     Args:
         path: the run's folder, or the TOML file that it was made with.
         scores: a folder of scores made with its heads, for their drift; default the one that the
-            configuration names.
+            TOML file names (a folder may come from anybody, and leads nowhere else).
 
     Raises:
         ConfigError: the run is not finished.
         SalientError: no run there, or damaged files.
     """
     if path.suffix == ".toml" and path.is_file():
-        path = Path(run_config(path).run_dir)
+        own = run_config(path)
+        path = Path(own.run_dir)
+        if scores is None and own.score.output is not None:
+            scores = Path(own.score.output)
     folder = RunFolder(path)
     card = read_card(folder)
     if not folder.metrics.is_file():
         raise ConfigError(f"{path}: the run is not finished; run `salient consolidate` first")
     metrics = read_metrics(folder)
     config = run_config(path)
-    ablated = read_json(folder.ablation)["tasks"] if folder.ablation.is_file() else {}
-    if scores is None and config.score.output is not None:
-        scores = Path(config.score.output)
+    ablated = read_ablations(folder.ablation) if folder.ablation.is_file() else {}
     drift = {} if scores is None else read_drift(scores)
     tasks = tuple(
         replace(
@@ -209,7 +211,7 @@ def _read_task(
     importance: Array | None = None
     poolings: tuple[str, ...] = ()
     if folder.importance(name).is_file():
-        importance, poolings = importance_cube(read_table(folder.importance(name)))
+        importance, poolings = importance_cube(read_importance(folder, name))
     else:
         notes.append("no importance table: the importance map is left out")
     overlaps = folder.ranking("overlaps", name)
@@ -225,10 +227,10 @@ def _read_task(
     return TaskFacts(
         name=name,
         metrics=metrics,
-        sweep=read_table(folder.sweep(name)),
+        sweep=read_sweep(folder, name),
         importance=importance,
         poolings=poolings,
-        overlaps=read_table(overlaps) if overlaps.is_file() else None,
+        overlaps=read_overlaps(overlaps) if overlaps.is_file() else None,
         ablation=ablation,
         predictions=predictions,
         head=card,
@@ -254,13 +256,16 @@ def _predict(head: Head, config: RunConfig, task: str, snapshot: str | None) -> 
 
 def read_drift(scores: Path) -> dict[str, DriftFacts]:
     """Task -> drift by date, from all drift reports of a folder of scores; later ones win."""
+    check_files(scores)
     dates: dict[str, dict[str, JSON]] = {}
     threshold = 0.0
     for path in sorted((scores / DRIFT).glob("*.json")):
-        report = read_json(path)
-        threshold = float(report["threshold"])
-        for task, entry in report["tasks"].items():
-            dates.setdefault(task, {}).update(entry["dates"])
+        again = f"`salient score repair {scores}` sets it aside; or delete it"
+        report = read_record(path, DriftReport, remedy=again, error=ScoreError)
+        threshold = report.threshold
+        for task, entry in report.tasks.items():
+            found = {date: one.model_dump(exclude_none=True) for date, one in entry.dates.items()}
+            dates.setdefault(task, {}).update(found)
     return {
         task: DriftFacts(threshold, dict(sorted(found.items())))
         for task, found in dates.items()

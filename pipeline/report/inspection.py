@@ -14,12 +14,13 @@ from pipeline.errors import ConfigError
 from pipeline.heads import Head, all_features
 from pipeline.report.verdict import choice_sentence
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config, what_was_lost
-from pipeline.scoring import SCORE_CARD
+from pipeline.scoring import SCORE_CARD, check_files, num_rows, read_score_card
 from store import ActivationStore, StoreSchema
 from store.layout import SITES, Source
-from store.tables import read_json
 
 Facts = dict[str, Any]
+_STORE_SIGN = ".salient/snapshots"
+"""What only a store has, also one whose newest snapshot is missing: opening it says so."""
 
 
 def inspect(path: Path) -> Facts:
@@ -139,27 +140,19 @@ def sources_read(sources: Iterable[Source]) -> list[str]:
 
 
 def _scores(path: Path) -> Facts:
+    check_files(path)
     files = sorted(path.glob("date=*/*.parquet"))
     dates: dict[str, int] = {}
     for file in files:
         date = file.parent.name.removeprefix("date=")
-        dates[date] = dates.get(date, 0) + _num_rows(file)
+        dates[date] = dates.get(date, 0) + num_rows(file)
     return {
         "kind": "scores",
-        **read_json(path / SCORE_CARD),
+        **(read_score_card(path) or {}),
         "files": len(files),
         "rows": sum(dates.values()),
         "rows_by_date": dates,
     }
-
-
-def _num_rows(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(
-            f"{path}: damaged ({error}); move it away and score again: its rows come back"
-        ) from None
 
 
 def _parquet(path: Path) -> Facts:
@@ -189,26 +182,33 @@ def _config(path: Path) -> Facts:
 
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Facts]], ...] = (
-    (lambda path: ActivationStore.exists(path), _store),
+    (lambda path: (path / _STORE_SIGN).is_dir() or ActivationStore.exists(path), _store),
     (lambda path: (path / "run.json").is_file(), _run),
     (lambda path: (path / "head.json").is_file(), _head),
-    (lambda path: (path / SCORE_CARD).is_file(), _scores),
+    (lambda path: (path / SCORE_CARD).exists(), _scores),
     (lambda path: path.is_file() and path.suffix in (".parquet", ".pq"), _parquet),
     (lambda path: path.is_file() and path.suffix == ".toml", _config),
 )
 
 
-def describe(facts: Mapping[str, Any], *, indent: int = 0) -> Iterator[str]:
-    """The facts as lines of text, nested objects indented."""
+def describe(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The facts as lines of text, nested objects indented; control characters are escaped."""
+    for line in _lines(facts, 0):
+        yield "".join(
+            sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line
+        )
+
+
+def _lines(facts: Mapping[str, Any], indent: int) -> Iterator[str]:
     for key, value in facts.items():
         label = "  " * indent + str(key).replace("_", " ")
         if isinstance(value, Mapping):
             yield f"{label}:"
-            yield from describe(value, indent=indent + 1)
+            yield from _lines(value, indent + 1)
         elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
             for number, entry in enumerate(value, start=1):
                 yield f"{label} {number}:"
-                yield from describe(entry, indent=indent + 1)
+                yield from _lines(entry, indent + 1)
         elif isinstance(value, list | tuple):
             yield f"{label}: {', '.join(map(str, value))}"
         else:

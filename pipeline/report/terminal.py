@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.measures import METRICS
@@ -82,7 +83,7 @@ def _task_table(
     judged_by = "" if {"loss", "score"} <= set(left_out) else f"; {judging(task)}"
     table = _open_table(
         f"{name}: {task['metric']}{better}, {task['num_test']:,} test texts{judged_by}",
-        caption="\n".join(remarks(task)),
+        caption=escape("\n".join(remarks(task))),
         caption_justify="left",
     )
     columns = {key: head for key, head in SCORE_COLUMNS.items() if key not in left_out}
@@ -91,7 +92,7 @@ def _task_table(
         table.add_column(head, justify="right" if right else "left", no_wrap=right)
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         table.add_row(
-            *(getattr(row, key) for key in columns),
+            *(escape(getattr(row, key)) for key in columns),
             style="bold" if row.chosen else None,
             end_section=following is not None and following.group != row.group,
         )
@@ -118,7 +119,7 @@ def label_table(name: str, task: JSON) -> Table:
     for column in ("texts", "F1 (95 % CI)"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in label_rows(task):
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -187,11 +188,13 @@ def ablation_table(name: str, report: JSON) -> Table:
     )
     drawn = f"random: mean of {report['draws']} draws; they lie in {', '.join(spreads)}"
     table = Table(
-        title=f"{name}: {report['num_silenced']} of {report['num_neurons']} neurons of"
-        f" layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} set to {report['fill']};"
-        f" {report['num_texts']} {report['split']} texts",
+        title=escape(
+            f"{name}: {report['num_silenced']} of {report['num_neurons']} neurons of"
+            f" layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} set to"
+            f" {report['fill']}; {report['num_texts']} {report['split']} texts"
+        ),
         title_justify="left",
-        caption="\n".join(filter(None, (drawn, fitted_line(report)))),
+        caption=escape("\n".join(filter(None, (drawn, fitted_line(report))))),
         caption_justify="left",
     )
     table.add_column("head")
@@ -199,7 +202,7 @@ def ablation_table(name: str, report: JSON) -> Table:
     for column in (metric + better, "change", f"{100 * report['level']:.0f} % CI"):
         table.add_column(column, justify="right")
     for row in ablation_rows(report):
-        head = row.head if row.silenced == "nothing" else ""
+        head = escape(row.head) if row.silenced == "nothing" else ""
         table.add_row(head, row.silenced, row.score, row.change, row.interval)
         if row.silenced == "difference":
             table.add_section()
@@ -355,8 +358,9 @@ def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
         chosen = depth == task["chosen"]["depth"]
         if chosen:
             cells[0] += " *"
-        table.add_row(*cells, ", ".join(others), style="bold" if chosen else None)
-    table.caption = f"* chosen: {task['chosen']['kind']}"
+        others_shown = escape(", ".join(others))
+        table.add_row(*cells, others_shown, style="bold" if chosen else None)
+    table.caption = escape(f"* chosen: {task['chosen']['kind']}")
     table.caption_justify = "left"
     return table
 

@@ -5,8 +5,10 @@ of its ids, quarantined lines, drift, and the summary of every run.
 
 Read first: `files` (the command, from start to end), `batch` (files to rows in the folder) and
 `scorer` (rows to scores); `distributed` scores on workers. `folder` and `ledger` keep the promise
-that nothing is lost or doubled, `cache` computes equal texts once, `summary` counts what became of
-every row, `alerts` tells of drift, `cascade` lets easy texts leave early.
+that nothing is lost or doubled, in the `place` that they open and the `parts` that lie there;
+`repair` mends it, `deletion` takes tweets out of it for good. `cache` computes equal texts once,
+`summary` counts what became of every row, `alerts` tells of drift, `cascade` lets easy texts leave
+early.
 """
 
 import lazy_loader

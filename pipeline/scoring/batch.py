@@ -26,7 +26,9 @@ from pipeline.errors import CorpusError, DumpError, ScoreError
 from pipeline.heads import Drift, Head
 from pipeline.progress import Say, silent
 from pipeline.scoring.cache import CachePlan, TextCache
+from pipeline.scoring.cascade import Cascade
 from pipeline.scoring.folder import ScoreFolder
+from pipeline.scoring.ledger import Finished
 from pipeline.scoring.scorer import Compute, Scored, heads_fingerprint
 from pipeline.scoring.summary import Counts, InputReport, ScoreReport, reason_kind
 from pipeline.texts import (
@@ -52,9 +54,9 @@ class IncompleteScores(ScoreError):
         self.report = report
 
 
-def score_card(heads: Sequence[Head]) -> dict[str, object]:
-    """What a folder of scores says of the heads that made them."""
-    return {
+def score_card(heads: Sequence[Head], cascade: Cascade | None = None) -> dict[str, object]:
+    """What a folder of scores says of the heads that made them, and of how texts left early."""
+    card: dict[str, object] = {
         "fingerprint": heads_fingerprint(heads),
         "extraction_fingerprint": heads[0].card.extraction_fingerprint,
         "tasks": {
@@ -68,6 +70,9 @@ def score_card(heads: Sequence[Head]) -> dict[str, object]:
             for head in heads
         },
     }
+    if cascade is not None:
+        card |= {"fingerprint": cascade.fingerprint, "cascade": cascade.to_dict()}
+    return card
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class _End:
 
     input_number: int
     key: str
-    counts: Counts
+    done: Finished
 
 
 @dataclass(frozen=True)
@@ -194,21 +199,24 @@ class ScoreRun:
                 yield work, new.take(pa.array(plan.new, pa.int64()))
         entry.state = "read"
         if _state_of_file(path) == before:
-            self._ended.append(_End(number, key, entry.counts))
+            self._ended.append(_End(number, key, Finished(entry.name, entry.counts)))
         else:
             self._say(f"{path}: changed while it was read; the next run reads it again")
 
     def _new_rows(self, number: int, block: InputBlock, entry: InputReport) -> pa.Table:
         """Count a block; its rows that are to be scored."""
-        kept, left_out = self._filters.apply(block.rows)
+        rows, lines, num_deleted = self._folder.leave_out(block.rows, block.bad)
+        kept, left_out = self._filters.apply(rows)
         new, bad, counts = self._folder.sort_out(kept, ids_are_exact=entry.kind == TWEETS)
-        for unreadable in (block.bad, bad):
+        for unreadable in (lines, bad):
             if unreadable is not None:
                 self._folder.quarantine(unreadable, number)
-        for reason in block.bad["reason"].to_pylist():
+        for reason in lines["reason"].to_pylist():
             counts[f"quarantined/{reason_kind(reason)}"] += 1
         counts.update(block.counts)
         counts.update({f"filtered/{reason}": count for reason, count in left_out.items()})
+        if num_deleted:
+            counts["filtered/deleted"] += num_deleted
         counts["scored"] += len(new)
         entry.counts.update(counts)
         return new
@@ -237,7 +245,7 @@ class ScoreRun:
 
     def _finish(self, ended: Sequence[_End]) -> None:
         for end in ended:
-            self._folder.finish(end.input_number, end.key, end.counts)
+            self._folder.finish(end.input_number, end.key, end.done)
 
     def _scores(self, rows: pa.Table, predictions: pa.Table) -> pa.Table:
         columns = {

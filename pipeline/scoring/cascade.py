@@ -24,8 +24,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from pipeline.backbone import load_recorded
+from pipeline.config import Name, Record, checked
 from pipeline.errors import ConfigError, HeadError
 from pipeline.extraction import ahead
 from pipeline.heads import Drift, Head, all_features
@@ -51,13 +53,20 @@ def leaving(confidence: Mapping[str, Array], thresholds: Mapping[str, float]) ->
 class CascadeTask:
     """One task of a cascade: its early head (a folder of the run) and its chosen one."""
 
-    early: str
+    early: Name
     early_depth: int
     early_fingerprint: str
     full_depth: int
     full_fingerprint: str
     threshold: float
     """Probability of the most probable class from which on the early head's results are kept."""
+
+
+class _Record(Record):
+    """What is relied on of ``cascade.json``."""
+
+    tasks: dict[Name, CascadeTask] = Field(min_length=1)
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -103,17 +112,15 @@ class Cascade:
         again = f"run `salient plan {run.path} --cascade`"
         if not run.cascade.is_file():
             raise ConfigError(f"{run.path}: no cascade here; {again} first")
-        data = read_json(run.cascade)
+        data = read_json(run.cascade, remedy=f"{again} again")
         if data.get("format_version") != FORMAT_VERSION:
             raise ConfigError(
                 f"{run.cascade}: format {data.get('format_version')!r}, this version reads"
                 f" {FORMAT_VERSION}; {again} again"
             )
-        try:
-            tasks = {task: CascadeTask(**one) for task, one in data["tasks"].items()}
-            cascade = cls(tasks, float(data["loss"]))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ConfigError(f"{run.cascade}: not a cascade ({error}); {again} again") from None
+        where, remedy = f"{run.cascade}: not a cascade", f"{again} again"
+        found = checked(_Record, data, where=where, remedy=remedy, error=ConfigError)
+        tasks, cascade = found.tasks, cls(found.tasks, found.loss)
         for task, one in tasks.items():
             for name, fingerprint in (
                 (one.early, one.early_fingerprint),
@@ -127,7 +134,12 @@ class Cascade:
         return cascade
 
     def scorer(
-        self, run: RunFolder, *, model: str | None = None, device: str = "auto"
+        self,
+        run: RunFolder,
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        trust_remote_code: bool = False,
     ) -> CascadeScorer:
         """The scorer of a run with this cascade.
 
@@ -135,15 +147,18 @@ class Cascade:
             run: its folder.
             model: the backbone's location, if it moved.
             device: torch device.
+            trust_remote_code: the model's own code may run, where the heads ask for it.
         """
         early = [run.head(task, one.early) for task, one in self.tasks.items()]
         full = [run.head(task) for task in self.tasks]
         heads = [Head.load(folder) for folder in (*early, *full)]
         backbone = load_recorded(
             heads[0].card.extraction,
+            asked_by=heads[0].place,
             device=device,
             last_layer=last_block(all_features(heads), heads[0].card.num_layers),
             model=model,
+            trust_remote_code=trust_remote_code,
         )
         thresholds = {task: one.threshold for task, one in self.tasks.items()}
         return CascadeScorer(

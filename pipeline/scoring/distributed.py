@@ -36,14 +36,17 @@ class ScoreRecipe:
     heads: tuple[str, ...]
     model: str | None
     device: str
+    trust_remote_code: bool
     run: str
     """Of this run alone: a later one loads model and heads again."""
 
     @classmethod
-    def of(cls, heads: Iterable[Path], *, model: str | None, device: str) -> ScoreRecipe:
+    def of(
+        cls, heads: Iterable[Path], *, model: str | None, device: str, trust_remote_code: bool
+    ) -> ScoreRecipe:
         """The recipe of one scoring run; paths as workers see them."""
         folders = tuple(str(folder.resolve()) for folder in heads)
-        return cls(folders, model, device, uuid.uuid4().hex)
+        return cls(folders, model, device, trust_remote_code, uuid.uuid4().hex)
 
 
 @contextmanager
@@ -123,7 +126,10 @@ def score_file(recipe: ScoreRecipe, stem: str) -> None:
         if _loaded is None or _loaded[0] != recipe:
             _loaded = None
             scorer = Scorer.load(
-                [Path(folder) for folder in recipe.heads], model=recipe.model, device=recipe.device
+                [Path(folder) for folder in recipe.heads],
+                model=recipe.model,
+                device=recipe.device,
+                trust_remote_code=recipe.trust_remote_code,
             )
             _loaded = (recipe, scorer)
         scored = _loaded[1].score_table(_read(path.with_suffix(".rows")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from pipeline.runfolder import RunFolder, run_config
 from pipeline.scoring.batch import IncompleteScores, ScoreRun, score_card
 from pipeline.scoring.cascade import Cascade, CascadeScorer
 from pipeline.scoring.distributed import ScoreRecipe, computing
-from pipeline.scoring.folder import DRIFT, RUNS, open_scores
+from pipeline.scoring.folder import open_scores
+from pipeline.scoring.place import DRIFT, RUNS
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.summary import ScoreReport, total
 from pipeline.texts import INPUT_FORMATS, Filters, InputOptions
@@ -44,7 +45,10 @@ class ScoreOptions:
             either says that the files are no tweet dumps.
         model: the backbone's location, if it moved.
         device: torch device.
+        trust_remote_code: the model's own code may run, where the heads ask for it; so it may where
+            the run is a TOML file that allows it, of the model that it names.
         cascade: let easy texts leave early, as ``cascade.json`` of the run says.
+        keep_text: unreadable lines keep how they begin; default ``keep_text`` of the run's store.
         dry_run: read and count only: no model, nothing written.
     """
 
@@ -55,8 +59,15 @@ class ScoreOptions:
     id: str | None = None
     model: str | None = None
     device: str = "auto"
+    trust_remote_code: bool = False
     cascade: bool = False
+    keep_text: bool | None = None
     dry_run: bool = False
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How the model is loaded, here and on workers."""
+        return {name: getattr(self, name) for name in ("model", "device", "trust_remote_code")}
 
 
 @dataclass(frozen=True)
@@ -108,31 +119,25 @@ def score_files(
     started, begun_at = time.monotonic(), datetime.now(UTC)
     options = options or ScoreOptions()
     _check_inputs(inputs, options)
-    source = find_heads(run, options.heads, options.tasks)
+    source = find_heads(run, options.heads, options.tasks, say=say)
     heads = [Head.load(folder) for folder in source.folders]
+    options = replace(options, trust_remote_code=_trusts(source.config, heads, options))
     config = _settings(source.config, settings)
     filters = _filters(config)
     reading = _reading(options, config, _normalisation(heads, source.config))
     target = _target(output, config)
     say(f"heads: {describe_heads(heads)}")
     cascade = _cascade(source, [head.card.task for head in heads]) if options.cascade else None
-    card = score_card(heads)
-    if cascade is not None:
-        card |= {"fingerprint": cascade.fingerprint, "cascade": cascade.to_dict()}
+    card = score_card(heads, cascade)
     scorer = None if options.dry_run else _load_scorer(source, cascade, options, config, say)
     report = ScoreReport(str(target), str(card["fingerprint"]), dry_run=options.dry_run)
-    report.details = {
-        "begun_at": begun_at.isoformat(timespec="seconds"),
-        "filters": filters.to_dict(),
-        "normalise": reading.normalise.model_dump(),
-        "heads": [str(folder) for folder in source.folders],
-    }
+    report.details = _details(source, filters, reading, begun_at)
     here = None if scorer is None else scorer.score_along
-    recipe = ScoreRecipe.of(source.folders, model=options.model, device=options.device)
+    recipe = ScoreRecipe.of(source.folders, **options.loading)
+    keep_text = _keeps_text(options, source.config)
+    opening: dict[str, Any] = {"buffer_rows": config.buffer_rows, "dry_run": options.dry_run}
     with (
-        open_scores(
-            target, card, buffer_rows=config.buffer_rows, dry_run=options.dry_run, say=say
-        ) as folder,
+        open_scores(target, card, **opening, keep_text=keep_text, say=say) as folder,
         computing(here, source.config, recipe, target, say) as compute,
     ):
         files = ScoreRun(
@@ -151,10 +156,23 @@ def score_files(
         report.problem = _problem(report, config.max_errors)
         if scorer is not None:
             name = f"{begun_at:%Y%m%dT%H%M%S%f}-{os.getpid()}"
-            _write_records(target, name, scorer, files.drift, report, config, say)
+            _write_records(
+                target, name, scorer, files.drift, report, config, say, keep_text=keep_text
+            )
     if report.problem is not None:
         raise IncompleteScores(report)
     return report
+
+
+def _details(
+    source: Source, filters: Filters, reading: InputOptions, begun_at: datetime
+) -> dict[str, Any]:
+    return {
+        "begun_at": begun_at.isoformat(timespec="seconds"),
+        "filters": filters.to_dict(),
+        "normalise": reading.normalise.model_dump(),
+        "heads": [str(folder) for folder in source.folders],
+    }
 
 
 def _check_inputs(inputs: Sequence[Path], options: ScoreOptions) -> None:
@@ -165,7 +183,9 @@ def _check_inputs(inputs: Sequence[Path], options: ScoreOptions) -> None:
             raise ConfigError(f"{path}: no such input file")
 
 
-def find_heads(run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str]) -> Source:
+def find_heads(
+    run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str], *, say: Say = silent
+) -> Source:
     """The folders of the heads to score with.
 
     Raises:
@@ -174,7 +194,7 @@ def find_heads(run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str
     if (run_path is None) == (not heads):
         raise ConfigError("give either --run RUN, or --heads FOLDER (which may be repeated)")
     if run_path is not None:
-        config = run_config(run_path)
+        config = run_config(run_path, say=say)
         run = RunFolder(Path(config.run_dir))
         found = {task.name: run.head(task.name) for task in config.tasks}
         source = Source(tuple(found[name] for name in wanted_tasks(tasks, list(found))), config)
@@ -185,6 +205,15 @@ def find_heads(run_path: Path | None, heads: Sequence[Path], tasks: Sequence[str
         chosen = wanted_tasks(tasks, list(by_task))
         source = Source(tuple(by_task[name] for name in chosen), None)
     return source
+
+
+def _trusts(config: RunConfig | None, heads: Sequence[Head], options: ScoreOptions) -> bool:
+    """Whether the caller allows a model's own code: by the option, or by a file of his own."""
+    moved = options.model is not None
+    return options.trust_remote_code or (
+        config is not None
+        and all(config.trusts(head.card.extraction["backbone"], moved=moved) for head in heads)
+    )
 
 
 def _cascade(source: Source, tasks: Sequence[str]) -> Cascade:
@@ -248,14 +277,24 @@ def _reading(
         id=options.id,
         normalise=normalise,
         block_rows=config.block_rows,
+        max_line_bytes=config.max_line_bytes,
     )
 
 
 def _target(output: Path | None, config: ScoreConfig) -> Path:
     target = output or (Path(config.output) if config.output else None)
     if target is None:
-        raise ConfigError("no output folder: give --out FOLDER, or `output` under [score]")
+        raise ConfigError(
+            "no output folder: give --out FOLDER, or `output` under [score] of the TOML file given"
+            " as --run (a run's folder does not say where)"
+        )
     return target
+
+
+def _keeps_text(options: ScoreOptions, config: RunConfig | None) -> bool:
+    if options.keep_text is not None:
+        return options.keep_text
+    return config is None or config.store.keep_text
 
 
 def _normalisation(heads: Sequence[Head], config: RunConfig | None) -> NormaliseConfig:
@@ -292,12 +331,11 @@ def _load_scorer(
     say: Say,
 ) -> AnyScorer:
     """What scores, once it has been checked."""
-    model, device = options.model, options.device
     if cascade is None or source.config is None:
-        scorer = Scorer.load(source.folders, model=model, device=device)
+        scorer = Scorer.load(source.folders, **options.loading)
         _check_scorer(scorer, source.config, config.parity_samples, say)
         return scorer
-    both = cascade.scorer(RunFolder(Path(source.config.run_dir)), model=model, device=device)
+    both = cascade.scorer(RunFolder(Path(source.config.run_dir)), **options.loading)
     say(f"cascade: texts may leave after blocks 0..{both.early.depth}")
     _check_scorer(both.full, source.config, config.parity_samples, say)
     return both
@@ -333,6 +371,8 @@ def _write_records(
     report: ScoreReport,
     config: ScoreConfig,
     say: Say,
+    *,
+    keep_text: bool,
 ) -> None:
     """Leave the drift report and the run's summary in the folder; say what is to be warned of."""
     if drift.dates:
@@ -340,7 +380,7 @@ def _write_records(
         report.warnings = list(found["warnings"])
     for line in report.warnings:
         say(f"warning: {line}")
-    write_json(target / RUNS / f"{name}.json", report.record())
+    write_json(target / RUNS / f"{name}.json", report.record(keep_text=keep_text))
 
 
 def _problem(report: ScoreReport, max_errors: float) -> str | None:

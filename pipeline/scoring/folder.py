@@ -4,9 +4,12 @@
       _salient.json                      whose scores these are
       date=2026-11-23/part-….parquet     the rows; a file appears whole, by rename
       _quarantine/part-….parquet         lines that could not be read: file, line, reason, excerpt
+      _quarantine/_damaged/…             damaged files that a repair has set aside
       _runs/….json                       the summary of every run
       _drift/….json, ….png               how far the texts are from those the heads know
-      _ledger.sqlite, .lock              bookkeeping; may be lost (``pipeline.scoring.ledger``)
+      _ledger.sqlite, _ledger.json       bookkeeping; may be lost (``pipeline.scoring.ledger``)
+      _deleted.safetensors and its copy  digests of deleted ids (``pipeline.scoring.deletion``)
+      .lock                              held by the one process that has the folder open
 
 Rows wait in memory until there are enough for files of some size; the dates with the most rows are
 written first. Only one process at a time has the folder open, others wait.
@@ -14,8 +17,8 @@ written first. Only one process at a time has the folder open, others wait.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import hashlib
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,20 +31,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ScoreError
-from pipeline.locking import one_at_a_time
 from pipeline.progress import Say, silent
-from pipeline.scoring.ledger import LEDGER, QUARANTINE, Key, Ledger, Published, line_keys, row_keys
-from pipeline.scoring.summary import Counts
-from store.disk import check_writable_file_system
-from store.tables import read_json, table_digest, write_json, write_table
-
-SCORE_CARD = "_salient.json"
-"""In a folder of scores: whose they are."""
-RUNS = "_runs"
-DRIFT = "_drift"
-"""Folders of summaries and of drift reports within a folder of scores."""
-FORMAT_VERSION = 2
-_LOCK = ".lock"
+from pipeline.scoring.deletion import CLASH, Deleted, catch_up
+from pipeline.scoring.ledger import Finished, Ledger, Published
+from pipeline.scoring.parts import (
+    LINE_COLUMNS,
+    QUARANTINE,
+    SET_ASIDE,
+    Key,
+    line_keys,
+    part_name,
+    read_part,
+    row_keys,
+)
+from pipeline.scoring.place import FORMAT_VERSION, SCORE_CARD, alone, open_ledger, read_score_card
+from pipeline.scoring.summary import Counts, reason_kind
+from store.tables import table_digest, write_json, write_table
 
 
 @contextmanager
@@ -50,6 +55,7 @@ def open_scores(
     card: Mapping[str, Any],
     *,
     buffer_rows: int,
+    keep_text: bool = True,
     dry_run: bool = False,
     say: Say = silent,
 ) -> Iterator[ScoreFolder]:
@@ -61,6 +67,8 @@ def open_scores(
         path: the folder.
         card: ``fingerprint`` of the heads, and what else is to be known of them.
         buffer_rows: rows kept in memory at most, besides one block.
+        keep_text: quarantined lines keep how they begin; otherwise a hash of it, and what the
+            folder has of earlier runs is taken out.
         dry_run: write nothing, but know what would have been.
         say: told of a wait for another process.
 
@@ -68,63 +76,39 @@ def open_scores(
         ScoreError: the folder is something else, holds scores of other heads or a damaged file, or
             cannot be written.
     """
-    for name in ("zarr.json", "run.json", "head.json"):
-        if (path / name).exists():
-            raise ScoreError(f"{path}: holds {name}: no folder for scores; choose another")
+    wanted = {"format_version": FORMAT_VERSION, **card, "keep_text": keep_text}
     with ExitStack() as stack:
-        if dry_run:
-            if (path / _LOCK).exists():
-                stack.enter_context(one_at_a_time(path, say))
-            _check_claim(path, card)
-            copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="salient-")))
-            for file in path.glob(f"{LEDGER}*"):
-                shutil.copyfile(file, copy / file.name)
-            index = copy / LEDGER
-        else:
-            _check_writable(path)
-            stack.enter_context(one_at_a_time(path, say))
-            if not _check_claim(path, card):
-                write_json(path / SCORE_CARD, {"format_version": FORMAT_VERSION, **card})
-            for leftover in (*path.glob("date=*/.*.tmp"), *path.glob("_*/.*.tmp")):
-                leftover.unlink()  # of a run that was killed
-            for leftover in path.glob(".tables-*"):  # and of its workers
-                shutil.rmtree(leftover, ignore_errors=True)
-            index = path / LEDGER
-        ledger = stack.enter_context(Ledger(index))
-        ledger.sync(path, say)
-        folder = ScoreFolder(path, ledger, buffer_rows=buffer_rows, dry_run=dry_run)
+        stack.enter_context(alone(path, dry_run=dry_run, say=say))
+        found = _check_claim(path, card)
+        old = found
+        if found is None:
+            # Whose they are at once; that there are no texts only once that is so.
+            found = {**wanted, "keep_text": keep_text or any(_quarantined(path))}
+        if not dry_run and old is None:
+            write_json(path / SCORE_CARD, found)
+        ledger = stack.enter_context(open_ledger(path, dry_run=dry_run))
+        catch_up(path, ledger, dry_run=dry_run, say=say)
+        if not dry_run:
+            if not keep_text and found.get("keep_text", True):
+                remove_texts(path, ledger)
+            if found != wanted:
+                write_json(path / SCORE_CARD, wanted)
+        folder = ScoreFolder(
+            path, ledger, buffer_rows=buffer_rows, keep_text=keep_text, dry_run=dry_run
+        )
         yield folder
         folder.flush()
 
 
-def _check_writable(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ScoreError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
-    check_writable_file_system(path)
-
-
-def _check_claim(path: Path, card: Mapping[str, Any]) -> bool:
-    """Whether the folder is claimed, by these heads."""
-    if not (path / SCORE_CARD).is_file():
-        return False
-    found = read_json(path / SCORE_CARD)
-    if found.get("format_version") != FORMAT_VERSION:
-        raise ScoreError(
-            f"{path}: scores of format {found.get('format_version')!r}, this version writes"
-            f" {FORMAT_VERSION}; write to another folder"
-        )
-    if found.get("fingerprint") != card["fingerprint"]:
+def _check_claim(path: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the folder says of itself, if it is claimed, by these heads."""
+    found = read_score_card(path)
+    if found is not None and found.get("fingerprint") != card["fingerprint"]:
         raise ScoreError(
             f"{path}: holds scores of other heads (fingerprint {found.get('fingerprint')}, these"
             f" are {card['fingerprint']}); write to another folder"
         )
-    return True
+    return found
 
 
 @dataclass
@@ -143,26 +127,46 @@ class ScoreFolder:
     Inputs are numbered in the order in which they are read.
     """
 
-    def __init__(self, path: Path, ledger: Ledger, *, buffer_rows: int, dry_run: bool) -> None:
+    def __init__(
+        self, path: Path, ledger: Ledger, *, buffer_rows: int, keep_text: bool, dry_run: bool
+    ) -> None:
         self.path = path
         self.files_written = 0
         self._ledger = ledger
         self._buffer_rows = buffer_rows
+        self._keep_text = keep_text
         self._dry_run = dry_run
+        self._deleted = Deleted.load(path)
         self._parts: dict[str, _Part] = {}
         self._num_buffered = 0
         self._pending: dict[Key, int] = {}
-        self._done: dict[int, tuple[str, Counts]] = {}
+        self._done: dict[int, tuple[str, Finished]] = {}
         self._lock = threading.Lock()
 
     def finished(self, key: str) -> Counts | None:
         """The counts of an input that was read to its end, None if it is to be read."""
         with self._lock:
-            for other, counts in self._done.values():
+            for other, done in self._done.values():
                 if other == key:
-                    return counts
+                    return Counter(done.counts)
             found = self._ledger.finished(key)
-        return None if found is None else Counter(found)
+        return None if found is None else Counter(found.counts)
+
+    def leave_out(self, rows: pa.Table, bad: pa.Table) -> tuple[pa.Table, pa.Table, int]:
+        """Leave out what was deleted.
+
+        Args:
+            rows: with ``id``.
+            bad: lines for the quarantine.
+
+        Returns:
+            Both without deleted ids, and how many rows and lines those were.
+        """
+        if not len(self._deleted):
+            return rows, bad, 0
+        gone = self._deleted.mask(rows["id"].to_pylist()), self._deleted.lines(bad)
+        kept = [one.filter(pa.array(~mask)) for one, mask in zip((rows, bad), gone, strict=True)]
+        return kept[0], kept[1], sum(int(mask.sum()) for mask in gone)
 
     def sort_out(
         self, rows: pa.Table, *, ids_are_exact: bool
@@ -216,6 +220,8 @@ class ScoreFolder:
 
     def quarantine(self, table: pa.Table, input_number: int) -> None:
         """Take lines that could not be read, those that are not in quarantine yet."""
+        if not self._keep_text:
+            table = without_text(table)
         keys = [key for key, _ in line_keys(table)]
         with self._lock:
             known = self._ledger.known(key for key in keys if key not in self._pending)
@@ -228,10 +234,10 @@ class ScoreFolder:
                 self._buffer(QUARANTINE, table.filter(pa.array(new, pa.bool_())), input_number)
             self._keep_bound()
 
-    def finish(self, input_number: int, key: str, counts: Counts) -> None:
+    def finish(self, input_number: int, key: str, done: Finished) -> None:
         """Note that an input was read to its end; kept once all its rows are written."""
         with self._lock:
-            self._done[input_number] = (key, counts)
+            self._done[input_number] = (key, done)
 
     def flush(self) -> None:
         """Write everything that is buffered."""
@@ -250,28 +256,33 @@ class ScoreFolder:
             self._write_down_to(self._buffer_rows // 2)
 
     def _write_down_to(self, num_rows: int) -> None:
-        published = []
+        published, keys = list[Published](), list[Key]()
         while self._num_buffered > num_rows:
             name = max(self._parts, key=lambda one: self._parts[one].num_rows)
             part = self._parts.pop(name)
             self._num_buffered -= part.num_rows
-            published.append(self._publish(name, pa.concat_tables(part.tables)))
+            published.append(self._publish(name, pa.concat_tables(part.tables), keys))
         oldest = min((part.first_input for part in self._parts.values()), default=None)
         complete = [number for number in self._done if oldest is None or number < oldest]
         # Files first, then the ledger: killed in between, the next run finds them by itself.
         self._ledger.record(published, dict(self._done.pop(number) for number in complete))
-        for file in published:
-            for key, _ in file.keys:
-                del self._pending[key]
+        for key in keys:
+            del self._pending[key]
 
-    def _publish(self, partition: str, table: pa.Table) -> Published:
+    def _publish(self, partition: str, table: pa.Table, written: list[Key]) -> Published:
+        """Write a file, and add its keys to ``written``."""
         keys = line_keys(table) if partition == QUARANTINE else row_keys(table)
-        path = self.path / partition / f"part-{table_digest(table)[:20]}.parquet"
+        written += [key for key, _ in keys]
+        path = self.path / partition / part_name(digest := table_digest(table))
+        while path.exists():  # of rows that have been taken out, or changed, since
+            digest = hashlib.sha256(digest.encode()).hexdigest()
+            path = path.with_name(part_name(digest))
+        sources = _sources(table)
         if self._dry_run:
-            return Published(f"{partition}/{path.name}", 0, 0, keys)
+            return Published(f"{partition}/{path.name}", 0, 0, keys, sources)
         write_table(path, table)
         self.files_written += partition != QUARANTINE
-        return Published.of(path, self.path, keys)
+        return Published.of(path, self.path, keys, sources)
 
 
 def _clashes(rows: pa.Table) -> pa.Table:
@@ -280,9 +291,57 @@ def _clashes(rows: pa.Table) -> pa.Table:
         {
             "source_file": rows["source_file"],
             "line": rows["line"],
-            "reason": [
-                f"scored before with another text: id {id!r}" for id in rows["id"].to_pylist()
-            ],
+            "reason": [f"{CLASH}{id!r}" for id in rows["id"].to_pylist()],
             "excerpt": pc.utf8_slice_codeunits(rows["text"], 0, 200),
         }
     )
+
+
+def without_text(lines: pa.Table) -> pa.Table:
+    """Quarantined lines with a hash in place of how they begin, and reasons that quote nothing."""
+    said = [reason_kind(reason or "") for reason in lines["reason"].to_pylist()]
+    return pa.table(
+        {
+            "source_file": lines["source_file"],
+            "line": lines["line"],
+            "reason": pa.array(said, pa.string()),
+            "excerpt": pa.array(map(_hashed, lines["excerpt"].to_pylist()), pa.string()),
+        }
+    )
+
+
+def remove_texts(path: Path, ledger: Ledger) -> None:
+    """Take the texts out of lines that were quarantined while texts were kept.
+
+    Args:
+        path: the folder of scores.
+        ledger: that knows its files as they are.
+    """
+    for damaged in path.glob(f"{SET_ASIDE}/{QUARANTINE}.*"):  # their lines are in their inputs
+        damaged.unlink()
+    files = {file.path: file for file in ledger.files()}
+    for file in _quarantined(path):
+        before = pa.concat_tables(read_part(file, LINE_COLUMNS))
+        after = without_text(before)
+        if not after.equals(before):
+            write_table(file, after)
+            now = Published.of(file, path, line_keys(after), _sources(after))
+            gone = [key for key, _ in line_keys(before)]
+            ledger.rewritten(files[now.path], gone, now)
+
+
+def _quarantined(path: Path) -> Iterator[Path]:
+    return path.glob(f"{QUARANTINE}/*.parquet")
+
+
+def _sources(table: pa.Table) -> set[str]:
+    return {one for one in table["source_file"].unique().to_pylist() if one}
+
+
+def _hashed(text: str | None) -> str:
+    if text is not None and _HASH.fullmatch(text):
+        return text
+    return "blake2b:" + hashlib.blake2b((text or "").encode(), digest_size=16).hexdigest()
+
+
+_HASH = re.compile("blake2b:[0-9a-f]{32}")

@@ -54,7 +54,6 @@ from pipeline.heads import (
 from pipeline.scoring.alerts import THRESHOLD, Watched, write_drift
 from store import ActivationStore
 from store.layout import NGRAMS, Source, ffn, last_block, stored_sources
-from store.tables import read_arrays
 
 Array = NDArray[Any]
 AHEAD = 2
@@ -109,6 +108,7 @@ class Scorer:
         device: torch device.
         backbone: from ``load_recorded``, instead of loading one: several scorers can share its
             weights.
+        trust_remote_code: the model's own code may run, where the heads ask for it.
         golden: task -> texts with the outputs that the head must have for them.
         references: task -> what to count drift against.
 
@@ -123,6 +123,7 @@ class Scorer:
         model: str | None = None,
         device: str = "auto",
         backbone: Backbone | None = None,
+        trust_remote_code: bool = False,
         golden: Mapping[str, Golden] | None = None,
         references: Mapping[str, Reference] | None = None,
     ) -> None:
@@ -159,10 +160,17 @@ class Scorer:
         }
         last = last_block(self.features, card.num_layers)
         if backbone is None:  # whole if any of the runs found that it must be
-            whole = (head.card for head in heads if head.card.extraction["backbone"].get("whole"))
+            whole = (head for head in heads if head.card.extraction["backbone"].get("whole"))
+            source = next(whole, heads[0])
             backbone = load_recorded(
-                next(whole, card).extraction, device=device, last_layer=last, model=model
+                source.card.extraction,
+                asked_by=source.place,
+                device=device,
+                last_layer=last,
+                model=model,
+                trust_remote_code=trust_remote_code,
             )
+        _check_features(heads[0], self.features, backbone)
         backbone = _cut(backbone, self.features, last)
         self.extractor = Extractor(
             backbone,
@@ -196,8 +204,11 @@ class Scorer:
         model: str | None = None,
         device: str = "auto",
         backbone: Backbone | None = None,
+        trust_remote_code: bool = False,
     ) -> Scorer:
         """From head folders, with what they record of golden texts and drift references.
+
+        No folder may allow that a model's own code runs: ``trust_remote_code`` does.
 
         Raises:
             SalientError: a folder without a head, or a damaged one; and as the class.
@@ -207,13 +218,14 @@ class Scorer:
         for head, folder in zip(heads, folders, strict=True):
             if (recorded := read_outputs(folder)) is not None:
                 golden[head.card.task] = recorded
-            if (path := folder / REFERENCE_FILE).is_file():
-                references[head.card.task] = Reference.from_arrays(read_arrays(path))
+            if (folder / REFERENCE_FILE).is_file():
+                references[head.card.task] = Reference.read(folder, head)
         return cls(
             heads,
             model=model,
             device=device,
             backbone=backbone,
+            trust_remote_code=trust_remote_code,
             golden=golden,
             references=references,
         )
@@ -399,6 +411,7 @@ class Scorer:
             if recorded is None:
                 continue
             texts = recorded.texts
+            _check_record(recorded, head)
             own = self._own(self.activations(texts), self._beside(texts), head)
             read = {
                 source: own[source][:, np.searchsorted(head.features[source], features)]
@@ -465,6 +478,35 @@ class Scorer:
                 " extraction; use those of the run, or extract and train again"
             )
         return worst
+
+
+def _check_record(recorded: Golden, head: Head) -> None:
+    """A record of golden texts is this head's: of its outputs, and of features that it reads."""
+    other = next(
+        (
+            source.label
+            for source, features in recorded.features.items()
+            if not np.isin(features, head.features.get(source, features[:0])).all()
+        ),
+        None if recorded.outputs.shape[1] == head.num_outputs else "the outputs",
+    )
+    if other is not None:
+        raise ScoreError(
+            f"{head.place}: the golden texts' record is another head's (of {other}); copy the head"
+            " again, or run `salient consolidate` again"
+        )
+
+
+def _check_features(head: Head, read: Mapping[Source, Array], backbone: Backbone) -> None:
+    """The backbone has what is read of it; a head of these may come from anybody."""
+    for source, features in read.items():
+        size = backbone.width(source.site) * len(head.card.poolings)
+        if source.layer not in backbone.site_layers(source.site) or features[-1] >= size:
+            raise ScoreError(
+                f"{head.place}: feature {features[-1]} of {source.label} is read, and"
+                f" {backbone.source} has {size} there in {backbone.num_layers} blocks; give the"
+                " model that it was trained on"
+            )
 
 
 def _cut(backbone: Backbone, features: Mapping[Source, Array], last: int | None) -> Backbone:

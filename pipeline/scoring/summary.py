@@ -123,14 +123,22 @@ class ScoreReport:
             "warnings": self.warnings,
         }
 
-    def record(self) -> dict[str, Any]:
-        """The summary with the facts of every input, for ``_runs/``."""
-        return {
+    def record(self, *, keep_text: bool = True) -> dict[str, Any]:
+        """The summary with the facts of every input, for ``_runs/``.
+
+        Args:
+            keep_text: why files failed may quote them; False leaves that out.
+        """
+        found = {
             "format_version": 1,
             **self.to_dict(),
             **self.details,
             "input_files": [one.to_dict() for one in self.inputs],
         }
+        for facts in () if keep_text else (found, *found["input_files"]):
+            if facts["problem"] is not None:
+                facts["problem"] = "said when it ran; not kept, for it may quote a text"
+        return found
 
     def summary(self) -> str:
         """One line for a person."""

@@ -1,3 +1,4 @@
+from .folder import TRUST as TRUST
 from .folder import all_jobs as all_jobs
 from .folder import find_job as find_job
 from .folder import jobs_root as jobs_root

@@ -22,33 +22,42 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from pipeline.config import Line, checked, read_record
 from pipeline.errors import ClusterError
-from store.errors import StoreError
 from store.tables import read_json, write_json
 
 FORMAT_VERSION = 1
+FORGET = "delete its folder and submit it again: what was finished is kept"
+BEATS = "a driver that lives writes it anew within seconds; else submit it again"
 SILENT_FOR_S = 60.0
 """A driver on another machine without a sign of life for so long is taken for dead."""
 ENDED = ("done", "failed", "cancelled", "stopped", "lost")
+STAGES = ("run", "extract", "probe", "consolidate", "rank", "ablate", "score")
+LOADING = ("run", "extract", "ablate", "score")
+"""Stages that load the model."""
+TRUST = "--trust-remote-code"
+"""Word of a driver's own command line, never of a job's folder: the model's own code may run."""
 
 
 @dataclass(frozen=True)
 class JobCard:
     """What a job is to do."""
 
-    id: str
+    id: Line
     stage: str
     arguments: tuple[str, ...]
     """The words after ``salient`` that the driver runs."""
-    name: str
+    name: Line
     """Of the run."""
-    run_dir: str
-    kind: str
+    run_dir: Line
+    kind: Line
     """Of the cluster."""
     created_at: float
-    host: str
+    host: Line
     folder: str
     """Where it was submitted; relative paths start there."""
     walltime_s: float | None = None
@@ -59,9 +68,9 @@ class JobCard:
 class JobState:
     """What is known of a job now."""
 
-    state: str
+    state: Annotated[str, Field(pattern=f"^(queued|running|{'|'.join(ENDED)})$")]
     """queued, running, or one of ``ENDED``."""
-    host: str = ""
+    host: Line = ""
     pid: int = 0
     pid_start: int = 0
     """Start time of the process, in the kernel's ticks: process numbers come again."""
@@ -71,6 +80,24 @@ class JobState:
     exit_code: int | None = None
     progress: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a driver is at, as it tells."""
+
+    what: Line
+    done: int
+    total: int
+    unit: Line
+    rate: float
+
+
+@dataclass(frozen=True)
+class _Batch:
+    system: str
+    id: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+    """A word of a command line."""
 
 
 class JobFolder:
@@ -97,39 +124,67 @@ class JobFolder:
         """Read ``job.json``.
 
         Raises:
-            ClusterError: another format.
+            ClusterError: another format, or no job of ours.
             StoreError: missing or damaged.
         """
-        data = read_json(self.path / "job.json")
+        path = self.path / "job.json"
+        data = read_json(path, remedy=FORGET)
         if data.get("format_version") != FORMAT_VERSION:
             raise ClusterError(
                 f"{self.path}: job format {data.get('format_version')!r}, this version reads"
                 f" {FORMAT_VERSION}; look at it with the version that submitted it"
             )
-        return JobCard(**{**data, "arguments": tuple(data["arguments"])})
+        card = checked(JobCard, data, where=path, remedy=FORGET, error=ClusterError)
+        if card.stage not in STAGES or card.arguments[:1] not in ((), (card.stage,)):
+            raise ClusterError(f"{path}: is no job of {', '.join(STAGES)}; {FORGET}")
+        if TRUST in card.arguments:
+            raise ClusterError(
+                f"{path}: asks to run a model's own code, which whoever submits may allow, and no"
+                f" folder; {FORGET}"
+            )
+        return card
 
     def write_state(self, state: JobState) -> None:
         """Replace ``state.json``."""
         write_json(self.path / "state.json", asdict(state))
 
     def written_state(self) -> JobState | None:
-        """What the driver last said of itself; None if it has not begun."""
-        try:
-            return JobState(**read_json(self.path / "state.json"))
-        except StoreError:
+        """What the driver last said of itself; None if it has not begun.
+
+        Raises:
+            StoreError: damaged.
+        """
+        path = self.path / "state.json"
+        if not path.exists():
             return None
+        return read_record(path, JobState, remedy=BEATS, error=ClusterError)
+
+    def work(self, state: JobState) -> Work | None:
+        """What the driver of a state is at; None if it has told nothing.
+
+        Raises:
+            ClusterError: it has told something else.
+        """
+        if not state.progress:
+            return None
+        where = self.path / "state.json"
+        return checked(Work, state.progress, where=where, remedy=BEATS, error=ClusterError)
 
     def write_batch(self, system: str, batch_id: str) -> None:
         """Note the batch system's id."""
         write_json(self.path / "batch.json", {"system": system, "id": batch_id})
 
     def batch(self) -> tuple[str, str] | None:
-        """Batch system and its id of this job, if one starts it."""
-        try:
-            data = read_json(self.path / "batch.json")
-        except StoreError:
+        """Batch system and its id of this job, if one starts it.
+
+        Raises:
+            StoreError: damaged.
+        """
+        path = self.path / "batch.json"
+        if not path.exists():
             return None
-        return data["system"], data["id"]
+        data = read_record(path, _Batch, remedy=FORGET, error=ClusterError)
+        return data.system, data.id
 
     def last_line(self) -> str:
         """The last line of the log, "" without one."""
@@ -140,7 +195,8 @@ class JobFolder:
                 lines = file.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
-        return next((line for line in reversed(lines) if line.strip()), "")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return "".join(sign if sign.isprintable() else " " for sign in last)
 
 
 def jobs_root() -> Path:

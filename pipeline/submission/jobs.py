@@ -9,7 +9,6 @@ this machine, which works through the cluster and writes everything into the job
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -29,6 +28,9 @@ from pipeline.progress import speed
 from pipeline.submission import slurm
 from pipeline.submission.folder import (
     ENDED,
+    LOADING,
+    STAGES,
+    TRUST,
     JobCard,
     JobFolder,
     JobState,
@@ -36,8 +38,8 @@ from pipeline.submission.folder import (
     jobs_root,
     new_job_id,
 )
+from store.tables import write_json
 
-STAGES = ("run", "extract", "probe", "consolidate", "rank", "ablate", "score")
 FOLLOW_S = 0.5
 START_S = 30.0
 """A driver of this machine has written its first sign of life by then."""
@@ -58,8 +60,10 @@ def submit(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> JobF
     config, card = _plan(stage, config_path, arguments)
     job = JobFolder(jobs_root() / card.id)
     job.write_card(card)
-    job.config.write_text(json.dumps(config.model_dump(mode="json"), indent=1), encoding="utf-8")
-    command = [sys.executable, "-P", "-m", "pipeline.driver", str(job.path)]
+    write_json(job.config, config.stated())
+    # Whoever can write into the folder has no say in this.
+    trust = [TRUST] if _trusts(config, stage, arguments) else []
+    command = [sys.executable, "-P", "-m", "pipeline.driver", str(job.path), *trust]
     if config.cluster.kind == "slurm":
         try:
             script = _script(config, card, command, log=str(job.log).replace("%", "%%"))
@@ -104,6 +108,7 @@ def dry_run(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> str
     config, card = _plan(stage, config_path, arguments)
     shipped = str(JobFolder(jobs_root() / card.id).config)
     words = [str(config_path.resolve()) if word == shipped else word for word in card.arguments]
+    words += [TRUST] * (TRUST in arguments)
     command = [sys.executable, "-P", "-m", "pipeline", *words]
     if config.cluster.kind == "slurm":
         return _script(config, card, command, log=f"{card.stage}-%j.log")
@@ -116,6 +121,7 @@ def _plan(stage: str, config_path: Path, arguments: Sequence[str]) -> tuple[RunC
     config = RunConfig.load(config_path)
     job_id = new_job_id()
     shipped = str(JobFolder(jobs_root() / job_id).config)
+    arguments = [word for word in arguments if word != TRUST]
     if stage == "score":
         words = ("score", *arguments, "--run", shipped)
     else:
@@ -133,6 +139,11 @@ def _plan(stage: str, config_path: Path, arguments: Sequence[str]) -> tuple[RunC
         walltime_s=slurm.walltime_s(config.cluster.walltime),
     )
     return config, card
+
+
+def _trusts(config: RunConfig, stage: str, arguments: Sequence[str]) -> bool:
+    """Whether who submits allows the model's own code to run."""
+    return stage in LOADING and (config.backbone.trust_remote_code or TRUST in arguments)
 
 
 def _script(config: RunConfig, card: JobCard, command: Sequence[str], *, log: str) -> str:
@@ -182,9 +193,9 @@ def describe(job: JobFolder) -> dict[str, Any]:
     if state.state in ENDED:
         end = state.ended_at or state.beat_at or end
     shown = ""
-    if work := state.progress:
-        shown = f"{work['what']} {work['done']:,} of {work['total']:,} {work['unit']}"
-        if pace := speed(work["rate"], work["unit"]):
+    if work := job.work(state):
+        shown = f"{work.what} {work.done:,} of {work.total:,} {work.unit}"
+        if pace := speed(work.rate, work.unit):
             shown += f", {pace}"
     note = state.note
     if state.state in ("failed", "cancelled", "stopped", "lost"):

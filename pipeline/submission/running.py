@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from pipeline import progress
-from pipeline.submission.folder import JobFolder, JobState, process_start
+from pipeline.submission.folder import LOADING, TRUST, JobFolder, JobState, process_start
 from pipeline.submission.slurm import WARNING_S
 
 POLL_S = 1.0
@@ -33,15 +33,22 @@ class Driver:
         folder: of the job.
         run_command: runs a command line, given as the words after ``salient``, to its exit code.
         interrupted: its exit code where it was stopped.
+        trust_remote_code: the model's own code may run; the folder has no say in it.
     """
 
     def __init__(
-        self, folder: Path, run_command: Callable[[Sequence[str]], int], *, interrupted: int
+        self,
+        folder: Path,
+        run_command: Callable[[Sequence[str]], int],
+        *,
+        interrupted: int,
+        trust_remote_code: bool = False,
     ) -> None:
         self._job = JobFolder(folder)
         self._run_command = run_command
         self._interrupted = interrupted
         self._card = self._job.card()
+        self._trust = [TRUST] * (trust_remote_code and self._card.stage in LOADING)
         self._progress: Mapping[str, Any] = {}
         self._ended = threading.Event()
         now = time.time()
@@ -66,7 +73,7 @@ class Driver:
             signal.signal(signal.SIGTERM, _interrupt)
             self._job.write_state(self._state)
             beating.start()
-            code = self._run_command(self._card.arguments)
+            code = self._run_command([*self._card.arguments, *self._trust])
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         except KeyboardInterrupt:
             code = self._interrupted

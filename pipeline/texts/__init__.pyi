@@ -7,6 +7,7 @@ from .dumps import read_dump as read_dump
 from .duplicates import near_duplicates as near_duplicates
 from .filters import Filters as Filters
 from .formats import FORMATS as FORMATS
+from .formats import file_stem as file_stem
 from .inputs import INPUT_FORMATS as INPUT_FORMATS
 from .inputs import READERS as READERS
 from .inputs import TWEETS as TWEETS

@@ -1,20 +1,25 @@
 """Files as streams of bytes, whatever they are packed in, in bounded memory.
 
-``members(path)`` gives every file in ``path``: the file itself, or each file of a tar; gz, bz2 and
-zst are unpacked, inside and outside the tar. Packing is told from the first bytes, never from the
-name. A packed file that breaks off raises ``StreamBreak``, but only after all that was readable
+``members(path)`` gives every file in ``path``: the file itself, or each file of a tar; gz, bz2, xz
+and zst are unpacked, inside and outside the tar. Packing is told from the first bytes, never from
+the name. A packed file that breaks off raises ``StreamBreak``, but only after all that was readable
 before the break has been handed out.
+
+However much a few bytes unpack to, they come out in pieces of a few megabytes at most. What a codec
+itself keeps to look back at is up to 256 MiB for xz, and up to 2 GiB for zst, as its files may say.
 """
 
 from __future__ import annotations
 
 import bz2
 import io
+import lzma
 import os
 import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,16 +27,27 @@ from typing import IO, Any, cast
 import zstandard
 
 CHUNK_BYTES = 1 << 16
-"""Bytes read at a time; small, because a packed chunk may be a thousand times larger unpacked."""
+"""Bytes read at a time, and most bytes that a codec unpacks at a time if it can be told."""
 _STEP_BYTES = 1 << 10  # what is lost before a damaged place
+_ZSTD_STEP_BYTES = 1 << 7  # its blocks unpack whole: 4 bytes may be 128 kB
 _TAR_MAGIC = b"ustar"
 _TAR_MAGIC_AT = 257
 _TAR_BLOCK_BYTES = 512
-_ZSTD_MAX_WINDOW = 1 << 31  # archives packed with `zstd --long=31`
+_TAR_NAME_BYTES = 1 << 20  # of a long name or of a pax header; tarfile reads them whole
+_ZSTD_MAX_WINDOW = 1 << 31  # monthly archives are packed with `zstd --long=31`: up to 2 GiB
+_XZ_MAX_MEMORY = 1 << 28  # `xz -9` needs 65 MB
+_ZIP_MAGIC = b"PK\x03\x04"
 
 
 class StreamBreak(Exception):
-    """The stream cannot be read on from here; what came before is good."""
+    """The stream cannot be read on from here; what came before is good.
+
+    ``remedy`` says what a person can do.
+    """
+
+    def __init__(self, reason: str, *, remedy: str = "get the whole file again") -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -42,16 +58,59 @@ class Member:
     chunks: Iterator[bytes]
 
 
-def _zstd() -> Any:
-    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW).decompressobj()
+@dataclass(frozen=True)
+class Codec:
+    """A kind of packing.
+
+    Attributes:
+        magic: the first bytes of a packed file.
+        make: makes a decompressor of one packed stream.
+        pieces: what a decompressor makes of some bytes, in bounded pieces.
+        step_bytes: how many bytes to give to it at a time.
+    """
+
+    magic: re.Pattern[bytes]
+    make: Callable[[], Any]
+    pieces: Callable[[Any, bytes], Iterator[bytes]]
+    step_bytes: int = _STEP_BYTES
 
 
-CODECS: dict[str, tuple[re.Pattern[bytes], Callable[[], Any]]] = {
-    "gz": (re.compile(rb"\x1f\x8b\x08"), lambda: zlib.decompressobj(wbits=31)),
-    "bz2": (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor),
-    "zst": (re.compile(rb"[\x22-\x28]\xb5\x2f\xfd"), _zstd),
+def _zlib_pieces(decompressor: Any, data: bytes) -> Iterator[bytes]:
+    piece = bytes(CHUNK_BYTES)
+    while len(piece) == CHUNK_BYTES and not decompressor.eof:  # else there may be more of it
+        piece = decompressor.decompress(data, CHUNK_BYTES)
+        data = decompressor.unconsumed_tail
+        yield piece
+
+
+def _bounded_pieces(decompressor: Any, data: bytes) -> Iterator[bytes]:
+    yield decompressor.decompress(data, CHUNK_BYTES)
+    while not decompressor.eof and not decompressor.needs_input:
+        yield decompressor.decompress(b"", CHUNK_BYTES)
+
+
+def _whole(decompressor: Any, data: bytes) -> Iterator[bytes]:
+    yield decompressor.decompress(data)
+
+
+CODECS: dict[str, Codec] = {
+    "gz": Codec(re.compile(rb"\x1f\x8b\x08"), lambda: zlib.decompressobj(wbits=31), _zlib_pieces),
+    "bz2": Codec(
+        re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor, _bounded_pieces
+    ),
+    "xz": Codec(
+        re.compile(rb"\xfd7zXZ\x00"),
+        lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MAX_MEMORY),
+        _bounded_pieces,
+    ),
+    "zst": Codec(
+        re.compile(rb"[\x22-\x28]\xb5\x2f\xfd"),
+        lambda: zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW).decompressobj(),
+        _whole,
+        _ZSTD_STEP_BYTES,
+    ),
 }
-"""Name -> (first bytes of a packed file, maker of a decompressor of one packed stream)."""
+"""Name -> how it is told and unpacked."""
 _MAGIC_BYTES = 10
 
 
@@ -80,12 +139,13 @@ def readable(name: str) -> str:
 def _tar_members(name: str, chunks: Iterator[bytes]) -> Iterator[Member]:
     source = _ChunkReader(chunks)
     try:
-        with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|") as archive:
-            for entry in archive:
-                file = archive.extractfile(entry) if entry.isfile() else None
-                if file is not None:
-                    inner = readable(entry.name)
-                    yield Member(f"{name}:{inner}", unpacked(_tar_chunks(file, source)))
+        with _opened(source) as archive:
+            while (entry := _next_entry(archive)) is not None:
+                inner = f"{name}:{readable(entry.name)}"
+                if entry.issparse():  # a few bytes that stand for any number of zeros
+                    yield Member(inner, _refused("a sparse file in a tar is not read"))
+                elif entry.isfile() and (file := archive.extractfile(entry)) is not None:
+                    yield Member(inner, unpacked(_tar_chunks(file, source)))
     except tarfile.TarError as error:
         if not source.break_reported:
             raise source.broken or StreamBreak(f"damaged tar: {error}") from None
@@ -93,6 +153,56 @@ def _tar_members(name: str, chunks: Iterator[bytes]) -> Iterator[Member]:
         raise source.broken
     if source.num_bytes % _TAR_BLOCK_BYTES and not source.break_reported:
         raise StreamBreak("damaged tar: it breaks off within a header")
+
+
+class _Entry(tarfile.TarInfo):
+    """A header of a tar that holds no more than a name or a few attributes need."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _NAME_TYPES and self.size > _TAR_NAME_BYTES:
+            raise tarfile.ReadError(f"a name or header of {self.size} bytes")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+
+_NAME_TYPES = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+def _opened(source: _ChunkReader) -> tarfile.TarFile:
+    with _as_tar_error():
+        return tarfile.open(fileobj=cast(IO[bytes], source), mode="r|", tarinfo=_Entry)
+
+
+def _next_entry(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _as_tar_error():
+        archive.members.clear()  # type: ignore[attr-defined]  # else it remembers every file
+        if archive.firstmember is None:  # type: ignore[attr-defined]
+            _pass(archive.fileobj, archive.offset)
+        return archive.next()
+
+
+@contextmanager
+def _as_tar_error() -> Iterator[None]:
+    """Whatever ``tarfile`` stumbles over in a damaged header is a ``TarError``."""
+    try:
+        yield
+    except tarfile.TarError:
+        raise
+    except Exception as error:
+        raise tarfile.ReadError(str(error)) from None
+
+
+def _pass(stream: Any, place: int) -> None:
+    """Read on to a place; ``tarfile`` itself would go on for ever behind a stream's end."""
+    while (missing := place - stream.tell()) > 0:
+        if not stream.read(min(missing, CHUNK_BYTES)):
+            raise tarfile.ReadError("unexpected end of data")
 
 
 def _tar_chunks(file: IO[bytes], source: _ChunkReader) -> Iterator[bytes]:
@@ -118,32 +228,39 @@ def unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
         StreamBreak: the packed data is damaged or breaks off.
     """
     head, chunks = peek(chunks, _MAGIC_BYTES)
-    for name, (magic, make) in CODECS.items():
-        if magic.match(head):
-            return _decompressed(chunks, name, make)
+    for name, codec in CODECS.items():
+        if codec.magic.match(head):
+            return _decompressed(chunks, name, codec)
+    if head.startswith(_ZIP_MAGIC):
+        return _refused("a zip archive is not read")
     return chunks
 
 
-def _decompressed(chunks: Iterator[bytes], name: str, make: Callable[[], Any]) -> Iterator[bytes]:
-    decompressor = make()
+def _refused(reason: str) -> Iterator[bytes]:
+    raise StreamBreak(reason, remedy="unpack it, and name the files in it")
+    yield b""
+
+
+def _decompressed(chunks: Iterator[bytes], name: str, codec: Codec) -> Iterator[bytes]:
+    decompressor = codec.make()
     started = False
     for chunk in chunks:
-        out: list[bytes] = []
-        try:
-            for at in range(0, len(chunk), _STEP_BYTES):
-                data = chunk[at : at + _STEP_BYTES]
-                while data and (started or data.strip(b"\0")):  # zero bytes between streams pad
-                    started = True
-                    out.append(decompressor.decompress(data))
-                    data = b""
-                    if decompressor.eof:
-                        data, decompressor, started = decompressor.unused_data, make(), False
-        except (zlib.error, OSError, EOFError, zstandard.ZstdError) as error:
-            yield b"".join(out)
-            raise StreamBreak(f"damaged {name}: {error}") from None
-        yield b"".join(out)
+        for at in range(0, len(chunk), codec.step_bytes):
+            data = chunk[at : at + codec.step_bytes]
+            while data := data if started else data.lstrip(b"\0"):  # zeros between streams pad
+                started = True
+                try:
+                    yield from codec.pieces(decompressor, data)
+                except _DAMAGE as error:
+                    raise StreamBreak(f"damaged {name}: {error}") from None
+                data = b""
+                if decompressor.eof:
+                    data, decompressor, started = decompressor.unused_data, codec.make(), False
     if started:
         raise StreamBreak(f"{name} breaks off before its end")
+
+
+_DAMAGE = (zlib.error, OSError, EOFError, lzma.LZMAError, zstandard.ZstdError)
 
 
 def peek(chunks: Iterator[bytes], num_bytes: int) -> tuple[bytes, Iterator[bytes]]:
@@ -154,9 +271,11 @@ def peek(chunks: Iterator[bytes], num_bytes: int) -> tuple[bytes, Iterator[bytes
     """
     head: list[bytes] = []
     broken: StreamBreak | None = None
+    missing = num_bytes
     try:
-        while sum(map(len, head)) < num_bytes:
+        while missing > 0:
             head.append(next(chunks))
+            missing -= len(head[-1])
     except StopIteration:
         pass
     except StreamBreak as error:

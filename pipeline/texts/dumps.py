@@ -10,8 +10,8 @@ the sum over all blocks, ``read = tweets + notices + quarantined``.
         block.quarantine  # source_file, line, reason, excerpt
         block.counts      # read, tweets, notices, quarantined, retweets, recovered, long, cut
 
-Memory is bounded by ``block_rows`` tweets and one JSON value: a line, or one element of an array of
-any length.
+Memory is bounded by ``block_rows`` tweets (fewer where their texts are very long) and one JSON
+value: a line, or one element of an array of any length.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import pyarrow as pa
 from pipeline.config import NormaliseConfig
 from pipeline.errors import DumpError
 from pipeline.texts.containers import StreamBreak, members, readable
-from pipeline.texts.framing import Unreadable, json_values
+from pipeline.texts.formats import BLOCK_CHARS
+from pipeline.texts.framing import MAX_LINE_BYTES, Unreadable, json_values
 from pipeline.texts.normalise import normaliser
 from pipeline.texts.records import Notice, Reading, Tweet, read_record
 from store import text_hash
@@ -73,7 +74,11 @@ class DumpBlock:
 
 
 def read_dump(
-    path: str | Path, *, block_rows: int = BLOCK_ROWS, normalise: NormaliseConfig | None = None
+    path: str | Path,
+    *,
+    block_rows: int = BLOCK_ROWS,
+    normalise: NormaliseConfig | None = None,
+    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[DumpBlock]:
     """Stream a dump of tweets.
 
@@ -81,9 +86,10 @@ def read_dump(
     have the same ``text_hash``. Times that are missing are those in the tweet's id.
 
     Args:
-        path: a file of JSON in any layout, packed (gz, bz2, zst) or not, or a tar of such files.
+        path: a file of JSON in any layout, packed (gz, bz2, xz, zst) or not, or a tar of them.
         block_rows: most tweets in a block.
         normalise: as in training; default: all of it.
+        max_line_bytes: a longer line or value goes to the quarantine.
 
     Raises:
         DumpError: the file cannot be opened. Damage inside it is quarantined.
@@ -96,7 +102,7 @@ def read_dump(
     try:
         for member in members(path):
             member_name = member.name
-            for item in json_values(member.chunks):
+            for item in json_values(member.chunks, max_bytes=max_line_bytes):
                 readings = [item] if isinstance(item, Unreadable) else read_record(item.value)
                 for reading in readings:
                     builder.add(reading, member_name, item.line)
@@ -121,12 +127,14 @@ class _BlockBuilder:
     def _reset(self) -> None:
         self._tweets: list[tuple[Tweet, str, int]] = []
         self._bad: list[tuple[str, int, str, str]] = []
+        self._num_chars = 0
         self._counts: Counter[str] = Counter()
         self._notices: Counter[str] = Counter()
 
     @property
     def is_full(self) -> bool:
-        return max(len(self._tweets), len(self._bad)) >= self._block_rows
+        count = max(len(self._tweets), len(self._bad))
+        return count >= self._block_rows or self._num_chars > BLOCK_CHARS
 
     @property
     def is_empty(self) -> bool:
@@ -136,6 +144,7 @@ class _BlockBuilder:
         self._counts["read"] += 1
         if isinstance(reading, Tweet):
             self._tweets.append((reading, source_file, line))
+            self._num_chars += len(reading.text)
             self._counts["tweets"] += 1
             self._counts["retweets"] += reading.is_retweet
             if reading.found:

@@ -1,8 +1,9 @@
 """Readers of the file formats that hold texts: one function per format, listed in ``FORMATS``.
 
-A reader takes a path, the columns that are wanted and a number of rows, and yields ``RowBlock``s
-of strings. What is wrong with a single row goes to ``on_bad``, which raises or takes note; the
-reader then goes on with the next row. What is wrong with the whole file is a ``CorpusError``.
+A reader takes a path, and in a ``Wanted`` the columns, the number of rows at a time and the longest
+line, and yields ``RowBlock``s of strings. What is wrong with a single row goes to ``on_bad``, which
+raises or takes note; the reader then goes on with the next row. What is wrong with the whole file
+is a ``CorpusError``.
 """
 
 from __future__ import annotations
@@ -11,18 +12,29 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import CorpusError, did_you_mean
 from pipeline.texts.containers import StreamBreak, members, peek, readable, unpacked
-from pipeline.texts.framing import Line, Unreadable, excerpt, json_values, lines
+from pipeline.texts.framing import (
+    MAX_LINE_BYTES,
+    Line,
+    Unreadable,
+    excerpt,
+    json_values,
+    lines,
+    shown,
+    too_long,
+)
 from pipeline.texts.normalise import join_surrogates
 
 OnBad = Callable[[int, str, str], None]
@@ -30,9 +42,12 @@ OnBad = Callable[[int, str, str], None]
 TEXTS_ENDING, LABELS_ENDING = "_text.txt", "_labels.txt"
 MAX_FIELD_CHARS = 1 << 24
 """A longer CSV field means a quote that is never closed."""
+BLOCK_CHARS = 1 << 26
+"""A block of rows ends early where its values are so long together."""
 _SNIFF_CHARS = 1 << 20
 _QUOTED_FIELD = re.compile(r'(?:(?<=\t)|^)"(?:[^"]|"")*"(?=\t|\r?\n|$)')
 _EXACT_FLOAT = 1 << 53
+_SHOWN_NAMES = 1000
 
 csv.field_size_limit(MAX_FIELD_CHARS)
 
@@ -43,6 +58,40 @@ class RowBlock:
 
     columns: dict[str, list[str | None]]
     lines: list[int]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of a file."""
+
+    columns: tuple[str, ...]
+    block_rows: int
+    on_bad: OnBad
+    max_line_bytes: int = MAX_LINE_BYTES
+
+
+class _Rows:
+    """Rows on their way to a block: of so many rows, or fewer where they are long."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._rows: list[Sequence[str | None]] = []
+        self._lines: list[int] = []
+        self._num_chars = 0
+
+    def add(self, values: Sequence[str | None], line: int, num_chars: int) -> bool:
+        """Take the wanted values of a row, of so many characters; whether that makes a block."""
+        self._rows.append(values)
+        self._lines.append(line)
+        self._num_chars += num_chars
+        return len(self._rows) >= self._wanted.block_rows or self._num_chars > BLOCK_CHARS
+
+    def block(self) -> Iterator[RowBlock]:
+        """The rows since the last block as one, if there are any."""
+        if self._rows:
+            columns = map(list, zip(*self._rows, strict=True))
+            yield RowBlock(dict(zip(self._wanted.columns, columns, strict=True)), self._lines)
+            self._rows, self._lines, self._num_chars = [], [], 0
 
 
 def missing_column(path: str | Path, column: str, found: Iterable[str]) -> CorpusError:
@@ -91,7 +140,7 @@ def strict(path: str | Path) -> OnBad:
     return on_bad
 
 
-def _text_lines(path: Path, on_bad: OnBad) -> Iterator[str]:
+def _text_lines(path: Path, wanted: Wanted) -> Iterator[str]:
     """The lines of an unpacked file as text, line feeds kept, without byte order mark.
 
     A line that cannot be read is empty, which keeps the count.
@@ -99,25 +148,25 @@ def _text_lines(path: Path, on_bad: OnBad) -> Iterator[str]:
     for member in members(path):
         last = Line(1, b"")
         try:
-            for line in lines(member.chunks):
+            for line in lines(member.chunks, max_bytes=wanted.max_line_bytes):
                 last = line
                 if line.ended:
-                    yield _line_text(path, line, on_bad) + "\n"
+                    yield _line_text(path, line, wanted) + "\n"
         except StreamBreak as error:
-            on_bad(last.number, f"{error}; get the whole file again", excerpt(last.data))
+            wanted.on_bad(last.number, f"{error}; {error.remedy}", excerpt(last.data))
             return
         if not last.ended:
-            yield _line_text(path, last, on_bad)
+            yield _line_text(path, last, wanted)
 
 
-def _line_text(path: Path, line: Line, on_bad: OnBad) -> str:
+def _line_text(path: Path, line: Line, wanted: Wanted) -> str:
     data = line.data
     if line.number == 1:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise CorpusError(f"{path}: is UTF-16; save it as UTF-8")
         data = data.removeprefix(b"\xef\xbb\xbf")
     if line.cut:
-        on_bad(line.number, f"longer than {len(data)} bytes", excerpt(data))
+        wanted.on_bad(line.number, too_long(wanted.max_line_bytes), excerpt(data))
         return ""
     try:
         return data.decode("utf-8")
@@ -126,90 +175,114 @@ def _line_text(path: Path, line: Line, on_bad: OnBad) -> str:
             f"not UTF-8: byte 0x{data[error.start]:02x} at position {error.start + 1}; "
             "convert the file to UTF-8 (for example with iconv -f latin1 -t utf-8)"
         )
-        on_bad(line.number, reason, excerpt(data))
+        wanted.on_bad(line.number, reason, excerpt(data))
         return ""
 
 
+class _Record(Iterator[str]):
+    """Lines for ``csv.reader``, which gives up a record that goes over too many of them.
+
+    Anyone of its lines and fields may be short, so that neither limit ends it.
+    """
+
+    def __init__(self, source: Iterator[str], max_chars: int) -> None:
+        self._source = source
+        self._max_chars = max_chars
+        self._lines: list[str] = []
+        self._again: deque[str] = deque()
+        self.start = 1
+        """Number of the record's first line."""
+        self.num_chars = 0
+        """Of the record so far."""
+
+    def begin(self) -> None:
+        """The next line starts a record."""
+        self.start += len(self._lines)
+        self._lines = []
+        self.num_chars = 0
+
+    def give_back(self) -> None:
+        """The record cannot be read: its lines but the first are records of their own.
+
+        A quote that is never closed takes all lines up to the end, or to the limit.
+        """
+        self._again.extendleft(reversed(self._lines[1:]))
+        del self._lines[1:]
+
+    def __next__(self) -> str:
+        if self.num_chars > self._max_chars:
+            raise csv.Error(too_long(self._max_chars))
+        line = self._again.popleft() if self._again else next(self._source)
+        self._lines.append(line)
+        self.num_chars += len(line)
+        return line
+
+
 def _read_delimited(
-    path: Path,
-    columns: tuple[str, ...],
-    block_rows: int,
-    on_bad: OnBad,
-    *,
-    delimiter: str,
-    quoting: bool,
+    path: Path, wanted: Wanted, *, delimiter: str, quoting: bool
 ) -> Iterator[RowBlock]:
     # The csv module, not Arrow's reader: texts hold quotes, line breaks and stray delimiters, and
     # its records carry the line number that an error message needs.
+    record = _Record(_text_lines(path, wanted), wanted.max_line_bytes)
     reader = csv.reader(
-        _text_lines(path, on_bad),
+        record,
         delimiter=delimiter,
         quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
         strict=True,
     )
     header: list[str] | None = None
     places: list[int] = []
-    rows: list[list[str]] = []
-    starts: list[int] = []
+    rows = _Rows(wanted)
     while True:
-        start = reader.line_num + 1
+        record.begin()
+        start = record.start
         try:
             row = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
+            record.give_back()
             reason = f"{error}; a quote inside a quoted field is written twice"
-            on_bad(start, f"the row that starts here cannot be read: {reason}", "")
+            wanted.on_bad(start, f"the row that starts here cannot be read: {reason}", "")
             continue
         if not row:
             continue
         if header is None:
             header = [name.strip() for name in row]
-            for column in columns:
+            for column in wanted.columns:
                 if column not in header:
                     raise missing_column(path, column, header)
-            places = [header.index(column) for column in columns]
+            places = [header.index(column) for column in wanted.columns]
             continue
         if len(row) != len(header):
             reason = (
                 f"wrong number of fields: {len(row)}, the header has {len(header)}; "
                 f"quote a field that contains the delimiter {delimiter!r}"
             )
-            on_bad(start, reason, excerpt(delimiter.join(row)))
+            wanted.on_bad(start, reason, excerpt(delimiter.join(row)))
             continue
-        rows.append(row)
-        starts.append(start)
-        if len(rows) == block_rows:
-            yield _delimited_block(columns, places, rows, starts)
-            rows, starts = [], []
-    if rows:
-        yield _delimited_block(columns, places, rows, starts)
+        if rows.add([row[at] for at in places], start, record.num_chars):
+            yield from rows.block()
+    yield from rows.block()
 
 
-def _delimited_block(
-    columns: tuple[str, ...], places: list[int], rows: list[list[str]], starts: list[int]
-) -> RowBlock:
-    return RowBlock(
-        {name: [row[at] for row in rows] for name, at in zip(columns, places, strict=True)}, starts
-    )
-
-
-def _read_csv(
-    path: Path, columns: tuple[str, ...], block_rows: int, on_bad: OnBad
-) -> Iterator[RowBlock]:
-    header = next(_text_lines(path, lambda *_: None), "")
+def _read_csv(path: Path, wanted: Wanted) -> Iterator[RowBlock]:
+    header = next(_text_lines(path, _quietly(wanted)), "")
     delimiter = next((one for one in ",;\t|" if one in header), ",")
-    return _read_delimited(path, columns, block_rows, on_bad, delimiter=delimiter, quoting=True)
+    return _read_delimited(path, wanted, delimiter=delimiter, quoting=True)
 
 
-def _read_tsv(
-    path: Path, columns: tuple[str, ...], block_rows: int, on_bad: OnBad
-) -> Iterator[RowBlock]:
-    quoting = _is_quoted_tsv(path)
-    return _read_delimited(path, columns, block_rows, on_bad, delimiter="\t", quoting=quoting)
+def _quietly(wanted: Wanted) -> Wanted:
+    """For a look at a file before it is read: nobody is told of bad rows twice."""
+    return replace(wanted, on_bad=lambda *_: None)
 
 
-def _is_quoted_tsv(path: Path) -> bool:
+def _read_tsv(path: Path, wanted: Wanted) -> Iterator[RowBlock]:
+    quoting = _is_quoted_tsv(path, wanted)
+    return _read_delimited(path, wanted, delimiter="\t", quoting=quoting)
+
+
+def _is_quoted_tsv(path: Path, wanted: Wanted) -> bool:
     """Whether quotes in a TSV wrap fields (as csv writers do) or belong to the text (as in tweets).
 
     They wrap fields if all quotes of the first megabyte do; a single stray one says they are text.
@@ -217,23 +290,25 @@ def _is_quoted_tsv(path: Path) -> bool:
     raw: list[str] = []
 
     def recorded() -> Iterator[str]:
-        for line in _text_lines(path, lambda *_: None):
+        for line in _text_lines(path, _quietly(wanted)):
             raw.append(line)
             yield line
 
-    reader = csv.reader(recorded(), delimiter="\t", strict=True)
+    record = _Record(recorded(), wanted.max_line_bytes)
+    reader = csv.reader(record, delimiter="\t", strict=True)
     widths: set[int] = set()
     any_quoted = False
     num_chars = 0
     try:
         for row in reader:
-            record = "".join(raw)
+            text = "".join(raw)
             raw.clear()
-            num_chars += len(record)
+            record.begin()
+            num_chars += len(text)
             if row:
                 widths.add(len(row))
-            unquoted = _QUOTED_FIELD.sub("", record)
-            any_quoted = any_quoted or len(unquoted) < len(record)
+            unquoted = _QUOTED_FIELD.sub("", text)
+            any_quoted = any_quoted or len(unquoted) < len(text)
             if '"' in unquoted or len(widths) > 1:
                 return False
             if num_chars > _SNIFF_CHARS:
@@ -243,72 +318,137 @@ def _is_quoted_tsv(path: Path) -> bool:
     return any_quoted
 
 
-def _read_jsonl(
-    path: Path, columns: tuple[str, ...], block_rows: int, on_bad: OnBad
-) -> Iterator[RowBlock]:
-    records = _json_records(path, on_bad)
-    first = True
-    while chunk := list(islice(records, block_rows)):
-        rows = [row for _, row in chunk]
-        if first:
-            for column in columns:
-                if not any(column in row for row in rows):
-                    found = (name for row in rows[:1000] for name in row)
-                    raise missing_column(path, column, found)
-            first = False
-        yield RowBlock(
-            {name: [_joined(as_text(row.get(name))) for row in rows] for name in columns},
-            [line for line, _ in chunk],
-        )
+def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[RowBlock]:
+    rows, lacking = _Rows(wanted), dict.fromkeys(wanted.columns)
+    found: dict[str, None] = {}
+    num_rows = 0
+    for line, record in _json_records(path, wanted):
+        num_rows += 1
+        if num_rows <= wanted.block_rows and lacking:
+            lacking = {name: None for name in lacking if name not in record}
+            if len(found) < _SHOWN_NAMES:
+                found.update(dict.fromkeys(record))
+        if num_rows == wanted.block_rows and lacking:
+            break
+        try:
+            values = [_joined(as_text(record.get(name))) for name in wanted.columns]
+        except RecursionError:
+            wanted.on_bad(line, "nested too deeply", "")
+            continue
+        if rows.add(values, line, _num_chars(values)):
+            yield from rows.block()
+    if num_rows and lacking:
+        raise missing_column(path, next(iter(lacking)), found)
+    yield from rows.block()
+
+
+def _num_chars(values: Sequence[str | None]) -> int:
+    return sum(len(value) for value in values if value)
 
 
 def _joined(value: str | None) -> str | None:
     return None if value is None else join_surrogates(value)
 
 
-def _json_records(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
     for member in members(path):
-        for item in json_values(member.chunks):
+        for item in json_values(member.chunks, max_bytes=wanted.max_line_bytes):
             if isinstance(item, Unreadable):
-                on_bad(item.line, item.reason, item.excerpt)
+                wanted.on_bad(item.line, item.reason, item.excerpt)
             elif isinstance(item.value, dict):
                 yield item.line, item.value
             else:
-                beginning = excerpt(repr(item.value))
-                on_bad(item.line, f"not a JSON object: {beginning[:40]}", beginning)
+                beginning = shown(item.value)
+                wanted.on_bad(item.line, f"not a JSON object: {beginning[:40]}", beginning)
 
 
-def _read_parquet(
-    path: Path, columns: tuple[str, ...], block_rows: int, on_bad: OnBad
-) -> Iterator[RowBlock]:
+def _read_parquet(path: Path, wanted: Wanted) -> Iterator[RowBlock]:
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            for column in columns:
-                if column not in names:
-                    raise missing_column(path, column, names)
-            start = 1
-            for batch in file.iter_batches(batch_size=block_rows, columns=list(columns)):
-                block = {name: as_texts(batch.column(name)) for name in columns}
-                yield RowBlock(block, list(range(start, start + batch.num_rows)))
-                start += batch.num_rows
+            schema = file.schema_arrow
+        for column in wanted.columns:
+            if column not in schema.names:
+                raise missing_column(path, column, schema.names)
+        texts = [name for name in wanted.columns if _is_text(schema.field(name).type)]
+        yield from _parquet_blocks(path, wanted, texts)
     except (pa.ArrowException, KeyError, ValueError, OverflowError) as error:
         # The others: two columns of one name, an unknown time zone, a time beyond the year 9999.
-        first_line = str(error).partition("\n")[0]
-        raise CorpusError(f"{path}: is not a readable Parquet file: {first_line}") from None
+        reason = excerpt(str(error).partition("\n")[0])
+        raise CorpusError(f"{path}: is not a readable Parquet file: {reason}") from None
 
 
-def _read_lines(
-    path: Path, columns: tuple[str, ...], block_rows: int, on_bad: OnBad
-) -> Iterator[RowBlock]:
-    if len(columns) > 1:
-        raise CorpusError(f"{path}: plain lines hold texts only, no columns {list(columns[1:])}")
-    source = enumerate(_text_lines(path, on_bad), 1)
-    while chunk := list(islice(source, block_rows)):
-        yield RowBlock(
-            {columns[0]: [line.rstrip("\r\n") for _, line in chunk]},
-            [number for number, _ in chunk],
+def _parquet_blocks(path: Path, wanted: Wanted, texts: list[str]) -> Iterator[RowBlock]:
+    # Values that repeat, as a dictionary page has them, stay one value each: a page of one long
+    # text may stand for a million rows.
+    rows, start = _Rows(wanted), 1
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        for group in range(file.num_row_groups):
+            facts = file.metadata.row_group(group)
+            row_bytes = max(facts.total_byte_size, 0) // max(facts.num_rows, 1) + 1
+            for batch in file.iter_batches(
+                batch_size=max(1, min(wanted.block_rows, BLOCK_CHARS // row_bytes)),
+                row_groups=[group],
+                columns=list(wanted.columns),
+            ):
+                columns = [_parquet_values(batch.column(name), wanted) for name in wanted.columns]
+                for line, values in enumerate(zip(*columns, strict=True), start):
+                    bad = next((one for one in values if isinstance(one, Unreadable)), None)
+                    if bad is not None:
+                        wanted.on_bad(line, bad.reason, bad.excerpt)
+                        continue
+                    read = [one for one in values if not isinstance(one, Unreadable)]
+                    if rows.add(read, line, _num_chars(read)):
+                        yield from rows.block()
+                start += batch.num_rows
+    yield from rows.block()
+
+
+def _parquet_values(column: pa.Array, wanted: Wanted) -> list[str | Unreadable | None]:
+    """A column's values as strings; what is no UTF-8, or too long, as what is wrong with it."""
+    if not pa.types.is_dictionary(column.type):
+        return list(as_texts(column))
+    used, places = np.unique(pc.fill_null(column.indices, -1).to_numpy(), return_inverse=True)
+    values = column.dictionary.take(pa.array(np.maximum(used, 0)[used >= 0]))
+    known: list[str | Unreadable | None] = [None] * int((used < 0).sum())
+    if _is_text(values.type):
+        known += [_decoded(one, wanted) for one in values.cast(pa.large_binary()).to_pylist()]
+    else:
+        known += as_texts(values)
+    return [known[place] for place in places]
+
+
+def _decoded(value: bytes | None, wanted: Wanted) -> str | Unreadable | None:
+    if value is None:
+        return None
+    if len(value) > wanted.max_line_bytes:
+        return Unreadable(0, too_long(wanted.max_line_bytes), excerpt(value))
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Unreadable(0, f"not UTF-8: byte 0x{value[error.start]:02x}", excerpt(value))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
         )
+    )
+
+
+def _read_lines(path: Path, wanted: Wanted) -> Iterator[RowBlock]:
+    if len(wanted.columns) > 1:
+        others = list(wanted.columns[1:])
+        raise CorpusError(f"{path}: plain lines hold texts only, no columns {others}")
+    rows = _Rows(wanted)
+    for number, line in enumerate(_text_lines(path, wanted), 1):
+        if rows.add([line.rstrip("\r\n")], number, len(line)):
+            yield from rows.block()
+    yield from rows.block()
 
 
 def labels_beside(path: Path) -> Path:
@@ -316,11 +456,9 @@ def labels_beside(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(TEXTS_ENDING) + LABELS_ENDING)
 
 
-def _read_tweeteval(
-    path: Path, columns: tuple[str, ...], block_rows: int, on_bad: OnBad
-) -> Iterator[RowBlock]:
+def _read_tweeteval(path: Path, wanted: Wanted) -> Iterator[RowBlock]:
     """``*_text.txt`` with ``*_labels.txt`` (and ``mapping.txt``) beside it: columns text, label."""
-    for column in columns:
+    for column in wanted.columns:
         if column not in ("text", "label"):
             raise missing_column(path, column, ("text", "label"))
     labels_path = labels_beside(path)
@@ -330,8 +468,8 @@ def _read_tweeteval(
             f"with its labels beside it in *{LABELS_ENDING}; looked for {labels_path.name}"
         )
     names = _tweeteval_mapping(path.with_name("mapping.txt"))
-    texts = [line.rstrip("\r\n") for line in _text_lines(path, strict(path))]
-    labels = [line.strip() for line in _text_lines(labels_path, strict(labels_path))]
+    texts = [line.rstrip("\r\n") for line in _all_lines(path)]
+    labels = [line.strip() for line in _all_lines(labels_path)]
     if len(texts) != len(labels):
         raise CorpusError(
             f"{path}: {len(texts)} texts, but {labels_path.name} has {len(labels)} labels"
@@ -345,23 +483,28 @@ def _read_tweeteval(
                 )
         labels = [names[label] if label else "" for label in labels]
     data: dict[str, list[str]] = {"text": texts, "label": labels}
-    for start in range(0, len(texts), block_rows):
-        stop = min(start + block_rows, len(texts))
+    for start in range(0, len(texts), wanted.block_rows):
+        stop = min(start + wanted.block_rows, len(texts))
         yield RowBlock(
-            {name: [*data[name][start:stop]] for name in columns}, list(range(start + 1, stop + 1))
+            {name: [*data[name][start:stop]] for name in wanted.columns},
+            list(range(start + 1, stop + 1)),
         )
+
+
+def _all_lines(path: Path) -> Iterator[str]:
+    return _text_lines(path, Wanted((), 1, strict(path)))
 
 
 def _tweeteval_mapping(path: Path) -> dict[str, str] | None:
     if not path.exists():
         return None
-    pairs = [line.split(maxsplit=1) for line in _text_lines(path, strict(path)) if line.strip()]
+    pairs = [line.split(maxsplit=1) for line in _all_lines(path) if line.strip()]
     if not all(len(pair) == 2 for pair in pairs):
         raise CorpusError(f"{path}: every line needs a number and a name")
     return {number: name.strip() for number, name in pairs}
 
 
-FORMATS: dict[str, Callable[[Path, tuple[str, ...], int, OnBad], Iterator[RowBlock]]] = {
+FORMATS: dict[str, Callable[[Path, Wanted], Iterator[RowBlock]]] = {
     "csv": _read_csv,
     "tsv": _read_tsv,
     "jsonl": _read_jsonl,
@@ -369,7 +512,7 @@ FORMATS: dict[str, Callable[[Path, tuple[str, ...], int, OnBad], Iterator[RowBlo
     "text": _read_lines,
     "tweeteval": _read_tweeteval,
 }
-"""Format -> reader of (path, columns, rows per block, what to do with bad rows)."""
+"""Format -> its reader."""
 _SUFFIXES = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -380,7 +523,7 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_PACKED = {".gz", ".bz2", ".zst"}
+_PACKED = {".gz", ".bz2", ".xz", ".zst"}
 
 
 def detect_format(path: str | Path, *, text: str | None = None) -> str:

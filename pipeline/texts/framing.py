@@ -6,8 +6,8 @@ told from the beginning of the stream. What cannot be read comes out as ``Unread
 place, and reading goes on behind it: at the next line of JSON lines, or in a printed array at the
 next element that starts a line. Numbers keep all their digits.
 
-Memory holds one value at a time (one element of an array) and at most ``MAX_VALUE_BYTES`` of it; a
-longer one is unreadable. An object is one value, however many tweets it lists.
+Memory holds one value at a time (one element of an array) and at most ``max_bytes`` of it; a longer
+one is unreadable. An object is one value, however many tweets it lists.
 
 ``lines(chunks)`` cuts a stream at its line feeds, whatever the lines hold.
 """
@@ -17,17 +17,19 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
+from pipeline.config import ScoreConfig
 from pipeline.texts.containers import StreamBreak, peek
 from pipeline.texts.normalise import join_surrogates
 
-MAX_VALUE_BYTES = 1 << 27
-MAX_LINE_BYTES = 1 << 27
+MAX_LINE_BYTES: int = ScoreConfig.model_fields["max_line_bytes"].default
+"""Of a line, or of a JSON value that goes over several."""
 EXCERPT_CHARS = 200
 _BOM = b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 20
@@ -60,7 +62,7 @@ class Unreadable:
 
 
 def json_values(
-    chunks: Iterator[bytes], *, max_bytes: int = MAX_VALUE_BYTES
+    chunks: Iterator[bytes], *, max_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[Value | Unreadable]:
     """The values of a stream in order; elements of top-level arrays count as values.
 
@@ -76,6 +78,25 @@ def json_values(
                 yield item
     else:
         yield from _Scanner(chunks, max_bytes).values()
+
+
+class _Shown(reprlib.Repr):
+    """Short and of bounded work, whatever it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxlong = self.maxother = EXCERPT_CHARS
+        self.maxdict = self.maxlist = 8
+
+
+def shown(value: Any) -> str:
+    """A JSON value as Python writes it, cut where it is long or deep."""
+    return excerpt(_Shown().repr(value))
+
+
+def too_long(max_bytes: int) -> str:
+    """Why a line, a row or a value is not read whole."""
+    return f"longer than max_line_bytes = {max_bytes}"
 
 
 def excerpt(text: str | bytes) -> str:
@@ -139,8 +160,7 @@ def _from_lines(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unr
             if not data:
                 continue
             if line.cut:
-                reason = f"longer than {max_bytes} bytes"
-                yield Unreadable(number, reason, excerpt(data))
+                yield Unreadable(number, too_long(max_bytes), excerpt(data))
                 continue
             try:
                 value = loads(data)
@@ -210,6 +230,11 @@ def next_start(text: str, at: int, indent: int) -> int | None:
     Returns:
         Place of the ``{``; None if there is none yet.
     """
+    match = re.compile(_start_pattern(indent)).search(text, at)
+    return match.end() - 1 if match else None
+
+
+def _start_pattern(indent: int) -> str:
     blanks = rf"[ \t]{{{indent}}}"
     # [
     #   {
@@ -224,8 +249,7 @@ def next_start(text: str, at: int, indent: int) -> int | None:
     # , {"id": 2}               the next, one blank behind its comma
     # ]
     comma_first = rf"[\[,]{blanks}"
-    match = re.compile(rf"\n(?:{own_line}|{comma_first}){{").search(text, at)
-    return match.end() - 1 if match else None
+    return rf"\n(?:{own_line}|{comma_first}){{"
 
 
 class _Scanner:
@@ -299,7 +323,7 @@ class _Scanner:
                 break
             except CutOff:
                 if len(self._text) - self._at > self._max_chars:
-                    return self._give_up(f"longer than {self._max_chars} characters")
+                    return self._give_up(too_long(self._max_chars))
                 if not self._fill(wanted):
                     reason = str(self._broken or "not JSON: the file ends within a value")
                     self._broken = None
@@ -346,8 +370,7 @@ class _Scanner:
         return item
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One line without its line feed; ``cut`` where it was longer than allowed, not ``ended`` where
     the stream stopped before a line feed."""
 

@@ -29,9 +29,9 @@ from pipeline.errors import CorpusError
 from pipeline.texts.containers import StreamBreak, members, readable
 from pipeline.texts.dumps import QUARANTINE_SCHEMA, read_dump
 from pipeline.texts.formats import detect_format, file_stem
-from pipeline.texts.framing import Value, json_values
+from pipeline.texts.framing import MAX_LINE_BYTES, Value, json_values
 from pipeline.texts.records import Notice, Tweet, read_record
-from pipeline.texts.rows import read_rows, read_texts
+from pipeline.texts.rows import EmptyFile, read_rows, read_texts
 
 TWEETS = "tweets"
 ROWS_SCHEMA = pa.schema(
@@ -65,6 +65,8 @@ class InputOptions:
     that the files are no dumps of tweets."""
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
     block_rows: int = 4096
+    max_line_bytes: int = MAX_LINE_BYTES
+    """A longer line, row or JSON value cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def detect(path: Path, options: InputOptions) -> str:
     """
     if options.format != "auto":
         return options.format
-    if options.text is None and options.id is None and _holds_tweets(path):
+    if options.text is None and options.id is None and _holds_tweets(path, options):
         return TWEETS
     return detect_format(path, text=options.text or "text")
 
@@ -132,15 +134,17 @@ def input_key(path: Path, content: str, kind: str, options: InputOptions, **othe
         "normalise": options.normalise.model_dump(),
         **others,
     }
+    if options.max_line_bytes != MAX_LINE_BYTES:  # not there before it could be set
+        facts["max_line_bytes"] = options.max_line_bytes
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _holds_tweets(path: Path) -> bool:
+def _holds_tweets(path: Path, options: InputOptions) -> bool:
     """Whether most of the first JSON values are tweets or notices, or there is nothing at all."""
     tweets = others = num_values = 0
     try:
         for member in members(path):
-            for item in json_values(member.chunks):
+            for item in json_values(member.chunks, max_bytes=options.max_line_bytes):
                 num_values += 1
                 if isinstance(item, Value):
                     for reading in read_record(item.value):
@@ -156,7 +160,12 @@ def _holds_tweets(path: Path) -> bool:
 
 
 def _read_tweets(path: Path, options: InputOptions) -> Iterator[InputBlock]:
-    blocks = read_dump(path, normalise=options.normalise, block_rows=options.block_rows)
+    blocks = read_dump(
+        path,
+        normalise=options.normalise,
+        block_rows=options.block_rows,
+        max_line_bytes=options.max_line_bytes,
+    )
     for block in blocks:
         counts = Counter({name: block.counts[name] for name in _DUMP_COUNTS})
         counts.update({f"filtered/{kind}": count for kind, count in block.notices.items()})
@@ -168,8 +177,14 @@ _DUMP_COUNTS = ("read", "retweets", "recovered", "long", "cut")
 
 def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[InputBlock]:
     def column(name: str) -> str | None:
-        rows = options.block_rows  # as many as the reader looks for its columns in
-        return name if _has_column(path, name, format=format, num_rows=rows) else None
+        found = _has_column(
+            path,
+            name,
+            format=format,
+            num_rows=options.block_rows,  # as many as the reader looks for its columns in
+            max_line_bytes=options.max_line_bytes,
+        )
+        return name if found else None
 
     bad: list[dict[str, Any]] = []
     name = readable(path.name)
@@ -199,9 +214,12 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
             normalise=options.normalise,
             block_rows=options.block_rows,
             on_bad=on_bad,
+            max_line_bytes=options.max_line_bytes,
         ):
             unknown = pa.nulls(len(table), pa.bool_())
             yield block(table.append_column("is_retweet", unknown).select(ROWS_SCHEMA.names))
+    except EmptyFile:
+        pass  # a quiet day
     except CorpusError as error:
         failure = error
     if bad:
@@ -210,20 +228,31 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
         raise failure
 
 
-def _has_column(path: Path, name: str, *, format: str, num_rows: int) -> bool:
+def _has_column(path: Path, name: str, *, format: str, num_rows: int, max_line_bytes: int) -> bool:
     """Whether a file has a column; of JSON lines, whether one of the first ``num_rows`` has it."""
     if format == "text":
         return False
-    blocks = read_rows(path, [name], format=format, block_rows=num_rows, on_bad=_ignore)
+    num_bad = 0
+
+    def on_bad(line: int, reason: str, excerpt: str) -> None:
+        nonlocal num_bad
+        num_bad += 1
+        if num_bad == _MAX_BAD:
+            raise CorpusError(f"{path}: {num_bad} rows cannot be read as {format}")
+
+    blocks = read_rows(
+        path,
+        [name],
+        format=format,
+        block_rows=num_rows,
+        on_bad=on_bad,
+        max_line_bytes=max_line_bytes,
+    )
     try:
         next(blocks, None)
     except CorpusError:
         return False
     return True
-
-
-def _ignore(line: int, reason: str, excerpt: str) -> None:
-    pass
 
 
 READERS: dict[str, Callable[[Path, InputOptions], Iterator[InputBlock]]] = {

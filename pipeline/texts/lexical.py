@@ -22,7 +22,7 @@ import math
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
 
 Array = NDArray[Any]
-Analyser = Callable[[str], list[str]]
+Analyser = Callable[[str], Iterable[str]]
 WORD_NGRAMS = (1, 2)
 """Words in a term."""
 CHARACTER_NGRAMS = (2, 5)
@@ -80,7 +80,11 @@ class Lexicon:
         """
         if min_texts is None:
             min_texts = 1 if len(texts) < FEW_TEXTS else 2
-        cut = lru_cache(KNOWN_PIECES)(_character_analyser())
+        remembered = lru_cache(KNOWN_PIECES)(_character_analyser())
+
+        def cut(piece: str) -> Iterable[str]:
+            return remembered(piece) if len(piece) <= PIECE_LENGTH else _long_ngrams(piece)
+
         in_words: Counter[str] = Counter()
         in_characters: Counter[str] = Counter()
         for text in texts:
@@ -160,26 +164,32 @@ class Lexicon:
         """The columns of a lower-case text's words, and of the characters of one piece of it."""
         of_text = _looked_up(_word_analyser(), self.words)
         of_piece = _looked_up(_character_analyser(), self.characters)
+        of_long = _looked_up(_long_ngrams, self.characters)
         remembered = lru_cache(KNOWN_PIECES)(of_piece)
         return (
             of_text,
-            lambda piece: remembered(piece) if len(piece) <= PIECE_LENGTH else of_piece(piece),
+            lambda piece: remembered(piece) if len(piece) <= PIECE_LENGTH else of_long(piece),
         )
 
 
 @cache
 def _word_analyser() -> Analyser:
-    """Cuts a lower-case text into words and pairs of words.
+    """Cuts a lower-case text into words and pairs of words."""
+    analyser: Analyser = CountVectorizer(
+        lowercase=False, token_pattern=_word_pattern(), ngram_range=WORD_NGRAMS
+    ).build_analyzer()
+    return analyser
+
+
+def _word_pattern() -> str:
+    """One word.
 
     Single letters count (scikit-learn would drop them), and so do the vowel signs and other marks
     of a word, which ``\\w`` lacks.
     """
     codes = range(0x300, 0x10000)  # the few marks beyond would make matching five times slower
     marks = "".join(chr(code) for code in codes if unicodedata.category(chr(code))[0] == "M")
-    analyser: Analyser = CountVectorizer(
-        lowercase=False, token_pattern=rf"\w[\w{marks}]*", ngram_range=WORD_NGRAMS
-    ).build_analyzer()
-    return analyser
+    return rf"\w[\w{marks}]*"
 
 
 @cache
@@ -189,6 +199,17 @@ def _character_analyser() -> Analyser:
         lowercase=False, analyzer="char_wb", ngram_range=CHARACTER_NGRAMS
     ).build_analyzer()
     return analyser
+
+
+def _long_ngrams(piece: str) -> Iterator[str]:
+    """What :func:`_character_analyser` cuts a piece of many characters into, one after another.
+
+    A megabyte without a blank is four million of them.
+    """
+    padded = f" {piece} "
+    for size in range(CHARACTER_NGRAMS[0], CHARACTER_NGRAMS[1] + 1):
+        for start in range(len(padded) - size + 1):
+            yield padded[start : start + size]
 
 
 def _most_frequent(counts: Counter[str], min_texts: int, max_terms: int) -> tuple[str, ...]:
@@ -202,7 +223,7 @@ def _looked_up(analyser: Analyser, terms: Iterable[str]) -> Callable[[str], arra
     find = {term: column for column, term in enumerate(terms)}.get
 
     def columns(text: str) -> array[int]:
-        return array("i", [column for column in map(find, analyser(text)) if column is not None])
+        return array("i", (column for column in map(find, analyser(text)) if column is not None))
 
     return columns
 

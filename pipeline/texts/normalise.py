@@ -19,7 +19,7 @@ from pipeline.config import NormaliseConfig
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]*);")
 # Printable ASCII only: Japanese and Chinese text often follows a link without a space.
 _URL = re.compile(r"\bhttps?://[!-~]*")
-_URL_TAIL = re.compile(r"""[)\]}>"'.,;:!?]+$""")
+_URL_TAIL = """)]}>"'.,;:!?"""
 _USER = re.compile(r"(?<![\w@])@\w+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -39,8 +39,8 @@ def mask_urls(text: str) -> str:
 
 
 def _mask_url(match: re.Match[str]) -> str:
-    tail = _URL_TAIL.search(match.group())
-    return "http" + (tail.group() if tail else "")
+    url = match.group()
+    return "http" + url[len(url.rstrip(_URL_TAIL)) :]
 
 
 def mask_users(text: str) -> str:

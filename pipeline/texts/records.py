@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.texts.framing import Unreadable, excerpt
+from pipeline.texts.framing import Unreadable, excerpt, shown
 from pipeline.texts.normalise import join_surrogates
 from pipeline.texts.timestamps import parse_time, snowflake_seconds
 
@@ -64,10 +64,11 @@ def read_record(value: Any) -> Iterator[Reading]:
             if reader.matches(value):
                 yield from reader.read(value)
                 return
-        reason = f"not a tweet: its keys are {', '.join(map(str, list(value)[:8])) or 'none'}"
+        keys = ", ".join(excerpt(key) for key in list(value)[:8])
+        reason = f"not a tweet: its keys are {keys or 'none'}"
     else:
         reason = f"not a tweet but a JSON {type(value).__name__}"
-    yield Unreadable(0, join_surrogates(reason), _excerpt(value))
+    yield Unreadable(0, excerpt(reason), _excerpt(value))
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,7 @@ def _excerpt(value: Any) -> str:
         return excerpt(orjson.dumps(value))
     except (orjson.JSONEncodeError, TypeError):  # half a surrogate pair, or a number beyond 64 bits
         pass
-    try:
-        return excerpt(repr(value))
-    except RecursionError:
-        return ""
+    return shown(value)
 
 
 def _is_notice(value: Record) -> bool:
@@ -170,7 +168,7 @@ def _read_v2_page(value: Record) -> Iterator[Reading]:
     known = _included(value)
     for tweet in value["data"]:
         if isinstance(tweet, dict):
-            known.setdefault(str(tweet.get("id")), tweet)
+            known.setdefault(_name(tweet), tweet)
     return _each(value["data"], lambda tweet: _v2_tweet(tweet, known), what="page")
 
 
@@ -192,7 +190,13 @@ def _included(value: Record) -> dict[str, Record]:
     tweets = includes.get("tweets") if isinstance(includes, dict) else None
     if not isinstance(tweets, list):
         return {}
-    return {str(tweet.get("id")): tweet for tweet in tweets if isinstance(tweet, dict)}
+    return {_name(tweet): tweet for tweet in tweets if isinstance(tweet, dict)}
+
+
+def _name(value: Record) -> str:
+    """What another tweet of the page calls this one by; empty where that is no id."""
+    id = value.get("id")
+    return str(id) if isinstance(id, str | int) else ""
 
 
 def _v2_tweet(value: Record, known: Mapping[str, Record]) -> Tweet:
@@ -200,7 +204,7 @@ def _v2_tweet(value: Record, known: Mapping[str, Record]) -> Tweet:
     text, found = _v2_text(value)
     retweeted = _v2_retweeted(value)
     if retweeted is not None:
-        original = known.get(str(retweeted.get("id")), retweeted)
+        original = known.get(_name(retweeted), retweeted)
         full, _ = _v2_text(original)
         if full is not None:
             text, found = full, "recovered" if _is_cut(text, full) else ""
@@ -254,7 +258,7 @@ def _id(value: Record, *keys: str) -> str:
         if isinstance(found, float):
             raise BadRecord(f"no exact id: {key} {found!r} is a float, its digits are lost")
         if found is not None:
-            raise BadRecord(f"no tweet id: {key} is {excerpt(repr(found))[:40]}")
+            raise BadRecord(f"no tweet id: {key} is {shown(found)[:40]}")
     raise BadRecord("no id")
 
 

@@ -16,7 +16,16 @@ import pyarrow as pa
 from pipeline.config import NormaliseConfig
 from pipeline.errors import CorpusError
 from pipeline.texts.containers import StreamBreak, readable
-from pipeline.texts.formats import FORMATS, OnBad, RowBlock, detect_format, file_stem, strict
+from pipeline.texts.formats import (
+    FORMATS,
+    OnBad,
+    RowBlock,
+    Wanted,
+    detect_format,
+    file_stem,
+    strict,
+)
+from pipeline.texts.framing import MAX_LINE_BYTES, excerpt
 from pipeline.texts.normalise import normaliser
 from pipeline.texts.timestamps import TIME_FORMATS, parse_time
 from store import text_hash
@@ -48,16 +57,18 @@ def read_texts(
     normalise: NormaliseConfig | None = None,
     block_rows: int = BLOCK_ROWS,
     on_bad: OnBad | None = None,
+    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[pa.Table]:
     """Stream a file of unlabelled texts in blocks of at most ``block_rows`` rows.
 
     Args:
-        path: CSV, TSV, JSONL, Parquet, or ``.txt`` with one text per line; gz, bz2 and zst too.
+        path: CSV, TSV, JSONL, Parquet, or ``.txt`` with one text per line; gz, bz2, xz and zst too.
         text, id, time, lang: the columns; without ``id``, ids are ``<file's stem>:<line>``.
         format: a key of ``FORMATS``, or ``auto``.
         normalise: as in training; default: all of it.
         block_rows: most rows in a block.
         on_bad: told of rows that cannot be read (line, reason, beginning); default: raise.
+        max_line_bytes: a longer line or row cannot be read.
 
     Yields:
         Tables of ``TEXTS_SCHEMA``; ``text`` is normalised, ``text_hash`` is its hash, a missing
@@ -72,10 +83,20 @@ def read_texts(
     if format == "auto":
         format = detect_format(path, text=text)
     wanted = [text, *(name for name in (id, time, lang) if name is not None)]
-    for block in read_rows(path, wanted, format=format, block_rows=block_rows, on_bad=on_bad):
+    for block in read_rows(
+        path,
+        wanted,
+        format=format,
+        block_rows=block_rows,
+        on_bad=on_bad,
+        max_line_bytes=max_line_bytes,
+    ):
         if id is not None and on_bad is not None:
             block = _with_exact_ids(block, id, on_bad)
-        texts = [clean(value or "") for value in block.columns[text]]
+        raw = [value or "" for value in block.columns[text]]
+        known = {value: clean(value) for value in set(raw)}  # rows of one text are common
+        texts = [known[value] for value in raw]
+        hashes = {value: text_hash(value) for value in set(texts)}
         none: list[str | None] = [None] * len(texts)
         ids = none if id is None else exact_ids(path, block.columns[id], block.lines)
         times = none if time is None else block.columns[time]
@@ -83,7 +104,7 @@ def read_texts(
             {
                 "id": [one or f"{stem}:{line}" for one, line in zip(ids, block.lines, strict=True)],
                 "text": texts,
-                "text_hash": [text_hash(one) for one in texts],
+                "text_hash": [hashes[one] for one in texts],
                 "created_at": [None if one is None else parse_time(one) for one in times],
                 "lang": none if lang is None else block.columns[lang],
                 "source_file": [readable(path.name)] * len(texts),
@@ -93,6 +114,10 @@ def read_texts(
         )
 
 
+class EmptyFile(CorpusError):
+    """A file without rows: no ground to train on, and nothing to score."""
+
+
 def read_rows(
     path: str | Path,
     columns: Sequence[str],
@@ -100,12 +125,14 @@ def read_rows(
     format: str = "auto",
     block_rows: int = BLOCK_ROWS,
     on_bad: OnBad | None = None,
+    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[RowBlock]:
     """Stream the named columns of a file as strings, in blocks of at most ``block_rows`` rows.
 
     ``line`` is the line of the file, for Parquet the row; both start at 1. In JSONL a column may be
-    absent from single rows, but not from the whole first block. Rows that cannot be read are told
-    to ``on_bad`` (line, reason, beginning) and left out; without it, the first one is an error.
+    absent from single rows, but not from the whole first block. Rows that cannot be read, as those
+    of a line longer than ``max_line_bytes``, are told to ``on_bad`` (line, reason, beginning) and
+    left out; without it, the first one is an error.
 
     Raises:
         CorpusError: no such file or column, empty file, or a row that cannot be read; names the
@@ -118,23 +145,25 @@ def read_rows(
         raise CorpusError(f"{path}: no format {format!r}; the formats are {', '.join(FORMATS)}")
     if path.is_dir():
         raise CorpusError(f"{path}: is a folder; name a file in it")
-    wanted, num_rows, raise_or_note = tuple(dict.fromkeys(columns)), 0, on_bad or strict(path)
+    num_rows, raise_or_note = 0, on_bad or strict(path)
 
     def counted(line: int, reason: str, excerpt: str) -> None:
         nonlocal num_rows
         raise_or_note(line, reason, excerpt)
         num_rows += 1
 
+    wanted = Wanted(tuple(dict.fromkeys(columns)), block_rows, counted, max_line_bytes)
     try:
-        for block in FORMATS[format](path, wanted, block_rows, counted):
+        for block in FORMATS[format](path, wanted):
             num_rows += len(block.lines)
             yield block
     except StreamBreak as error:
-        raise CorpusError(f"{path}: {error}; get the whole file again") from None
+        raise CorpusError(f"{path}: {error}; {error.remedy}") from None
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
+        reason = error.strerror or excerpt(str(error).partition("\n")[0])
+        raise CorpusError(f"{path}: cannot be read: {reason}") from None
     if num_rows == 0:
-        raise CorpusError(f"{path}: is empty; it has no rows of data")
+        raise EmptyFile(f"{path}: is empty; it has no rows of data")
 
 
 def exact_ids(path: str | Path, ids: list[str | None], at: list[int]) -> list[str | None]:

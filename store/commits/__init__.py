@@ -37,6 +37,10 @@ published
     commit, plan or compaction repeats the moves. After it, the snapshot says that the plan is
     finished, and they tidy up.
 
+    What was deleted since the plan was made stays deleted: see below, and `due` for aliases and
+    replaced texts. Coordinates that readers saw before and that change with the commit are noted
+    before it and written after it (`settling`).
+
 abandoned
     Whoever plans something else publishes what the active plan has staged without a gap, makes its
     own plan the active one, and removes the other's folder with all that is left in it. Writers of
@@ -48,8 +52,30 @@ differences: the blocks are the slots there are, and they are published all toge
 
 Nothing in a plan's folder is seen by readers, so a dead or abandoned plan harms nobody.
 
+A delete reaches the active plan: after the tombstones are committed it rewrites the plan's tables.
+A row that was to come loses id and text and its position is dead, or it goes on under the next id
+of the same append with that text; its writers go on. The plan is no longer resumed by asking for
+the same samples, for whoever asks after the delete means those anew. Dead plans, and files of the
+index that no commit names, are removed at once, as they hold texts.
+
+Every change of several steps can die at any of them and be asked for again:
+
+    create          made beside its place, renamed
+    plan            the files, `active.json` last
+    write a block   an attempt of its own, its manifest last
+    commit          moves that are repeated, `zarr.json` last; then coordinates, by a note
+    add layers      the same; layers that are there already are not added again
+    delete          note, tombstones, commit, coordinates, plan; again finds what is left
+    put labels      the table, then the commit
+    compact         shards by manifests that accept both; then aliases, rows, tombstones, in an
+                    order that shows the same living ids at every moment; the commit; files
+    gc              records of snapshots before what they name
+    export          made beside its place, renamed
+
+`tests/kills/test_store.py` kills each at its fsyncs, renames and removals.
+
 Read first: `plans`, then `writing` and `publishing`; `backfill` adds layers, `deletion` hides
-samples.
+samples; `due`, `settling` and `leftovers` are about what others did or left meanwhile.
 """
 
 import lazy_loader

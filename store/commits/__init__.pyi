@@ -3,8 +3,12 @@ from .backfill import backfill_layers as backfill_layers
 from .backfill import check_texts as check_texts
 from .backfill import plan_backfill as plan_backfill
 from .deletion import add_tombstones as add_tombstones
+from .deletion import delete_from_plan as delete_from_plan
 from .deletion import doomed_records as doomed_records
-from .deletion import hide_in_coordinates as hide_in_coordinates
+from .leftovers import dead_plans as dead_plans
+from .leftovers import half_written as half_written
+from .leftovers import remove_texts as remove_texts
+from .leftovers import unneeded as unneeded
 from .plans import AppendPlan as AppendPlan
 from .plans import active_plan_id as active_plan_id
 from .plans import drop_plan as drop_plan
@@ -15,6 +19,9 @@ from .plans import select_new as select_new
 from .publishing import backfilled_schema as backfilled_schema
 from .publishing import commit_finished as commit_finished
 from .publishing import successor as successor
+from .settling import announce as announce
+from .settling import changing_slots as changing_slots
+from .settling import settle as settle
 from .writing import LayerArrays as LayerArrays
 from .writing import summarise as summarise
 from .writing import write_block as write_block

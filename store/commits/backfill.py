@@ -58,6 +58,8 @@ def plan_backfill(
 ) -> AppendPlan:
     """Save a plan whose blocks are the committed slots and whose samples are the stored texts.
 
+    Deleted samples are computed as empty texts.
+
     Raises:
         StoreError: the store keeps no texts.
     """
@@ -70,9 +72,6 @@ def plan_backfill(
             f"{missing} of this store's samples came without a text, so nothing can be computed for"
             " them; extract a new store, with all that is wanted"
         )
-    for name in ("id", "text", "text_hash"):  # deleted samples are computed as empty texts
-        column = samples[name].fill_null("")
-        samples = samples.set_column(samples.column_names.index(name), name, column)
     record = PlanRecord(
         id=new_plan_id(),
         kind="backfill",

@@ -1,4 +1,8 @@
-"""Tombstones: which records a deletion removes, and what readers of the Zarr view still see."""
+"""Deleting: tombstones for the records that are stored, and no trace in a plan under way.
+
+A plan is changed after the tombstones are committed. Its positions stay what they are: a row that
+was to come loses id and text, or goes on under the next id of the same append with the same text.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +12,139 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import disk
-from store.layout import write_sample_chunks
-from store.records import DELETED_SCHEMA, INDEX, IndexPart, SampleIndex, Snapshot, encode_parquet
+from store.commits.plans import AppendPlan, active_plan_id
+from store.records import (
+    DELETED_SCHEMA,
+    INDEX,
+    SAMPLE_SCHEMA,
+    IndexPart,
+    SampleIndex,
+    Snapshot,
+)
+
+Mask = npt.NDArray[np.bool_]
 
 
 def doomed_records(
     index: SampleIndex, ids: Sequence[str] | None, author_ids: Sequence[str] | None
 ) -> pa.Table:
     """The living records (id, position) with one of these ids or authors."""
-    records = index.records
-    keep = np.zeros(len(records), bool)
+    doomed = _is_doomed(index.records, ids, author_ids)
+    return index.records.filter(pa.array(doomed)).select(DELETED_SCHEMA.names)
+
+
+def _is_doomed(
+    table: pa.Table, ids: Sequence[str] | None, author_ids: Sequence[str] | None
+) -> Mask:
+    found = np.zeros(len(table), bool)
     for name, values in (("id", ids), ("author_id", author_ids)):
         if values is not None:
             wanted = pa.array([str(value) for value in values], pa.string())
-            keep |= pc.is_in(records[name], value_set=wanted).to_numpy()
-    return records.filter(pa.array(keep)).select(DELETED_SCHEMA.names)
+            found |= pc.is_in(table[name], value_set=wanted).to_numpy()
+    return found
 
 
 def add_tombstones(root: Path, snapshot: Snapshot, doomed: pa.Table) -> Snapshot:
     """Write the tombstones; returns `snapshot` with them (not yet published)."""
     path = f"{INDEX}/deleted-{uuid.uuid4().hex[:12]}.parquet"
-    disk.write_file(root / path, [encode_parquet(doomed)])
+    disk.write_file(root / path, [disk.encode_parquet(doomed)])
     index = (*snapshot.index, IndexPart("deleted", path))
     return replace(snapshot, index=index, has_dead=True)
 
 
-def hide_in_coordinates(
-    root: Path, snapshot: Snapshot, index: SampleIndex, doomed: pa.Table
-) -> None:
-    """Blank deleted ids and texts in the Zarr coordinates, which any reader may open."""
-    size = snapshot.schema.samples_per_shard
-    slots = {}
-    for slot in np.unique(doomed["position"].to_numpy() // size).tolist():
-        start = slot * size
-        slots[slot] = index.visible_rows(start, start + snapshot.slots[slot].count)
-    write_sample_chunks(root, snapshot.schema, slots)
+def delete_from_plan(
+    root: Path,
+    snapshot: Snapshot,
+    index: SampleIndex,
+    ids: Sequence[str] | None,
+    author_ids: Sequence[str] | None,
+) -> set[str]:
+    """Take ids, authors and what the snapshot has deleted out of the active plan's tables.
+
+    The caller holds the commit lock. Writers of its blocks go on: what they computed of a deleted
+    text comes to a position that nobody sees. Whoever asks for the same samples after a delete gets
+    a new plan, for what was deleted may be among them: now, or by a process that died here.
+
+    Args:
+        root: of the store.
+        snapshot: the last commit, without what was deleted of it.
+        index: of that.
+        ids: to delete.
+        author_ids: whose samples to delete.
+
+    Returns:
+        The ids that were to come and will not.
+    """
+    plan_id = active_plan_id(root)
+    if plan_id is None:
+        return set()
+    plan = AppendPlan.load(root, plan_id, samples_per_shard=snapshot.schema.samples_per_shard)
+    rows = plan.table("samples")
+    # Of committed rows the plan keeps what every reader sees, and no more.
+    num_committed = min(max(snapshot.num_samples - plan.record.start, 0), len(rows))
+    start = plan.record.start
+    seen = index.visible_rows(start, start + num_committed).select(SAMPLE_SCHEMA.names)
+    if plan.record.kind == "backfill":
+        _rewrite(plan, "samples", rows, seen)
+        return set()
+    coming = rows.slice(num_committed)
+    aliases, replaced = plan.aliases(), plan.replaced()
+    gone_rows = _is_doomed(coming, ids, author_ids)
+    gone_aliases = _is_doomed(aliases, ids, author_ids)
+    planned = {*_ids(coming, gone_rows), *_ids(aliases, gone_aliases)}
+    plan.forget_request()
+    later = aliases.filter(pa.array(~gone_aliases))
+    coming, heirs = _without(coming, gone_rows, later, start + num_committed)
+    # In this order: an heir that is an alias too is recognised, one that is neither were lost.
+    _rewrite(plan, "samples", rows, pa.concat_tables([seen, coming]))
+    _rewrite(plan, "aliases", aliases, later.filter(pa.array(~heirs)))
+    lost = pa.array(sorted(planned), pa.string())
+    kept = pc.invert(pc.is_in(replaced["id"], value_set=lost))
+    _rewrite(plan, "replaced", replaced, replaced.filter(kept))
+    return planned
+
+
+def _ids(table: pa.Table, chosen: Mask) -> list[str]:
+    return list(table["id"].filter(pa.array(chosen)).to_pylist())
+
+
+def _rewrite(plan: AppendPlan, name: str, before: pa.Table, after: pa.Table) -> None:
+    if not after.equals(before):
+        plan.write_table(name, after)
+
+
+def _without(coming: pa.Table, gone: Mask, aliases: pa.Table, start: int) -> tuple[pa.Table, Mask]:
+    """The rows to come, of which some are deleted, and which aliases took such a row over.
+
+    The hash of a deleted row's text stays, by which a compaction knows that there is something to
+    remove.
+    """
+    position = aliases["position"].to_numpy()
+    heirs = np.zeros(len(aliases), bool)
+    heir_of = np.full(len(coming), -1, np.int64)
+    inside = np.flatnonzero((position >= start) & (position < start + len(coming)))[::-1]
+    own = aliases["id"].take(pa.array(inside)).to_pylist()
+    names = coming["id"].take(pa.array(position[inside] - start)).to_pylist()
+    for number, name, row_id in zip(inside.tolist(), own, names, strict=True):
+        if name == row_id:  # it took over before, and who deleted then died here
+            heirs[number] = True
+        else:
+            heir_of[position[number] - start] = number  # reversed: the first alias wins
+    taken = gone & (heir_of >= 0)
+    heirs[heir_of[taken]] = True
+    heir = aliases.take(pa.array(heir_of, mask=~taken))
+    columns = {}
+    for field in SAMPLE_SCHEMA:
+        column = coming[field.name]
+        if field.name in ("id", "created_at", "author_id"):
+            column = pc.if_else(pa.array(gone), heir[field.name], column)
+        elif field.name == "text":
+            lost = pa.array(gone & ~taken)
+            column = pc.if_else(lost, pa.scalar(None, field.type), column)
+        columns[field.name] = column
+    return pa.table(columns, schema=SAMPLE_SCHEMA), heirs

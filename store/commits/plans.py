@@ -6,20 +6,23 @@ The states that a plan goes through stand in :mod:`store.commits`.
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
+import re
+import shlex
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import disk
+from store.commits.batches import BatchFile, encode_batches
+from store.disk import LocalLocation
 from store.errors import ChangedTextError, StoreError
-from store.layout import Block, plan_blocks
+from store.layout import ARRAYS, Block, plan_blocks
 from store.records import (
     ACTIVE_PLAN,
     ALIAS_SCHEMA,
@@ -30,8 +33,22 @@ from store.records import (
     Positions,
     SampleIndex,
     Snapshot,
-    one_chunk,
 )
+
+KINDS = ("append", "backfill")
+PLAN_ID = re.compile(r"[0-9a-f]{12}")
+ATTEMPT_NAME = re.compile(r"[0-9a-f]{8}")
+_MEMBERS = {
+    "id": str,
+    "kind": str,
+    "digest": str,
+    "start": int,
+    "stop": int,
+    "num_known": int,
+    "layers": dict,
+    "hidden_size": (int, None),
+}
+PLAN_TABLES = {"samples": SAMPLE_SCHEMA, "aliases": ALIAS_SCHEMA, "replaced": DELETED_SCHEMA}
 
 
 @dataclass(frozen=True)
@@ -41,7 +58,8 @@ class PlanRecord:
     Attributes:
         id: name of the plan's directory.
         kind: "append" or "backfill".
-        digest: what was asked for; asking again for the same resumes the plan.
+        digest: what was asked for; asking again for the same resumes the plan. Empty once
+            something was deleted that may have been among it.
         start: first new position.
         stop: position after the last.
         num_known: samples that needed no work.
@@ -80,36 +98,97 @@ class AppendPlan:
             record.start, record.stop, samples_per_shard=samples_per_shard
         )
         self._samples_per_shard = samples_per_shard
-        self._table: pa.Table | None = None
+        self._files: dict[str, BatchFile] = {}
         self.blocks = tuple(block for block in self.all_blocks if not self.is_finished(block))
 
     @classmethod
     def load(cls, root: Path, plan_id: str, *, samples_per_shard: int) -> AppendPlan:
-        """Open a plan by id; StoreError if it is finished or superseded."""
+        """Open a plan by id.
+
+        Raises:
+            StoreError: it is finished or superseded, or damaged.
+        """
+        location, folder = LocalLocation(root), f"{PLANS}/{plan_id}"
+        path = f"{folder}/plan.json"
+        where, remedy = f"{root}/{path}", remove_plan(root / folder)
         try:
-            data = json.loads((root / PLANS / plan_id / "plan.json").read_text())
-        except FileNotFoundError:
-            raise StoreError(
-                f"{root}: no plan {plan_id!r}; it was committed in full or superseded by another "
-                "append, so there is nothing left to write for it"
-            ) from None
-        data["layers"] = {name: tuple(layers) for name, layers in data["layers"].items()}
-        return cls(root, PlanRecord(**data), samples_per_shard=samples_per_shard)
+            if not PLAN_ID.fullmatch(plan_id):
+                raise FileNotFoundError
+            content = location.read(path, max_bytes=disk.MAX_JSON_BYTES, remedy=remedy)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _no_plan(root, plan_id) from None
+        except OSError as error:
+            raise disk.unreadable(where, error, remedy) from None
+        data = disk.decode_json(content, where=where, remedy=remedy)
+        try:
+            most_rows = location.size(f"{folder}/samples.arrow")
+        except OSError:
+            most_rows = 0
+        record = _as_record(data, plan_id, where=where, remedy=remedy, most_rows=most_rows)
+        return cls(root, record, samples_per_shard=samples_per_shard)
+
+    @property
+    def remedy(self) -> str:
+        """What to do where something of it is damaged."""
+        return remove_plan(self.directory)
 
     def samples(self, block: Block) -> pa.Table:
-        """The rows of one block in order: id, text, text_hash, created_at, author_id."""
-        if self._table is None:
-            with pa.memory_map(str(self.directory / "samples.arrow")) as source:
-                self._table = pa.ipc.open_file(source).read_all()
-        return self._table.slice(block.start - self.record.start, len(block))
+        """The rows of one block in order: id, text, text_hash, created_at, author_id.
+
+        What was deleted since the plan was made is the empty text under the empty id.
+        """
+        rows = self.rows(block)
+        gone = pc.is_null(rows["id"])
+        for name in ("id", "text", "text_hash"):
+            filled = pc.if_else(gone, pa.scalar("", pa.string()), rows[name])
+            rows = rows.set_column(rows.column_names.index(name), name, filled)
+        return rows
+
+    def rows(self, block: Block) -> pa.Table:
+        """The rows of one block as they are planned: without id where deleted."""
+        start = block.start - self.record.start
+        return self._file("samples").read(self.all_blocks.index(block), start, len(block))
+
+    def table(self, name: str) -> pa.Table:
+        """All of "samples" (as planned), "aliases" or "replaced"."""
+        return self._file(name).read_all()
 
     def aliases(self) -> pa.Table:
         """Further ids of known or planned rows."""
-        return pa.ipc.open_file(self.directory / "aliases.arrow").read_all()
+        return self.table("aliases")
 
     def replaced(self) -> pa.Table:
         """Records (id, position) whose text this plan replaces."""
-        return pa.ipc.open_file(self.directory / "replaced.arrow").read_all()
+        return self.table("replaced")
+
+    def _file(self, name: str) -> BatchFile:
+        if name not in self._files:
+            path = f"{PLANS}/{self.id}/{name}.arrow"
+            try:
+                self._files[name] = BatchFile(
+                    LocalLocation(self.root), path, PLAN_TABLES[name], remedy=self.remedy
+                )
+            except FileNotFoundError:
+                if not self.directory.exists():
+                    raise _no_plan(self.root, self.id) from None
+                raise disk.damaged(f"{self.root}/{path}", "it is missing", self.remedy) from None
+        return self._files[name]
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write one of the plan's tables durably, in place of what it was."""
+        sizes = [len(block) for block in self.all_blocks] if name == "samples" else [len(table)]
+        content = encode_batches(table.cast(PLAN_TABLES[name]), [size for size in sizes if size])
+        disk.write_file(self.directory / f"{name}.arrow", [content])
+        self._files.pop(name, None)
+
+    def forget_request(self) -> None:
+        """No longer be what anybody resumes by asking for the same samples."""
+        self.record = replace(self.record, digest="")
+        self.save()
+
+    def save(self) -> None:
+        """Write `plan.json`."""
+        disk.write_file(self.directory / "plan.json", [disk.encode_json(asdict(self.record))])
 
     def attempt_directory(self, block: Block, attempt: str) -> Path:
         """Where the shards of one attempt at a block wait for their commit.
@@ -125,8 +204,11 @@ class AppendPlan:
 
     def manifest_path(self, block: Block) -> str:
         """Where the block's manifest lives once committed."""
-        count = block.stop - block.slot * self._samples_per_shard
-        return f"{MANIFESTS}/{block.slot:08d}-{count:06d}-{self.id}.safetensors"
+        return f"{MANIFESTS}/{block.slot:08d}-{self.count(block):06d}-{self.id}.safetensors"
+
+    def count(self, block: Block) -> int:
+        """How many samples the block's slot holds once it is committed."""
+        return block.stop - block.slot * self._samples_per_shard
 
     def is_finished(self, block: Block) -> bool:
         """Whether the block is written (staged or already moved to its place)."""
@@ -135,19 +217,68 @@ class AppendPlan:
         )
 
 
+def remove_plan(directory: Path) -> str:
+    """What to do about a damaged plan."""
+    return (
+        f"remove the plan (`rm -r {shlex.quote(str(directory))}`) and run the append again: what "
+        "is committed stays, the rest is computed again"
+    )
+
+
+def _no_plan(root: Path, plan_id: str) -> StoreError:
+    return StoreError(
+        f"{root}: no plan {plan_id!r}; it was committed in full or superseded by another append, "
+        "so there is nothing left to write for it"
+    )
+
+
+def _as_record(
+    data: dict[str, Any], plan_id: str, *, where: str, remedy: str, most_rows: int
+) -> PlanRecord:
+    """The record that `plan.json` holds, of a plan that can be; StoreError otherwise."""
+    disk.check_members(data, _MEMBERS, where=where, remedy=remedy, optional=("hidden_size",))
+    arrays = {name: [int] for name in ARRAYS}
+    disk.check_members(
+        data["layers"], arrays, where=where, remedy=remedy, of="layers", optional=ARRAYS
+    )
+    layers = {name: tuple(numbers) for name, numbers in data["layers"].items()}
+    record = PlanRecord(**{**data, "layers": layers})
+    sound = (
+        record.id == plan_id
+        and record.kind in KINDS
+        and 0 <= record.start <= record.stop <= record.start + most_rows
+        and record.num_known >= 0
+        and (record.hidden_size is None or record.hidden_size > 0)
+    )
+    if not sound:
+        raise disk.damaged(where, "it is not the plan of an append", remedy)
+    return record
+
+
 def active_plan_id(root: Path) -> str | None:
     """Id of the plan under way, if any."""
+    path = root / ACTIVE_PLAN
+    place = shlex.quote(str(path))
+    remedy = f"remove it (`rm {place}`) and run the append again: what is committed stays"
+    location = LocalLocation(root)
     try:
-        return str(json.loads((root / ACTIVE_PLAN).read_text())["plan"])
+        content = location.read(ACTIVE_PLAN, max_bytes=disk.MAX_JSON_BYTES, remedy=remedy)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise disk.unreadable(str(path), error, remedy) from None
+    plan_id = disk.decode_json(content, where=str(path), remedy=remedy).get("plan")
+    if not isinstance(plan_id, str) or not PLAN_ID.fullmatch(plan_id):
+        raise StoreError(f"{path}: names no plan; {remedy}")
+    # A crash may have left the name and taken the folder.
+    return plan_id if (root / PLANS / plan_id / "plan.json").exists() else None
 
 
 def drop_plan(root: Path, plan_id: str) -> None:
     """Forget a plan and remove its directory."""
-    if active_plan_id(root) == plan_id:
-        (root / ACTIVE_PLAN).unlink()
-    shutil.rmtree(root / PLANS / plan_id, ignore_errors=True)
+    if active_plan_id(root) in (plan_id, None):
+        disk.remove(root / ACTIVE_PLAN)
+    disk.remove(root / PLANS / plan_id)
 
 
 def shard_name(array: str, layer: int) -> str:
@@ -159,16 +290,13 @@ def save_plan(
     root: Path, record: PlanRecord, tables: Mapping[str, pa.Table], *, samples_per_shard: int
 ) -> AppendPlan:
     """Write a new plan durably and make it the active one."""
-    directory = root / PLANS / record.id
-    disk.make_directories(directory)
+    plan = AppendPlan(root, record, samples_per_shard=samples_per_shard)
+    disk.make_directories(plan.directory)
     for name, table in tables.items():
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        disk.write_file(directory / f"{name}.arrow", [sink.getvalue()], sync_name=False)
-    disk.write_file(directory / "plan.json", [json.dumps(asdict(record)).encode()])
-    disk.write_file(root / ACTIVE_PLAN, [json.dumps({"plan": record.id}).encode()])
-    return AppendPlan(root, record, samples_per_shard=samples_per_shard)
+        plan.write_table(name, table)
+    plan.save()
+    disk.write_file(root / ACTIVE_PLAN, [disk.encode_json({"plan": record.id})])
+    return plan
 
 
 @dataclass(frozen=True)
@@ -192,8 +320,8 @@ def select_new(samples: pa.Table, index: SampleIndex, *, replace_changed: bool) 
     Raises:
         ChangedTextError: an id comes with two texts.
     """
-    ids = one_chunk(samples["id"])
-    hashes = one_chunk(samples["text_hash"])
+    ids = disk.one_array(samples["id"])
+    hashes = disk.one_array(samples["text_hash"])
     first_of_id = _first_occurrence(ids)
     clash = np.flatnonzero(
         pc.not_equal(hashes, hashes.take(pa.array(first_of_id))).to_numpy(zero_copy_only=False)
@@ -283,8 +411,8 @@ def plan_append(root: Path, snapshot: Snapshot, selection: Selection, *, digest:
     if not (len(selection.new) or len(selection.aliases) or len(selection.replaced)):
         return AppendPlan(root, record, samples_per_shard=schema.samples_per_shard)
     tables = {
-        "samples": selection.new.cast(SAMPLE_SCHEMA),
-        "aliases": selection.aliases.cast(ALIAS_SCHEMA),
+        "samples": selection.new,
+        "aliases": selection.aliases,
         "replaced": selection.replaced,
     }
     return save_plan(root, record, tables, samples_per_shard=schema.samples_per_shard)

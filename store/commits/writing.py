@@ -73,7 +73,7 @@ def write_block(
     attempt = uuid.uuid4().hex[:8]
     directory = plan.attempt_directory(block, attempt)
     disk.make_directories(directory)
-    count = block.stop - block.slot * schema.samples_per_shard
+    count = plan.count(block)
     buffers: list[AnyArray] = []  # shard-sized memory that a finished shard lends to a later one
 
     def stage(shard_of: tuple[ArrayLayout, int, int]) -> tuple[LayerKey, LayerSummary]:
@@ -127,7 +127,7 @@ def _shards(
 ) -> Iterator[tuple[ArrayLayout, int, int]]:
     for name, wanted in layers.items():
         for index, layer in enumerate(wanted):
-            yield schema.arrays[name], index, layer
+            yield schema.array(name), index, layer
 
 
 def _assemble(
@@ -198,7 +198,7 @@ def _check_arrays(
             f"write_block got the arrays {sorted(activations)}; this plan needs {sorted(layers)}"
         )
     for name, wanted in layers.items():
-        layout = schema.arrays[name]
+        layout = schema.array(name)
         shape = (len(wanted), layout.num_poolings, layout.width, len(block))
         array = activations[name]
         if array.shape != shape or array.dtype.kind != "f":
@@ -231,7 +231,7 @@ def _check_space(
     """Refuse before the first byte where the block cannot fit."""
     row_bytes = schema.samples_per_shard * schema.itemsize
     needed = sum(
-        len(wanted) * shard_bytes(schema.arrays[name].rows, row_bytes)
+        len(wanted) * shard_bytes(schema.array(name).rows, row_bytes)
         for name, wanted in layers.items()
     )
     free = shutil.disk_usage(plan.root).free

@@ -1,6 +1,7 @@
 """Files that are whole or absent, locks, and places that are read: what the store stands on.
 
-Read first: `durable` (write, fsync, rename), then `locks` and `location` (local or fsspec).
+Read first: `durable` (write, fsync, rename), then `locks` and `location` (local or fsspec);
+`checked` and `members` tell what was damaged.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
 """Bytes that survive a power cut: write, fsync, rename, fsync of the directory.
 
 Every file of a store appears under its name complete or not at all. `watch_steps` lets a test see
-(and die at) each fsync and rename; it is the only hook.
+(and die at) each fsync, rename and removal; it is the only hook.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import math
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ _watcher: Callable[[str], None] | None = None
 
 
 def watch_steps(watcher: Callable[[str], None] | None) -> None:
-    """Call `watcher(step)` before and after every fsync and rename of this process."""
+    """Call `watcher(step)` before and after every fsync, rename and removal of this process."""
     global _watcher
     _watcher = watcher
 
@@ -54,6 +56,11 @@ def explain(error: OSError, path: Path) -> StoreError:
         return StoreError(
             f"{path}: not writable ({error.strerror}); writing needs permission on the whole "
             "store directory, reading does not"
+        )
+    if error.errno == errno.ELOOP:
+        return StoreError(
+            f"{path}: a symbolic link stands where a file is to be written, which might lead "
+            "anywhere; remove the link"
         )
     return StoreError(f"{path}: {error.strerror or error}; nothing committed is harmed")
 
@@ -114,6 +121,8 @@ def fill_file(
     # Hidden, for whoever reads all files of a folder leaves such names out.
     temporary = path.with_name(f".{path.name}{suffix}")
     try:
+        if not shared:  # what a killed process left, or a link that leads anywhere
+            temporary.unlink(missing_ok=True)
         fill(temporary)
         sync_file(temporary)
         replace_file(temporary, path)
@@ -125,6 +134,63 @@ def fill_file(
         if isinstance(error, OSError):
             raise explain(error, path) from error
         raise
+
+
+@contextlib.contextmanager
+def made_beside(target: Path) -> Iterator[Path]:
+    """A new folder to fill, beside its place and then renamed: all of it or nothing.
+
+    Whoever fails leaves nothing; what whoever was killed has left goes with the next run.
+
+    Raises:
+        FileExistsError: there is something by then, and no empty folder.
+    """
+    for entry in target.parent.glob(f".{glob.escape(target.name)}.{'?' * 12}{TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError):  # its maker lives, and holds it
+            held = _held(entry)
+            shutil.rmtree(entry, ignore_errors=True)
+            os.close(held)
+    folder, lock = _new_held(target)
+    try:
+        yield folder
+        try:
+            replace_file(folder, target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(str(target)) from None
+            raise explain(error, target) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+    sync_directory(target.parent)
+
+
+def _new_held(target: Path) -> tuple[Path, int | None]:
+    """A new folder beside its place, and its lock; None on a file system without locks."""
+    while True:
+        folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+        make_directories(folder)
+        try:
+            lock = _held(folder)
+        except (FileNotFoundError, BlockingIOError):  # another run took it for a dead one's
+            continue
+        except OSError:
+            return folder, None
+        if folder.exists():
+            return folder, lock
+        os.close(lock)
+
+
+def _held(folder: Path) -> int:
+    """A descriptor that locks a folder as long as this process lives; OSError if another has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def write_files(contents: Mapping[Path, Iterable[Buffer]]) -> None:
@@ -156,7 +222,7 @@ def sync_directories(paths: Iterable[Path], pool: ThreadPoolExecutor | None = No
 
 
 def _write_parts(path: Path, parts: Iterable[Buffer]) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
     try:
         for part in parts:
@@ -213,6 +279,16 @@ def page_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[An
     memory = np.empty(size + PAGE_BYTES, np.uint8)
     first = -memory.ctypes.data % PAGE_BYTES
     return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; nothing if it is not there."""
+    _step("before remove")
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    _step("after remove")
 
 
 def replace_file(source: Path, target: Path) -> None:

@@ -1,18 +1,105 @@
 """Where a store's bytes are: a local directory, or any fsspec address for reading.
 
-Both offer the same three reads: a whole file, ranges of a file into buffers, and a file's size.
+Both offer the same three reads (a whole file, ranges of a file into buffers, a file's size) and two
+looks around (a folder's names, all files).
+
+A store may come from elsewhere, and what its files say is data: `confined` is the one place where
+a path from a file becomes a path on this machine, and none leads out of the store's folder.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from store.disk.checked import FROM_BACKUP, damaged
+from store.disk.durable import explain
+from store.errors import StoreError
+
 Bytes = npt.NDArray[np.uint8]
+LOCAL_KINDS = ("file", "local")
+"""What fsspec calls this machine's own files: they are read with the same care."""
+
+
+def check_relative(path: str, *, said_by: str) -> str:
+    """The path, if its text alone leads nowhere but into the folder that it is relative to.
+
+    Args:
+        path: as a file of the store says it.
+        said_by: that file (or the store), for the error.
+
+    Raises:
+        StoreError: an empty, `.` or `..` part (so an absolute path), a backslash or NUL.
+    """
+    parts = path.split("/")
+    if "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
+        raise _outside(path, said_by)
+    return path
+
+
+def confined(root: Path, path: str, *, said_by: str) -> Path:
+    """`root / path`, where that is inside `root` with all symbolic links followed.
+
+    Args:
+        root: the store's folder; it may be a link itself.
+        path: relative to it, as a file of the store says it.
+        said_by: that file (or the store), for the error.
+
+    Raises:
+        StoreError: the path leads outside.
+    """
+    check_relative(path, said_by=said_by)
+    whole = root / path
+    inside = os.path.join(os.path.realpath(root), "")
+    if not os.path.realpath(whole).startswith(inside):
+        raise _outside(path, said_by)
+    return whole
+
+
+def check_folders(root: Path, folders: Mapping[str, int]) -> None:
+    """Refuse to write into a store in which a link leads outside.
+
+    Args:
+        root: the store's folder.
+        folders: relative to it, and how many levels below are looked at: those whose folders or
+            files are opened by name. What lies deeper is replaced by renaming or removed, and
+            that touches a link itself, not what it leads to. Missing folders are no harm.
+
+    Raises:
+        StoreError: a link leads outside, or there is no permission to look.
+    """
+    for folder, depth in folders.items():
+        if os.path.islink(root / folder):
+            confined(root, folder, said_by=str(root))
+        entries = []
+        if depth:
+            try:
+                entries = list(os.scandir(root / folder))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise explain(error, root / folder) from error
+        for entry in entries:
+            path = f"{folder}/{entry.name}"
+            if entry.is_symlink():
+                confined(root, path, said_by=str(root))
+            elif entry.is_dir():
+                check_folders(root, {path: depth - 1})
+
+
+def _outside(path: str, said_by: str) -> StoreError:
+    return StoreError(
+        f"{said_by}: the path {path!r} leads out of the store's folder, where nothing of a store "
+        "may be; do not trust this store, take it anew from where it was made (a folder that you "
+        "moved to another disk with a link: move it back, or mount the disk there)"
+    )
 
 
 class Location(Protocol):
@@ -20,8 +107,14 @@ class Location(Protocol):
 
     address: str
 
-    def read(self, path: str) -> bytes:
-        """The whole file; FileNotFoundError if there is none."""
+    def read(self, path: str, *, max_bytes: int | None = None, remedy: str = FROM_BACKUP) -> bytes:
+        """The whole file; FileNotFoundError if there is none.
+
+        Args:
+            path: of the file.
+            max_bytes: StoreError beyond it, before anything is read.
+            remedy: what to do about a file that is too long.
+        """
 
     def size(self, path: str) -> int:
         """The file's length in bytes; FileNotFoundError if there is none."""
@@ -31,6 +124,12 @@ class Location(Protocol):
 
         Buffers past the end of a file that is too short stay untouched: compare the size.
         """
+
+    def names(self, folder: str) -> list[str]:
+        """What a folder holds, sorted; nothing if there is none, StoreError if it is closed."""
+
+    def files(self) -> Iterator[str]:
+        """The paths of all files; links are not followed."""
 
 
 def read_into(descriptor: int, buffer: Bytes, offset: int) -> int:
@@ -50,24 +149,81 @@ class LocalLocation:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.address = str(root)
+        # Folders that are known not to lead outside; another process looks for itself.
+        self._inside: set[str] = set()
 
-    def read(self, path: str) -> bytes:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalLocation, (self.root,)
+
+    def read(self, path: str, *, max_bytes: int | None = None, remedy: str = FROM_BACKUP) -> bytes:
         """See `Location.read`."""
-        return (self.root / path).read_bytes()
+        with open(self._open(path), "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            _check_size(f"{self.address}/{path}", size, max_bytes, remedy)
+            try:
+                return file.read()
+            except MemoryError:
+                raise _too_large(f"{self.address}/{path}", size, remedy) from None
 
     def size(self, path: str) -> int:
         """See `Location.size`."""
-        return os.stat(f"{self.address}/{path}").st_size
+        descriptor = self._open(path)
+        try:
+            return os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
 
     def read_ranges(self, path: str, offsets: list[int], buffers: list[Bytes]) -> int:
         """See `Location.read_ranges`."""
-        descriptor = os.open(f"{self.address}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = self._open(path)
         try:
             for offset, buffer in zip(offsets, buffers, strict=True):
                 read_into(descriptor, buffer, offset)
             return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
+
+    def names(self, folder: str) -> list[str]:
+        """See `Location.names`."""
+        try:
+            return sorted(os.listdir(confined(self.root, folder, said_by=self.address)))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _unlisted(f"{self.address}/{folder}", error) from error
+
+    def files(self) -> Iterator[str]:
+        """See `Location.files`."""
+        for folder, folders, names in os.walk(self.address):
+            base = os.path.relpath(folder, self.address)
+            links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+            for name in (*names, *links):
+                yield os.path.normpath(os.path.join(base, name))
+
+    def _open(self, path: str) -> int:
+        """A descriptor of a regular file inside the folder; what else there is, is an OSError.
+
+        Whether a folder leads outside is looked up once; a link in place of the file itself makes
+        the first attempt fail, so that files of the usual kind cost nothing more.
+        """
+        folder = check_relative(path, said_by=self.address).rpartition("/")[0]
+        if folder not in self._inside:
+            confined(self.root, path, said_by=self.address)
+            self._inside.add(folder)
+        # A pipe without a writer would block for ever.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        whole = f"{self.address}/{path}"
+        try:
+            descriptor = os.open(whole, flags | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            confined(self.root, path, said_by=self.address)
+            descriptor = os.open(whole, flags)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "no regular file")
+        return descriptor
 
 
 class RemoteLocation:
@@ -80,10 +236,13 @@ class RemoteLocation:
         self._files, self._root = fsspec.core.url_to_fs(self.address, **options)
 
     def _path(self, path: str) -> str:
+        check_relative(path, said_by=self.address)
         return f"{self._root.rstrip('/')}/{path}"
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, max_bytes: int | None = None, remedy: str = FROM_BACKUP) -> bytes:
         """See `Location.read`."""
+        if max_bytes is not None:  # before the download
+            _check_size(f"{self.address}/{path}", self.size(path), max_bytes, remedy)
         return bytes(self._files.cat_file(self._path(path)))
 
     def size(self, path: str) -> int:
@@ -101,9 +260,51 @@ class RemoteLocation:
                 buffer[:] = np.frombuffer(part, np.uint8)
         return size
 
+    def names(self, folder: str) -> list[str]:
+        """See `Location.names`."""
+        try:
+            found = self._files.ls(self._path(folder), detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _unlisted(f"{self.address}/{folder}", error) from error
+        return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
+
+    def files(self) -> Iterator[str]:
+        """See `Location.files`."""
+        for name in self._files.find(self._root):
+            yield str(name)[len(self._root.rstrip("/")) :].lstrip("/")
+
+
+def _check_size(where: str, size: int, max_bytes: int | None, remedy: str) -> None:
+    if max_bytes is not None and size > max_bytes:
+        raise damaged(where, f"{size:,} bytes, at most {max_bytes:,}", remedy)
+
+
+def _too_large(where: str, size: int, remedy: str) -> StoreError:
+    return StoreError(
+        f"{where}: {size:,} bytes do not fit into memory; take a machine with more, or, if it "
+        f"should be shorter, {remedy}"
+    )
+
+
+def _unlisted(where: str, error: OSError) -> StoreError:
+    return StoreError(
+        f"{where}: what is in it cannot be seen ({error.strerror or error}); allow the store's "
+        "folders to be read and searched by who opens it"
+    )
+
+
+def unreadable(where: str, error: OSError, remedy: str) -> StoreError:
+    """The error for a file that is there and cannot be read."""
+    return StoreError(
+        f"{where}: cannot be read ({error.strerror or error}); allow it to be read, or {remedy}"
+    )
+
 
 def locate(path: str | Path) -> LocalLocation | RemoteLocation:
     """The location of a store given as a directory or as an fsspec address."""
-    if isinstance(path, str) and "://" in path and not path.startswith("file://"):
-        return RemoteLocation(path)
-    return LocalLocation(Path(str(path).removeprefix("file://")))
+    if isinstance(path, str) and "://" in path:
+        kind, _, place = path.partition("://")
+        return LocalLocation(Path(place)) if kind in LOCAL_KINDS else RemoteLocation(path)
+    return LocalLocation(Path(path))

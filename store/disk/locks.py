@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,10 +58,13 @@ class FileLock:
         if self.held:
             return
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self.path, flags, 0o666)
         except OSError as error:
             raise explain(error, self.path) from error
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StoreError(f"{self.path}: the lock is no regular file; remove it")
             self._wait(descriptor, on_wait)
             if signed:
                 name = f"process {os.getpid()} on {os.uname().nodename}"
@@ -172,4 +176,5 @@ _process_locks: dict[Path, FileLock] = {}
 
 def process_lock(path: Path) -> FileLock:
     """The one lock object of this process for `path`: holding it again is no waiting."""
-    return _process_locks.setdefault(path.resolve(), FileLock(path.resolve()))
+    whole = path.parent.resolve() / path.name  # a link in place of the lock itself is refused
+    return _process_locks.setdefault(whole, FileLock(whole))

@@ -1,3 +1,5 @@
+from .coordinates import axis_chunk_path as axis_chunk_path
+from .coordinates import check_axis_chunk as check_axis_chunk
 from .coordinates import check_sample_chunk as check_sample_chunk
 from .coordinates import write_axis_coordinates as write_axis_coordinates
 from .coordinates import write_sample_chunks as write_sample_chunks
@@ -5,8 +7,10 @@ from .documents import AXIS_OF as AXIS_OF
 from .documents import NAMED_AXES as NAMED_AXES
 from .documents import NO_TIME as NO_TIME
 from .documents import ROOT_DOCUMENT as ROOT_DOCUMENT
+from .documents import Root as Root
 from .documents import array_documents as array_documents
 from .documents import axis_coordinates as axis_coordinates
+from .documents import decode_root as decode_root
 from .documents import encode_document as encode_document
 from .documents import root_document as root_document
 from .documents import sample_coordinates as sample_coordinates
@@ -20,9 +24,12 @@ from .moments import merge_moments as merge_moments
 from .moments import prove_finite as prove_finite
 from .moments import row_moments as row_moments
 from .moments import widen as widen
+from .schema import ARRAYS as ARRAYS
 from .schema import MAX_FLOAT16_INTEGER as MAX_FLOAT16_INTEGER
 from .schema import ArrayLayout as ArrayLayout
 from .schema import StoreSchema as StoreSchema
+from .schema import program as program
+from .schema import refuse_newer as refuse_newer
 from .shards import CRC_BYTES as CRC_BYTES
 from .shards import INDEX_ENTRY_BYTES as INDEX_ENTRY_BYTES
 from .shards import ShardReader as ShardReader

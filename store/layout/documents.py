@@ -1,7 +1,9 @@
 """The Zarr v3 documents of a store: array metadata, and a root with consolidated metadata.
 
 The root `zarr.json` is the commit: it names the snapshot and carries every array's shape, so a
-reader that opens it sees one consistent state.
+reader that opens it sees one consistent state. What it says to Salient, its attribute `salient`,
+has a checksum of its own inside, so that other attributes may be added and nothing but Salient is
+troubled by it.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from store.layout.schema import ArrayLayout, StoreSchema
+from store import disk
+from store.errors import StoreError
+from store.layout.schema import ArrayLayout, StoreSchema, refuse_newer
 
 JSON = Any
 NO_TIME = -(2**63)
@@ -98,16 +102,26 @@ def array_documents(schema: StoreSchema, num_samples: int) -> dict[str, JSON]:
     return documents
 
 
-def root_document(schema: StoreSchema, num_samples: int, snapshot_id: str) -> JSON:
-    """The root group's metadata with all arrays consolidated."""
+def root_document(
+    schema: StoreSchema, num_samples: int, snapshot_id: str, *, written_by: str = "salient"
+) -> JSON:
+    """The root group's metadata with all arrays consolidated.
+
+    Args:
+        schema: of the store.
+        num_samples: committed.
+        snapshot_id: what the root shows.
+        written_by: the program's name and version.
+    """
     labels = [name for name in axis_coordinates(schema) if name in AXIS_OF]
     coordinates = " ".join((*sample_coordinates(schema), *labels))
+    ours = {"snapshot": snapshot_id, "schema": schema.to_json(), "written_by": written_by}
     return {
         "zarr_format": 3,
         "node_type": "group",
         "attributes": {
             "coordinates": coordinates,
-            "salient": {"snapshot": snapshot_id, "schema": schema.to_json()},
+            "salient": {**ours, "checksum": disk.json_checksum(ours)},
         },
         "consolidated_metadata": {
             "kind": "inline",
@@ -115,6 +129,43 @@ def root_document(schema: StoreSchema, num_samples: int, snapshot_id: str) -> JS
             "metadata": array_documents(schema, num_samples),
         },
     }
+
+
+class Root(NamedTuple):
+    """What a root `zarr.json` says: the commit that it shows, the schema's JSON, and all of it."""
+
+    snapshot_id: str
+    schema: dict[str, JSON]
+    document: dict[str, JSON]
+
+
+def decode_root(content: bytes, *, where: str, remedy: str) -> Root:
+    """Read a root `zarr.json`.
+
+    Args:
+        content: the bytes of the file.
+        where: the file, for the error.
+        remedy: what to do about a damaged one.
+
+    Raises:
+        StoreError: damaged, not the root of a store, or written by a later version.
+    """
+    document = disk.parse_json(content, where=where, remedy=remedy)
+    attributes = document.get("attributes")
+    ours = attributes.get("salient") if isinstance(attributes, dict) else None
+    if not isinstance(ours, dict):
+        raise StoreError(
+            f"{where}: not the root of a Salient store; check the path, or, if it is one, {remedy}"
+        )
+    refuse_newer(ours, where=where)
+    said = disk.take_checksum(ours, where, remedy)
+    disk.check_members(
+        said, _ROOT, where=where, remedy=remedy, of="attribute salient", optional=("written_by",)
+    )
+    return Root(said["snapshot"], said["schema"], document)
+
+
+_ROOT = {"snapshot": str, "schema": dict, "written_by": str}
 
 
 def encode_document(document: JSON) -> bytes:

@@ -7,20 +7,34 @@ schema. `StoreSchema` is saved as JSON in every snapshot.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 
+from store import disk
 from store.errors import StoreError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 keeps a checksum in every JSON file, and the slots of a snapshot as columns."""
+READABLE = (1, 2)
+"""Versions that are read; what is written is the newest, so a store grows into it by itself."""
 DTYPES = ("float16", "float32")
 PAGE_BYTES = 4096
 TARGET_SHARD_BYTES = 50_000_000
 MAX_FLOAT16_INTEGER = 2048
 """float16 holds every integer up to this one exactly."""
+ARRAYS = ("ffn", "hidden", "peak", "router", "experts")
+"""Names of all arrays that a store may have."""
+MAX_LAYERS = 2**14
+MAX_WIDTH = 2**24
+MAX_SAMPLES_PER_SHARD = 2**26
+MAX_SHARD_BYTES = 2**40
+"""Far beyond any model: a store that claims more is damaged, and memory is not asked for it."""
 
 JSON = Any
 
@@ -116,6 +130,8 @@ class StoreSchema:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "poolings", tuple(self.poolings))
+        if self.num_layers > MAX_LAYERS:
+            raise StoreError(f"schema: num_layers is {self.num_layers}; at most {MAX_LAYERS:,}")
         if self.layers is None:
             object.__setattr__(self, "layers", tuple(range(self.num_layers)))
         object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers or ()))
@@ -127,17 +143,19 @@ class StoreSchema:
         self._validate()
 
     def _validate(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise StoreError(
-                f"store format {self.format_version} is not {FORMAT_VERSION}, the one this version "
-                "reads: use the Salient version that wrote the store, or extract again"
-            )
+        if self.format_version not in READABLE:
+            raise StoreError(f"schema: format_version {self.format_version} is not in {READABLE}")
         sizes = ["num_layers", "samples_per_shard", *(["neuron_size"] if self.layers else [])]
         sizes += ["router_size"] if self.router_layers else []
         sizes += ["expert_size"] if self.experts_layers else []
         for name in sizes:
             if (getattr(self, name) or 0) < 1:
                 raise StoreError(f"schema: {name} is {getattr(self, name)}; it must be at least 1")
+        if self.samples_per_shard > MAX_SAMPLES_PER_SHARD:
+            raise StoreError(
+                f"schema: samples_per_shard is {self.samples_per_shard:,}; at most "
+                f"{MAX_SAMPLES_PER_SHARD:,}"
+            )
         if self.dtype not in DTYPES:
             raise StoreError(f"schema: dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         if not self.poolings or len(set(self.poolings)) != len(self.poolings):
@@ -157,6 +175,17 @@ class StoreSchema:
                 "schema: peaks are the tokens that max pooling takes: they need the pooling 'max' "
                 "and FFN layers; add 'max' to the poolings, or set peaks to False"
             )
+        for name, layout in self.arrays.items():
+            if layout.width > MAX_WIDTH:
+                raise StoreError(
+                    f"schema: array {name!r} has {layout.width:,} units; at most {MAX_WIDTH:,}"
+                )
+            num_bytes = layout.rows * self.samples_per_shard * self.itemsize
+            if not 0 < num_bytes <= MAX_SHARD_BYTES:
+                raise StoreError(
+                    f"schema: a shard of array {name!r} has {num_bytes:,} bytes; at least 1 and at "
+                    f"most {MAX_SHARD_BYTES:,}"
+                )
 
     @property
     def itemsize(self) -> int:
@@ -229,19 +258,30 @@ class StoreSchema:
                 del data[name]
         if not self.experts_layers:
             del data["experts_layers"]
+        data["format_version"] = FORMAT_VERSION
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, JSON]) -> StoreSchema:
-        """Rebuild a schema; StoreError for another format version or unknown fields."""
-        known = set(cls.__dataclass_fields__)
-        version = data.get("format_version")
-        if version != FORMAT_VERSION or not set(data) <= known:
-            raise StoreError(
-                f"store format {version} is not {FORMAT_VERSION}, the one this version reads: use "
-                "the Salient version that wrote the store, or extract again"
-            )
-        return cls(**dict(data))
+    def from_json(
+        cls, data: JSON, *, where: str = "schema", remedy: str = disk.FROM_BACKUP
+    ) -> StoreSchema:
+        """Rebuild a schema of this version or an earlier one.
+
+        Args:
+            data: what `to_json` gave.
+            where: the file that it comes from, for the error.
+            remedy: what to do about a damaged one.
+
+        Raises:
+            StoreError: not what `to_json` writes.
+        """
+        disk.check_members(
+            data, _MEMBERS, where=where, remedy=remedy, of="schema", optional=_OPTIONAL
+        )
+        try:
+            return cls(**data)
+        except StoreError as error:
+            raise disk.damaged(where, str(error), remedy) from None
 
     def with_layers(
         self,
@@ -276,6 +316,60 @@ class StoreSchema:
         if num_samples is not None:
             pages = min(pages, max(1, -(-num_samples // step)))
         return pages * step
+
+
+_MEMBERS = {
+    "num_layers": int,
+    "neuron_size": int,
+    "poolings": [str],
+    "hidden_size": (int, None),
+    "hidden_layers": [int],
+    "dtype": str,
+    "samples_per_shard": int,
+    "fingerprint": str,
+    "provenance": dict,
+    "layers": [int],
+    "store_text": bool,
+    "peaks": bool,
+    "router_size": int,
+    "router_layers": [int],
+    "expert_size": int,
+    "experts": [int],
+    "experts_layers": [int],
+    "format_version": int,
+}
+_OPTIONAL = ("peaks", "router_size", "router_layers", "expert_size", "experts", "experts_layers")
+_PRODUCT = re.compile(r"salient ([0-9]+(?:\.[0-9a-z]+)*)", re.ASCII)
+
+
+@cache
+def program() -> str:
+    """Name and version of this program, as files keep it: ``salient 1.2.0``."""
+    try:
+        return f"salient {metadata.version('salient')}"
+    except metadata.PackageNotFoundError:
+        return "salient"
+
+
+def refuse_newer(data: Mapping[str, JSON], *, where: str) -> None:
+    """StoreError for a format that only a later Salient knows, with the version to take.
+
+    Asked before a checksum is compared, which a later format may compute in another way.
+
+    Args:
+        data: as the file says it: `schema` with its `format_version`, and `written_by`.
+        where: the file.
+    """
+    schema, written_by = data.get("schema"), data.get("written_by")
+    version = schema.get("format_version") if isinstance(schema, dict) else None
+    if type(version) is not int or version <= FORMAT_VERSION:
+        return
+    found = _PRODUCT.fullmatch(written_by) if isinstance(written_by, str) else None
+    wanted = f"salient >= {found[1]}" if found else "the version that wrote the store"
+    raise StoreError(
+        f"{where}: store format {version}, this Salient reads up to {FORMAT_VERSION}: install "
+        f"{wanted} (or extract again with this one)"
+    )
 
 
 def _check_layers(name: str, layers: tuple[int, ...], last: int) -> None:

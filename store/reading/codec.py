@@ -169,8 +169,8 @@ def _parse_index(content: Bytes, num_rows: int, row_bytes: int, where: str) -> A
     stored = int.from_bytes(content[-CRC_BYTES:].tobytes(), "little")
     if google_crc32c.value(payload) != stored:
         raise DamagedShardError(
-            f"{where}: the shard's index is damaged or cut off; run `salient store verify`, then "
-            "restore the shard from a backup or extract again"
+            f"{where}: the shard's index is damaged or cut off; restore it from a backup, or "
+            "remove the store and extract again (`salient store verify STORE` lists all damage)"
         )
     return np.frombuffer(payload, "<u8").reshape(num_rows, 2)
 

@@ -45,7 +45,11 @@ def to_xarray(
     """
     # A view of its own: the store object may move on to later commits.
     frozen = StoreView(store.location, store.snapshot, check=store.check, pinned=True)
-    coords = _coordinates(frozen, store.tasks() if labels is None else tuple(labels), text=text)
+    coords = _coordinates(frozen, text=text)
+    for task in store.tasks() if labels is None else labels:
+        table = store.labels(task)
+        for name in ("label", "split"):
+            coords[f"{name}_{task}"] = ("sample", _label_column(frozen, table, name))
     variables = {}
     for name, layout in store.schema.arrays.items():
         lazy = indexing.LazilyIndexedArray(_LazyActivations(frozen, layout))
@@ -55,13 +59,13 @@ def to_xarray(
             variable = variable.chunk(dict(zip(layout.dims, sizes, strict=True)))
         variables[name] = variable
     dataset = xr.Dataset(variables, coords, attrs={"snapshot": store.snapshot_id})
-    dead = frozen.reader.dead
+    dead = frozen.index.dead  # the coordinates' own, whatever was compacted since
     if dead.any():
         dataset = dataset.isel(sample=np.flatnonzero(~dead))
     return dataset
 
 
-def _coordinates(store: StoreView, tasks: Sequence[str], *, text: bool) -> dict[str, Any]:
+def _coordinates(store: StoreView, *, text: bool) -> dict[str, Any]:
     rows = store.index.visible_rows(0, store.num_samples)
     coords: dict[str, Any] = {
         name: (
@@ -79,15 +83,11 @@ def _coordinates(store: StoreView, tasks: Sequence[str], *, text: bool) -> dict[
     times = np.full(len(seconds), np.datetime64("NaT", "s"))
     times[seconds != NO_TIME] = seconds[seconds != NO_TIME].astype("datetime64[s]")
     coords["created_at"] = ("sample", times)
-    for task in tasks:
-        for name in ("label", "split"):
-            coords[f"{name}_{task}"] = ("sample", _label_column(store, task, name))
     return coords
 
 
-def _label_column(store: StoreView, task: str, name: str) -> AnyArray:
+def _label_column(store: StoreView, table: pa.Table, name: str) -> AnyArray:
     """A label column by position; the first row of a sample counts, others are missing."""
-    table = store.labels(task)
     positions = store.positions(table["id"])
     known = np.flatnonzero(positions >= 0)[::-1]
     column = table[name]

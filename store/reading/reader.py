@@ -2,18 +2,25 @@
 
 Whoever reads a row for the first time through an `ActivationReader` compares its checksum with the
 manifest's, so damage is an error and never silent numbers.
+
+A reader needs no lock. Positions stay what they are, so where a compaction has replaced or emptied
+a slot, or gc removed an old snapshot's manifests, it goes on with what the last commit says of that
+slot. It is damage only if nothing changed while it was read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from store.disk import Location
+from store.disk import FROM_BACKUP, Location
 from store.errors import DamagedShardError, StoreError
 from store.layout import (
     ArrayLayout,
@@ -27,8 +34,9 @@ from store.layout import (
     row_moments,
     widen,
 )
-from store.records import Positions, Snapshot
+from store.records import Positions, SlotRecord, Snapshot, load_snapshot
 
+T = TypeVar("T")
 AnyArray = npt.NDArray[np.generic]
 Samples = slice | Sequence[int] | Positions | None
 CHECKS = ("first", "always", "never")
@@ -62,6 +70,7 @@ class ActivationReader:
             damaged=self._damaged,
         )
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
+        self._newer: dict[int, SlotRecord] = {}
         self._sound: dict[tuple[str, int, int], npt.NDArray[np.bool_]] = {}
 
     # -- whole matrices ---------------------------------------------------------------------
@@ -153,10 +162,14 @@ class ActivationReader:
             hidden = self.dead[slot * size : slot * size + record.count]
             if record.emptied or hidden.all():
                 continue
-            part = self._stored_moments(slot, array, layer)
-            if part.count != record.count - int(hidden.sum()):  # deleted, not yet compacted
+            count, part = self._stored_moments(slot, array, layer)
+            if count != record.count or part.count != record.count - int(hidden.sum()):
+                # Deleted and not yet compacted, or the store has moved on.
                 values = self.read_committed(array, layer, slot)
-                part = row_moments(np.ascontiguousarray(values[:, ~hidden]))
+                living = ~hidden & ~np.isnan(values[0])
+                if not living.any():
+                    continue
+                part = row_moments(np.ascontiguousarray(values[:, living]))
             total = merge_moments(total, part)
         return total
 
@@ -170,41 +183,90 @@ class ActivationReader:
         return shard[:, : self.snapshot.slots[slot].count]
 
     def _read_slot(self, layout: ArrayLayout, layer: int, slot: int, out: AnyArray) -> None:
-        path = layout.shard_path(layer, slot)
-        if self.snapshot.slots[slot].emptied:
-            out[...] = np.nan
-            return
-        self.shards.read_block(path, layout.rows, out)
-        count = self.snapshot.slots[slot].count
-        self._check(layout, layer, slot, np.arange(layout.rows), out[:, :count])
+        """Fill `out` `(rows, S)`."""
+
+        def read(record: SlotRecord) -> None:
+            if record.emptied:
+                out[...] = np.nan
+                return
+            self.shards.read_block(layout.shard_path(layer, slot), layout.rows, out)
+            rows = np.arange(layout.rows)
+            self._check(layout, layer, slot, record, rows, out[:, : record.count])
+
+        self._persist(read, layout, layer, slot)
 
     def _read_rows(
         self, layout: ArrayLayout, layer: int, slot: int, rows: Positions, out: AnyArray
     ) -> None:
-        if self.snapshot.slots[slot].emptied:
-            out[...] = np.nan
-            return
-        path = layout.shard_path(layer, slot)
-        self.shards.read_rows(path, layout.rows, rows, out.shape[1], out)
-        self._check(layout, layer, slot, rows, out)
+        """Fill `out` `(len(rows), count)`."""
+
+        def read(record: SlotRecord) -> None:
+            if record.emptied:
+                out[...] = np.nan
+                return
+            count = out.shape[1]
+            values = out
+            if record.count > count:  # checksums are of all that the slot holds now
+                values = np.empty((len(rows), record.count), out.dtype)
+            path = layout.shard_path(layer, slot)
+            self.shards.read_rows(path, layout.rows, rows, values.shape[1], values)
+            self._check(layout, layer, slot, record, rows, values)
+            if values is not out:
+                out[...] = values[:, :count]
+
+        self._persist(read, layout, layer, slot)
+
+    def _persist(
+        self, read: Callable[[SlotRecord], T], layout: ArrayLayout, layer: int, slot: int
+    ) -> T:
+        """Read something of a slot as long as it is being changed; the error if it is not."""
+        before = None
+        while True:
+            record = self._newer.get(slot, self.snapshot.slots[slot])
+            try:
+                return read(record)
+            except StoreError:
+                self._manifests.clear()
+                now = self._look(layout, layer, slot)
+                if now == before:  # so nothing changed from the look before the attempt to this
+                    raise
+                before = now
+
+    def _look(self, layout: ArrayLayout, layer: int, slot: int) -> tuple[object, ...]:
+        """What the last commit says of a slot, and checksums of the files that hold it."""
+        with contextlib.suppress(StoreError, IndexError):
+            self._newer[slot] = load_snapshot(self.location).slots[slot]
+        record = self._newer.get(slot, self.snapshot.slots[slot])
+        paths = (*record.manifests, layout.shard_path(layer, slot))
+        return record, tuple(self._fingerprint(path) for path in paths)
+
+    def _fingerprint(self, path: str) -> int | None:
+        try:
+            return int(google_crc32c.value(self.location.read(path)))
+        except OSError:
+            return None
 
     def _check(
-        self, layout: ArrayLayout, layer: int, slot: int, rows: Positions, values: AnyArray
+        self,
+        layout: ArrayLayout,
+        layer: int,
+        slot: int,
+        record: SlotRecord,
+        rows: Positions,
+        values: AnyArray,
     ) -> None:
+        """Compare values `(len(rows), record.count)` with the manifest."""
         if self.check == "never":
             return
         key = (layout.name, layer, slot)
         sound = self._sound.setdefault(key, np.zeros(layout.rows, bool))
         if self.check == "first" and sound[rows].all():
             return
-        crcs = row_crcs(values)
-        for _ in range(2):
-            manifest = self._manifest(slot, layout.name, layer)
-            good = manifest.accepts(layout.name, layer, rows, crcs)
-            if good.all():
-                sound[rows] = True
-                return
-            self._manifests.clear()  # a compaction may have replaced shard and manifest meanwhile
+        manifest = self._manifest(record, slot, layout.name, layer)
+        good = manifest.accepts(layout.name, layer, rows, row_crcs(values))
+        if good.all():
+            sound[rows] = True
+            return
         bad = rows[~good]
         pooling, unit = divmod(int(bad[0]), layout.width)
         raise self._damaged(
@@ -213,32 +275,39 @@ class ActivationReader:
             f"pooling {layout.poolings[pooling]!r}, unit {unit}",
         )
 
-    def _manifest(self, slot: int, name: str, layer: int) -> Manifest:
-        for path in self.snapshot.slots[slot].manifests:
+    def _manifest(self, record: SlotRecord, slot: int, name: str, layer: int) -> Manifest:
+        for path in record.manifests:
             manifest = self._manifests.get(path)
-            if manifest is None:
+            if manifest is not None:
+                self._manifests.move_to_end(path)
+            else:
                 manifest = self._manifests[path] = Manifest(self.location, path)
                 if len(self._manifests) > MAX_OPEN_MANIFESTS:
                     self._manifests.popitem(last=False)
-            if manifest.covers(name, layer):
+            if manifest.covers(name, layer, rows=self.schema.array(name).rows):
                 return manifest
         raise StoreError(
             f"{self.location.address}: no manifest of slot {slot} covers array {name!r}, layer "
-            f"{layer}; restore the store from a backup"
+            f"{layer}; {FROM_BACKUP}"
         )
 
-    def _stored_moments(self, slot: int, array: str, layer: int) -> Moments:
-        try:
-            return self._manifest(slot, array, layer).moments(array, layer)
-        except StoreError:  # a compaction may have replaced the manifest since it was opened
-            self._manifests.clear()
-            return self._manifest(slot, array, layer).moments(array, layer)
+    def _stored_moments(self, slot: int, array: str, layer: int) -> tuple[int, Moments]:
+        """How many samples the slot's manifest covers, and the moments of the living of them."""
+
+        def read(record: SlotRecord) -> tuple[int, Moments]:
+            if record.emptied:
+                return -1, Moments(0, np.zeros(0), np.zeros(0))
+            manifest = self._manifest(record, slot, array, layer)
+            return manifest.count, manifest.moments(array, layer)
+
+        return self._persist(read, self.schema.array(array), layer, slot)
 
     def _damaged(self, path: str, what: str) -> DamagedShardError:
         slot = path.rsplit("/", 1)[-1]
         return DamagedShardError(
-            f"{self.location.address}/{path}: the shard {what} (slot {slot}); run `salient store "
-            "verify` for the full list, then restore it from a backup or extract again"
+            f"{self.location.address}/{path}: the shard {what} (slot {slot}); {FROM_BACKUP}, or "
+            f"remove the store and extract again (`salient store verify "
+            f"{shlex.quote(self.location.address)}` lists all damage)"
         )
 
     # -- positions --------------------------------------------------------------------------
@@ -300,6 +369,8 @@ def _scatter(values: AnyArray, pick: SlotPick, out: AnyArray) -> None:
         target = out[:, pick.target]
         if out.dtype == np.float32:
             widen(chosen, target)
+            if len(chosen) and (gone := np.isnan(chosen[0])).any():  # widened, it were a number
+                target[:, gone] = np.nan  # compacted away, whether or not this reader knew it
         else:
             target[...] = chosen
     else:

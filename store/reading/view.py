@@ -19,6 +19,7 @@ from store.records import (
     Positions,
     SampleIndex,
     Snapshot,
+    kept_snapshots,
     load_snapshot,
     matching,
     read_labels,
@@ -52,9 +53,8 @@ class StoreView:
     @cached_property
     def reader(self) -> ActivationReader:
         """Reads this snapshot's activations."""
-        dead = np.zeros(self.num_samples, bool)
-        if self.snapshot.has_dead:
-            dead = self.index.dead
+        # With deletions the index is asked first, which compares the snapshot's length with rows.
+        dead = self.index.dead if self.snapshot.has_dead else np.zeros(self.num_samples, bool)
         return ActivationReader(self.location, self.snapshot, dead, check=self.check)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,15 +128,12 @@ class StoreView:
         return self.snapshot.id
 
     def snapshots(self) -> list[Snapshot]:
-        """The snapshots that are still kept, oldest first."""
-        last = int(load_snapshot(self.location).id)
-        found = []
-        for number in range(last + 1):
-            try:
-                found.append(load_snapshot(self.location, f"{number:06d}"))
-            except StoreError:
-                continue  # removed by gc
-        return found
+        """The snapshots that are still kept (gc removes old ones), oldest first.
+
+        Raises:
+            StoreError: the record of one is damaged.
+        """
+        return kept_snapshots(self.location)
 
     # -- samples and labels -----------------------------------------------------------------
 
@@ -157,15 +154,45 @@ class StoreView:
 
     def labels(self, task: str) -> pa.Table:
         """A task's label rows: id, split, label; rows of deleted samples are left out."""
-        table = read_labels(self.location, self.snapshot, task)
+        table = self._label_table(task)
         if not self.snapshot.deletions:
             return table
         return table.filter(pa.array(~self.index.was_deleted(table["id"])))
 
     def label_spec(self, task: str) -> Mapping[str, Any]:
         """What `put_labels` was told about a task."""
-        read_labels(self.location, self.snapshot, task)
+        self._label_table(task)
         return self.snapshot.labels[task].spec
+
+    def _label_table(self, task: str) -> pa.Table:
+        """A task's table; the last commit's if gc removed the one that this snapshot had."""
+        shown = self.snapshot
+        while True:
+            try:
+                return read_labels(self.location, shown, task)
+            except StoreError as error:
+                shown = self._labels_after(shown, task, error)
+
+    def _labels_after(self, shown: Snapshot, task: str, error: StoreError) -> Snapshot:
+        """The snapshot to look into for labels that cannot be read in `shown`; or the error."""
+        newest = load_snapshot(self.location)
+        if newest.id == shown.id or self._has_labels(shown, task):
+            raise error
+        if self._pinned:
+            raise StoreError(
+                f"{self.location.address}: gc has removed snapshot {self.snapshot_id} and its "
+                f"labels of task {task!r}; open a newer one (`salient store snapshots`)"
+            ) from None
+        return newest
+
+    def _has_labels(self, snapshot: Snapshot, task: str) -> bool:
+        """Whether a snapshot has no labels of a task, or has them and the file is there."""
+        try:
+            return task not in snapshot.labels or (
+                self.location.size(snapshot.labels[task].path) >= 0
+            )
+        except OSError:
+            return False
 
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that have labels."""

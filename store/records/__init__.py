@@ -1,6 +1,6 @@
 """What a snapshot shows: its slots, samples and labels, in small files that never change.
 
-Read first: `snapshots`.
+Read first: `snapshots`, then `history` (which there are) and `encoding` (their bytes).
 """
 
 import lazy_loader

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,10 +17,10 @@ import pyarrow.compute as pc
 from store import disk
 from store.disk import Location
 from store.errors import StoreError
-from store.records.samples import encode_parquet, read_parquet
-from store.records.snapshots import LABELS, LabelRecord, Snapshot
+from store.records.samples import read_parquet
+from store.records.snapshots import LABELS, TASK_NAME, LabelRecord, Snapshot
 
-TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LABEL_TYPES = (pa.string(), pa.float64())
 
 
 def as_labels(task: str, table: pa.Table) -> pa.Table:
@@ -58,7 +57,7 @@ def write_labels(
 ) -> Snapshot:
     """Write a task's table; returns `snapshot` with it (not yet published)."""
     path = f"{LABELS}/{task}-{uuid.uuid4().hex[:12]}.parquet"
-    disk.write_file(root / path, [encode_parquet(as_labels(task, table))])
+    disk.write_file(root / path, [disk.encode_parquet(as_labels(task, table))])
     record = LabelRecord(path, json.loads(json.dumps(dict(spec))))
     return replace(snapshot, labels={**snapshot.labels, task: record})
 
@@ -70,7 +69,24 @@ def read_labels(location: Location, snapshot: Snapshot, task: str) -> pa.Table:
             f"{location.address}: no labels of task {task!r}; the store has "
             f"{', '.join(snapshot.labels) or 'none'}"
         )
-    return read_parquet(location, snapshot.labels[task].path)
+    return read_label_file(location, snapshot.labels[task].path)
+
+
+def read_label_file(location: Location, path: str) -> pa.Table:
+    """The table of one file of labels: id, split, label; StoreError if it is no such table."""
+    table = read_parquet(location, path)
+    kinds = {field.name: field.type for field in table.schema}
+    label = kinds.pop("label", None)
+    if kinds != {"id": pa.string(), "split": pa.string()} or label not in LABEL_TYPES:
+        found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+        raise disk.damaged(
+            f"{location.address}/{path}", f"its columns are {found}", disk.FROM_BACKUP
+        )
+    if any(column.null_count for column in table.columns):
+        raise disk.damaged(
+            f"{location.address}/{path}", "it has rows without a label", disk.FROM_BACKUP
+        )
+    return table
 
 
 def matching(

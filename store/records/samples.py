@@ -8,7 +8,7 @@ removes records; a row that no record points at any more is dead: every read hid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from store import disk
 from store.disk import Location
 from store.errors import StoreError
-from store.records.snapshots import Snapshot
+from store.records.snapshots import IndexPart, Snapshot
 
 Positions = npt.NDArray[np.int64]
 
@@ -110,14 +110,17 @@ class SampleIndex:
     def __init__(self, location: Location, snapshot: Snapshot) -> None:
         self._location = location
         self._snapshot = snapshot
+        # The last part that was read, all of it, while slots are gone through one by one.
+        self._held: dict[str, pa.Table] | None = None
         self._replay()
 
     def _replay(self) -> None:
         records = ALIAS_SCHEMA.empty_table()
         start = 0
+        tables = self._consistent_parts()
         for part in self._snapshot.index:
             if part.kind == "rows":
-                rows = self._read(part.path, ["id", "created_at", "author_id"])
+                rows = tables[part.path]
                 stop = start + len(rows)
                 position = pa.array(np.arange(start, stop, dtype=np.int64))
                 rows = rows.append_column("position", position).select(ALIAS_SCHEMA.names)
@@ -125,25 +128,73 @@ class SampleIndex:
                 records = pa.concat_tables([records, rows])
                 start = stop
             elif part.kind == "aliases":
-                records = pa.concat_tables([records, self._read(part.path, ALIAS_SCHEMA.names)])
+                aliases = tables[part.path]
+                self._check_positions(part, aliases)
+                if self._snapshot.has_dead:
+                    aliases = _not_there(aliases, records)
+                records = pa.concat_tables([records, aliases])
             else:
-                records = _without(records, self._read(part.path, DELETED_SCHEMA.names))
+                records = _without(records, tables[part.path])
         self.records = records.combine_chunks()
         self.num_rows = start
         self.dead = np.ones(start, bool)
         self.dead[self.records["position"].to_numpy()] = False
 
-    def _read(self, path: str, columns: Sequence[str] | None) -> pa.Table:
-        return read_parquet(self._location, path, columns)
+    def _consistent_parts(self) -> dict[str, pa.Table]:
+        """All parts by path, as they are together before, amid or after a compaction.
+
+        It rewrites rows, then aliases, then tombstones; they are read the other way round, and
+        again if tombstones changed meanwhile.
+        """
+        deleted = self._tables_of("deleted", DELETED_SCHEMA)
+        while True:
+            others = self._tables_of("aliases", ALIAS_SCHEMA)
+            others |= {
+                part.path: self._rows_of(part, ["id", "created_at", "author_id"])
+                for part in self._snapshot.index
+                if part.kind == "rows"
+            }
+            before, deleted = deleted, self._tables_of("deleted", DELETED_SCHEMA)
+            if all(before[path].equals(table) for path, table in deleted.items()):
+                return others | deleted
+
+    def _tables_of(self, kind: str, schema: pa.Schema) -> dict[str, pa.Table]:
+        paths = [part.path for part in self._snapshot.index if part.kind == kind]
+        return {path: self._read(path, schema) for path in paths}
+
+    def _read(self, path: str, schema: pa.Schema) -> pa.Table:
+        return read_parquet(self._location, path, schema)
+
+    def _rows_of(self, part: IndexPart, names: Sequence[str]) -> pa.Table:
+        """Columns of a part of the rows, with a row for each of its positions."""
+        schema = pa.schema([ROW_SCHEMA.field(name) for name in names])
+        held = {} if self._held is None else self._held
+        if part.path not in held:
+            held.clear()
+            expected = part.stop - part.start
+            held[part.path] = read_parquet(self._location, part.path, schema, num_rows=expected)
+        return held[part.path]
+
+    def _check_positions(self, part: IndexPart, table: pa.Table) -> None:
+        found = table["position"]
+        bounds = pc.min_max(found).as_py()
+        last = self._snapshot.num_samples - 1
+        inside = not len(found) or 0 <= bounds["min"] <= bounds["max"] <= last
+        if found.null_count or pc.any(pc.is_null(table["id"])).as_py() or not inside:
+            raise disk.damaged(
+                f"{self._location.address}/{part.path}",
+                "it names positions that are none",
+                disk.FROM_BACKUP,
+            )
 
     @cached_property
     def _ids(self) -> pa.Array:
-        return one_chunk(self.records["id"])
+        return disk.one_array(self.records["id"])
 
     @cached_property
     def _hashes(self) -> pa.Array:
         """Hash per position; null where dead, so that a deleted text is computed anew."""
-        hashes = one_chunk(self.rows(["text_hash"])["text_hash"])
+        hashes = disk.one_array(self.rows(["text_hash"])["text_hash"])
         if self.dead.any():
             hashes = pc.if_else(pa.array(~self.dead), hashes, pa.scalar(None, pa.string()))
         return hashes
@@ -158,7 +209,7 @@ class SampleIndex:
         for part in self._snapshot.index:
             if part.kind == "rows" and part.start < stop and part.stop > start:
                 first = max(start - part.start, 0)
-                rows = self._read(part.path, wanted.names)
+                rows = self._rows_of(part, wanted.names)
                 tables.append(rows.slice(first, min(stop, part.stop) - part.start - first))
         return pa.concat_tables(tables)
 
@@ -189,8 +240,20 @@ class SampleIndex:
                 columns[field.name] = owners[field.name]
             else:
                 null = pa.scalar(None, field.type)
-                columns[field.name] = pc.if_else(alive, one_chunk(rows[field.name]), null)
+                columns[field.name] = pc.if_else(alive, disk.one_array(rows[field.name]), null)
         return pa.table(columns, schema=ROW_SCHEMA)
+
+    def visible_slots(self, slots: Iterable[int]) -> dict[int, pa.Table]:
+        """`visible_rows` of whole slots; each part of the index is read once."""
+        size = self._snapshot.schema.samples_per_shard
+        self._held = {}
+        try:
+            return {
+                slot: self.visible_rows(slot * size, min((slot + 1) * size, self.num_rows))
+                for slot in sorted(slots)
+            }
+        finally:
+            self._held = None
 
     def positions(self, ids: Sequence[str] | pa.Array) -> Positions:
         """int64 position of each id, `(n,)`, through aliases; -1 where unknown or deleted."""
@@ -206,7 +269,11 @@ class SampleIndex:
 
     def was_deleted(self, ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         """Which ids were deleted and have not come back: `(n,)` bool."""
-        gone = [one_chunk(self._read(part.path, ["id"])["id"]) for part in self._snapshot.deletions]
+        only_ids = pa.schema([DELETED_SCHEMA.field("id")])
+        gone = [
+            disk.one_array(self._read(part.path, only_ids)["id"])
+            for part in self._snapshot.deletions
+        ]
         if not gone:
             return np.zeros(len(ids), bool)
         deleted: npt.NDArray[np.bool_] = pc.is_in(ids, value_set=pa.concat_arrays(gone)).to_numpy()
@@ -215,7 +282,7 @@ class SampleIndex:
     def in_period(self, since: int | None, until: int | None) -> npt.NDArray[np.bool_]:
         """Positions alive with a record of `since <= created_at < until`: `(samples,)` bool."""
         keep = pa.array(np.ones(len(self.records), bool))
-        created = one_chunk(self.records["created_at"])
+        created = disk.one_array(self.records["created_at"])
         if since is not None:
             keep = pc.and_(keep, pc.greater_equal(created, since))
         if until is not None:
@@ -234,7 +301,7 @@ class SampleIndex:
 def _look_up(values: Sequence[str] | pa.Array, known: pa.Array, positions: Positions) -> Positions:
     array = values if isinstance(values, pa.Array | pa.ChunkedArray) else _strings(values)
     found = pc.index_in(array.cast(pa.string()), value_set=known, skip_nulls=True)
-    found = one_chunk(found) if isinstance(found, pa.ChunkedArray) else found
+    found = disk.one_array(found) if isinstance(found, pa.ChunkedArray) else found
     index = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     if len(positions) == 0:
         return np.full(len(index), -1, np.int64)
@@ -245,12 +312,14 @@ def _strings(values: Sequence[Any]) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
-def one_chunk(column: Any) -> pa.Array:
-    """A column as one array, `(rows,)`."""
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    combined = column.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+def _not_there(aliases: pa.Table, records: pa.Table) -> pa.Table:
+    """Aliases less those that a compaction, maybe killed since, has made their rows' own ids."""
+    at = (
+        pc.index_in(aliases["id"], value_set=disk.one_array(records["id"])).fill_null(-1).to_numpy()
+    )
+    own = records["position"].to_numpy()
+    same = (at >= 0) & (own[at] == aliases["position"].to_numpy()) if len(own) else at >= 0
+    return aliases.filter(pa.array(~same))
 
 
 def _without(records: pa.Table, deleted: pa.Table) -> pa.Table:
@@ -262,19 +331,39 @@ def _without(records: pa.Table, deleted: pa.Table) -> pa.Table:
     return records.take(pa.array(kept))
 
 
-def read_parquet(location: Location, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one of the store's own tables; StoreError if it is missing or damaged."""
+def read_parquet(
+    location: Location,
+    path: str,
+    schema: pa.Schema | None = None,
+    *,
+    num_rows: int | None = None,
+) -> pa.Table:
+    """Read one of the store's own tables.
+
+    Args:
+        location: where the store is.
+        path: of the table.
+        schema: its columns that are wanted; by default all, whatever they are.
+        num_rows: how many rows it must have.
+
+    Returns:
+        The columns in the schema's order.
+
+    Raises:
+        StoreError: missing, damaged, of other columns or another length.
+    """
+    where = f"{location.address}/{path}"
     try:
-        return pq.read_table(pa.BufferReader(location.read(path)), columns=columns)
-    except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
-        what = "missing" if isinstance(error, FileNotFoundError) else "damaged"
-        raise StoreError(
-            f"{location.address}/{path}: the table is {what}; restore it from a backup"
-        ) from error
-
-
-def encode_parquet(table: pa.Table) -> bytes:
-    """A table as Parquet bytes."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue().to_pybytes())
+        source = pa.BufferReader(location.read(path))
+        names = None if schema is None else schema.names
+        table = disk.read_parquet(source, where=where, remedy=disk.FROM_BACKUP, columns=names)
+    except FileNotFoundError:
+        raise StoreError(f"{where}: the table is missing; {disk.FROM_BACKUP}") from None
+    except OSError as error:
+        raise disk.unreadable(where, error, disk.FROM_BACKUP) from error
+    if schema is not None and table.schema.types != schema.types:
+        found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+        raise disk.damaged(where, f"its columns are {found}", disk.FROM_BACKUP)
+    if num_rows is not None and len(table) != num_rows:
+        raise disk.damaged(where, f"{len(table):,} rows instead of {num_rows:,}", disk.FROM_BACKUP)
+    return table

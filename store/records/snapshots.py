@@ -1,22 +1,18 @@
-"""Snapshots: what each commit contains, how one is published, and how old ones are found.
+"""Snapshots: what each commit contains, and where its files are.
 
 A snapshot is an immutable JSON record, `.salient/snapshots/NNNNNN.json`, beside a copy of its root
-metadata. Publishing writes the record, then swaps the root `zarr.json` with one rename: a reader
-sees the old state or the new one. Commit `k` stays readable as the first `num_samples` positions.
+metadata. Commit `k` stays readable as the first `num_samples` positions. `encoding` makes a
+record's bytes, `history` publishes and finds snapshots.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from store import disk
-from store.disk import Location
-from store.errors import StoreError
-from store.layout import ROOT_DOCUMENT, StoreSchema, array_documents, encode_document, root_document
+from store.layout import ARRAYS, StoreSchema, axis_coordinates, sample_coordinates
 
 JSON = Any
 PRIVATE = ".salient"
@@ -26,13 +22,14 @@ INDEX = f"{PRIVATE}/index"
 LABELS = f"{PRIVATE}/labels"
 PLANS = f"{PRIVATE}/plans"
 ACTIVE_PLAN = f"{PRIVATE}/active.json"
+CHANGING = f"{PRIVATE}/changing.json"
 COMMIT_LOCK = f"{PRIVATE}/commit.lock"
 APPEND_LOCK = f"{PRIVATE}/append.lock"
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
 
-@dataclass(frozen=True)
-class SlotRecord:
-    """Committed state of one shard slot.
+class SlotRecord(NamedTuple):
+    """Committed state of one shard slot; a plain tuple, for a store has thousands.
 
     Attributes:
         count: samples in it.
@@ -40,7 +37,7 @@ class SlotRecord:
         emptied: every sample was deleted and compacted away; there are no shard files.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's method of that name is of no use here
     manifests: tuple[str, ...]
     emptied: bool = False
 
@@ -104,27 +101,16 @@ class Snapshot:
             *(record.path for record in self.labels.values()),
         }
 
-    def to_json(self) -> JSON:
-        """A JSON object that `from_json` reads back."""
-        data = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        data["schema"] = self.schema.to_json()
-        data["slots"] = [asdict(slot) for slot in self.slots]
-        data["index"] = [asdict(part) for part in self.index]
-        data["labels"] = {task: asdict(record) for task, record in self.labels.items()}
-        return data
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, JSON]) -> Snapshot:
-        """Rebuild a snapshot from its record."""
-        fields = dict(data)
-        fields["schema"] = StoreSchema.from_json(data["schema"])
-        fields["slots"] = tuple(
-            SlotRecord(slot["count"], tuple(slot["manifests"]), slot["emptied"])
-            for slot in data["slots"]
-        )
-        fields["index"] = tuple(IndexPart(**part) for part in data["index"])
-        fields["labels"] = {task: LabelRecord(**r) for task, r in data["labels"].items()}
-        return cls(**fields)
+def written_folders(schema: StoreSchema) -> dict[str, int]:
+    """The folders that a change of a store writes to: see `store.disk.check_folders`."""
+    coordinates = (*axis_coordinates(schema), *sample_coordinates(schema))
+    return {
+        **dict.fromkeys(coordinates, 1),
+        **dict.fromkeys(ARRAYS, 4),  # <array>/c/<layer>/0/0
+        PRIVATE: 1,
+        PLANS: 2,
+    }
 
 
 def snapshot_path(snapshot_id: str) -> str:
@@ -135,82 +121,6 @@ def snapshot_path(snapshot_id: str) -> str:
 def root_copy_path(snapshot_id: str) -> str:
     """Path of the copy of a snapshot's root metadata."""
     return f"{SNAPSHOTS}/{snapshot_id}.zarr.json"
-
-
-def current_snapshot_id(location: Location) -> str:
-    """Id of the last commit; StoreError if this is not a Salient store."""
-    try:
-        root = json.loads(location.read(ROOT_DOCUMENT))
-        return str(root["attributes"]["salient"]["snapshot"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(
-            f"{location.address}: no activation store here; create one with "
-            "ActivationStore.create or `salient extract`, or check the path"
-        ) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"{location.address}/zarr.json: not the root of a Salient store; check the path"
-        ) from error
-    except OSError as error:
-        raise StoreError(f"{location.address}: cannot be read ({error.strerror})") from error
-
-
-def load_snapshot(location: Location, snapshot_id: str | None = None) -> Snapshot:
-    """Read a snapshot's record; by default the last commit's."""
-    wanted = snapshot_id or current_snapshot_id(location)
-    if snapshot_id is not None and (
-        not snapshot_id.isdigit() or int(snapshot_id) > int(current_snapshot_id(location))
-    ):
-        raise _no_such_snapshot(location, snapshot_id)
-    try:
-        data = json.loads(location.read(snapshot_path(wanted)))
-    except FileNotFoundError:
-        raise _no_such_snapshot(location, wanted) from None
-    except ValueError as error:
-        raise StoreError(
-            f"{location.address}/{snapshot_path(wanted)}: damaged; restore it from a backup"
-        ) from error
-    return Snapshot.from_json(data)
-
-
-def _no_such_snapshot(location: Location, snapshot_id: str) -> StoreError:
-    return StoreError(
-        f"{location.address}: no snapshot {snapshot_id!r}; list them with `salient store "
-        "snapshots` (gc removes old ones)"
-    )
-
-
-def publish(root: Path, snapshot: Snapshot) -> None:
-    """Make `snapshot` the last commit. The caller holds the commit lock; all it names is durable.
-
-    Raises:
-        StoreError: the disk refused; the previous commit stands.
-    """
-    document = encode_document(root_document(snapshot.schema, snapshot.num_samples, snapshot.id))
-    record = encode_document(snapshot.to_json())
-    disk.write_files(
-        {
-            root / snapshot_path(snapshot.id): [record],
-            root / root_copy_path(snapshot.id): [document],
-        }
-    )
-    disk.write_file(root / ROOT_DOCUMENT, [document])
-    write_array_documents(root, snapshot)
-
-
-def write_array_documents(root: Path, snapshot: Snapshot) -> None:
-    """Bring each array's own `zarr.json` up to the published root (readers of a single array).
-
-    They come after the root, so they never promise more than is committed; a commit that died here
-    is made good before the next append.
-    """
-    changed = {}
-    for name, document in array_documents(snapshot.schema, snapshot.num_samples).items():
-        path = root / name / ROOT_DOCUMENT
-        content = encode_document(document)
-        if not path.exists() or path.read_bytes() != content:
-            changed[path] = [content]
-    disk.write_files(changed)
 
 
 def with_later_deletions(snapshot: Snapshot, current: Snapshot) -> Snapshot:

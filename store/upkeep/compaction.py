@@ -10,9 +10,9 @@ being replaced.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,11 @@ from store.activations import ActivationStore
 from store.commits import (
     active_plan_id,
     commit_finished,
-    hide_in_coordinates,
     new_plan_id,
+    remove_texts,
     successor,
     summarise,
+    unneeded,
 )
 from store.disk import LocalLocation, locked, process_lock
 from store.errors import StoreError
@@ -36,7 +37,6 @@ from store.layout import (
     LayerKey,
     LayerSummary,
     Manifest,
-    encode_document,
     encode_manifest,
     write_shard,
 )
@@ -45,18 +45,20 @@ from store.records import (
     APPEND_LOCK,
     COMMIT_LOCK,
     DELETED_SCHEMA,
+    LABELS,
     PLANS,
+    IndexPart,
     SampleIndex,
     Snapshot,
-    encode_parquet,
+    encode_snapshot,
     publish,
+    read_label_file,
     read_parquet,
     snapshot_path,
 )
 
 AnyArray = npt.NDArray[np.generic]
 Mask = npt.NDArray[np.bool_]
-KINDS = ("rows", "aliases", "deleted")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def compact(store: ActivationStore) -> CompactReport:
     """
     root = store.writable_root()
     lease = process_lock(root / APPEND_LOCK)
+    held = lease.held  # by an append of this process, which keeps it
     lease.acquire()
     try:
         with locked(root / COMMIT_LOCK):
@@ -98,7 +101,8 @@ def compact(store: ActivationStore) -> CompactReport:
                 )
             report = _compact(root, store, snapshot)
     finally:
-        lease.release()
+        if not held:
+            lease.release()
     store.refresh()
     return report
 
@@ -121,29 +125,28 @@ def _compact(root: Path, store: ActivationStore, snapshot: Snapshot) -> CompactR
         dead = index.dead[slot * size : (slot + 1) * size]
         if slot not in emptied:
             _scrub_slot(root, snapshot, history, slot, dead)
-    hide_in_coordinates(root, snapshot, index, pa.table({"position": np.flatnonzero(todo)}))
     _scrub_tables(root, history, index)
     following = successor(_without_slots(snapshot, emptied), "compact")
     if snapshot.has_dead:
         disk.write_files(
             {
-                root / snapshot_path(old.id): [
-                    encode_document(_without_slots(old, emptied).to_json())
-                ]
+                root / snapshot_path(old.id): [encode_snapshot(_without_slots(old, emptied))]
                 for old in history
             }
         )
         publish(root, following)
-    return CompactReport(
-        int(todo.sum()), len(slots), emptied, _remove_shards(root, snapshot, emptied)
-    )
+    freed = _remove_shards(root, snapshot, emptied)
+    remove_texts(root, snapshot)
+    for path in list(unneeded(root, history, [LABELS])):
+        disk.remove(root / path)
+    return CompactReport(int(todo.sum()), len(slots), emptied, freed)
 
 
 def _without_slots(snapshot: Snapshot, emptied: Iterable[int]) -> Snapshot:
     slots = list(snapshot.slots)
     for slot in emptied:
         if slot < len(slots):
-            slots[slot] = replace(slots[slot], emptied=True)
+            slots[slot] = slots[slot]._replace(emptied=True)
     return replace(snapshot, slots=tuple(slots), has_dead=True)
 
 
@@ -192,38 +195,67 @@ def _scrub_slot(
     for manifest in manifests:
         content = encode_manifest(manifest.count, after[manifest.path], results[manifest.path])
         disk.write_file(root / manifest.path, [content])
-    shutil.rmtree(staging)
+    disk.remove(staging)
 
 
 def _scrub_tables(root: Path, history: list[Snapshot], index: SampleIndex) -> None:
     """Take deleted ids and texts out of every table of every kept snapshot, in place."""
     location = LocalLocation(root)
     for path in {record.path for old in history for record in old.labels.values()}:
-        table = read_parquet(location, path)
+        table = read_label_file(location, path)
         gone = index.was_deleted(table["id"])
         if gone.any():
-            disk.write_file(root / path, [encode_parquet(table.filter(pa.array(~gone)))])
-    parts = {part.path: part for old in history for part in old.index}
-    # Tombstones go last: until then they say what else must go.
-    for part in sorted(parts.values(), key=lambda part: KINDS.index(part.kind)):
+            disk.write_file(root / path, [disk.encode_parquet(table.filter(pa.array(~gone)))])
+    parts = list({part.path: part for old in history for part in old.index}.values())
+
+    def scrub(part: IndexPart, change: Callable[[pa.Table], pa.Table]) -> None:
         table = read_parquet(location, part.path)
-        if part.kind == "rows":
-            scrubbed = index.visible_rows(part.start, part.stop)
-        elif part.kind == "aliases":
-            scrubbed = _living_aliases(table, index)
-        else:
-            scrubbed = DELETED_SCHEMA.empty_table()
+        scrubbed = change(table)
         if not scrubbed.equals(table):
-            disk.write_file(root / part.path, [encode_parquet(scrubbed)])
+            disk.write_file(root / part.path, [disk.encode_parquet(scrubbed)])
+
+    def of(kind: str) -> list[IndexPart]:
+        return [part for part in parts if part.kind == kind]
+
+    # In an order in which all parts together say the same living ids at every moment. An alias may
+    # have been deleted and come back, and then become its row's own id, before all tombstones.
+    seen: set[str] = set()
+    for part in reversed(of("aliases")):
+        scrub(part, lambda table: _last_aliases(table, index, seen))
+    for part in of("rows"):
+        scrub(part, partial(_visible, part, index))
+    for part in of("deleted"):
+        scrub(part, lambda table: table.filter(pa.array(~_is_living(table, index))))
+    for part in of("aliases"):
+        scrub(part, lambda table: table.filter(pa.array(~_is_owner(table, index))))
+    # Tombstones go last: until then they say what else must go.
+    for part in of("deleted"):
+        scrub(part, lambda table: DELETED_SCHEMA.empty_table())
 
 
-def _living_aliases(table: pa.Table, index: SampleIndex) -> pa.Table:
-    """Aliases still alive, less those that have become their row's own id."""
-    position = index.positions(table["id"])
-    own = index.owner_ids().take(pa.array(np.maximum(position, 0)))
-    is_owner = pc.equal(own, table["id"].combine_chunks()).fill_null(False)
-    keep = (position == table["position"].to_numpy()) & ~np.asarray(is_owner)
-    return table.filter(pa.array(keep))
+def _visible(part: IndexPart, index: SampleIndex, table: pa.Table) -> pa.Table:
+    return index.visible_rows(part.start, part.stop)
+
+
+def _is_living(table: pa.Table, index: SampleIndex) -> Mask:
+    living: Mask = index.positions(table["id"]) == table["position"].to_numpy()
+    return living
+
+
+def _is_owner(table: pa.Table, index: SampleIndex) -> Mask:
+    """Which aliases are those that their row appears under."""
+    own = index.owner_ids().take(table["position"])
+    same: Mask = pc.equal(own, table["id"]).fill_null(False).to_numpy()
+    return same
+
+
+def _last_aliases(table: pa.Table, index: SampleIndex, seen: set[str]) -> pa.Table:
+    """Living aliases that are not among those seen in later parts; notes them as seen."""
+    keep = _is_living(table, index)
+    keep &= ~pc.is_in(table["id"], value_set=pa.array(sorted(seen), pa.string())).to_numpy()
+    kept = table.filter(pa.array(keep))
+    seen.update(kept["id"].to_pylist())
+    return kept
 
 
 def _remove_shards(root: Path, snapshot: Snapshot, emptied: Iterable[int]) -> int:
@@ -234,5 +266,5 @@ def _remove_shards(root: Path, snapshot: Snapshot, emptied: Iterable[int]) -> in
                 path = root / layout.shard_path(layer, slot)
                 if path.exists():
                     freed += path.stat().st_size
-                    path.unlink()
+                    disk.remove(path)
     return freed

@@ -48,35 +48,46 @@ def export_archive(store: ActivationStore, path: str | Path, *, keepbits: int = 
 
     Mantissas are rounded to `keepbits` bits (5: relative error up to 1.6 %; the token numbers of
     peaks stay exact), then compressed with Blosc (lz4, bit shuffle), one chunk per shard. Any Zarr
-    reader opens it; deleted samples are NaN.
+    reader opens it; deleted samples are NaN. The folder appears when all of it is there.
 
     Raises:
         StoreError: the path exists, or shards too large for Blosc.
     """
-    root = Path(path)
-    _refuse_existing(root)
+    target = Path(path).absolute()
+    _refuse_existing(target)
     schema = store.schema
     largest = 10 if schema.dtype == "float16" else 23
     if not 1 <= keepbits <= largest:
         raise StoreError(
             f"export: keepbits is {keepbits}; valid for {schema.dtype}: 1 to {largest}"
         )
+    most_rows = max(layout.rows for layout in schema.arrays.values())
+    if most_rows * schema.samples_per_shard * schema.itemsize > MAX_BLOSC_BYTES:
+        raise StoreError("export: shards over 2 GB cannot be compressed with Blosc")
+    try:
+        with disk.made_beside(target) as root:
+            num_bytes = _write_archive(store, root, keepbits)
+    except FileExistsError:
+        raise _exists_already(target) from None
+    return ExportReport(str(path), num_bytes, store.num_samples * schema.bytes_per_sample)
+
+
+def _write_archive(store: ActivationStore, root: Path, keepbits: int) -> int:
+    """Fill a folder with the archive; returns the bytes of its activations."""
+    schema, size = store.schema, store.schema.samples_per_shard
     rounding = numcodecs.BitRound(keepbits=keepbits)
     blosc = numcodecs.Blosc(cname="lz4", clevel=BLOSC_LEVEL, shuffle=numcodecs.Blosc.BITSHUFFLE)
     num_bytes = 0
-    size = schema.samples_per_shard
     for layout in schema.arrays.values():
-        if layout.rows * size * schema.itemsize > MAX_BLOSC_BYTES:
-            raise StoreError("export: shards over 2 GB cannot be compressed with Blosc")
         for layer in layout.layers:
             block = np.empty((layout.rows, size), schema.dtype)
             for start, values in store.iter_blocks(layout.name, layer=layer, out=block):
                 block[:, len(values) :] = np.nan
                 kept = block if layout.name == "peak" else rounding.encode(block)
                 content = blosc.encode(np.ascontiguousarray(kept))
-                target = root / layout.shard_path(layer, start // size)
-                disk.make_directories(target.parent)
-                disk.write_file(target, [content], sync_name=False)
+                shard = root / layout.shard_path(layer, start // size)
+                disk.make_directories(shard.parent)
+                disk.write_file(shard, [content], sync_name=False)
                 num_bytes += len(content)
     rows = store.index.visible_rows(0, store.num_samples)
     slots = {
@@ -86,7 +97,8 @@ def export_archive(store: ActivationStore, path: str | Path, *, keepbits: int = 
     write_sample_chunks(root, schema, slots)
     write_axis_coordinates(root, schema)
     _write_documents(root, store)
-    return ExportReport(str(root), num_bytes, store.num_samples * schema.bytes_per_sample)
+    disk.sync_directories({file.parent for file in root.rglob("*") if file.is_file()})
+    return num_bytes
 
 
 def _write_documents(root: Path, store: ActivationStore) -> None:
@@ -162,4 +174,8 @@ def export_parquet(
 
 def _refuse_existing(path: Path) -> None:
     if path.exists():
-        raise StoreError(f"{path}: exists already; choose another path or remove it first")
+        raise _exists_already(path)
+
+
+def _exists_already(path: Path) -> StoreError:
+    return StoreError(f"{path}: exists already; choose another path or remove it first")

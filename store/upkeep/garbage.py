@@ -8,25 +8,28 @@ Activations are never among it: `store.upkeep.compaction` removes those of delet
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from store import disk
 from store.activations import ActivationStore
-from store.commits import active_plan_id
-from store.disk import TEMPORARY_SUFFIX, locked
+from store.commits import dead_plans, half_written, settle, unneeded
+from store.disk import Location, locked
 from store.errors import StoreError
 from store.records import (
     COMMIT_LOCK,
     INDEX,
     LABELS,
     MANIFESTS,
-    PLANS,
+    SNAPSHOTS,
     Snapshot,
-    root_copy_path,
-    snapshot_path,
+    load_snapshot,
 )
+
+_RECORD = re.compile(r"([0-9]{6,12})(\.zarr)?\.json", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class GcReport:
 def gc(store: ActivationStore, *, keep: int = 10, dry_run: bool = False) -> GcReport:
     """Remove old snapshots' records, files that no snapshot needs, and leftovers of dead plans.
 
-    Activations are never removed. Readers that opened a snapshot that goes away must reopen.
+    Activations are never removed. Readers of a snapshot that goes away go on: what they read lies
+    in the same shards, and the newest snapshot says how those are checked.
 
     Args:
         store: the store.
@@ -60,54 +64,40 @@ def gc(store: ActivationStore, *, keep: int = 10, dry_run: bool = False) -> GcRe
         raise StoreError(f"gc: keep is {keep}; at least the current snapshot must stay (1)")
     root = store.writable_root()
     with locked(root / COMMIT_LOCK):
+        if not dry_run:
+            settle(root, load_snapshot(store.location))
         kept = store.snapshots()
         old, kept = kept[:-keep], kept[-keep:]
-        doomed = [*_records(old), *_unneeded(root, kept), *_leftovers(root)]
+        private = (MANIFESTS, INDEX, LABELS)
+        # The records go first: none is left that names a file which is gone.
+        doomed = [*_old_records(store.location, kept), *unneeded(root, kept, private)]
+        doomed = list(dict.fromkeys([*doomed, *dead_plans(root), *half_written(root)]))
         num_bytes = sum(_size(root / path) for path in doomed)
         if not dry_run:
             for path in doomed:
-                if (root / path).is_dir():
-                    shutil.rmtree(root / path)
-                else:
-                    (root / path).unlink(missing_ok=True)
+                disk.remove(root / path)
     names = tuple(snapshot.id for snapshot in old)
     return GcReport(names, tuple(doomed), num_bytes, dry_run)
 
 
-def _records(snapshots: list[Snapshot]) -> Iterator[str]:
-    for snapshot in snapshots:
-        yield snapshot_path(snapshot.id)
-        yield root_copy_path(snapshot.id)
+def _old_records(location: Location, kept: Sequence[Snapshot]) -> Iterator[str]:
+    """Records and copies of the root up to the last commit, of no snapshot that is kept.
 
-
-def _unneeded(root: Path, kept: list[Snapshot]) -> Iterator[str]:
-    """Private files that no kept snapshot and no plan under way needs."""
-    needed = set().union(*(snapshot.files() for snapshot in kept))
-    active = active_plan_id(root)
-    for folder in (MANIFESTS, INDEX, LABELS):
-        for entry in _entries(root / folder):
-            path = f"{folder}/{entry.name}"
-            # An interrupted commit has moved files of its plan and will want them again.
-            if path not in needed and not (active and active in entry.name):
-                yield path
-
-
-def _leftovers(root: Path) -> Iterator[str]:
-    active = active_plan_id(root)
-    for entry in _entries(root / PLANS):
-        if entry.name != active:
-            yield f"{PLANS}/{entry.name}"
-    for path in root.rglob(f"*{TEMPORARY_SUFFIX}"):
-        if root / PLANS not in path.parents:
-            yield str(path.relative_to(root))
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds; git and object stores keep no empty ones."""
-    return list(os.scandir(folder)) if folder.is_dir() else []
+    By name, for a gc that died may have left a copy without its record.
+    """
+    last, ids = int(kept[-1].id), {snapshot.id for snapshot in kept}
+    for name in location.names(SNAPSHOTS):
+        found = _RECORD.fullmatch(name)
+        if found and found[1] not in ids and int(found[1]) <= last:
+            yield f"{SNAPSHOTS}/{name}"
 
 
 def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
-    return path.stat().st_size
+    """Bytes of a file, or of all that is in a folder; links are not followed."""
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            return status.st_size
+        return sum(_size(Path(entry)) for entry in os.scandir(path))
+    except OSError:
+        return 0

@@ -10,10 +10,21 @@ import numpy as np
 
 from store.activations import ActivationStore
 from store.commits import active_plan_id
+from store.disk import FROM_BACKUP
 from store.errors import DamagedShardError, StoreError
-from store.layout import Manifest, check_sample_chunk, sample_coordinates, shard_index
+from store.layout import ArrayLayout, Manifest, ShardReader, row_crcs, shard_index
 from store.reading import ActivationReader
-from store.records import read_labels
+from store.records import load_snapshot, read_labels
+from store.upkeep.keptfiles import check_history, unknown_files
+from store.upkeep.plainview import (
+    Damage,
+    check_array_documents,
+    check_axes,
+    check_root,
+    check_samples,
+)
+
+MAX_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -88,20 +99,13 @@ def describe_snapshots(store: ActivationStore) -> str:
 
 
 @dataclass(frozen=True)
-class Damage:
-    """One thing that is wrong, with the slot it belongs to (None: the whole store)."""
-
-    slot: int | None
-    message: str
-
-
-@dataclass(frozen=True)
 class VerifyReport:
-    """The result of reading every byte."""
+    """The result of reading every byte; unknown files are no damage, for nobody reads them."""
 
     num_shards: int
     num_bytes: int
     damage: tuple[Damage, ...]
+    unknown_files: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -116,33 +120,115 @@ class VerifyReport:
     def __str__(self) -> str:
         head = f"{self.num_shards:,} shards, {self.num_bytes / 1e9:.3f} GB read: "
         if self.sound:
-            return head + "all sound"
-        slots = ", ".join(map(str, self.damaged_slots)) or "none"
-        lines = [head + f"{len(self.damage)} problems; damaged slots: {slots}"]
-        return "\n".join([*lines, *(f"  {damage.message}" for damage in self.damage)])
+            lines = [head + "all sound"]
+        else:
+            slots = ", ".join(map(str, self.damaged_slots)) or "none"
+            lines = [head + f"{len(self.damage)} problems; damaged slots: {slots}"]
+        lines += [f"  {damage.message}" for damage in self.damage]
+        if self.unknown_files:
+            shown = ", ".join(self.unknown_files[:MAX_SHOWN])
+            more = len(self.unknown_files) - MAX_SHOWN
+            lines.append(f"  not of the store: {shown}" + (f" and {more} more" * (more > 0)))
+        return "\n".join(lines)
 
 
 def verify(store: ActivationStore) -> VerifyReport:
-    """Read every shard, manifest, coordinate and table of the snapshot and check all checksums."""
-    reader = ActivationReader(
-        store.location, store.snapshot, np.zeros(store.num_samples, bool), check="always"
-    )
+    """Read every file that is the store's and check all checksums.
+
+    That is: shards, manifests, coordinates, tables and Zarr documents of the snapshot, and records
+    and files of every snapshot that is kept. What changes while it is read is read again.
+    """
+    while True:
+        report = _verify(store)
+        if report.sound:
+            return report
+        before = store.snapshot_id
+        store.refresh()
+        if store.snapshot_id == before:
+            return report
+
+
+def _verify(store: ActivationStore) -> VerifyReport:
+    nobody = np.broadcast_to(np.False_, store.num_samples)  # no memory, whatever the length
+    reader = ActivationReader(store.location, store.snapshot, nobody, check="always")
     damage: list[Damage] = []
     num_shards = 0
     for slot, record in enumerate(store.snapshot.slots):
-        if record.emptied:
-            continue
         damage += _check_manifests(store, slot)
         for layout in store.schema.arrays.values():
             for layer in layout.layers:
-                num_shards += 1
                 try:
-                    reader.read_committed(layout.name, layer, slot)
+                    if record.emptied:
+                        if not _check_emptied(store, layout, layer, slot):
+                            continue
+                    else:
+                        reader.read_committed(layout.name, layer, slot)
+                    num_shards += 1
                     _check_index(store, layout.shard_path(layer, slot), layout.rows)
                 except StoreError as error:
                     damage.append(Damage(slot, str(error)))
     damage += _check_tables(store)
-    return VerifyReport(num_shards, reader.shards.bytes_read, tuple(damage))
+    damage += _check_surroundings(store)
+    # Once each: the history names the snapshot's own files again.
+    unique = tuple(dict.fromkeys(damage))
+    return VerifyReport(num_shards, reader.shards.bytes_read, unique, _unknown(store))
+
+
+def _unknown(store: ActivationStore) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(unknown_files(store.location, store.schema)))
+    except (StoreError, OSError):
+        return ()
+
+
+def _check_surroundings(store: ActivationStore) -> Iterator[Damage]:
+    """What is of the last commit, whichever the store shows, and of all that are kept."""
+    location = store.location
+    try:
+        current = load_snapshot(location)
+    except StoreError as error:
+        yield Damage(None, str(error))
+        return
+    for check in (check_root, check_array_documents, check_axes, check_history):
+        try:
+            yield from check(location, current)
+        except StoreError as error:
+            yield Damage(None, str(error))
+
+
+def _check_emptied(store: ActivationStore, layout: ArrayLayout, layer: int, slot: int) -> bool:
+    """Whether an emptied slot has a shard, as a backfill makes one; plain Zarr readers see it.
+
+    Raises:
+        StoreError: it has, and it is damaged.
+    """
+    path = layout.shard_path(layer, slot)
+    where = f"{store.location.address}/{path}"
+
+    def damaged(_: str, what: str) -> DamagedShardError:
+        return DamagedShardError(
+            f"{where}: the shard of an emptied slot {what}; remove it, nothing needs it"
+        )
+
+    try:
+        store.location.size(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise damaged(path, f"cannot be read ({error.strerror or error})") from error
+    size = store.schema.samples_per_shard
+    shards = ShardReader(
+        store.location, samples_per_shard=size, dtype=store.schema.dtype, damaged=damaged
+    )
+    values = np.empty((layout.rows, size), store.schema.dtype)
+    shards.read_block(path, layout.rows, values)
+    for name in store.snapshot.slots[slot].manifests:
+        manifest = Manifest(store.location, name)
+        if manifest.covers(layout.name, layer):
+            crcs = row_crcs(values[:, : manifest.count])
+            if not manifest.accepts(layout.name, layer, np.arange(layout.rows), crcs).all():
+                raise damaged(path, "differs from its checksums")
+    return True
 
 
 def _check_manifests(store: ActivationStore, slot: int) -> Iterator[Damage]:
@@ -156,34 +242,28 @@ def _check_manifests(store: ActivationStore, slot: int) -> Iterator[Damage]:
 def _check_index(store: ActivationStore, path: str, rows: int) -> None:
     usual = shard_index(rows, store.schema.samples_per_shard * store.schema.itemsize)
     tail = np.empty(len(usual), np.uint8)
-    store.location.read_ranges(path, [store.location.size(path) - len(usual)], [tail])
+    where = f"{store.location.address}/{path}"
+    try:
+        start = max(0, store.location.size(path) - len(usual))
+        store.location.read_ranges(path, [start], [tail])
+    except OSError as error:  # a compaction may have emptied the slot: then `verify` looks again
+        raise DamagedShardError(
+            f"{where}: the shard cannot be read ({error.strerror or error}); {FROM_BACKUP} or "
+            "extract again"
+        ) from error
     if tail.tobytes() != usual:
         raise DamagedShardError(
-            f"{store.location.address}/{path}: the shard's index is damaged; restore it from a "
-            "backup or extract again"
+            f"{where}: the shard's index is damaged; {FROM_BACKUP} or extract again"
         )
 
 
 def _check_tables(store: ActivationStore) -> Iterator[Damage]:
-    try:
-        rows = store.index.visible_rows(0, store.num_samples)
-    except (StoreError, OSError, ValueError) as error:
-        yield Damage(None, f"the sample index cannot be read: {error}")
-        return
     for task in store.tasks():
         try:
             read_labels(store.location, store.snapshot, task)
-        except (StoreError, OSError, ValueError) as error:
+        except StoreError as error:
             yield Damage(None, f"labels of task {task!r} cannot be read: {error}")
-    size = store.schema.samples_per_shard
-    for slot, record in enumerate(store.snapshot.slots):
-        own = rows.slice(slot * size, record.count)
-        for name in sample_coordinates(store.schema):
-            path = f"{name}/c/{slot}"
-            try:
-                content = store.location.read(path)
-            except OSError as error:
-                yield Damage(slot, f"{path}: {error.strerror or error}")
-                continue
-            if not check_sample_chunk(content, name, own, size):
-                yield Damage(slot, f"{path}: the coordinate differs from the sample index")
+    try:
+        yield from check_samples(store.location, store.snapshot, store.index)
+    except StoreError as error:
+        yield Damage(None, f"the sample index cannot be read: {error}")

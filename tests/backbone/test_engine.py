@@ -80,7 +80,9 @@ def record(path: Path, **made: str) -> dict[str, object]:
 def test_what_was_recorded_is_used(tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert load_backbone(tiny_bert).engine == "torch", "it is small"
     for made in ("torch", "onednn"):
-        found = load_recorded(record(tiny_bert, engine=made, device="cpu"), device="cpu")
+        found = load_recorded(
+            record(tiny_bert, engine=made, device="cpu"), device="cpu", asked_by="a head"
+        )
         assert found.engine == made
     assert not caplog.records
 
@@ -101,7 +103,9 @@ def test_one_line_where_the_engine_is_not_to_be_had(
 ) -> None:
     monkeypatch.setattr("pipeline.onednn.available", lambda dtype: False)
     if settled:
-        found = load_recorded(record(tiny_bert, engine="onednn", device="cpu"), device="cpu")
+        found = load_recorded(
+            record(tiny_bert, engine="onednn", device="cpu"), device="cpu", asked_by="a head"
+        )
     else:
         found = load_from_settings(
             BackboneConfig(model=str(tiny_bert), engine="onednn"), device="cpu"
@@ -118,7 +122,9 @@ def test_kernels_that_change_a_model_are_left_only_where_recorded(
         raise KernelError("changed")
 
     monkeypatch.setattr("pipeline.backbone.selfcheck.change_kernels", refuse)
-    found = load_recorded(record(tiny_bert, engine="onednn", device="cpu"), device="cpu")
+    found = load_recorded(
+        record(tiny_bert, engine="onednn", device="cpu"), device="cpu", asked_by="a head"
+    )
     assert found.engine == "torch" and "agree to rounding" in caplog.text
     with pytest.raises(KernelError, match="changed"):
         load_from_settings(BackboneConfig(model=str(tiny_bert), engine="onednn"), device="cpu")

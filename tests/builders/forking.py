@@ -11,9 +11,17 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-# Where there is no torch, the second cannot be imported, and the server goes without it.
+# Where there is no torch, the last ones cannot be imported, and the server goes without them.
 _CONTEXT.set_forkserver_preload(
-    ["tests.builders.store_processes", "tests.builders.command_processes"]
+    [
+        "tests.builders.store_processes",
+        "tests.builders.store_changes",
+        "tests.builders.store_life",
+        "tests.builders.store_stages",
+        "tests.builders.mortal",
+        "tests.builders.command_processes",
+        "tests.builders.command_stages",
+    ]
 )
 
 

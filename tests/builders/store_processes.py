@@ -1,25 +1,19 @@
-"""What the store's tests run in processes of their own: appenders, writers, and a killer's steps.
+"""What the store's tests run in processes of their own: appenders and writers.
 
 The activations of a sample depend on its id only, so whoever computes them gets the same numbers.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from store import ActivationStore, AppendPlan, StoreError, StoreSchema
 from store.commits.plans import active_plan_id
-from store.disk import durable
-from store.upkeep.compaction import compact
 
 SCHEMA = StoreSchema(
     num_layers=2, neuron_size=6, hidden_size=3, samples_per_shard=16, fingerprint="f"
@@ -101,27 +95,6 @@ def acknowledge(path: Path | None, snapshot_id: str, num_samples: int) -> None:
     if path is not None:
         with path.open("a") as file:
             file.write(f"{snapshot_id} {num_samples}\n")
-
-
-def delete_and_compact(root: Path) -> None:
-    """Remove some samples: single ones, and all of slot 1."""
-    store = ActivationStore.open(root)
-    store.delete(["id2", "id21", *(f"id{i}" for i in range(16, 32))])
-    compact(store)
-
-
-def armed(step: int | None, target: Callable[..., None], *args: Any) -> None:
-    """Call `target`, and die by SIGKILL at the `step`-th fsync or rename from now on."""
-    seen = 0
-
-    def watch(name: str) -> None:
-        nonlocal seen
-        if seen == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        seen += 1
-
-    durable.watch_steps(watch)
-    target(*args)
 
 
 def append_forever_until(root: Path, numbers: range, barrier: Path) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from pipeline import stages
+from pipeline.cluster.credentials import FOLDER
+from pipeline.cluster.session import _current
 from pipeline.config import RunConfig
 from tests.builders.cluster_processes import assert_equal_stores, free_port
 from tests.builders.runs import write_mood_run
@@ -98,7 +100,16 @@ def test_a_run_on_hosts_reached_by_ssh(
         "options": {"connect_options": login},
     }
     config = RunConfig.from_dict(data, origin=path)
-    said: list[str] = []
-    stages.extract(config, say=said.append)
-    assert any(line.startswith("workers: ") for line in said)
+    guards: list[tuple[str, int]] = []
+
+    def say(line: str) -> None:
+        session = _current.get()
+        if line.startswith("workers: ") and session is not None:
+            address = str(session.client.scheduler.address)
+            guards.append((address, len(list(Path(config.run_dir).glob(f"{FOLDER}*")))))
+
+    stages.extract(config, say=say)
+    ((address, num_folders),) = guards
+    assert address.startswith("tls://") and num_folders == 1
+    assert not list(Path(config.run_dir).glob(f"{FOLDER}*"))
     assert_equal_stores(RunConfig.load(finished_run), config)

@@ -55,7 +55,8 @@ def test_delete_compact_export(store: Path, capsys: pytest.CaptureFixture[str]) 
     (store.parent / "ids.txt").write_text(f"{ids[3]}\n{ids[4]}\n")
     arguments = ["store", "delete", str(store), "--id", ids[0], "--ids-file"]
     assert run_command([*arguments, str(store.parent / "ids.txt")]) == 0
-    assert "3 ids deleted" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 ids deleted" in said and "salient score delete OUT" in said
     assert run_command(["store", "delete", str(store)]) == 2
     assert run_command(["store", "compact", str(store)]) == 0
     assert run_command(["store", "export", str(store), str(store.parent / "archive")]) == 0

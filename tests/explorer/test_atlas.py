@@ -301,6 +301,17 @@ def test_no_model_is_fetched_for_a_store(finished_run: Path) -> None:
         TokenReader.for_store(elsewhere)
     with pytest.raises(ExtractError, match="does not say which model"):
         TokenReader.for_store(replace(schema, provenance={}))
+    for odd in (
+        {"backbone": {**schema.provenance["backbone"], "dtype": "float8"}},
+        {"backbone": {**schema.provenance["backbone"], "hook": "os.system"}},
+        {**schema.provenance, "extraction": ["odd"]},
+    ):
+        for kind in (TokenReader, TokenPlaces):
+            with pytest.raises(ExtractError, match=r"the store: .*(dtype|hook|odd)"):
+                kind.for_store(replace(schema, provenance=odd))  # type: ignore[attr-defined]
+    odd = {**schema.provenance, "normalise": {"eval": True}}
+    with pytest.raises(ExtractError, match=r"the store: .*eval: unknown key"):
+        TokenReader.for_store(replace(schema, provenance=odd))
     with pytest.raises(ExtractError, match="not the model that the store"):
         TokenReader.for_store(replace(schema, fingerprint="other"))
 

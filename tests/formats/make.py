@@ -146,7 +146,10 @@ def make_run(place: Path) -> dict[str, Any]:
 def head_outputs(store: ActivationStore, folder: Path, positions: np.ndarray) -> list[list[float]]:
     """What a head gives for stored samples."""
     head = Head.load(folder)
-    return np.asarray(head.outputs(stored_activations(head, store, positions))).tolist()
+    samples = store.samples()
+    texts = samples["text"].take(np.searchsorted(samples["position"], positions))
+    rows = stored_activations(head, store, positions, texts=texts.to_pylist)
+    return np.asarray(head.outputs(rows)).tolist()
 
 
 def main(target: Path) -> None:

@@ -22,7 +22,7 @@ from pipeline.heads.drift import (
 from pipeline.heads.model import Head, Part
 from pipeline.scoring.alerts import Watched, drift_report, write_drift
 from store.layout import NGRAMS, Source, ffn
-from store.tables import read_arrays, write_arrays
+from store.tables import read_arrays, read_json, write_arrays
 from tests.builders.heads import make_head, make_reference
 
 FEATURES = {ffn(0): np.arange(40), ffn(2): np.arange(50, 90), Source("hidden", 2): np.arange(30)}
@@ -248,7 +248,7 @@ def test_the_report_names_what_drifted(head: Head, reference: Reference, tmp_pat
         }
     )
     report = write_drift(tmp_path / "_drift", "run1", watched, drift)
-    assert json.loads((tmp_path / "_drift/run1.json").read_text()) == report
+    assert read_json(tmp_path / "_drift/run1.json") == report
     dates = report["tasks"]["made"]["dates"]
     assert [dates[date]["status"] for date in sorted(dates)] == [
         "stable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.heads.model import Dense, Edges, Head, HeadCard, Part
 from pipeline.linear.fitted import Standardiser
 from pipeline.texts.lexical import Lexicon
 from store.layout import NGRAMS, Source, ffn
+from store.tables import read_arrays, read_json, write_arrays, write_json
 
 TEXTS = ("a glad cat", "a sad dog", "the cat was sad", "glad dogs")
 SOURCES = (ffn(0), ffn(2), Source("hidden", 2))
@@ -46,7 +48,8 @@ def made(*parts: Part, outputs: int = 3, lexicon: Lexicon | None = None) -> Head
         metric="accuracy", positive=None, depth=2, num_layers=3,
         num_features=sum(part.num_features for part in parts), selection="share 0.3 by weight",
         val_score=0.5, poolings=("mean", "max"), stored_dtype="float16",
-        extraction={"backbone": {}}, extraction_fingerprint="f",
+        extraction={"backbone": {"special_tokens": True}, "normalise": {}},
+        extraction_fingerprint="f",
     )  # fmt: skip
     return Head(card, parts, None, lexicon)
 
@@ -112,7 +115,8 @@ def test_another_lexicon_is_another_head(tmp_path: Path) -> None:
     head = with_ngrams()
     head.save(tmp_path / "head")
     path = tmp_path / "head" / "lexicon.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"glad"', '"blad"'), encoding="utf-8")
+    data = read_json(path)
+    write_json(path, data | {"words": [word.replace("glad", "blad") for word in data["words"]]})
     with pytest.raises(HeadError, match="do not belong together"):
         Head.load(tmp_path / "head")
 
@@ -133,13 +137,65 @@ def test_damaged_heads_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HeadError, match=r"no head\.json"):
         Head.load(folder)
     made(linear(5, 3)).save(folder)
-    text = (folder / "head.json").read_text()
-    (folder / "head.json").write_text(text.replace('"format_version": 3', '"format_version": 9'))
-    with pytest.raises(HeadError, match="head format 9"):
-        Head.load(folder)
-    (folder / "head.json").write_text(text.replace('"depth": 2', '"depth": 1'))
-    with pytest.raises(HeadError, match="do not belong together"):
-        Head.load(folder)
-    (folder / "head.json").write_text(text.replace('"selection"', '"selektion"'))
-    with pytest.raises(HeadError, match="not a head card"):
-        Head.load(folder)
+    card = read_json(folder / "head.json")
+    for changes, problem in (
+        ({"format_version": 9}, "head format 9"),
+        ({"depth": 1}, "do not belong together"),
+        ({"depth": 3}, r"not a head card .*depth 3 of 3"),
+        ({"depth": "2"}, r"not a head card: member 'depth': .* valid integer, not '2'"),
+        ({"selektion": "all"}, "not a head card: member 'selektion'"),
+        ({"task": "../other"}, "not a head card: member 'task'"),
+        ({"classes": ["a", "b\x1b[2J", "c"]}, r"member 'classes\.1': has control characters"),
+        ({"metric": "beauty"}, "metric 'beauty'"),
+        ({"extraction": {"backbone": {}}}, r"extraction: member 'backbone\.special_tokens'"),
+        ({"metrics": {"score": "good"}}, "metrics: member 'score'"),
+        ({"provenance": {"snapshot": 3}}, "provenance: member 'snapshot'"),
+    ):
+        write_json(folder / "head.json", card | changes)
+        with pytest.raises(HeadError, match=problem) as refused:
+            Head.load(folder)
+        assert str(folder) in str(refused.value) and "again" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("part_0.layer_002.features", lambda x: x[::-1]),
+        ("part_0.layer_002.features", lambda x: x + 2**40),
+        ("part_0.layer_002.features", lambda x: x.astype(np.float32)),
+        ("part_0.layer_002.weights", lambda x: x[:, :-1]),
+        ("part_0.layer_002.bias", lambda x: x[:-1]),
+        ("part_0.layer_002.mean", lambda x: x[None]),
+        ("part_0.layer_002.bound", lambda x: x.reshape(1, 1).repeat(2, 0)),
+        ("part_0.layer_002.scale", None),
+        ("part_1.dense.weights", lambda x: x[:, :-1]),
+        ("part_1.dense.hidden_bias", lambda x: x[:-1]),
+        ("part_1.dense.bias", None),
+    ],
+)
+def test_tensors_that_do_not_go_together_are_refused(
+    tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray] | None
+) -> None:
+    head = made(linear(5, 3), network(6, 3))
+    sizes = {"extraction": {"neuron_size": 48, "hidden_size": 32}}
+    head = replace(head, card=replace(head.card, extraction=head.card.extraction | sizes))
+    head.save(tmp_path)
+    assert Head.load(tmp_path).folder == tmp_path
+    arrays = read_arrays(tmp_path / "head.safetensors")
+    tensor = arrays.pop(name)
+    if change is not None:
+        arrays[name] = change(tensor)
+    write_arrays(tmp_path / "head.safetensors", arrays)
+    with pytest.raises(HeadError, match=r"head\.safetensors: lacks tensors or has others"):
+        Head.load(tmp_path)
+
+
+def test_a_head_larger_than_the_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(linear(5, 3)).save(tmp_path)
+    with (tmp_path / "head.safetensors").open("r+b") as file:
+        file.truncate(2 * 10**12)
+    monkeypatch.setattr("pipeline.heads.model.free_memory", lambda: 10**12)
+    with pytest.raises(HeadError, match=r"takes 2,000\.0 GB, 1,000\.0 GB of memory are free"):
+        Head.load(tmp_path)

@@ -27,7 +27,7 @@ from pipeline.texts.lookup import sample_texts
 from pipeline.texts.targets import load_target
 from store import ActivationStore
 from store.layout import Source, final_hidden
-from store.tables import read_json
+from store.tables import read_json, write_json
 from tests.builders.models import make_tiny_model
 from tests.builders.reference import Reference, hooked
 from tests.builders.runs import write_mood_run
@@ -212,7 +212,8 @@ def test_command(
 def test_another_model_is_refused(own_run: RunConfig, tmp_path: Path) -> None:
     other = make_tiny_model("roberta", tmp_path / "other")
     folder = RunFolder(Path(own_run.run_dir))
-    card = folder.head("mood") / "head.json"
-    card.write_text(card.read_text().replace(own_run.backbone.model, str(other)))
+    path = folder.head("mood") / "head.json"
+    card = json.dumps(read_json(path)).replace(own_run.backbone.model, str(other))
+    write_json(path, json.loads(card))
     with pytest.raises(HeadError, match="not the backbone that"):
         ablate(own_run, tasks=["mood"])

@@ -179,4 +179,4 @@ def test_explorer_answers_this_machine_only(address: str, server_log: Path) -> N
     connection.endheaders()
     assert connection.getresponse().status == 403
     connection.close()
-    wait_until(lambda: "Refusing websocket" in server_log.read_text())
+    wait_until(lambda: "403 GET /ws" in server_log.read_text())

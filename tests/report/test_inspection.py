@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
+
+import pytest
 
 from pipeline.config import RunConfig
 from pipeline.heads.model import Head
 from pipeline.report.inspection import describe, inspect, sources_read
 from pipeline.runfolder import RunFolder
+from store import SalientError
 from store.layout import NGRAMS, Source, ffn
 
 
@@ -32,3 +37,19 @@ def test_a_head_is_described_by_what_it_reads_and_scores(finished_run: Path) -> 
     assert "choice" not in words
     old = Path(__file__).parents[1] / "formats" / "1" / "run" / "heads" / "mood" / "chosen"
     assert inspect(old)["reads"] == ["FFN layers 0..2"]
+
+
+def test_a_store_without_its_newest_snapshot_is_a_store(finished_run: Path, tmp_path: Path) -> None:
+    store = RunConfig.load(finished_run).store.path
+    shutil.copytree(store, tmp_path / "store")
+    records = (tmp_path / "store/.salient/snapshots").glob("*.json")
+    newest = max((one for one in records if one.stem.isdigit()), key=lambda one: int(one.stem))
+    newest.unlink()
+    with pytest.raises(SalientError, match=f"{newest.name}: the record of the last commit"):
+        inspect(tmp_path / "store")
+
+
+def test_a_pipe_in_a_folder_of_scores_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "_salient.json")
+    with pytest.raises(SalientError, match=r"_salient\.json: is a pipe"):
+        inspect(tmp_path)

@@ -51,8 +51,9 @@ def copied_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "head": {"kind": "sparse"},
         "metric": "accuracy", "num_silenced": 5, "num_neurons": 32, "fill": NASTY, "draws": 2,
         "num_texts": 9, "split": "val", "chosen": silenced, "hidden": silenced,
+        "layers": [0], "level": 0.95,
     }  # fmt: skip
-    write_json(path / "ablation.json", {"tasks": {"mood": entry}})
+    write_json(path / "ablation.json", {"format_version": 1, "tasks": {"mood": entry}})
     card = read_json(path / "run.json")
     write_json(path / "run.json", {**card, "name": NASTY})
     return path

@@ -198,11 +198,10 @@ def test_a_cascade_of_other_heads_or_tasks_is_refused(home: Path, tmp_path: Path
         score_files([csv], home, out, options=both)
     with pytest.raises(ConfigError, match="goes with --run"):
         score_files([csv], output=out, options=replace(both, heads=[run.head("mood")]))
-    card = read_json(run.card)
-    write_json(run.card, card | {"config": card["config"] | {"cluster": {"kind": "processes"}}})
+    config = read_json(run.card)["config"] | {"cluster": {"kind": "processes"}}
+    write_json(tmp_path / "there.json", config | {"run_dir": str(home)})
     with pytest.raises(ConfigError, match="on this machine only"):
-        score_files([csv], home, out, options=mood)
-    write_json(run.card, card)
+        score_files([csv], tmp_path / "there.json", out, options=mood)
     exchange.apply(replace(plan, picks={"best": 0}))
     with pytest.raises(ConfigError, match="made for other heads of task 'mood'"):
         score_files([csv], home, out, options=mood)

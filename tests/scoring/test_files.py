@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,12 @@ from pipeline.commands.line import run_command
 from pipeline.config import NormaliseConfig, RunConfig
 from pipeline.errors import ConfigError, ScoreError
 from pipeline.heads.activations import stored_activations
-from pipeline.heads.drift import Drift
 from pipeline.heads.model import Head
 from pipeline.runfolder import RunFolder
-from pipeline.scoring.batch import IncompleteScores, ScoreRun
+from pipeline.scoring.batch import IncompleteScores
 from pipeline.scoring.files import ScoreOptions, score_files
-from pipeline.scoring.folder import open_scores
-from pipeline.scoring.scorer import Compute, Scored, Scorer
-from pipeline.scoring.summary import OUTCOMES, ScoreReport
-from pipeline.texts.filters import Filters
-from pipeline.texts.inputs import InputOptions
+from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.summary import ScoreReport
 from pipeline.texts.targets import load_target
 from store import ActivationStore, text_hash
 from tests.builders.dumps import (
@@ -55,19 +51,10 @@ from tests.builders.dumps import (
 )
 from tests.builders.heads import write_heads
 from tests.builders.runs import write_mood_csv
+from tests.builders.scoring import check_balance, run_without_model
 
 Score = Callable[..., ScoreReport]
-ROW_COLUMNS = ("id", "created_at", "source_file", "text_hash")
 OPTIONS = {field.name for field in fields(ScoreOptions)}
-
-
-def check_balance(report: ScoreReport) -> dict[str, Any]:
-    """The summary; nothing in it is unaccounted for."""
-    found = json.loads(json.dumps(report.to_dict()))
-    assert found["read"] == sum(found[name] for name in OUTCOMES)
-    assert found["filtered"] == sum(found["filtered_by"].values())
-    assert found["quarantined"] == sum(found["quarantined_by"].values())
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -225,6 +212,13 @@ def test_one_broken_file_does_not_stop_the_others(score: Score, tmp_path: Path) 
     found = check_balance(failure.value.report)
     assert found["inputs"] == {"named": 3, "read": 2, "unchanged": 0, "failed": 1}
     assert len(scores(tmp_path / "out")) == 5
+
+
+def test_a_file_without_rows_is_no_failure(score: Score, tmp_path: Path) -> None:
+    (tmp_path / "quiet.csv").write_text("id,text\n")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "quiet.parquet")
+    found = check_balance(score(tmp_path / "quiet.csv", tmp_path / "quiet.parquet"))
+    assert found["inputs"] == {"named": 2, "read": 2, "unchanged": 0, "failed": 0}
 
 
 def test_rows_of_files_of_texts(score: Score, tmp_path: Path) -> None:
@@ -438,34 +432,6 @@ def test_rows_wait_for_files_of_some_size(score: Score, tmp_path: Path) -> None:
     assert_same_scores(scores(tmp_path / "tight"), scores(tmp_path / "out"))
 
 
-def compute_up_to(stop: int | None) -> Compute:
-    """Reads all there is ahead of its first result, and fails at a table; no model."""
-
-    def compute(works: Iterable[tuple[Any, pa.Table]]) -> Iterator[tuple[Any, Scored]]:
-        for number, (work, table) in enumerate(list(works)):
-            if number == stop:
-                raise ScoreError("stopped")
-            columns = {name: table[name] for name in ROW_COLUMNS}
-            columns["n_tokens"] = pa.array([3] * len(table), pa.int32())
-            columns["truncated"] = pa.array([False] * len(table))
-            columns["of"] = table["text_hash"]
-            yield work, Scored(pa.table(columns), Drift())
-
-    return compute
-
-
-def run_without_model(inputs: list[Path], output: Path, stop: int | None) -> ScoreReport:
-    report = ScoreReport(str(output), "made")
-    with open_scores(output, {"fingerprint": "made"}, buffer_rows=20) as folder:
-        options, filters = InputOptions(block_rows=8), Filters.of()
-        ScoreRun(
-            folder, report, options=options, filters=filters, cache_texts=30,
-            compute=compute_up_to(stop),
-        ).run(inputs)  # fmt: skip
-    check_balance(report)
-    return report
-
-
 def test_a_run_that_stops_at_any_block_is_completed(tmp_path: Path) -> None:
     tweets = [v1(i, text=f"dog {i % 37}") for i in range(100)]
     spans = ((0, 40), (30, 40), (35, 70), (60, 100))  # the second has no new row
@@ -577,6 +543,28 @@ def test_the_command_prints_a_summary_line_whatever_happens(
     assert run_command([*command, "--max-errors", "7"]) == 2
     runs = sorted((tmp_path / "out" / "_runs").glob("*.json"))
     assert [json.loads(run.read_text())["status"] for run in runs] == ["done", "failed"]
+
+
+def test_texts_are_kept_as_in_the_store_of_the_run(finished_run: Path, tmp_path: Path) -> None:
+    config = finished_run.with_name("without.toml")
+    config.write_text(finished_run.read_text().replace("[store]", "[store]\nkeep_text = false"))
+    dump = write_tweets(tmp_path / "dump", [v1(0)])
+    dump.write_bytes(dump.read_bytes() + b'{"text": "secret\n')
+    for name, keep_text in (("run", None), ("said", True)):
+        options = ScoreOptions(keep_text=keep_text)
+        score_files([dump], config, tmp_path / name, options=options, max_errors=1.0)
+        (line,) = quarantine(tmp_path / name)
+        assert ("secret" in line["excerpt"]) == bool(keep_text)
+    headless = tmp_path / "headless.csv"
+    headless.write_text("7,secret\n8,other\n")
+    for name, keep_text in (("run", None), ("said", True)):
+        with pytest.raises(IncompleteScores, match="secret"):
+            score_files(
+                [headless], config, tmp_path / name, options=ScoreOptions(keep_text=keep_text)
+            )
+        records = "".join(run.read_text() for run in (tmp_path / name / "_runs").iterdir())
+        assert ("secret" in records) == bool(keep_text)
+    config.unlink()
 
 
 def test_normalisation_is_that_of_the_heads(tiny_bert: Path, tmp_path: Path) -> None:

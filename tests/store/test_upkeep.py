@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +18,10 @@ import xarray as xr
 import zarr
 
 from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, text_hash
+from store.commits.plans import drop_plan
 from store.disk import durable
 from store.disk.location import LocalLocation
+from store.disk.locks import process_lock
 from store.layout.manifests import LayerSummary, Manifest, encode_manifest
 from store.layout.moments import Moments
 from store.upkeep.compaction import compact
@@ -414,3 +419,146 @@ def test_a_manifest_accepts_the_old_and_the_new_shard_while_it_is_replaced(tmp_p
     for crcs in ((1, 2, 3), (5, 2, 7), (9, 2, 7)):
         assert accepted(again, *crcs) == [True] * 3
     assert accepted(write(summary(9, 2, 7)), 1, 2, 7) == [False, True, True]
+
+
+def small(root: Path, numbers: range = range(40)) -> ActivationStore:
+    ActivationStore.create(root, SCHEMA)
+    append_all(root, [make_samples(range(start, start + 20)) for start in numbers[::20]])
+    process_lock(root / ".salient/append.lock").release()
+    return ActivationStore.open(root)
+
+
+def test_a_delete_that_died_is_forgotten_by_no_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its commit, before it reached the plan; an append that is asked for later brings it."""
+    store = small(tmp_path / "s")
+    wanted = make_samples(range(10, 60))
+    first = store.plan_append(wanted)
+    store.release()
+
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("store.activations.delete_from_plan", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.delete(["id15"])
+    assert ActivationStore.open(tmp_path / "s").delete(["id15"]) == 0
+    store = ActivationStore.open(tmp_path / "s")
+    plan = store.plan_append(wanted)
+    assert plan.id != first.id
+    for index in range(len(plan.blocks)):
+        write_one(store, plan, index)
+    store.commit()
+    assert "id15" in store.samples()["id"].to_pylist()
+
+
+def test_gc_removes_copies_whose_record_is_gone(tmp_path: Path) -> None:
+    store = small(tmp_path / "s")
+    snapshots = tmp_path / "s/.salient/snapshots"
+    (snapshots / "000001.json").unlink()  # where an earlier gc died
+    gc(store, keep=1)
+    assert sorted(path.name for path in snapshots.iterdir()) == ["000002.json", "000002.zarr.json"]
+
+
+def test_gc_counts_no_bytes_behind_links(tmp_path: Path) -> None:
+    store = small(tmp_path / "s")
+    (tmp_path / "large").write_bytes(bytes(10**6))
+    (tmp_path / "s/x.tmp").symlink_to("nowhere")
+    (tmp_path / "s/y.tmp").mkdir()
+    (tmp_path / "s/y.tmp/large").symlink_to(tmp_path / "large")
+    report = gc(store, keep=10)
+    assert set(report.files) == {"x.tmp", "y.tmp"} and report.num_bytes < 1000
+    assert (tmp_path / "large").exists() and not (tmp_path / "s/y.tmp").exists()
+
+
+def test_a_lease_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    store = small(tmp_path / "s")
+    (tmp_path / "s/.salient/append.lock").unlink()
+    (tmp_path / "s/.salient/append.lock").symlink_to("../zarr.json")
+    with pytest.raises(StoreError, match=r"append\.lock: a symbolic link"):
+        store.plan_append(make_samples(range(50, 60)))
+    assert verify(ActivationStore.open(tmp_path / "s")).sound
+
+
+def test_a_worker_of_a_finished_plan_is_told_so(tmp_path: Path) -> None:
+    store = small(tmp_path / "s")
+    plan = store.plan_append(make_samples(range(40, 60)))
+    late = ActivationStore.open(tmp_path / "s").open_plan(plan.id)
+    for index in range(len(plan.blocks)):
+        write_one(store, plan, index)
+    store.commit()
+    with pytest.raises(StoreError, match=r"no plan .* committed in full or superseded"):
+        late.samples(late.blocks[0])
+
+
+def test_aliases_that_are_lost_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A plan from before the compaction that took its alias's row: put back by hand."""
+    store = small(tmp_path / "s")
+    folder = tmp_path / "s/.salient"
+    plan = store.plan_append(pa.table({"id": ["other3"], "text": ["text 3"]}))
+    store.release()
+    shutil.copytree(folder / "plans", tmp_path / "plans")
+    shutil.copy(folder / "active.json", tmp_path / "active.json")
+    drop_plan(tmp_path / "s", plan.id)
+    store.delete(["id3"])
+    compact(store)
+    shutil.copytree(tmp_path / "plans", folder / "plans", dirs_exist_ok=True)
+    shutil.copy(tmp_path / "active.json", folder / "active.json")
+    store.commit()
+    assert "1 ids are left out" in caplog.text and "append them again (other3)" in caplog.text
+    append_all(tmp_path / "s", [pa.table({"id": ["id3"], "text": ["text 3"]})])
+    assert ActivationStore.open(tmp_path / "s").positions(["id3"]).tolist() == [40]
+
+
+def test_an_export_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small(tmp_path / "s")
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("store.upkeep.export.write_sample_chunks", full)
+        with pytest.raises(OSError, match="No space"):
+            export_archive(store, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    export_archive(store, tmp_path / "out")
+    with pytest.raises(StoreError, match="exists already"):
+        export_archive(store, tmp_path / "out")
+
+
+def test_folders_that_are_closed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = small(tmp_path / "s")
+
+    def closed(path: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", closed)
+    with pytest.raises(StoreError, match=r"snapshots: what is in it cannot be seen .*allow"):
+        store.snapshots()
+    monkeypatch.setattr("os.scandir", closed)
+    with pytest.raises(StoreError, match=r"not writable"):
+        store.delete(["id1"])
+
+
+def test_each_part_of_the_index_is_read_once_after_a_delete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small(tmp_path / "s", range(200))
+    reads: list[str] = []
+    own = LocalLocation.read
+
+    def read(self: LocalLocation, path: str, **options: Any) -> bytes:
+        reads.append(path)
+        return own(self, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalLocation, "read", read)
+        store.delete([f"id{i}" for i in range(0, 200, 5)])
+    rows = Counter(path for path in reads if "/rows-" in path)
+    assert max(rows.values()) <= 3  # once for the index before, once after, once for the slots
+    assert verify(ActivationStore.open(tmp_path / "s")).sound

@@ -19,6 +19,7 @@ from pipeline.errors import ClusterError, ConfigError
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.submission import slurm
 from pipeline.submission.folder import (
+    TRUST,
     JobCard,
     JobFolder,
     JobState,
@@ -28,6 +29,8 @@ from pipeline.submission.folder import (
     process_start,
 )
 from pipeline.submission.jobs import cancel, describe, dry_run, status_of, submit
+from store.errors import SalientError
+from store.tables import read_json, write_json
 from tests.builders.runs import write_mood_run
 from tests.builders.waiting import default_signals, ignored_signals, wait_until
 
@@ -157,10 +160,56 @@ def test_wrong_use_is_named(tmp_path: Path, tiny_bert: Path) -> None:
     with pytest.raises(ClusterError, match="several jobs begin with 'abc'"):
         find_job("abc")
     assert find_job("abc2").id == "abc2"
-    card = json.loads((jobs_root() / "abc1" / "job.json").read_text())
-    (jobs_root() / "abc1" / "job.json").write_text(json.dumps({**card, "format_version": 9}))
-    with pytest.raises(ClusterError, match="job format 9"):
-        find_job("abc1").card()
+    path = jobs_root() / "abc1" / "job.json"
+    card = read_json(path)
+    for changes, problem in (
+        ({"format_version": 9}, "job format 9"),
+        ({"created_at": "now"}, "member 'created_at'"),
+        ({"stage": "store"}, "is no job of run, extract"),
+        ({"arguments": ["store", "delete"]}, "is no job of run, extract"),
+        ({"arguments": ["run", TRUST]}, "no folder; delete its folder"),
+    ):
+        write_json(path, {**card, **changes})
+        with pytest.raises(ClusterError, match=problem):
+            find_job("abc1").card()
+
+
+def test_a_job_of_a_programs_configuration_keeps_what_it_asks_for(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.submission.jobs._detach", lambda command, log: None)
+    own = RunConfig.load(write_mood_run(tmp_path / "run", tiny_bert)).model_dump(mode="json")
+    own["backbone"]["trust_remote_code"] = True
+    write_json(tmp_path / "run.json", own)
+    given = RunConfig.load(tmp_path / "run.json")
+    for words in ([], [TRUST]):
+        shipped = RunConfig.load(submit("extract", tmp_path / "run.json", words).config)
+        assert shipped.code_withheld and not shipped.backbone.trust_remote_code
+        assert shipped.fingerprint == given.fingerprint
+
+
+@pytest.mark.parametrize("name", ["job.json", "state.json", "batch.json", "config.json"])
+def test_a_damaged_file_of_a_job_is_named(own_jobs: Path, name: str, finished_run: Path) -> None:
+    job = JobFolder(own_jobs / "abc")
+    card = JobCard("abc", "run", ("run",), "mood", "run", "local", time.time(), "host", "/")
+    job.write_card(card)
+    work = {"what": "extracted", "done": 1, "total": 2, "unit": "texts", "rate": 0.5, "note": ""}
+    job.write_state(JobState("done", host="host", pid=3, progress=work))
+    job.write_batch("slurm", "17")
+    write_json(job.config, RunConfig.load(finished_run).model_dump(mode="json"))
+    assert describe(job)["progress"].startswith("extracted 1 of 2 texts")
+
+    def read() -> object:
+        return RunConfig.load(job.config) if name == "config.json" else (describe(job), job.batch())
+
+    right = read()
+    path, content = job.path / name, (job.path / name).read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        try:
+            assert read() == right
+        except SalientError as error:
+            assert str(path) in str(error)
 
 
 def test_what_slurm_cannot_take_leaves_no_job(

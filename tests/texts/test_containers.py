@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import lzma
 import random
 import tarfile
 from collections.abc import Callable
@@ -39,6 +40,14 @@ def test_packings(tmp_path: Path, packing: str) -> None:
     two_parts = pack(jsonl(tweets[:20])) + pack(jsonl(tweets[20:]))
     assert rows(dump(tmp_path / "same", two_parts)) == plain
     assert rows(dump(tmp_path / "same", pack(jsonl(tweets)) + b"\0" * 512)) == plain
+
+
+@pytest.mark.parametrize("num_zeros", [4, 2000])
+def test_zeros_between_streams(tmp_path: Path, num_zeros: int) -> None:
+    """Padding that xz allows, whatever of it stands in one piece with the next stream."""
+    parts = [lzma.compress(jsonl([v1(i)])) for i in range(3)]
+    blocks = dump(tmp_path / "padded", (b"\0" * num_zeros).join(parts))
+    assert (totals(blocks)["tweets"], totals(blocks)["quarantined"]) == (3, 0)
 
 
 @pytest.mark.parametrize("outer", ["plain", *PACKINGS])

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import random
 import subprocess
 import sys
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from pipeline.texts.lexical import KNOWN_PIECES, PIECE_LENGTH, Lexicon
+from pipeline.texts.lexical import (
+    KNOWN_PIECES,
+    PIECE_LENGTH,
+    Lexicon,
+    _character_analyser,
+    _long_ngrams,
+)
 from store.tables import read_arrays, read_json, write_arrays, write_json
 from tests.builders.paths import ROOT
 
@@ -240,3 +249,21 @@ def test_what_is_missing_is_named(missing: str) -> None:
     del facts[missing]
     with pytest.raises(KeyError, match=missing):
         Lexicon.from_json(facts, facts)
+
+
+@pytest.mark.parametrize("size", [PIECE_LENGTH + 1, 500])
+def test_a_piece_of_any_length_is_cut_alike(size: int) -> None:
+    piece = "".join(random.Random(0).choices("ab\u4eca\u0301.", k=size))
+    assert Counter(_long_ngrams(piece)) == Counter(_character_analyser()(piece))
+
+
+def test_a_long_piece_is_not_held_as_a_list_of_its_ngrams() -> None:
+    lexicon = Lexicon.fit(["ab ba", "aab b"], min_texts=1)
+    piece = "ab" * 200_000
+    tracemalloc.start()
+    try:
+        features = lexicon.features([piece])
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000  # a list would be four times that
+    finally:
+        tracemalloc.stop()
+    assert features.nnz

@@ -1,11 +1,15 @@
 """Text normalisation."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import NormaliseConfig
-from pipeline.texts.normalise import NORMALISERS, normaliser
+from pipeline.texts.dumps import read_dump
+from pipeline.texts.normalise import NORMALISERS, mask_urls, normaliser
+from tests.builders.dumps import RAW, REAL_COUNTS, needs_raw, rows
 
 everything = normaliser(NormaliseConfig())
 
@@ -53,3 +57,27 @@ def test_result_can_be_written_and_is_stable(text: str) -> None:
     clean.encode()
     masks_only = normaliser(NormaliseConfig(html_unescape=False))
     assert masks_only(clean) == clean
+
+
+def mask_urls_by_patterns(text: str) -> str:
+    """As it is put in words: a link is ``http``, but for the punctuation that it ends in."""
+
+    def mask(match: re.Match[str]) -> str:
+        tail = re.search(r"""[)\]}>"'.,;:!?]+$""", match.group())
+        return "http" + (tail.group() if tail else "")
+
+    return re.sub(r"\bhttps?://[!-~]*", mask, text)
+
+
+@given(st.text(alphabet="htps:/) ].x\n今'\"", max_size=30))
+def test_links_end_where_their_punctuation_begins(text: str) -> None:
+    for one in (text, f"http://{text}", f"see https://a.b/{text}"):
+        assert mask_urls(one) == mask_urls_by_patterns(one)
+
+
+@needs_raw
+def test_links_of_real_tweets() -> None:
+    raw = NormaliseConfig(html_unescape=False, users=False, urls=False)
+    for name in REAL_COUNTS:
+        for row in rows(read_dump(RAW / name, normalise=raw)):
+            assert mask_urls(row["text"]) == mask_urls_by_patterns(row["text"])

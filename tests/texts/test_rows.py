@@ -65,6 +65,34 @@ def test_rows_that_cannot_be_read_can_be_left_out(tmp_path: Path) -> None:
             list(read_texts(tmp_path / name))
 
 
+@pytest.mark.parametrize("depth", [500, 1000, 1020, 100_000])
+def test_a_value_of_any_depth_ends_no_run(tmp_path: Path, depth: int) -> None:
+    path = tmp_path / "deep.jsonl"
+    path.write_text('{"text": "a"}\n{"text": ' + "[" * depth + "]" * depth + '}\n{"text": "b"}\n')
+    bad: list[int] = []
+    blocks = read_texts(path, text="text", on_bad=lambda line, *_: bad.append(line))
+    texts = [text for block in blocks for text in block["text"].to_pylist()]
+    assert len(texts) + len(bad) == 3
+    assert {"a", "b"} <= set(texts)
+    assert bad in ([], [2])
+
+
+def test_a_quote_that_is_never_closed_costs_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "open.csv"
+    quoted = [f'{i},"text, of ""{i}"""' for i in range(2000)]
+    lines = [
+        *quoted[:1500],
+        'x,"never closed',
+        *[f"{i},text {i}" for i in range(1500, 2000)],
+    ]
+    path.write_text("\n".join(["id,text", *lines]) + "\n")
+    bad: list[int] = []
+    blocks = list(read_texts(path, text="text", id="id", on_bad=lambda line, *_: bad.append(line)))
+    ids = [one for block in blocks for one in block["id"].to_pylist()]
+    assert ids == [str(i) for i in range(2000)]
+    assert bad == [1502]
+
+
 def test_rows_before_a_break_are_kept(tmp_path: Path) -> None:
     rows = made_rows(3000)
     write_jsonl(tmp_path / "a.jsonl", rows)

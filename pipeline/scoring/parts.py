@@ -1,0 +1,310 @@
+"""The Parquet files of a folder of scores: read with every checksum compared, rewritten whole.
+
+    for path in part_files(folder):
+        for table in read_part(path):           # id and text_hash, or the lines of a quarantine
+            keys_of(path, table)
+    rewrite_part(path, keep)                    # without some rows, all of it or nothing
+
+Files that Salient wrote hold a checksum of each column and of each page. Those that another program
+put together, told by their names, are taken as they are: they have none, or copies of those of the
+files that went in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.errors import ScoreError
+from store import StoreError
+from store.disk import COLUMN_CHECKSUMS, fill_file, sync_directory
+from store.tables import read_table, write_table
+
+QUARANTINE = "_quarantine"
+SET_ASIDE = f"{QUARANTINE}/_damaged"
+"""Damaged files lie here, as they were, where no reader takes them for scores."""
+ROW_COLUMNS = ("id", "text_hash")
+LINE_COLUMNS = ("source_file", "line", "reason", "excerpt")
+Key = int | str | bytes
+"""A numeric id, any other id, or the digest of a quarantined line."""
+_READ_ROWS = 65_536
+_OWN = re.compile(r"part-[0-9a-f]{20}\.parquet")
+"""Names of files that Salient wrote."""
+_FILE_NAME = re.compile(r".*\.(parquet|json|png|safetensors|sqlite.*|tmp|lock)")
+"""Names that no folder within a folder of scores has."""
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_MAX_ID = 1 << 63
+UNREADABLE = (pa.ArrowException, OSError, KeyError, ValueError, TypeError, MemoryError)
+"""What reading Parquet may raise: arrow's errors are of several families, and the names of columns
+may be no UTF-8 any more."""
+
+
+class DamagedFile(ScoreError):
+    """A file holds something else than was written: it can be set aside, or made again."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error in reading speaks against the file, and not against the disk or memory."""
+    cause = error.__context__ if isinstance(error, StoreError) else error
+    if isinstance(cause, OSError):  # arrow's own have no number
+        return cause.errno is None
+    return not isinstance(cause, MemoryError)
+
+
+@contextmanager
+def reading(path: Path, remedy: str, what: str = "damaged") -> Iterator[None]:
+    """Read a file, and tell damage from what says nothing of the file.
+
+    Args:
+        path: the file.
+        remedy: what to do about damage.
+        what: is wrong with a damaged one.
+
+    Raises:
+        DamagedFile: it holds something else than was written.
+        ScoreError: it cannot be read at the moment.
+    """
+    try:
+        yield
+    except (StoreError, *UNREADABLE) as error:
+        if not is_damage(error):
+            cause = error.__context__ if isinstance(error, StoreError) else error
+            said = getattr(cause, "strerror", None) or cause or "too little memory"
+            raise ScoreError(
+                f"{path}: cannot be read ({said}), which says nothing of what it holds; mend the"
+                " cause (disk, permissions, open files, memory) and try again"
+            ) from None
+        if isinstance(error, StoreError):
+            raise DamagedFile(str(error)) from None
+        raise DamagedFile(f"{path}: {what} ({error}); {remedy}") from None
+
+
+def part_name(digest: str) -> str:
+    """The name of a file with this digest of its rows (hex digits)."""
+    return f"part-{digest[:20]}.parquet"
+
+
+def repair_command(folder: Path) -> str:
+    """What to type when a folder of scores is damaged."""
+    return f"`salient score repair {folder}`"
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder that leads elsewhere, or has something else at a file's place.
+
+    What is written and deleted in it stays in it, and no command waits for a pipe.
+
+    Raises:
+        ScoreError: a symbolic link, a pipe, a socket or a device within the folder, or a folder
+            that has a file's name.
+    """
+    places = (folder.glob(pattern) for pattern in ("*", "date=*/*", "_*/*", f"{SET_ASIDE}/*"))
+    for place in places:
+        for path in place:
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # another process has removed it since
+                continue
+            if stat.S_ISLNK(mode):
+                raise ScoreError(
+                    f"{path}: is a symbolic link; a folder of scores holds its files itself: put"
+                    " the file in its place, or remove the link"
+                )
+            if stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and not _FILE_NAME.fullmatch(path.name)):
+                continue
+            kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+            raise ScoreError(
+                f"{path}: is {kind}, where a folder of scores holds files; remove it or move it"
+                f" elsewhere, then {repair_command(folder)} makes again what can be"
+            )
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The files of rows by date, then those of quarantined lines."""
+    patterns = ("date=*/*.parquet", f"{QUARANTINE}/*.parquet")
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def read_part(
+    path: Path, columns: tuple[str, ...] = (), *, all_columns: bool = True
+) -> Iterator[pa.Table]:
+    """The rows of a file, in bounded memory.
+
+    Args:
+        path: the file.
+        columns: by default those that keys are made of.
+        all_columns: compare every column with its checksum, not only those asked for.
+
+    Raises:
+        DamagedFile: it is damaged, or holds no scores.
+        ScoreError: it cannot be read at the moment.
+    """
+    wanted = list(columns or (LINE_COLUMNS if is_quarantine(path) else ROW_COLUMNS))
+    remedy = (
+        f"{repair_command(path.parent.parent)} sets it aside, and its rows can come back (if"
+        " another program rewrote it, give it a name of its own)"
+    )
+    with reading(path, remedy, "damaged, or no scores"):
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            foreign = _is_foreign(path, file.schema_arrow)
+            if foreign:
+                for batch in file.iter_batches(batch_size=_READ_ROWS, columns=wanted):
+                    yield pa.Table.from_batches([batch]).select(wanted)
+        if not foreign:
+            read = None if all_columns else wanted
+            whole = read_table(path, read, remedy=remedy).select(wanted)
+            for start in range(0, len(whole), _READ_ROWS):
+                yield whole.slice(start, _READ_ROWS)
+
+
+def keys_of(path: Path, table: pa.Table) -> list[tuple[Key, int]]:
+    """Key and text digest of every row of a table that was read from a file.
+
+    Raises:
+        DamagedFile: something else stands in the columns.
+    """
+    try:
+        if is_quarantine(path):
+            return line_keys(table)
+        for name in ROW_COLUMNS:
+            if not _is_text(table.schema.field(name).type):
+                raise TypeError(f"{name} is {table.schema.field(name).type}, must be string")
+        return row_keys(table)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DamagedFile(
+            f"{path}: damaged, or no scores ({error}); {repair_command(path.parent.parent)} sets"
+            " it aside, and its rows can come back"
+        ) from None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(
+        test(kind)
+        for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
+
+
+def part_keys(path: Path, sources: set[str]) -> Iterator[tuple[Key, int]]:
+    """Key and text digest of every row of a file; its ``source_file`` are added to ``sources``."""
+    own = LINE_COLUMNS if is_quarantine(path) else (*ROW_COLUMNS, "source_file")
+    for table in read_part(path, own if has_column(path, "source_file") else ()):
+        if "source_file" in table.column_names:
+            sources.update(one for one in table["source_file"].unique().to_pylist() if one)
+        yield from keys_of(path, table)
+
+
+def has_column(path: Path, name: str) -> bool:
+    """Whether a file has a column; False if it is too damaged to tell.
+
+    Raises:
+        ScoreError: it cannot be read at the moment.
+    """
+    try:
+        with reading(path, ""):
+            return name in pq.read_schema(path).names
+    except DamagedFile:
+        return False
+
+
+def num_rows(path: Path) -> int:
+    """The rows of a file, by its ids: what the footer says has no checksum.
+
+    Raises:
+        ScoreError: it is damaged, or holds no scores.
+    """
+    return sum(len(table) for table in read_part(path, ("id",), all_columns=False))
+
+
+def rewrite_part(path: Path, keep: NDArray[np.bool_]) -> None:
+    """Take rows out of a file, in its place; a file without rows is removed.
+
+    Args:
+        path: the file.
+        keep: which of its rows stay, ``(rows,)`` bool.
+
+    Raises:
+        ScoreError: it is damaged.
+    """
+    if not keep.any():
+        path.unlink()
+        sync_directory(path.parent)
+        return
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+    foreign = _is_foreign(path, schema)
+    columns = tuple(schema.names)
+
+    def tables() -> Iterator[pa.Table]:
+        start = 0
+        for table in read_part(path, columns):
+            yield table.filter(pa.array(keep[start : start + len(table)]))
+            start += len(table)
+
+    def fill(target: Path) -> None:
+        options = {"compression": "zstd", "write_page_checksum": True}
+        with pq.ParquetWriter(target, schema.remove_metadata(), **options) as writer:
+            for table in tables():
+                writer.write_table(table.replace_schema_metadata())
+
+    if foreign:  # of any size
+        fill_file(path, fill, shared=True)
+    else:
+        write_table(path, pa.concat_tables(tables()))
+
+
+def _is_foreign(path: Path, schema: pa.Schema) -> bool:
+    return not _OWN.fullmatch(path.name) or COLUMN_CHECKSUMS not in (schema.metadata or {})
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def is_quarantine(path: Path) -> bool:
+    """Whether a file holds lines that could not be read, rather than rows of scores."""
+    return path.parent.name == QUARANTINE
+
+
+def id_key(id: str) -> int | str:
+    """The key of an id: the number where that is the id exactly, which is the shorter."""
+    if id.isascii() and id.isdigit() and (id[0] != "0" or id == "0"):
+        number = int(id) if len(id) < 20 else _MAX_ID
+        if number < _MAX_ID:
+            return number
+    return id
+
+
+def text_digest(text_hash: str) -> int:
+    """64 bits of a text's hash, to tell another text under the same id."""
+    return int.from_bytes(bytes.fromhex(text_hash[:16]), "big", signed=True)
+
+
+def row_keys(table: pa.Table) -> list[tuple[Key, int]]:
+    """Key and text digest of every row of scores (``id``, ``text_hash``)."""
+    ids, hashes = table["id"].to_pylist(), table["text_hash"].to_pylist()
+    return [(id_key(one), text_digest(text)) for one, text in zip(ids, hashes, strict=True)]
+
+
+def line_keys(table: pa.Table) -> list[tuple[Key, int]]:
+    """Key of every quarantined line (all of ``LINE_COLUMNS``): the same line is kept once."""
+    columns = (table[name].to_pylist() for name in LINE_COLUMNS)
+    return [
+        (hashlib.blake2b(json.dumps(line).encode(), digest_size=16).digest(), 0)
+        for line in zip(*columns, strict=True)
+    ]

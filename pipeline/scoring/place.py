@@ -1,0 +1,138 @@
+"""What every command on a folder of scores does first: look at the place, and have it alone.
+
+with alone(folder, dry_run=False), open_ledger(folder, dry_run=False) as ledger:
+    card = read_score_card(folder)
+    ledger.sync(folder)
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Record, checked
+from pipeline.errors import ConfigError, ScoreError
+from pipeline.locking import one_at_a_time
+from pipeline.progress import Say, silent
+from pipeline.scoring.ledger import LEDGER, NOTE, Ledger
+from pipeline.scoring.parts import DamagedFile, check_files, part_files, reading, repair_command
+from store.disk import check_writable_file_system
+from store.tables import read_json
+
+SCORE_CARD = "_salient.json"
+"""In a folder of scores: whose they are."""
+RUNS = "_runs"
+DRIFT = "_drift"
+"""Folders of summaries and of drift reports within a folder of scores."""
+FORMAT_VERSION = 3
+READABLE = (2, 3)
+"""Format 2 knew no deleted ids: its programs would have scored them again."""
+_LOCK = ".lock"
+
+
+class _Version(Record):
+    format_version: int
+
+
+class _Card(Record):
+    fingerprint: str
+    keep_text: bool = True
+
+
+@contextmanager
+def alone(path: Path, *, dry_run: bool, say: Say = silent) -> Iterator[None]:
+    """Hold the lock of a folder of scores, where there is one or may be written.
+
+    What killed runs left half written is removed.
+
+    Raises:
+        ScoreError: the folder is something else, leads elsewhere, or cannot be written.
+    """
+    for name in ("zarr.json", "run.json", "head.json"):
+        if (path / name).exists():
+            raise ScoreError(f"{path}: holds {name}: no folder for scores; choose another")
+    check_files(path)
+    with ExitStack() as stack:
+        if not dry_run:
+            _check_writable(path)
+        if not dry_run or (path / _LOCK).exists():
+            stack.enter_context(one_at_a_time(path, say))
+        if not dry_run:
+            _remove_leftovers(path)
+        yield
+
+
+def check_scores(path: Path) -> None:
+    """Refuse a folder that holds no scores.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such folder; name a folder of scores")
+    signs = (path / SCORE_CARD, path / LEDGER)
+    if not any(sign.exists() for sign in signs) and not part_files(path):
+        raise ConfigError(f"{path}: no folder of scores: no {SCORE_CARD}, no date=*/*.parquet")
+
+
+@contextmanager
+def open_ledger(path: Path, *, dry_run: bool) -> Iterator[Ledger]:
+    """The ledger of a folder; for a dry run a copy of it, which is thrown away."""
+    with ExitStack() as stack:
+        index = path / LEDGER
+        if dry_run:
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="salient-")))
+            for file in (*path.glob(f"{LEDGER}*"), *path.glob(NOTE)):
+                shutil.copyfile(file, copy / file.name)
+            index = copy / LEDGER
+        yield stack.enter_context(Ledger(index, path))
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ScoreError(
+            f"{path}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+    check_writable_file_system(path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what runs that were killed left half written, and their workers."""
+    for leftover in (*path.glob(".*.tmp"), *path.glob("date=*/.*.tmp"), *path.glob("_*/.*.tmp")):
+        leftover.unlink()
+    for leftover in path.glob(".tables-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_score_card(path: Path) -> dict[str, Any] | None:
+    """Whose scores a folder holds; None if it does not say.
+
+    Raises:
+        DamagedFile: it is damaged, or says something else than it should.
+        ScoreError: it is of another format, or cannot be read.
+    """
+    if not (path / SCORE_CARD).is_file():
+        return None
+    where, remedy = path / SCORE_CARD, f"{repair_command(path)} mends it"
+    with reading(where, remedy):
+        found = read_json(where, remedy=remedy)
+    version = checked(_Version, found, where=where, remedy=remedy, error=DamagedFile).format_version
+    if version not in READABLE:
+        remedy = (
+            "use the newer version of Salient"
+            if version > FORMAT_VERSION
+            else "write to another folder"
+        )
+        raise ScoreError(
+            f"{path}: scores of format {version!r}, this version writes {FORMAT_VERSION}; {remedy}"
+        )
+    checked(_Card, found, where=where, remedy=remedy, error=DamagedFile)
+    return found
