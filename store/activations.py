@@ -32,6 +32,7 @@ from store.commits import (
     backfill_digest,
     backfill_layers,
     backfilled_schema,
+    catch_up,
     commit_finished,
     delete_from_plan,
     doomed_records,
@@ -348,7 +349,7 @@ class ActivationStore(StoreView):
         root = self.writable_root()
         with locked(root / COMMIT_LOCK):
             current = load_snapshot(self.location)
-            settle(root, current)
+            catch_up(root, current)
             self._show(current)
             changed = change(root, current)
             if changed is not current:

@@ -20,6 +20,7 @@ from .publishing import backfilled_schema as backfilled_schema
 from .publishing import commit_finished as commit_finished
 from .publishing import successor as successor
 from .settling import announce as announce
+from .settling import catch_up as catch_up
 from .settling import changing_slots as changing_slots
 from .settling import settle as settle
 from .writing import LayerArrays as LayerArrays

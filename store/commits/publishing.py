@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from store import disk
 from store.commits.due import due_records
 from store.commits.plans import ATTEMPT_NAME, AppendPlan, active_plan_id, drop_plan, shard_name
-from store.commits.settling import announce, settle
+from store.commits.settling import announce, catch_up, settle
 from store.disk import LocalLocation
 from store.layout import Block, Manifest, StoreSchema, write_axis_coordinates, write_sample_chunks
 from store.records import (
@@ -44,7 +44,7 @@ def commit_finished(root: Path) -> Snapshot:
     """Publish what the active plan has finished; returns the last commit, new or not."""
     location = LocalLocation(root)
     snapshot = load_snapshot(location)
-    settle(root, snapshot)
+    catch_up(root, snapshot)
     plan_id = active_plan_id(root)
     if plan_id is None:
         return snapshot

@@ -4,7 +4,7 @@
     publish(root, following)     the commit
     settle(root, following)      coordinates as the commit has them; the note goes
 
-Whoever dies in between leaves the note, and `settle` is the first thing that whoever takes
+Whoever dies in between leaves the note, and `catch_up` is the first thing that whoever takes
 `commit.lock` next does. Until then `store.upkeep.verify` leaves those slots' coordinates out: our
 own readers ask the sample index, which a commit changes at once.
 """
@@ -32,15 +32,23 @@ def announce(root: Path, slots: Iterable[int]) -> None:
         disk.write_file(root / CHANGING, [disk.encode_json({"slots": numbers})])
 
 
+def catch_up(root: Path, snapshot: Snapshot) -> None:
+    """Make good what a commit that died behind its root has left undone.
+
+    Whoever takes the commit lock does this first; after a commit of one's own `settle` is enough.
+    """
+    write_array_documents(root, snapshot)
+    settle(root, snapshot)
+
+
 def settle(root: Path, snapshot: Snapshot, index: Callable[[], SampleIndex] | None = None) -> None:
-    """Bring the arrays' documents, and the noted slots' coordinates, in step with the last commit.
+    """Bring the coordinates of the noted slots in step with the last commit.
 
     Args:
         root: of the store; the caller holds the commit lock.
         snapshot: the last commit.
         index: gives the last commit's, where the caller has use for it too.
     """
-    write_array_documents(root, snapshot)  # of a commit that died behind its root
     if not os.path.lexists(root / CHANGING):
         return
     location = LocalLocation(root)

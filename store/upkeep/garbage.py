@@ -16,7 +16,7 @@ from pathlib import Path
 
 from store import disk
 from store.activations import ActivationStore
-from store.commits import dead_plans, half_written, settle, unneeded
+from store.commits import catch_up, dead_plans, half_written, unneeded
 from store.disk import Location, locked
 from store.errors import StoreError
 from store.records import (
@@ -65,7 +65,7 @@ def gc(store: ActivationStore, *, keep: int = 10, dry_run: bool = False) -> GcRe
     root = store.writable_root()
     with locked(root / COMMIT_LOCK):
         if not dry_run:
-            settle(root, load_snapshot(store.location))
+            catch_up(root, load_snapshot(store.location))
         kept = store.snapshots()
         old, kept = kept[:-keep], kept[-keep:]
         private = (MANIFESTS, INDEX, LABELS)
