@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-all test-newest test-gpu lint check format docs lock clean
+.PHONY: help demo test test-all test-install test-newest test-gpu lint check format docs lock clean
 
 help:
 	@echo "make demo      install into $(VENV) and run the whole pipeline on the embedded example"
 	@echo "make test      install into $(VENV), lint, type-check and test (about ten minutes)"
 	@echo "make test-all  the same with the slow tests"
+	@echo "make test-install  build the wheel and the sdist, install and run them in an empty environment"
 	@echo "make test-newest  what needs no torch, on the newest Python here with the newest versions"
 	@echo "make test-gpu  on a machine with a GPU: its tests, and extraction's rates there"
 	@echo "make format    format and fix the code"
@@ -25,9 +26,13 @@ test check: lint
 test-all: lint
 	$(BIN)/python -m pytest -m ''
 
+# The wheel, made from the sdist, as users get it: the base alone, and with the demo.
+test-install: $(VENV)/.dev
+	$(BIN)/python -m tests.install
+
 # On the newest Python here with the newest versions of all; what needs torch is left out.
 test-newest: $(VENV)/.python
-	$(BIN)/python tests/newest.py $(VENV)-newest
+	$(BIN)/python -m tests.newest $(VENV)-newest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -50,26 +55,28 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml requirements.lock
-	$(PIP) install -q -c requirements.lock -e '.[demo,report,explore]'
+	$(PIP) install -q -c requirements.lock -e '.[demo,explore]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml requirements.lock
-	$(PIP) install -q -c requirements.lock -e '.[demo,cluster,ssh,jobqueue,report,explore,dev]'
+	$(PIP) install -q -c requirements.lock -e '.[all,dev]'
 	@touch $@
 
 # Named one by one: a door exports some names, and pdoc would show nothing else.
 ROOMS = $(filter-out %/__init__.py,$(wildcard store/*.py store/*/*.py pipeline/*/*.py))
+# The face imports a name when it is first asked for, and pdoc shows what is there and is exported.
+PDOC = $(BIN)/python -c 'import salient; from salient import *; salient.__all__ += ["open"]; from pdoc.__main__ import cli; cli()'
 docs: $(VENV)/.dev
-	$(BIN)/pdoc -d google -o runs/docs pipeline store $(subst /,.,$(basename $(ROOMS)))
+	$(PDOC) -d google -o runs/docs salient pipeline store $(subst /,.,$(basename $(ROOMS)))
 	@echo "open runs/docs/index.html"
 
 # Resolved afresh on the oldest supported Python, so that one file serves all; torch stays at its pin.
 TORCH = 2.13.0
 lock:
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install -q torch==$(TORCH) '.[demo,hub,cluster,ssh,jobqueue,report,explore,dev]'
+	$(VENV)-lock/bin/python -m pip install -q torch==$(TORCH) '.[all,dev]'
 	{ echo '# All direct and indirect versions; written by `make lock`. Use: pip install -c requirements.lock ...'; \
-	  $(VENV)-lock/bin/python -m pip freeze --all --exclude pip --exclude salient | sed 's/+cpu$$//'; } > requirements.lock
+	  $(VENV)-lock/bin/python -m pip freeze --all --exclude pip --exclude salient-neurons | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf $(VENV)-lock
 
 clean:

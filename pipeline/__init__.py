@@ -13,6 +13,7 @@ modules to read first:
 - `pipeline.scoring`: dumps to Parquet, each text once.
 - `pipeline.planning`: which depth, which heads, which thresholds.
 - `pipeline.report`, `pipeline.explorer`: what people look at.
+- `pipeline.sharing`: heads to a hub of models and back.
 - `pipeline.cluster`, `pipeline.submission`: where work runs, and jobs that outlive the shell.
 - `pipeline.commands`, `pipeline.config`: the command line and the configuration.
 
@@ -24,9 +25,13 @@ Every command of `salient` is one function; a configuration goes in, plain resul
 - `salient plan` and `score`: `pipeline.planning.make_plan`, `pipeline.scoring.score_files`.
 - `salient report`, `explore` and `inspect`: `pipeline.report.write_report`,
   `pipeline.explorer.serve`, `pipeline.report.inspect`.
+- `salient push` and `pull`: `pipeline.sharing.push`, `pipeline.sharing.pull`.
 - `salient submit` and `status`: `pipeline.submission.submit`, `pipeline.submission.describe`.
 
 What the configuration file may hold: `pipeline.config.RunConfig`, with a class for each section.
+
+From Python, for lists and frames, `import salient`: `pipeline.extraction.encode`,
+`pipeline.extraction.encode_stream`, `pipeline.scoring.load_scorer`.
 
 Pieces to build on:
 
@@ -45,7 +50,10 @@ Tables that take a new row: `pipeline.backbone.FFN_SITES` (families), `pipeline.
 """
 
 import os
+import warnings
 
 # OpenMP threads that spin while they wait collapse as soon as anything else uses the cores; must be
 # set before torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Progress bars of libraries do without Jupyter's widgets, and need not say so in every notebook.
+warnings.filterwarnings("ignore", message="IProgress not found")

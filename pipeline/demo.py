@@ -18,7 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NUM_ROWS = 2000
 SEED = 20240229
@@ -348,3 +351,20 @@ def write_demo_tweets(path: str | Path) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(demo_tweets())
+
+
+def example_tweets() -> pd.DataFrame:
+    """The made-up tweets whose labels are all there, to try things with.
+
+    Returns:
+        ``id`` (texts), ``text``, ``created_at`` (UTC), ``author``, ``sentiment`` (negative,
+        neutral, positive), ``intensity`` (float64, 0 very negative … 1 very positive) and
+        ``travel`` (yes, no); about 1,800 rows in the order of their times.
+    """
+    import pandas as pd
+
+    tweets = pd.DataFrame(demo_tweets())
+    tweets = tweets[(tweets.sentiment != "") & (tweets.intensity != "")].reset_index(drop=True)
+    tweets["created_at"] = pd.to_datetime(tweets.created_at, utc=True)
+    tweets["intensity"] = tweets.intensity.astype(float)
+    return tweets

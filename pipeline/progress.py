@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from html import escape
+from importlib import import_module
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -111,6 +113,54 @@ class Terminal:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class Notebook(Terminal):
+    """Draws its bar below a notebook's cell, and takes it away when the work is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handle: Any = None
+
+    def __call__(self, line: str) -> None:
+        """Print a line."""
+        print(line, flush=True)
+
+    def advance(self, what: str, done: int, total: int, unit: str, note: str = "") -> None:
+        """Show that ``done`` of ``total`` units are done."""
+        display = import_module("IPython.display")
+        share = done / max(total, 1)
+        text = f"{what} {done:,} of {total:,} {unit} ({share:.0%}) {note}".rstrip()
+        html = f'<progress value="{done}" max="{max(total, 1)}"></progress> {escape(text)}'
+        if done >= total:
+            text = html = ""
+        shown = {"text/plain": text, "text/html": html}
+        if self._handle is None and text:
+            self._handle = display.display(shown, raw=True, display_id=True)
+        elif self._handle is not None:
+            self._handle.update(shown, raw=True)
+        if done >= total:
+            self._handle = None
+
+
+def teller(progress: bool | None = None) -> Say:
+    """Who is told of work that is asked for from Python.
+
+    Args:
+        progress: True for a bar in a notebook or on a terminal, and lines elsewhere; False for
+            nothing; None for a bar where one can be drawn, else nothing.
+    """
+    if progress is False:
+        return silent
+    if _in_notebook():
+        return Notebook()
+    return Terminal() if progress or sys.stderr.isatty() else silent
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process."""
+    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
 
 
 def advance(say: Say, what: str, done: int, total: int, unit: str, *, note: str = "") -> None:

@@ -44,16 +44,16 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import Metrics, RunConfig, RunRecord, checked, read_columns
-from pipeline.errors import ExtractError, ProbeError, again
+from pipeline.errors import ConfigError, ExtractError, ProbeError, again
 from pipeline.progress import Say, silent
 from store import ActivationStore, StoreError
+from store.layout import own_version
 from store.tables import read_json, table_digest, write_json
 
 FORMAT_VERSION = 1
 EXTRACT_AGAIN = again("extract")
 CONSOLIDATE_AGAIN = again("consolidate")
 VERSIONED = (
-    "salient",
     "torch",
     "transformers",
     "zarr",
@@ -151,7 +151,7 @@ def write_card(folder: RunFolder, config: RunConfig, **facts: Any) -> dict[str, 
         "config_fingerprint": config.fingerprint,
         "seed": config.seed,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in VERSIONED},
+        "versions": {"salient": own_version(), **{name: _version(name) for name in VERSIONED}},
         "byte_order": sys.byteorder,
         **facts,
     }
@@ -256,6 +256,20 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
     where = folder.metrics
     checked(Metrics, metrics, where=where, remedy=CONSOLIDATE_AGAIN, error=ProbeError)
     return metrics
+
+
+def finished_metrics(folder: RunFolder) -> dict[str, Any]:
+    """As :func:`read_metrics`, of a run that may not be finished.
+
+    Raises:
+        ConfigError: it is not.
+        ProbeError, StoreError: a damaged file.
+    """
+    if not folder.metrics.is_file():
+        raise ConfigError(
+            f"{folder.path}: the run is not finished; run `salient consolidate` first"
+        )
+    return read_metrics(folder)
 
 
 def read_sweep(folder: RunFolder, task: str) -> pa.Table:

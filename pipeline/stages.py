@@ -1,21 +1,22 @@
 """The stages of a run, each one function of a configuration: extract, probe, consolidate, run.
 
 Every stage skips what an earlier call completed, so running again after a crash, or after adding
-texts, does only what is missing.
+texts, does only what is missing. ``learn`` is all of them over texts in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.backbone import POOLINGS, engine_of
+from pipeline.backbone import POOLINGS, Backbone, engine_of
 from pipeline.cluster import at_most, map_tasks, workers_for
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, CorpusError, ProbeError, did_you_mean
@@ -26,12 +27,19 @@ from pipeline.extraction import (
     extract_on_workers,
     write_set_aside,
 )
-from pipeline.heads import HeadResult, check_heads, consolidate_task, evaluate_task
+from pipeline.heads import (
+    HeadResult,
+    check_heads,
+    consolidate_target,
+    consolidate_task,
+    evaluate_task,
+)
 from pipeline.locking import one_at_a_time
 from pipeline.neurons import RANKINGS
 from pipeline.probes import (
     ProbeResult,
     fit_layer,
+    fit_targets,
     gram_part,
     groups_are_known,
     lacking,
@@ -50,7 +58,7 @@ from pipeline.runfolder import (
     read_metrics,
     write_card,
 )
-from pipeline.texts import Corpus, Target, corpus_of, describe_corpus
+from pipeline.texts import Corpus, Target, corpus_of, describe_corpus, memory_target
 from store import ActivationStore
 from store.errors import SalientError
 from store.layout import Source, final_hidden, stored_sources
@@ -90,6 +98,17 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
             or not store.labels(task.name).equals(table)
         ):
             store.put_labels(task.name, table, spec=spec)
+    _write_run(folder, config, store, corpus, report)
+    return report
+
+
+def _write_run(
+    folder: RunFolder,
+    config: RunConfig,
+    store: ActivationStore,
+    corpus: Corpus,
+    report: ExtractReport,
+) -> None:
     write_card(
         folder,
         config,
@@ -100,7 +119,6 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
         corpus=corpus.report.to_dict(),
         extraction=report.to_dict(),
     )
-    return report
 
 
 def _say_what_differs(config: RunConfig, store: ActivationStore, say: Say) -> None:
@@ -211,22 +229,8 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
 def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
     snapshot, store = open_run(config)
     targets = load_targets(config, store)
-    sources = sorted(stored_sources(store.schema), key=lambda s: -store.schema.array(s.site).rows)
-    num_done = 0
-
-    def announce(results: list[ProbeResult]) -> None:
-        nonlocal num_done
-        for result in results:
-            metric = config.task(result.task).selection_metric
-            note = "" if result.converged else ", not converged"
-            note += "" if result.computed else ", done before"
-            say(
-                f"probe {result.task}, {_name(store, result.source)}: validation {metric}"
-                f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
-            )
-        num_done += 1
-        advance(say, "probed", num_done, len(sources), "layers", note="of all sites")
-
+    sources = _widest_first(store)
+    announce = _announcer(config, store, say)
     folder = RunFolder(Path(config.run_dir))
     with one_at_a_time(folder.path, say):
         _find_groups(config, store, targets, say)
@@ -247,6 +251,32 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
             )
     by_task = {task.name: i for i, task in enumerate(config.tasks)}
     return sorted((r for layer in results for r in layer), key=lambda r: by_task[r.task])
+
+
+def _widest_first(store: ActivationStore) -> list[Source]:
+    return sorted(stored_sources(store.schema), key=lambda s: -store.schema.array(s.site).rows)
+
+
+def _announcer(
+    config: RunConfig, store: ActivationStore, say: Say
+) -> Callable[[list[ProbeResult]], None]:
+    """Tells of the probes of each layer in turn."""
+    num_done, num_layers = 0, len(stored_sources(store.schema))
+
+    def announce(results: list[ProbeResult]) -> None:
+        nonlocal num_done
+        for result in results:
+            metric = config.task(result.task).selection_metric
+            note = "" if result.converged else ", not converged"
+            note += "" if result.computed else ", done before"
+            say(
+                f"probe {result.task}, {_name(store, result.source)}: validation {metric}"
+                f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
+            )
+        num_done += 1
+        advance(say, "probed", num_done, num_layers, "layers", note="of all sites")
+
+    return announce
 
 
 def _find_groups(
@@ -312,12 +342,7 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
 
     def announce(result: HeadResult) -> None:
         nonlocal num_done
-        card = result.chosen.card
-        say(
-            f"head {result.task}: {card.kind}, blocks 0..{card.depth},"
-            f" {counted(card.num_features, 'feature')}, {card.metric}"
-            f" {card.metrics['score']:.4f} (of {result.num_tried} tried)"
-        )
+        _say_head(result, say)
         num_done += 1
         advance(say, "consolidated", num_done, len(config.tasks), "tasks")
 
@@ -336,12 +361,67 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
     return metrics
 
 
+def _say_head(result: HeadResult, say: Say) -> None:
+    card = result.chosen.card
+    say(
+        f"head {result.task}: {card.kind}, blocks 0..{card.depth},"
+        f" {counted(card.num_features, 'feature')}, {card.metric}"
+        f" {card.metrics['score']:.4f} (of {result.num_tried} tried)"
+    )
+
+
 def run(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
     """Extract, probe and consolidate; returns the metrics."""
     with workers_for(config, say):
         extract(config, say=say)
         probe(config, say=say)
         return consolidate(config, say=say)
+
+
+def learn(
+    config: RunConfig, corpus: Corpus, *, backbone: Backbone | None = None, say: Say = silent
+) -> list[HeadResult]:
+    """All stages over a corpus in memory, in this process, with no look at a test split.
+
+    What heads are chosen and reported by are the rows themselves, out of fold (``head.judge``).
+    The store takes no labels, and need not keep the texts; the run folder takes the rest.
+
+    Args:
+        config: ``corpus`` and ``cluster`` but for its device are not read.
+        corpus: with the tasks of the configuration, from ``memory_corpus``.
+        backbone: loaded already; default as the configuration says.
+        say: called with lines.
+
+    Raises:
+        SalientError: a bad setting, model or store, or a task that cannot be fitted.
+    """
+    _check_names(config)
+    folder = RunFolder(Path(config.run_dir))
+    _check_early(config, corpus, folder)
+    report = extract_here(config, corpus.samples, say, backbone)
+    store = ActivationStore.open(config.store.path)
+    _write_run(folder, config, store, corpus, report)
+    targets = [memory_target(corpus, task, store) for task in config.tasks]
+    _find_groups(config, store, targets, say)
+    probed = "frozen" in config.head.kinds  # else nothing is made of the probes
+    if probed:
+        _probe_targets(config, store, targets, say)
+    results = []
+    for target in targets:
+        results.append(consolidate_target(config, store, target, every=False, probed=probed))
+        _say_head(results[-1], say)
+    return results
+
+
+def _probe_targets(
+    config: RunConfig, store: ActivationStore, targets: Sequence[Target], say: Say
+) -> None:
+    sources = _widest_first(store)
+    plan = plan_layers(config, store, targets, len(sources), say)
+    fit = partial(fit_targets, config, store, targets, raw_bytes=plan.raw_bytes)
+    cluster = at_most(config.cluster, plan.at_a_time)
+    announce = _announcer(config, store, say)
+    map_tasks(fit, [(source,) for source in sources], cluster, on_done=announce)
 
 
 def _name(store: ActivationStore, source: Source) -> str:

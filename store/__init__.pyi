@@ -7,5 +7,6 @@ from .errors import StoreError as StoreError
 from .layout.schema import ArrayLayout as ArrayLayout
 from .layout.schema import StoreSchema as StoreSchema
 from .layout.slots import Block as Block
+from .reading.backend import open_dataset as open_dataset
 from .records.samples import text_hash as text_hash
 from .records.snapshots import Snapshot as Snapshot

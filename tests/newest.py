@@ -1,6 +1,6 @@
 """Tests what needs no torch on the newest Python here, with the newest versions of all the rest.
 
-    python tests/newest.py .venv-newest
+    python -m tests.newest .venv-newest
 
 The lock holds what the oldest supported Python can have; this finds what newer releases break.
 Torch is left out, and with it every test that imports it: its wheels for another Python are large.
@@ -13,10 +13,10 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.builders.extras import ROOT, wanted
+
 EXTRAS = ("cluster", "report", "explore", "dev")
 LEFT_OUT = {"torch", "transformers"}
 STORE_TESTS = ("tests/store",)
@@ -45,11 +45,7 @@ def newest_python() -> str | None:
 
 def requirements() -> list[str]:
     """What `pyproject.toml` asks for, without torch."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = list(project["dependencies"])
-    for extra in EXTRAS:
-        lines += project["optional-dependencies"][extra]
-    return sorted({line for line in lines if re.split(r"[^\w-]", line)[0] not in LEFT_OUT})
+    return [line for line in wanted(*EXTRAS) if re.split(r"[^\w-]", line)[0] not in LEFT_OUT]
 
 
 def main(folder: str) -> int:

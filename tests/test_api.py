@@ -27,9 +27,10 @@ SHAPED = [
         ROOT / "pipeline" / f"{name}.py"
         for name in (
             "backbone/transformer", "backbone/loading", "backbone/pooling", "backbone/tokens",
-            "explorer/atlas", "extraction/extractor", "extraction/golden", "heads/drift",
-            "heads/model", "linear/estimators", "linear/fitted", "measures/bootstrap",
-            "measures/metrics", "probes/model", "scoring/scorer", "texts/lexical", "texts/lookup",
+            "explorer/atlas", "extraction/encoding", "extraction/extractor", "extraction/golden",
+            "heads/drift", "heads/model", "linear/estimators", "linear/fitted",
+            "measures/bootstrap", "measures/metrics", "probes/model", "scoring/prediction",
+            "scoring/scorer", "texts/given", "texts/lexical", "texts/lookup",
         )
     ),
 ]  # fmt: skip
@@ -166,7 +167,7 @@ def test_docstrings_hold_no_bare_html() -> None:
 
 
 def test_pages_are_made_and_show_the_configuration(tmp_path: Path) -> None:
-    pytest.importorskip("pdoc", reason="needs the extra: salient[dev]")
+    pytest.importorskip("pdoc", reason="needs the extra: salient-neurons[dev]")
     from pdoc import doc, render
 
     render.configure(docformat="google")

@@ -12,7 +12,14 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
-from pipeline.demo import COLUMNS, NUM_ROWS, SENTIMENTS, demo_tweets, write_demo_tweets
+from pipeline.demo import (
+    COLUMNS,
+    NUM_ROWS,
+    SENTIMENTS,
+    demo_tweets,
+    example_tweets,
+    write_demo_tweets,
+)
 from pipeline.texts.corpus import Corpus, load_corpus
 
 SHIPPED = Path(__file__).parent / "data" / "demo_tweets.csv"
@@ -137,3 +144,11 @@ def test_linear_probe_on_a_real_encoder(corpus: Corpus) -> None:
 
     assert 0.6 < score(test) < 0.93
     assert score(shuffled(test)) < score(test) - 0.03
+
+
+def test_example_tweets_are_a_frame_without_gaps() -> None:
+    tweets = example_tweets()
+    assert list(tweets.columns) == list(COLUMNS) and 1700 < len(tweets) < NUM_ROWS
+    assert not tweets.isna().any().any() and tweets.id.is_unique
+    assert set(tweets.sentiment) == set(SENTIMENTS) and tweets.intensity.between(0, 1).all()
+    assert tweets.created_at.is_monotonic_increasing and str(tweets.created_at.dt.tz) == "UTC"

@@ -57,7 +57,7 @@ def test_plain_xarray_opens_the_store(run: Path) -> None:
     assert (int(one.expert), int(one.expert_neuron)) == (2, 5)
     means = data.router.sel(pooling="mean").sum("router_expert").values
     np.testing.assert_allclose(means, 1, atol=2e-3)
-    own = store.to_xarray(chunks=None)
+    own = store.to_xarray()
     np.testing.assert_array_equal(own.experts.expert, data.expert)
     np.testing.assert_array_equal(own.experts.values, data.experts.values)
     assert store.schema.layers == () and "ffn" not in store.schema.arrays

@@ -185,7 +185,7 @@ def read_pandas(path: Path) -> dict[str, list[str] | None]:
 
 
 def read_duckdb(path: Path) -> dict[str, list[str] | None]:
-    duckdb = pytest.importorskip("duckdb", reason="needs the extra: salient[dev]")
+    duckdb = pytest.importorskip("duckdb", reason="needs the extra: salient-neurons[dev]")
     files = str(path / "date=*" / "*.parquet")
     return dict(duckdb.sql(f"select id, topics from read_parquet('{files}')").fetchall())
 
@@ -226,7 +226,7 @@ def test_what_looks_at_a_run_takes_label_sets(
 
 
 def test_the_explorer_shows_label_sets(topics_run: Path) -> None:
-    pytest.importorskip("panel", reason="needs the extra: salient[explore]")
+    pytest.importorskip("panel", reason="needs the extra: salient-neurons[explore]")
     from pipeline.explorer.atlas import Atlas, Neuron
 
     config = RunConfig.load(topics_run)

@@ -7,8 +7,8 @@ import pytest
 
 from tests.builders.paths import ROOT
 
-nbformat = pytest.importorskip("nbformat", reason="needs the extra: salient[dev]")
-nbclient = pytest.importorskip("nbclient", reason="needs the extra: salient[dev]")
+nbformat = pytest.importorskip("nbformat", reason="needs the extra: salient-neurons[dev]")
+nbclient = pytest.importorskip("nbclient", reason="needs the extra: salient-neurons[dev]")
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

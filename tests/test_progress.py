@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 
 from pipeline import progress
-from pipeline.progress import Terminal, advance, counted
+from pipeline.progress import Terminal, advance, counted, silent, teller
+from tests.builders.paths import ROOT
 
 
 class Screen(io.StringIO):
@@ -68,3 +70,37 @@ def test_one_thing_is_no_things() -> None:
         "2 rows",
         "1,200 rows",
     ]
+
+
+def test_python_hears_of_it_where_a_bar_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert teller(False) is silent and teller() is silent  # no terminal here
+    assert isinstance(teller(True), Terminal)
+    monkeypatch.setattr("sys.stderr", Screen())
+    assert isinstance(teller(), Terminal) and teller(False) is silent
+
+
+def test_a_notebook_gets_a_bar_that_goes() -> None:
+    nbclient = pytest.importorskip("nbclient", reason="needs the extra: salient-neurons[dev]")
+    nbformat = pytest.importorskip("nbformat", reason="needs the extra: salient-neurons[dev]")
+    cells = [
+        "from pipeline.progress import advance, teller\nsay = teller()",
+        "advance(say, 'encoded', 5, 10, '<texts>')",
+        "advance(say, 'encoded', 10, 10, 'texts')\nsay('the end')",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    resources = {"metadata": {"path": str(ROOT)}}
+    during = []
+
+    def seen(cell: Any, cell_index: int, **_: Any) -> None:
+        during.append([dict(one.get("data", {})) for one in notebook.cells[1].get("outputs", [])])
+
+    client = nbclient.NotebookClient(
+        notebook, timeout=60, kernel_name="python3", resources=resources, on_cell_executed=seen
+    )
+    client.execute()
+    (bar,) = during[1]
+    assert bar["text/plain"] == "encoded 5 of 10 <texts> (50%)"
+    assert bar["text/html"].startswith('<progress value="5" max="10">')
+    assert "&lt;texts&gt;" in bar["text/html"]
+    assert during[2] == [{"text/plain": "", "text/html": ""}]
+    assert notebook.cells[2]["outputs"][0]["text"] == "the end\n"

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.builders.extras import PROJECT, wanted
 from tests.builders.paths import ROOT, tracked_files
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKED = ("demo", "hub", "cluster", "ssh", "jobqueue", "report", "explore", "dev")
+LOCKED = ("all", "dev")
 CONDA_NAMES = {"dask-core": "dask", "matplotlib-base": "matplotlib", "pytorch": "torch"}
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:
-    lines = list(PROJECT["dependencies"])
-    for extra in extras:
-        lines += PROJECT["optional-dependencies"][extra]
-    parsed = [Requirement(line) for line in lines]
+    parsed = [Requirement(line) for line in wanted(*extras)]
     return {canonicalize_name(r.name): r for r in parsed}
 
 

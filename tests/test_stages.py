@@ -56,6 +56,7 @@ def test_running_again_computes_nothing_and_changes_nothing(finished_run: Path) 
     assert {p: p.read_bytes() for p in folder.rglob("*.safetensors")} == before
 
 
+@pytest.mark.slow
 def test_processes_give_the_results_of_threads(finished_run: Path, tmp_path: Path) -> None:
     config = RunConfig.load(finished_run)
     expected = read_metrics(RunFolder(Path(config.run_dir)))
@@ -333,7 +334,7 @@ def test_too_small_a_feature_budget_is_named(finished_run: Path, tmp_path: Path)
 def test_two_runs_at_once_end_alike(tmp_path: Path, tiny_bert: Path) -> None:
     path = write_mood_run(tmp_path, tiny_bert, num_rows=80)
     with path.open("a", encoding="utf-8") as file:
-        file.write("eta = [0.25]\n")
+        file.write('eta = [0.25]\nkinds = ["sparse"]\n')
     command = [sys.executable, "-m", "pipeline", "run", str(path), "--json", "--quiet"]
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)

@@ -10,7 +10,7 @@ import pytest
 
 class _Skip(MetaPathFinder):
     def find_spec(self, name: str, path: object, target: object = None) -> None:
-        if name in ("torch", "transformers", "tokenizers"):
+        if name in ("torch", "transformers", "tokenizers", "huggingface_hub"):
             pytest.skip(f"needs {name}", allow_module_level=True)
 
 

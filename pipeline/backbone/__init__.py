@@ -16,6 +16,6 @@ remembers what was proved.
 Tables that take a new row: `sites.FFN_SITES` (a family), `pooling.POOLINGS` (a pooling).
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

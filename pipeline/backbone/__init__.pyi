@@ -2,6 +2,7 @@ from .comparison import TOLERANCE as TOLERANCE
 from .comparison import Comparison as Comparison
 from .comparison import ratio as ratio
 from .comparison import relative as relative
+from .engine import Engine as Engine
 from .engine import OneDnnLinear as OneDnnLinear
 from .experts import Routed as Routed
 from .folder import locate as locate
@@ -29,5 +30,6 @@ from .tokens import Encoded as Encoded
 from .tokens import Frame as Frame
 from .tokens import encode as encode
 from .transformer import Backbone as Backbone
+from .usercache import cache_folder as cache_folder
 from .usercache import recall as recall
 from .usercache import remember as remember

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BackboneError, first_line
+from pipeline.errors import EXTRAS, BackboneError, first_line, missing
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -137,6 +137,8 @@ def _locate_package(name: str) -> Path:
     # Of a dotted name the parent would be imported.
     spec = importlib.util.find_spec(found_name) if found_name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
+        if found_name in EXTRAS:
+            raise missing(found_name, f"package:{name}")
         raise BackboneError(f"package:{name}: not installed; pip install {name.replace('_', '-')}")
     root = Path(next(iter(spec.submodule_search_locations)))
     found = sorted(path.parent for path in root.rglob("model.safetensors*"))

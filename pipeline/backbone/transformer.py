@@ -43,7 +43,7 @@ from pipeline.backbone.sites import FfnSite
 from pipeline.backbone.slicing import LastLayer, cut_blocks, slice_neurons, up_flops
 from pipeline.backbone.tokens import NO_FRAME, Frame
 from pipeline.errors import BackboneError
-from store.layout import Source
+from store.layout import Source, own_version
 
 Layout = Literal["packed", "padded", "equal"]
 """How texts share a batch: end to end in one row; a row each, with pads; a row each, and only with
@@ -262,7 +262,7 @@ class Backbone:
             "engine": self.engine,
             "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
             "processor": torch.backends.cpu.get_cpu_capability(),
-            "versions": [version(name) for name in ("salient", "torch", "transformers")],
+            "versions": [own_version(), *(version(name) for name in ("torch", "transformers"))],
         }
         return json.dumps(parts | more, sort_keys=True)
 

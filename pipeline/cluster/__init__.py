@@ -10,6 +10,6 @@ refuses those that run other code.
 Table that takes a new row: `kinds.KINDS`.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -28,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, missing
 
 Keys = Literal["memory", "files"]
 """How the parts of a cluster come to their keys."""
@@ -42,12 +42,15 @@ OPT_OUT = 'security = "none" in [cluster] goes without keys'
 
 
 @contextmanager
-def credentials(keys: Keys | None, folders: Sequence[Path] = ()) -> Iterator[Any | None]:
+def credentials(
+    keys: Keys | None, folders: Sequence[Path] = (), *, extra: str = "cluster"
+) -> Iterator[Any | None]:
     """New keys for a cluster, good until the end of the block.
 
     Args:
         keys: where they are kept; None: there are none, and whoever reaches a port may connect.
         folders: what workers share; files lie in the first, else in the current folder.
+        extra: named where a package is missing; brings that and what the kind of cluster needs.
 
     Yields:
         Dask's Security, or None.
@@ -62,9 +65,7 @@ def credentials(keys: Keys | None, folders: Sequence[Path] = ()) -> Iterator[Any
         security_class = import_module("distributed.security").Security
         import_module("cryptography")
     except ImportError as error:
-        raise ConfigError(
-            f"a cluster and its keys need the package {error.name}: pip install 'salient[cluster]'"
-        ) from None
+        raise missing(error.name, "a cluster with its keys", extra=extra) from None
     made = security_class.temporary()
     if keys == "memory":
         yield made

@@ -23,7 +23,7 @@ from pipeline.cluster.credentials import Keys, as_settings
 from pipeline.cluster.machine import num_cores
 from pipeline.cluster.preflight import GPU
 from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, missing
 
 CONNECT_TIMEOUT_S = 30
 LOCAL_DASHBOARD = "127.0.0.1:0"
@@ -305,10 +305,8 @@ def start_cluster(cluster: ClusterConfig, security: Any | None) -> Any | None:
         import_module("distributed")
         started = kind.start(cluster, workers, security)
     except ImportError as error:
-        raise ConfigError(
-            f"cluster.kind = {cluster.kind!r} needs the package {error.name}:"
-            f" pip install 'salient[{kind.extra}]'"
-        ) from None
+        what = f"cluster.kind = {cluster.kind!r}"
+        raise missing(error.name, what, extra=kind.extra) from None
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
@@ -329,11 +327,9 @@ def connect(cluster: ClusterConfig, started: Any | None) -> Any:
     try:
         from distributed import Client
         from distributed.security import Security
-    except ImportError:
-        raise ConfigError(
-            f"cluster.kind = {cluster.kind!r} needs the package distributed:"
-            " pip install 'salient[cluster]'"
-        ) from None
+    except ImportError as error:
+        what = f"cluster.kind = {cluster.kind!r}"
+        raise missing(error.name, what, extra=KINDS[cluster.kind].extra) from None
     if started is not None:
         return Client(started, timeout=CONNECT_TIMEOUT_S)
     security = None

@@ -237,7 +237,8 @@ def connected(
         cores=cores_of(cluster, default_workers(cluster)),
         gpu=cluster.device.startswith("cuda"),
     )
-    with tokens(folders, ticket.id), credentials(keys_of(cluster), folders) as security:
+    keys, extra = keys_of(cluster), KINDS[cluster.kind].extra
+    with tokens(folders, ticket.id), credentials(keys, folders, extra=extra) as security:
         if open_door := exposure(cluster):
             say(open_door)
         started = start_cluster(cluster, security)

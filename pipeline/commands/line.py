@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import typer
 
-from pipeline.commands import checking, jobs, looking, scoring, store, training
+from pipeline.commands import checking, jobs, looking, scoring, sharing, store, training
 from pipeline.commands.options import STORE
 from pipeline.commands.stopping import INTERRUPTED, end_stopped, was_stopped
-from pipeline.errors import ConfigError
-from store.errors import SalientError
+from pipeline.errors import EXTRAS, ConfigError, missing
+from store.errors import MissingExtra, SalientError
 
 app = typer.Typer(
     name="salient",
@@ -34,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(store.app, name="store", rich_help_panel=STORE)
-for part in (training, checking, scoring, jobs, looking):
+for part in (training, checking, scoring, jobs, looking, sharing):
     app.add_typer(part.app)
 
 
@@ -72,9 +72,11 @@ def _failed(error: Exception) -> int:
     """The exit code of a mistake or failure that is said in one line; others are raised."""
     if isinstance(error, BrokenPipeError):
         return 1
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        error = missing(error.name)
     if isinstance(error, SalientError):
         print(f"salient: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2 if isinstance(error, ConfigError | MissingExtra) else 1
     if isinstance(error, OSError) and error.filename is not None:
         print(f"salient: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from rich.markup import escape
 
 from pipeline.commands.options import LOOK, AsJson, Model, Quiet
 from pipeline.commands.printing import out, print_json, show_metrics, terminal
+from pipeline.errors import ConfigError
 
 app = typer.Typer()
 
@@ -19,11 +21,31 @@ def inspect(
     path: Annotated[
         Path, typer.Argument(help="A store, run, head or score folder, a Parquet file or a config.")
     ],
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Of a run: the labels that its heads most doubt.")
+    ] = False,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="With --labels: of this task. May be repeated."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="With --labels: rows shown of each task; default 20.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="With --labels: all doubted rows, .parquet or .csv."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a file or folder holds."""
+    """Say what a file or folder holds, or which labels of a run look wrong."""
     from pipeline import report
 
+    if labels:
+        _doubted_labels(path, task or (), limit, output, as_json=as_json)
+        return
+    given = {"--task": task, "--limit": limit, "--out": output}
+    if odd := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"{odd[0]} goes with --labels: salient inspect RUN --labels {odd[0]} ...")
     facts = report.inspect(path)
     if as_json:
         print_json(facts)
@@ -34,6 +56,30 @@ def inspect(
     else:
         for line in report.describe(facts):
             out.print(escape(line))
+
+
+def _doubted_labels(
+    path: Path, tasks: Sequence[str], limit: int | None, output: Path | None, *, as_json: bool
+) -> None:
+    from pipeline import report
+
+    shown = report.DOUBTS_SHOWN if limit is None else limit
+    if output is not None:
+        report.check_doubts_path(output)
+        found = report.read_label_doubts(path, tasks)
+        report.write_doubts(output, found.values())
+        found = {name: one.first(shown) for name, one in found.items()}
+    else:
+        found = report.read_label_doubts(path, tasks, limit=shown)
+    if as_json:
+        doubts = {name: one.facts() for name, one in found.items()}
+        where = {} if output is None else {"out": str(output)}
+        print_json({"kind": "labels", "run": str(path), **where, "tasks": doubts})
+        return
+    for one in found.values():
+        out.print(report.doubt_table(one), "", soft_wrap=False)
+    if output is not None:
+        out.print(f"written: {escape(str(output))}")
 
 
 @app.command("report", rich_help_panel=LOOK)

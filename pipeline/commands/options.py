@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-RUN, LOOK, SCORE, CLUSTER, STORE = "Run", "Look", "Score", "Cluster", "Store"
+RUN, LOOK, SCORE, SHARE = "Run", "Look", "Score", "Share"
+CLUSTER, STORE = "Cluster", "Store"
 """Groups of commands on the page of help."""
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="The run's TOML file; `salient init` writes one.")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.errors import ConfigError
+from store.errors import MissingExtra
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -72,7 +73,7 @@ def show_metrics(
                 overview = report.TaskFacts(name, task, sweep)
                 report.write_overview(overview, folder.figures / f"{name}.png")
                 figures.append(folder.figures / f"{name}.png")
-            except (ConfigError, OSError) as error:
+            except (ConfigError, MissingExtra, OSError) as error:
                 print(f"salient: no plot: {error}", file=sys.stderr)
         if not as_json:
             out.print(report.task_table(name, task), "", soft_wrap=False)

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from pipeline.commands.options import SCORE, AsJson, Device, Model, Quiet, TrustCode
 from pipeline.commands.printing import out, print_json, terminal
 from pipeline.errors import ConfigError
+from store.errors import MissingExtra
 
 # A command's options are its parameters: a limit on their number is for other functions.
 app = typer.Typer()
@@ -90,7 +91,7 @@ def plan(
     def show(facts: Mapping[str, Any], run: RunFolder) -> None:
         try:
             drawn.extend(report.write_plan(facts, run.figures))
-        except (ConfigError, OSError) as error:
+        except (ConfigError, MissingExtra, OSError) as error:
             print(f"salient: no plot: {error}", file=sys.stderr)
         if not as_json:
             out.print(report.plan_table(facts), "")
@@ -132,7 +133,8 @@ HeadFolders = Annotated[
     list[Path] | None,
     typer.Option(
         "--heads",
-        help="Instead: a head folder; may be repeated, one for each task.",
+        metavar="FOLDER",
+        help="Instead: a head's folder, or hub:user/name@revision for all there; may be repeated.",
         rich_help_panel=HEADS,
     ),
 ]
@@ -150,7 +152,9 @@ EarlyLeave = Annotated[
 ]
 Format = Annotated[
     str,
-    typer.Option(help="auto, tweets, csv, tsv, jsonl, parquet or text.", rich_help_panel=READING),
+    typer.Option(
+        help="auto, tweets, csv, tsv, jsonl, parquet, arrow or text.", rich_help_panel=READING
+    ),
 ]
 TextColumn = Annotated[
     str | None,
@@ -234,9 +238,10 @@ def score(
 ) -> None:
     """Score texts or tweets into Parquet by date; run again to resume, nothing is done twice."""
     from pipeline.scoring import IncompleteScores, ScoreOptions, score_files
+    from pipeline.sharing import find_folders
 
     options = ScoreOptions(
-        heads=heads or (),
+        heads=find_folders(heads or (), say=terminal(quiet)),
         tasks=tasks or (),
         format=format,
         text=text,

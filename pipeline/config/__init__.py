@@ -11,6 +11,6 @@ Read first: `sections` (every key, with its meaning) and `whole`; `problems` wor
 `records` checks the types of what a run wrote for itself, `results` says what they are.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

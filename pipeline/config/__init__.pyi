@@ -10,6 +10,7 @@ from .results import Choice as Choice
 from .results import DriftReport as DriftReport
 from .results import Metrics as Metrics
 from .results import RunRecord as RunRecord
+from .sections import NAME_PATTERN as NAME_PATTERN
 from .sections import SCORE_COLUMNS as SCORE_COLUMNS
 from .sections import BackboneConfig as BackboneConfig
 from .sections import ClusterConfig as ClusterConfig

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+from encodings.aliases import aliases
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -13,6 +16,8 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+from pipeline.errors import did_you_mean
 
 SCORE_COLUMNS = (
     "id", "created_at", "source_file", "text_hash", "n_tokens", "truncated", "fingerprint",
@@ -124,6 +129,49 @@ class NormaliseConfig(Section):
     """``https://…`` -> ``http``, as in TweetEval."""
 
 
+_COMMON_ENCODINGS = (
+    "utf-8", "utf-16", "cp1252", "latin-1", "cp1250", "cp1251", "gb18030", "big5", "shift_jis",
+    "euc_kr",
+)  # fmt: skip
+_NO_TEXT = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"}
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        info = codecs.lookup(name)
+    except (LookupError, ValueError):
+        return False
+    return info._is_text_encoding and info.name.replace("_", "-") not in _NO_TEXT
+
+
+def _encoding(name: str) -> str:
+    if not _is_encoding(name):
+        known = filter(_is_encoding, (*_COMMON_ENCODINGS, *aliases, *aliases.values()))
+        hint = did_you_mean(name, known)
+        raise ValueError(
+            f"no encoding of texts has that name{hint and f'; {hint}'}; take one that Python has,"
+            f" such as {', '.join(_COMMON_ENCODINGS)}"
+        )
+    return name
+
+
+def _distinct_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names) or not all(name.strip() for name in names):
+        raise ValueError(f"needs a name for each column, each another one, found {list(names)}")
+    return names
+
+
+def _delimiter(sign: str) -> str:
+    if len(sign) != 1 or sign in '\r\n "':
+        raise ValueError(f"{sign!r} is not one sign, such as ',', ';', '|' or a tab")
+    return sign
+
+
+Encoding = Annotated[str, AfterValidator(_encoding)]
+Delimiter = Annotated[str, AfterValidator(_delimiter)]
+ColumnNames = Annotated[tuple[str, ...], AfterValidator(_distinct_names)]
+
+
 def _columns(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
@@ -131,27 +179,63 @@ def _columns(value: Any) -> Any:
     return value
 
 
+def _as_words(value: Any) -> Any:
+    """Numbers and truth values as files have them."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_words(one) for one in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
 class CorpusSource(Section):
     """One labelled text set: files of one format, with the columns to read."""
 
     path: str | None = None
-    """A file or (TweetEval layout) a folder; the rows' splits come from ``split`` or are drawn."""
+    """A file; a file in a zip archive, as in ``"a.zip/train.csv"`` (of a single one the archive's
+    name is enough); a folder whose files are the parts of one table, in the order of their names,
+    or a pattern as in ``"parts/*.csv"`` (names that begin with a dot or ``_`` are left out, and
+    said); or a folder of the TweetEval layout. The rows' splits come from ``split`` or are drawn.
+    Files of texts may be packed with gz, bz2, xz or zst."""
     train: str | None = None
-    """The training split's file, instead of ``path``; ``val`` and ``test`` go with it."""
+    """The training split's file or files, instead of ``path``; ``val`` and ``test`` go with it."""
     val: str | None = None
-    """The validation split's file; without one the split is drawn from the training file."""
+    """The validation split's; without it the split is drawn from the training files."""
     test: str | None = None
-    """The test split's file; without one the split is drawn from the training file."""
+    """The test split's; without it the split is drawn from the training files."""
     hub: str | None = None
     """A ``datasets`` hub name, instead of ``path``."""
     hub_config: str | None = None
     """Configuration of the hub's data set, where it has several."""
     revision: str | None = None
     """Commit of the hub's data set."""
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "tweeteval", "hub"] = "auto"
-    """Format of the files; ``auto`` goes by their names and first bytes."""
+    format: Literal[
+        "auto",
+        "csv",
+        "tsv",
+        "jsonl",
+        "parquet",
+        "arrow",
+        "tweeteval",
+        "trees",
+        "folders",
+        "hub",
+    ] = "auto"
+    """Format of the files; ``auto`` goes by their names and first bytes. ``arrow`` is Arrow IPC,
+    also called Feather; ``trees`` has a tree of phrases per line, as the Stanford Sentiment
+    Treebank, with the columns text and label; ``folders`` a folder for each class with a file for
+    each text, as aclImdb, with the columns text, folder and file."""
+    encoding: Encoding | None = None
+    """Of text files, by Python's name, such as ``"cp1252"``; default UTF-8, or what the byte order
+    mark says (UTF-8, UTF-16, UTF-32)."""
+    columns: ColumnNames = ()
+    """Names for the columns of CSV and TSV files without a header, all of them, in order."""
+    delimiter: Delimiter | None = None
+    """Between the fields of CSV files; default a comma, semicolon, tab or bar, whichever the header
+    has, or the rows of a file without one."""
     text: str = "text"
-    """Column of the text."""
+    """Column of the text; in JSON also a path through objects and lists, as in ``"data.text"`` and
+    ``"posts.0.text"``, here and wherever a column is named."""
     id: str | None = None
     """Column of the id; without one, ids are made from the source's name and the row number."""
     time: str | None = None
@@ -165,10 +249,20 @@ class CorpusSource(Section):
     )
     """Task name -> label column; of a multilabel task also a list of columns of 0 and 1, which are
     called as the labels."""
-    where: dict[str, str] = Field(default_factory=dict)
-    """Keep only the rows whose column has this value."""
+    label_names: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    """Task name -> what its labels mean: ``{ 0 = "negative", 4 = "positive" }``, or a file with the
+    name of label 0 in its first line, that of 1 in its second …, or with a number and a name in
+    each."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between the labels of a multilabel task in one cell, as in ``"a;b"``; default
+    ``|``. Lists as JSON or Python writes them are read as well."""
+    where: dict[str, Annotated[str | tuple[str, ...], BeforeValidator(_as_words)]] = Field(
+        default_factory=dict
+    )
+    """Keep only the rows whose column has this value, or one of a list of them; or a number as in
+    ``">= 0.6"`` (also ``>``, ``<``, ``<=``; a text that looks like that is a list of one)."""
     limit: int | None = Field(default=None, ge=1)
-    """Read a seeded sample of at most so many rows of each file."""
+    """Read a seeded sample of at most so many rows of each file, or of each folder of parts."""
 
     @model_validator(mode="after")
     def _one_place(self) -> CorpusSource:
@@ -185,7 +279,27 @@ class CorpusSource(Section):
             raise ValueError(
                 "split names a column, but train/val/test files already give the splits"
             )
+        if self.hub is not None and (self.encoding or self.columns or self.delimiter):
+            raise ValueError(
+                "encoding, columns and delimiter are for files; leave them out with hub"
+            )
+        if unknown := sorted(self.label_names.keys() - self.labels.keys()):
+            raise ValueError(
+                f"label_names is for tasks that labels has, not for {unknown[0]!r}; labels has"
+                f" {', '.join(self.labels)}"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, serialise: SerializerFunctionWrapHandler) -> Any:
+        """Fingerprints and records of runs that say nothing of the newer keys stay as they were."""
+        data = serialise(self)
+        newer = [
+            key
+            for key in ("encoding", "columns", "delimiter", "label_names", "separator")
+            if not data.get(key)
+        ]
+        return {key: value for key, value in data.items() if key not in newer}
 
 
 class TaskConfig(Section):
@@ -195,8 +309,8 @@ class TaskConfig(Section):
     """As in a corpus entry's ``labels``; also the column of its predictions."""
     type: Literal["classification", "regression", "multilabel"]
     """One of several classes, given as texts or integers; a number; or any subset of the labels,
-    given as a list (in CSV and TSV a JSON array, or names with ``|`` between) or in a column each.
-    """
+    given as a list (in CSV and TSV as JSON or Python writes it, or names with the corpus entry's
+    ``separator`` between) or in a column each."""
     labels: tuple[str, ...] | None = None
     """The classes or labels, in order; default: those found in the training split, sorted, or the
     label columns."""
@@ -507,6 +621,12 @@ class ScoreConfig(Section):
     """Share of unreadable lines above which a scoring run fails."""
     block_rows: int = Field(default=4096, ge=1)
     """Rows read and scored at a time; fewer where their texts are very long."""
+    encoding: Encoding | None = None
+    """Of files of texts, as under ``[[corpus]]``."""
+    columns: ColumnNames = ()
+    """Names for the columns of files of texts without a header, as under ``[[corpus]]``."""
+    delimiter: Delimiter | None = None
+    """Of CSV files, as under ``[[corpus]]``."""
     max_line_bytes: int = Field(default=1 << 25, ge=1024)
     """Longest line, row or JSON value that is read (unpacked); a longer one is unreadable. Memory
     may take some twenty times as much."""

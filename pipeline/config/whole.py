@@ -191,6 +191,12 @@ class RunConfig(Section):
                             key: at(getattr(source, key))
                             for key in ("path", "train", "val", "test")
                         }
+                        | {
+                            "label_names": {
+                                task: at(own) if isinstance(own, str) else own
+                                for task, own in source.label_names.items()
+                            }
+                        }
                     )
                     for source in self.corpus
                 ),
@@ -257,6 +263,8 @@ class RunConfig(Section):
         for source in data["corpus"]:
             for key in ("path", "train", "val", "test"):
                 source[key] = source[key] and Path(source[key]).name
+            for task, own in source.get("label_names", {}).items():
+                source["label_names"][task] = Path(own).name if isinstance(own, str) else own
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
     def task(self, name: str) -> TaskConfig:

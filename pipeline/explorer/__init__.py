@@ -7,6 +7,6 @@ page, `tokenmaps` finds the tokens on which a neuron fires, `visitors` says who 
 `atlas` need the extra `explore`.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

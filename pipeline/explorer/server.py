@@ -15,21 +15,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
-from pipeline.explorer.atlas import Atlas
-from pipeline.explorer.tokenmaps import TokenPlaces, TokenReader
-from pipeline.explorer.widgets import Page, Sources
-from pipeline.progress import Say, silent
-from pipeline.runfolder import RunFolder, read_card
-from store.errors import SalientError
+from pipeline.errors import ConfigError, missing
 
 try:
     import panel as pn
     from tornado.websocket import WebSocketClosedError
 
+    from pipeline.explorer.atlas import Atlas
+    from pipeline.explorer.tokenmaps import TokenPlaces, TokenReader
     from pipeline.explorer.visitors import allowed_names, guard
-except ImportError:
-    raise ConfigError("the explorer needs the extra: pip install 'salient[explore]'") from None
+    from pipeline.explorer.widgets import Page, Sources
+except ImportError as error:
+    raise missing(error.name, "the explorer", extra="explore") from None
+from pipeline.progress import Say, silent
+from pipeline.runfolder import RunFolder, read_card
+from store.errors import SalientError
 
 HOST = "127.0.0.1"
 PAGE = """

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, missing
 from pipeline.explorer.atlas import Atlas, Distribution, Neuron
-from pipeline.explorer.tokenmaps import TokenPlaces, TokenReader
 from pipeline.neurons import RANKINGS
 from store.errors import SalientError
 
@@ -27,9 +26,10 @@ try:
     import panel as pn
 
     from pipeline.explorer.fragments import explain_html, fragment, text_rows
+    from pipeline.explorer.tokenmaps import TokenPlaces, TokenReader
     from pipeline.report import LEGEND, short_label
-except ImportError:
-    raise ConfigError("the explorer needs the extra: pip install 'salient[explore]'") from None
+except ImportError as error:
+    raise missing(error.name, "the explorer", extra="explore") from None
 
 hv.renderer("bokeh")  # options can be set only for backends that are loaded
 TOP_TEXTS = 12

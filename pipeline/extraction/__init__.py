@@ -5,13 +5,14 @@ the store, so that a killed extraction goes on where it was; and golden texts, b
 knows the backbone again.
 
 Read first: `extractor` (texts to arrays) and `storing` (arrays to the store, on this machine);
-`distributed` and `workbench` do the same on a cluster's workers, `adding` fills in layers that a
-store lacks. Before all that `proving` finds out whether the numbers are the model's own, `checking`
-what else there is to say of a model. `picking` pools only what heads read, `routed` the same of
-mixtures of experts, `golden` keeps the golden texts, `recorded` reads what a store says of its
-origin, `lanes` are the threads, `throughput` says how fast it went.
+`encoding` does both for a list in memory, with the model that `loaded` keeps; `distributed` and
+`workbench` the same on a cluster's workers, `adding` fills in layers that a store lacks. Before all
+that `proving` finds out whether the numbers are the model's own, `checking` what else there is to
+say of a model. `picking` pools only what heads read, `routed` the same of mixtures of experts,
+`golden` keeps the golden texts, `recorded` reads what a store says of its origin, `lanes` are the
+threads, `throughput` says how fast it went.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -3,6 +3,8 @@ from .checking import check_model as check_model
 from .distributed import SET_ASIDE_SCHEMA as SET_ASIDE_SCHEMA
 from .distributed import extract_on_workers as extract_on_workers
 from .distributed import write_set_aside as write_set_aside
+from .encoding import encode as encode
+from .encoding import encode_stream as encode_stream
 from .extractor import STORED as STORED
 from .extractor import Activations as Activations
 from .extractor import Extractor as Extractor
@@ -14,6 +16,10 @@ from .golden import read_outputs as read_outputs
 from .golden import write_golden as write_golden
 from .golden import write_outputs as write_outputs
 from .lanes import ahead as ahead
+from .loaded import MODEL as MODEL
+from .loaded import forget_model as forget_model
+from .loaded import kept_model as kept_model
+from .loaded import model_section as model_section
 from .recorded import recorded_backbone as recorded_backbone
 from .recorded import recorded_section as recorded_section
 from .rounding import allowance as allowance
@@ -23,4 +29,5 @@ from .storing import StoreOptions as StoreOptions
 from .storing import extract_corpus as extract_corpus
 from .storing import extract_here as extract_here
 from .storing import open_store as open_store
+from .storing import schema_of as schema_of
 from .throughput import ExtractReport as ExtractReport

@@ -37,6 +37,7 @@ from pipeline.extraction.proving import (
 from pipeline.extraction.storing import StoreOptions
 from pipeline.progress import Say, silent
 from store.errors import SalientError
+from store.layout import own_version
 
 FORMAT_VERSION = 1
 PLAIN_UP_TO = 500_000_000
@@ -154,8 +155,9 @@ def _homeless(text: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    names = ("salient", "torch", "transformers", "tokenizers")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    names = ("torch", "transformers", "tokenizers")
+    own = {"python": platform.python_version(), "salient": own_version() or "not installed"}
+    return own | {name: version(name) for name in names}
 
 
 def _machine() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ OLDER = (
     " every byte"
 )
 logger = logging.getLogger(__name__)
+_tokenising = threading.Lock()
+"""A tokenizer, which twins of a backbone share, is told of truncation before each call."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ class Extractor:
             backbone.hidden_indices(hidden) if isinstance(hidden, str) else tuple(hidden)
         )
         self.num_lanes = num_lanes(backbone.device)
-        self.cores_each = torch.get_num_threads() // self.num_lanes
+        self.cores = torch.get_num_threads()
+        self.cores_each = self.cores // self.num_lanes
         self._twins: list[Backbone] = []
         default = BATCH_TOKENS.get(backbone.device.type, 2048)
         if backbone.device.type == "cpu":
@@ -152,6 +156,7 @@ class Extractor:
         }
         self.meter = Meter()
         self._halved = False
+        self._computing = threading.Lock()
 
     def fingerprint(self, *, normalisation: Mapping[str, Any] | None = None) -> str:
         """Digest of all that shapes the stored numbers; the store's schema carries it."""
@@ -235,12 +240,13 @@ class Extractor:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Tokenise texts for ``compute``; safe to call from another thread."""
-        start = time.perf_counter()
         backbone = self.backbone
-        encoded = encode(
-            backbone.tokenizer, texts, max_length=backbone.max_length, frame=backbone.frame
-        )
-        self.meter.stage_s["tokenise"] += time.perf_counter() - start
+        with _tokenising:
+            start = time.perf_counter()
+            encoded = encode(
+                backbone.tokenizer, texts, max_length=backbone.max_length, frame=backbone.frame
+            )
+            self.meter.stage_s["tokenise"] += time.perf_counter() - start
         return encoded
 
     def compute(
@@ -250,7 +256,7 @@ class Extractor:
         dtype: torch.dtype = torch.float32,
         on_batch: Callable[[int], None] | None = None,
     ) -> Pooled:
-        """Run encoded texts.
+        """Run encoded texts; threads that call at the same time take turns.
 
         Args:
             encoded: from ``encode``.
@@ -260,6 +266,12 @@ class Extractor:
         Raises:
             ExtractError: out of memory twice.
         """
+        with self._computing:  # the model holds what it captures of one batch at a time
+            return self._compute(encoded, dtype, on_batch)
+
+    def _compute(
+        self, encoded: Encoded, dtype: torch.dtype, on_batch: Callable[[int], None] | None
+    ) -> Pooled:
         start = time.perf_counter()
         pooled = self._empty(encoded, dtype)
         remaining = encoded.lengths.copy()

@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import checked
 from pipeline.errors import COPY_AGAIN, ExtractError, ScoreError, again
-from pipeline.extraction.extractor import STORED, Extractor
 from store.layout import Source
 from store.tables import check_array, read_arrays, read_json, write_arrays, write_json
+
+if TYPE_CHECKING:
+    from pipeline.extraction.extractor import Extractor
 
 Array = NDArray[Any]
 GOLDEN_TEXTS = (
@@ -57,6 +59,8 @@ def golden_activations(extractor: Extractor, *, stored_dtype: str) -> dict[Sourc
     Returns:
         Source -> ``(texts, poolings * units)`` float32.
     """
+    from pipeline.extraction.extractor import STORED  # late: whoever reads a record needs no torch
+
     pooled = extractor.compute(extractor.encode(list(GOLDEN_TEXTS)), dtype=STORED[stored_dtype])
     rows = (values.float().numpy() for values in pooled.rows)
     return dict(zip(extractor.sources, rows, strict=True))

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline.backbone import Backbone, Encoded, engine_of, load_from_settings
-from pipeline.config import BackboneConfig, RunConfig
+from pipeline.backbone import Backbone, Encoded, Engine, engine_of, load_from_settings
+from pipeline.config import BackboneConfig, NormaliseConfig, RunConfig, StoreConfig
 from pipeline.errors import ExtractError
 from pipeline.extraction.extractor import STORED, Extractor, Pooled, Turned
 from pipeline.extraction.golden import write_golden
@@ -56,6 +56,7 @@ class StoreOptions:
         experts: numbers of the experts that are kept; None: all, or what an old store keeps if
             the sites are None too.
         hidden: which hidden states; None: all in a new store, what it holds in an old one.
+        only: site -> its layers that are stored, where these are not all that the others say.
         dtype: of the stored values.
         samples_per_shard: default about 50 MB a shard.
         store_text: False keeps hashes only.
@@ -68,6 +69,7 @@ class StoreOptions:
     sites: tuple[str, ...] | None = None
     experts: tuple[int, ...] | None = None
     hidden: Literal["final", "all", "none"] | None = None
+    only: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtype: Literal["float16", "float32"] = "float16"
     samples_per_shard: int | None = None
     store_text: bool = True
@@ -78,13 +80,20 @@ class StoreOptions:
     @classmethod
     def of(cls, config: RunConfig) -> StoreOptions:
         """What a run's configuration asks for."""
-        store, normalisation = config.store, config.normalise.model_dump()
+        return cls.of_sections(config.backbone, config.store, config.normalise)
+
+    @classmethod
+    def of_sections(
+        cls, backbone: BackboneConfig, store: StoreConfig, normalise: NormaliseConfig
+    ) -> StoreOptions:
+        """What these sections of a configuration ask for."""
+        normalisation = normalise.model_dump()
         hidden: Literal["final", "all"] | None = None
         if store.sites is not None:
             hidden = "all" if "hidden" in store.sites else "final"
         return cls(
             poolings=store.poolings,
-            special_tokens=config.backbone.special_tokens,
+            special_tokens=backbone.special_tokens,
             sites=store.sites,
             experts=store.experts,
             hidden=hidden,
@@ -93,7 +102,7 @@ class StoreOptions:
             store_text=store.keep_text,
             peaks=store.peaks,
             normalisation=normalisation,
-            provenance={"backbone": config.backbone.model_dump(), "normalise": normalisation},
+            provenance={"backbone": backbone.model_dump(), "normalise": normalisation},
         )
 
     def noting(self, backbone: BackboneConfig) -> StoreOptions:
@@ -117,7 +126,7 @@ class StoreOptions:
         backbone.check_sites(self.sites or default)
         wanted = self.sites or ("ffn", "router")
         layers = {
-            site: backbone.site_layers(site) if site in wanted else ()
+            site: self.only.get(site, backbone.site_layers(site)) if site in wanted else ()
             for site in ("ffn", "router", "experts")
         }
         keeps = backbone.site_layers("experts") if self.sites is None else layers["experts"]
@@ -126,7 +135,7 @@ class StoreOptions:
             poolings=self.poolings,
             special_tokens=self.special_tokens,
             layers=layers["ffn"],
-            hidden=self.hidden or "all",
+            hidden=self.only.get("hidden", self.hidden or "all"),
             peaks=self.peaks,
             routed=RoutedLayers(
                 layers["router"], layers["experts"], self.experts if keeps else None
@@ -316,6 +325,7 @@ def extract_corpus(
     options: StoreOptions = DEFAULTS,
     *,
     progress: Progress | None = None,
+    batch_tokens: int | None = None,
 ) -> ExtractReport:
     """Extract the texts that a store does not have yet; run again to resume.
 
@@ -328,6 +338,7 @@ def extract_corpus(
         store_path: the store; made if it is not there.
         options: what is stored.
         progress: called after every block and, in long blocks, every few seconds.
+        batch_tokens: as in ``Extractor``.
 
     Raises:
         ExtractError: the store does not fit these settings, or the disk is too small.
@@ -339,6 +350,7 @@ def extract_corpus(
             f"texts: no column {missing[0]!r}; found {texts.column_names}, needed are id and text"
         )
     extractor = options.extractor(backbone)
+    extractor.batch_tokens = batch_tokens or extractor.batch_tokens
     store = open_store(store_path, extractor, options, num_texts=texts.num_rows)
     plan = store.plan_append(texts)
     todo = sum(len(block) for block in plan.blocks)
@@ -498,21 +510,59 @@ def load_for_store(settings: BackboneConfig, path: str | Path, *, device: str) -
         BackboneError: as of ``load_backbone``.
         StoreError: a damaged store.
     """
-    made_with = None
+    return load_from_settings(settings, device=device, made_with=made_with(settings, path))
+
+
+def made_with(settings: BackboneConfig, path: str | Path) -> Engine | None:
+    """The engine that a store was begun with, where the settings leave it open."""
     if settings.engine == "auto" and ActivationStore.exists(path):
-        made_with = engine_of(ActivationStore.open(path).schema.provenance)
-    return load_from_settings(settings, device=device, made_with=made_with)
+        return engine_of(ActivationStore.open(path).schema.provenance)
+    return None
 
 
-def extract_here(config: RunConfig, texts: pa.Table, say: Say) -> ExtractReport:
-    """Extract the texts that the store does not have yet, in this process."""
-    backbone = load_for_store(config.backbone, config.store.path, device=config.cluster.device)
+def extract_here(
+    config: RunConfig, texts: pa.Table, say: Say, backbone: Backbone | None = None
+) -> ExtractReport:
+    """Extract the texts that the store does not have yet, in this process; with a backbone that is
+    loaded already, if it is given."""
+    if backbone is None:
+        backbone = load_for_store(config.backbone, config.store.path, device=config.cluster.device)
     say(
         f"backbone: {backbone.model_type}, {backbone.num_layers} blocks of {backbone.neuron_size}"
         f" neurons, hidden size {backbone.hidden_size}"
     )
-    options = StoreOptions.of(config).going_on(config.store.path)
-    settings, remarks = proved(options.extractor(backbone), config.backbone)
+    options = StoreOptions.of(config)
+    report = extract_into(config.store.path, texts, backbone, config.backbone, options, say)
+    golden = RunFolder(Path(config.run_dir)).golden
+    options = options.going_on(config.store.path)
+    write_golden(golden, options.extractor(backbone), stored_dtype=options.dtype)
+    return report
+
+
+def extract_into(
+    path: str | Path,
+    texts: pa.Table,
+    backbone: Backbone,
+    settings: BackboneConfig,
+    options: StoreOptions,
+    say: Say,
+    *,
+    batch_tokens: int | None = None,
+) -> ExtractReport:
+    """Have the backbone prove what the settings ask for, then extract what the store lacks.
+
+    Args:
+        path: the store; made if it is not there.
+        texts, batch_tokens: as for ``extract_corpus``.
+        backbone: the model, loaded by ``settings``.
+        options: what is stored.
+        say: told of remarks and progress.
+
+    Raises:
+        BackboneError, ExtractError: as of ``proved`` and ``extract_corpus``.
+    """
+    options = options.going_on(path)
+    settings, remarks = proved(options.extractor(backbone), settings)
     for remark in remarks:
         say(remark)
     options = options.noting(settings)
@@ -520,11 +570,9 @@ def extract_here(config: RunConfig, texts: pa.Table, say: Say) -> ExtractReport:
     report = extract_corpus(
         texts,
         backbone,
-        config.store.path,
+        path,
         options,
         progress=lambda done, todo: advance(say, "extracted", done, todo, "texts"),
+        batch_tokens=batch_tokens,
     )
-    report = replace(report, whole=settings.whole)
-    golden = RunFolder(Path(config.run_dir)).golden
-    write_golden(golden, options.extractor(backbone), stored_dtype=options.dtype)
-    return report
+    return replace(report, whole=settings.whole)

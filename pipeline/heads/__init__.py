@@ -10,11 +10,11 @@ the salient ones (`sparse`; `salient` picks, by `ranked` if asked), the paper's 
 of `dense` on the rows that `modes` names), sums of heads (`stack`). `choice` takes one by its loss
 on rows held out, `evaluation` reads the test split once. `activations` is what a head reads of
 texts; `drift`, `attribution` and `ngrams` serve those who use a head: are the texts still alike,
-why does it decide so, and by which words.
+why does it decide so, and by which words; `sheet` is what is shown of it in a notebook.
 
 Table that takes a new row: `salient.RULES`.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

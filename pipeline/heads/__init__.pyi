@@ -1,10 +1,13 @@
 from .activations import all_features as all_features
 from .activations import held_out_outputs as held_out_outputs
+from .activations import read_held_out as read_held_out
 from .activations import stored_outputs as stored_outputs
 from .activations import text_activations as text_activations
 from .attribution import contributions as contributions
+from .consolidation import BASELINE as BASELINE
 from .consolidation import HeadResult as HeadResult
 from .consolidation import check_heads as check_heads
+from .consolidation import consolidate_target as consolidate_target
 from .consolidation import consolidate_task as consolidate_task
 from .drift import REFERENCE_FILE as REFERENCE_FILE
 from .drift import Comparison as Comparison
@@ -12,9 +15,10 @@ from .drift import Drift as Drift
 from .drift import DriftCounts as DriftCounts
 from .drift import Finding as Finding
 from .drift import Reference as Reference
-from .evaluation import SITE_KEYS as SITE_KEYS
+from .drift import head_importance as head_importance
 from .evaluation import evaluate_task as evaluate_task
 from .model import KINDS as KINDS
+from .model import SITE_KEYS as SITE_KEYS
 from .model import Head as Head
 from .model import HeadCard as HeadCard
 from .model import describe_heads as describe_heads
@@ -23,3 +27,8 @@ from .ngrams import ngram_table as ngram_table
 from .outputs import output_rounding as output_rounding
 from .salient import RULES as RULES
 from .salient import salient_features as salient_features
+from .sheet import Sheet as Sheet
+from .sheet import backbone_facts as backbone_facts
+from .sheet import features_by_site as features_by_site
+from .sheet import head_facts as head_facts
+from .sheet import interval as interval

@@ -38,7 +38,7 @@ from pipeline.heads.model import Head, HeadCard
 from pipeline.heads.modes import Mode
 from pipeline.heads.ngrams import NGRAMS_FILE, ngram_table
 from pipeline.heads.ranked import ranked_shares
-from pipeline.linear import BlockThreads
+from pipeline.linear import BlockThreads, Standardiser, StoreDesign
 from pipeline.measures import (
     METRICS,
     Calibration,
@@ -78,13 +78,37 @@ def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> Head
         HeadError: no candidate is small enough, or the ranking is not there.
     """
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
+    return consolidate_target(config, store, load_target(store, task))
+
+
+def consolidate_target(
+    config: RunConfig,
+    store: ActivationStore,
+    target: Target,
+    *,
+    every: bool = True,
+    probed: bool = True,
+) -> HeadResult:
+    """The same for a target over a store; see :func:`consolidate_task`.
+
+    Args:
+        config: the configuration.
+        store: the activations.
+        target: the task over them.
+        every: write the heads of all kinds and depths, not only the chosen one and the baselines.
+        probed: Phase 1 has left its probes; frozen heads need them.
+    """
     folder = RunFolder(Path(config.run_dir))
-    target = load_target(store, task)
     with BlockThreads() as threads, threads.single_threaded_blas():
-        return _consolidated(config, snapshot, _Case.of(config, store, target, threads), folder)
+        case = _Case.of(
+            config, store, target, threads, _standardisers(config, store, target, probed)
+        )
+        return _consolidated(config, store.snapshot_id, case, folder, every=every)
 
 
-def _consolidated(config: RunConfig, snapshot: str, case: _Case, folder: RunFolder) -> HeadResult:
+def _consolidated(
+    config: RunConfig, snapshot: str, case: _Case, folder: RunFolder, *, every: bool
+) -> HeadResult:
     store, task = case.store, case.target.task
     tried = Candidates(
         joint=case.joint,
@@ -103,9 +127,9 @@ def _consolidated(config: RunConfig, snapshot: str, case: _Case, folder: RunFold
     write_table(folder.sweep(task.name), pa.Table.from_pylist(rows))
     chosen = tried.choose(heads)
     named = {"chosen": chosen}
-    for kind in dict.fromkeys(head.kind for head in heads):
+    for kind in dict.fromkeys(head.kind for head in heads if every):
         named[kind] = best_of(heads, kind=kind)
-    for depth in sorted({head.depth for head in heads}):
+    for depth in sorted({head.depth for head in heads if every}):
         here = [head for head in heads if head.depth == depth]
         own = chosen if chosen.depth == depth else tried.choose(here)
         named[f"depth_{depth:03d}"] = own
@@ -174,14 +198,19 @@ class _Case:
 
     @classmethod
     def of(
-        cls, config: RunConfig, store: ActivationStore, target: Target, threads: BlockThreads
+        cls,
+        config: RunConfig,
+        store: ActivationStore,
+        target: Target,
+        threads: BlockThreads,
+        standardisers: Mapping[Source, Standardiser],
     ) -> _Case:
-        folder, name = RunFolder(Path(config.run_dir)), target.task.name
         problem, rows = problem_of(target), task_rows(config, store, target)
         weight = row_weights(rows.targets, problem, config.probe)
+        if rows.weights is not None:
+            weight = rows.weights if weight is None else weight * rows.weights
         sources = stored_sources(store.schema)
-        standardisers = {s: load_probe(folder, name, s, store.schema).standardiser for s in sources}
-        lexicon, others = _others(config, store, rows)
+        lexicon, others = _others(config, store, rows, target.texts)
         features = Features(store, rows.positions, standardisers, others)
         head = config.head
         joint = Joint(
@@ -227,6 +256,18 @@ class _Case:
         )
 
 
+def _standardisers(
+    config: RunConfig, store: ActivationStore, target: Target, probed: bool
+) -> dict[Source, Standardiser]:
+    """Those of the training rows, as Phase 1 found them, or finds them without fits."""
+    sources = stored_sources(store.schema)
+    if probed:
+        folder, name = RunFolder(Path(config.run_dir)), target.task.name
+        return {s: load_probe(folder, name, s, store.schema).standardiser for s in sources}
+    train = target.rows("train").positions
+    return {s: StoreDesign(store, s, train, memory_bytes=0).standardiser for s in sources}
+
+
 def _check_memory(store: ActivationStore, joint: Joint, num_sources: int) -> None:
     widest = max(layout.rows for layout in store.schema.arrays.values())
     need = joint_bytes(
@@ -245,7 +286,7 @@ def _check_memory(store: ActivationStore, joint: Joint, num_sources: int) -> Non
 
 
 def _others(
-    config: RunConfig, store: ActivationStore, rows: TaskRows
+    config: RunConfig, store: ActivationStore, rows: TaskRows, known: Mapping[str, str] | None
 ) -> tuple[Lexicon | None, dict[Source, Any]]:
     """Features that are not stored: n-grams of the texts, and the final state at length 1.
 
@@ -258,13 +299,13 @@ def _others(
         unit = Source("unit", final.layer)
         found[unit] = unit_rows(store, unit, rows.positions)
     try:
-        texts = sample_texts(store, rows.positions, config)
+        texts = sample_texts(store, rows.positions, config, known)
     except SalientError:
         if config.head.lexical:
             raise
         return None, found  # only a comparison less
-    known = texts if config.head.by_folds else texts[: rows.num_train]
-    lexicon = Lexicon.fit(known)
+    read = texts if config.head.by_folds else texts[: rows.num_train]
+    lexicon = Lexicon.fit(read)
     if len(lexicon.terms):
         found[NGRAMS] = lexicon.features(texts)
     return lexicon, found

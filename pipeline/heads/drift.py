@@ -328,11 +328,31 @@ class Reference:
 def important_features(head: Head, count: int) -> Array:
     """The features of the model with the largest weights on standardised activations.
 
+    Returns:
+        ``(f, 3)`` int64 as in :class:`Reference`.
+    """
+    importance = head_importance(head)
+    rows, values = [np.zeros((0, 3), np.int64)], [np.zeros(0)]
+    for source, own in importance.items():
+        # No more than `count` of one source can be among the best of all.
+        few = np.argsort(-own, kind="stable")[:count]
+        site = np.full(len(few), SITE_NAMES.index(source.site))
+        features = head.features[source]
+        rows.append(np.stack([site, np.full(len(few), source.layer), features[few]], axis=1))
+        values.append(own[few])
+    best, value = np.concatenate(rows), np.concatenate(values)
+    return best[np.lexsort((*best.T[::-1], -value))[:count]]
+
+
+def head_importance(head: Head) -> dict[Source, Array]:
+    """How much each feature of the model weighs in a head: the norms of its weights on
+    standardised activations.
+
     Norms are over the outputs of a part's source, and relative to the part's largest, since parts
     differ in scale.
 
     Returns:
-        ``(f, 3)`` int64 as in :class:`Reference`.
+        Source -> ``(k,)`` float64 from 0 to 1, as in ``head.features[source]``.
     """
     known = {s: own for s, own in head.features.items() if s.site in SITE_NAMES}
     importance = {source: np.zeros(len(own)) for source, own in known.items()}
@@ -344,15 +364,7 @@ def important_features(head: Head, count: int) -> Array:
                 places = np.searchsorted(known[edges.source], edges.features)
                 own = importance[edges.source]
                 own[places] = np.maximum(own[places], norm / largest)
-    rows, values = [np.zeros((0, 3), np.int64)], [np.zeros(0)]
-    for source, features in known.items():
-        # No more than `count` of one source can be among the best of all.
-        few = np.argsort(-importance[source], kind="stable")[:count]
-        site = np.full(len(few), SITE_NAMES.index(source.site))
-        rows.append(np.stack([site, np.full(len(few), source.layer), features[few]], axis=1))
-        values.append(importance[source][few])
-    best, value = np.concatenate(rows), np.concatenate(values)
-    return best[np.lexsort((*best.T[::-1], -value))[:count]]
+    return importance
 
 
 def _places(features: Array) -> list[tuple[Source, int]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.heads.activations import stored_outputs
 from pipeline.heads.consolidation import BASELINE
-from pipeline.heads.model import KINDS, Head
+from pipeline.heads.model import KINDS, SITE_KEYS, Head
 from pipeline.measures import (
     METRICS,
     Resamples,
@@ -31,13 +31,6 @@ from store import ActivationStore
 from store.layout import Source, stored_sources
 
 Array = NDArray[Any]
-SITE_KEYS = {
-    "ffn": "layers",
-    "hidden": "hidden_states",
-    "router": "routers",
-    "experts": "experts",
-}
-"""Site -> the key of its probes' entries."""
 ALWAYS = ("ffn", "hidden")
 """Sites whose key is there without entries, too."""
 

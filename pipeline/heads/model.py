@@ -56,6 +56,13 @@ READABLE = (2, FORMAT_VERSION)
 LEXICON_FILE = "lexicon.json"
 KINDS = ("dense", "states", "sparse", "frozen", "ensemble", "stack", "final")
 """Kinds of heads of which a run reports the best, where it has tried them."""
+SITE_KEYS = {
+    "ffn": "layers",
+    "hidden": "hidden_states",
+    "router": "routers",
+    "experts": "experts",
+}
+"""Site -> the key of its probes' entries in a run's metrics."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,6 @@ Read first: `solver` (what is fitted, and by which way) and `design` (where rows
 short. `ridge` needs no descent, `estimators` are scikit-learn's, `fitted` is what comes out.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

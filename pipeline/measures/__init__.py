@@ -8,6 +8,6 @@ Read first: `metrics`.
 Tables that take a new row: `metrics.METRICS`, `calibration.METHODS`.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

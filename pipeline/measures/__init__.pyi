@@ -7,6 +7,11 @@ from .calibration import Calibration as Calibration
 from .calibration import calibrate as calibrate
 from .calibration import logit_map as logit_map
 from .calibration import row_losses as row_losses
+from .confident import OUTLIER as OUTLIER
+from .confident import DoubtedLabels as DoubtedLabels
+from .confident import DoubtedValues as DoubtedValues
+from .confident import doubted_labels as doubted_labels
+from .confident import doubted_values as doubted_values
 from .folds import label_folds as label_folds
 from .folds import ordered_folds as ordered_folds
 from .folds import stratified_folds as stratified_folds

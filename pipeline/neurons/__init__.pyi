@@ -1,6 +1,5 @@
 from .ablation import AblationOptions as AblationOptions
 from .ablation import ablate as ablate
-from .ablation import read_ablations as read_ablations
 from .comparison import SHUFFLES as SHUFFLES
 from .comparison import RankOptions as RankOptions
 from .comparison import rank as rank
@@ -8,4 +7,5 @@ from .rankings import RANKINGS as RANKINGS
 from .tables import Rank as Rank
 from .tables import RankTables as RankTables
 from .tables import importance_cube as importance_cube
+from .tables import read_ablations as read_ablations
 from .tables import read_overlaps as read_overlaps

@@ -31,24 +31,23 @@ from pipeline.backbone import (
     refuse_shared,
     silenced,
 )
-from pipeline.config import Ablations, RunConfig, checked
-from pipeline.errors import ConfigError, HeadError, ProbeError, again
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError, HeadError, ProbeError
 from pipeline.extraction import Activations, Extractor, RoutedLayers
 from pipeline.heads import Head, text_activations, wanted_tasks
 from pipeline.locking import one_at_a_time
 from pipeline.measures import METRICS, Resamples, as_judged, score
 from pipeline.neurons.arms import random_neurons, salient_neurons, token_means
+from pipeline.neurons.tables import ABLATIONS_VERSION, read_ablations
 from pipeline.probes import Probe, load_final_probe, read_importance
 from pipeline.progress import Say, advance, silent
 from pipeline.runfolder import RunFolder, open_snapshot, what_was_lost
 from pipeline.texts import Rows, Split, Target, load_target, sample_texts
 from store import ActivationStore
 from store.layout import Source
-from store.tables import read_json, write_json
+from store.tables import write_json
 
 Array = NDArray[Any]
-FORMAT_VERSION = 1
-ABLATE_AGAIN = again("ablate")
 DEFAULT_TOP = 50
 LEVEL = 0.95
 BLOCK_BYTES = 256 * 2**20
@@ -230,9 +229,9 @@ def ablate(
         experiment = _Experiment.prepare(config, options, folder, tuple(heads.values()), say)
         reports = {name: experiment.report(head) for name, head in heads.items()}
         # Beside those of other tasks.
-        content = {"format_version": FORMAT_VERSION, "tasks": {**kept, **reports}}
+        content = {"format_version": ABLATIONS_VERSION, "tasks": {**kept, **reports}}
         write_json(folder.ablation, content)
-    return {"format_version": FORMAT_VERSION, "tasks": reports}
+    return {"format_version": ABLATIONS_VERSION, "tasks": reports}
 
 
 @dataclass(frozen=True)
@@ -442,16 +441,3 @@ def _limited(rows: Rows, limit: int | None, *, seed: int) -> Rows:
         return rows
     picks = np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False))
     return Rows(rows.positions[picks], rows.targets[picks])
-
-
-def read_ablations(path: Path) -> dict[str, Any]:
-    """Task -> report of ``ablation.json``; nothing of another format.
-
-    Raises:
-        HeadError, StoreError: a damaged file.
-    """
-    found = read_json(path, remedy=ABLATE_AGAIN)
-    if found.get("format_version") != FORMAT_VERSION:
-        return {}
-    checked(Ablations, found, where=path, remedy=ABLATE_AGAIN, error=HeadError)
-    return dict(found["tasks"])

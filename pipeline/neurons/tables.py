@@ -3,6 +3,7 @@
     tables = RankTables.read(RunFolder(run), store.schema)
     tables.rank("mood", 3, 417)             # layer, feature index
     tables.first("mood", 20)                # the most important features of all layers
+    read_ablations(RunFolder(run).ablation) # what `salient ablate` wrote
 
 Features are pooling-major, ``pooling * neurons + neuron``.
 """
@@ -19,13 +20,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.config import read_columns
-from pipeline.errors import ConfigError, ProbeError, again
+from pipeline.config import Ablations, checked, read_columns
+from pipeline.errors import ConfigError, HeadError, ProbeError, again
 from pipeline.probes import importance_shares, read_importance
 from pipeline.runfolder import RunFolder
 from store.layout import StoreSchema
+from store.tables import read_json
 
 Array = NDArray[Any]
+ABLATIONS_VERSION = 1
+ABLATE_AGAIN = again("ablate")
 RANK_AGAIN = again("rank")
 MOST_RANKINGS = 100
 PROBE_RANKINGS = ("l2", "l1")
@@ -182,3 +186,16 @@ def importance_cube(table: pa.Table) -> tuple[Array, tuple[str, ...]]:
     cube = np.zeros((int(layer.max()) + 1, len(poolings), int(neuron.max()) + 1))
     cube[layer, pooling, neuron] = table["importance"].to_numpy()
     return cube, poolings
+
+
+def read_ablations(path: Path) -> dict[str, Any]:
+    """Task -> report of ``ablation.json``; nothing of another format.
+
+    Raises:
+        HeadError, StoreError: a damaged file.
+    """
+    found = read_json(path, remedy=ABLATE_AGAIN)
+    if found.get("format_version") != ABLATIONS_VERSION:
+        return {}
+    checked(Ablations, found, where=path, remedy=ABLATE_AGAIN, error=HeadError)
+    return dict(found["tasks"])

@@ -9,6 +9,6 @@ layer for all tasks that share its rows (`grouping`), within the memory that `me
 `keptgrams` saves later runs the Gram matrices, `importance` makes the tables.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -13,6 +13,7 @@ from .model import load_probe as load_probe
 from .model import row_weights as row_weights
 from .probing import ProbeResult as ProbeResult
 from .probing import fit_layer as fit_layer
+from .probing import fit_targets as fit_targets
 from .probing import gram_part as gram_part
 from .probing import lacking as lacking
 from .probing import load_targets as load_targets
@@ -21,4 +22,5 @@ from .probing import problem_of as problem_of
 from .probing import read_rows as read_rows
 from .rows import TaskRows as TaskRows
 from .rows import groups_are_known as groups_are_known
+from .rows import known_groups as known_groups
 from .rows import task_rows as task_rows

@@ -121,8 +121,19 @@ def fit_layer(
         A result per task, in the configuration's order; probes that were complete stay.
     """
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
+    return fit_targets(config, store, load_targets(config, store), source, raw_bytes)
+
+
+def fit_targets(
+    config: RunConfig,
+    store: ActivationStore,
+    targets: Sequence[Target],
+    source: Source,
+    raw_bytes: int | None = None,
+) -> list[ProbeResult]:
+    """The same for the targets of all tasks; see :func:`fit_layer`."""
     found: dict[str, ProbeResult] = {}
-    for group in group_tasks(load_targets(config, store)):
+    for group in group_tasks(targets):
         for result in _fit_group(config, store, source, group, raw_bytes):
             found[result.task] = result
     return [found[task.name] for task in config.tasks]
@@ -163,7 +174,7 @@ def _fit_group(
         if num_folds:
             folds = task_rows(config, store, target).folds[0][: len(labelled)]
         own = rows, labelled.targets, val_place, val_row.targets, folds, num_folds
-        tasks.append(ProbeTask(problem_of(target), *own))
+        tasks.append(ProbeTask(problem_of(target), *own, weight=labelled.weights))
 
     def gram() -> Array:
         # Kept only where it takes less room than the layer itself.

@@ -43,6 +43,7 @@ class TaskRows:
             not where folds are those of a shift.
         is_shift: whether folds are times or authors: what judges a row has seen nothing of its
             fold, not only none of its group.
+        weights: ``(n,)`` float64, how much each row counts in fits; None for all alike.
     """
 
     positions: Array
@@ -51,6 +52,7 @@ class TaskRows:
     groups: Array
     folds: tuple[Array, ...]
     is_shift: bool = False
+    weights: Array | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -65,6 +67,7 @@ def task_rows(config: RunConfig, store: ActivationStore, target: Target) -> Task
     parts = [target.rows("train"), target.rows("val")]
     positions = np.concatenate([part.positions for part in parts])
     targets = np.concatenate([part.targets for part in parts])
+    own = [part.weights for part in parts if part.weights is not None]
     groups = _groups(config, store, target, positions)
     try:
         folds = [_first_folds(config, store, positions, targets, groups)]
@@ -85,7 +88,8 @@ def task_rows(config: RunConfig, store: ActivationStore, target: Target) -> Task
             stratified_folds(targets, seed=config.seed + i, **options) for i in range(1, count)
         ]
     is_shift = config.head.folds_by is not None
-    return TaskRows(positions, targets, len(parts[0]), groups, tuple(folds), is_shift)
+    weights = np.concatenate(own) if own else None
+    return TaskRows(positions, targets, len(parts[0]), groups, tuple(folds), is_shift, weights)
 
 
 def groups_are_known(config: RunConfig, target: Target) -> bool:
@@ -94,23 +98,45 @@ def groups_are_known(config: RunConfig, target: Target) -> bool:
     return RunFolder(Path(config.run_dir)).groups(target.task.name).is_file()
 
 
-def _groups(config: RunConfig, store: ActivationStore, target: Target, positions: Array) -> Array:
-    """Each row is a group of its own where the texts are not there; that is not recorded."""
-    path = RunFolder(Path(config.run_dir)).groups(target.task.name)
-    mark = np.frombuffer(f"{target.digest} {store.schema.fingerprint}".encode(), np.uint8)
+def known_groups(
+    config: RunConfig, store: ActivationStore, target: Target, positions: Array
+) -> Array | None:
+    """The groups ``(n,)`` int64 that :func:`task_rows` kept; None if there are none of these rows.
+
+    Args:
+        config: of the run.
+        store: of the run.
+        target: of the task.
+        positions: ``(n,)`` of the training rows and then the validation rows.
+    """
     try:
-        known = read_arrays(path)
+        known = read_arrays(RunFolder(Path(config.run_dir)).groups(target.task.name))
+        mark = _groups_mark(store, target)
         same = np.array_equal(known[MARK], mark) and np.array_equal(known["positions"], positions)
         groups = known["groups"]
         if same and groups.shape == positions.shape and groups.dtype.kind == "i":
             return groups
     except (StoreError, KeyError):
-        pass  # missing, damaged or of other labels: found again
+        pass  # missing, damaged or of other labels
+    return None
+
+
+def _groups_mark(store: ActivationStore, target: Target) -> Array:
+    return np.frombuffer(f"{target.digest} {store.schema.fingerprint}".encode(), np.uint8)
+
+
+def _groups(config: RunConfig, store: ActivationStore, target: Target, positions: Array) -> Array:
+    """Each row is a group of its own where the texts are not there; that is not recorded."""
+    groups = known_groups(config, store, target, positions)
+    if groups is not None:
+        return groups
+    path = RunFolder(Path(config.run_dir)).groups(target.task.name)
     try:
-        groups = sample_groups(store, positions, config)
+        groups = sample_groups(store, positions, config, target.texts)
     except (CorpusError, ExtractError):
         path.unlink(missing_ok=True)  # of other labels
         return np.unique(positions, return_inverse=True)[1]
+    mark = _groups_mark(store, target)
     write_arrays(path, {MARK: mark, "positions": positions, "groups": groups})
     return groups
 

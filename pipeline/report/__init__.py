@@ -1,11 +1,13 @@
 """Tables, figures and the page that show what a run found.
 
-In: a run's folder. Out: tables on the terminal, figures as PNG and SVG, one HTML page.
+In: a run's folder. Out: tables on the terminal, figures as PNG and SVG, one HTML page; the run's
+numbers as xarray and pandas.
 
 Read first: `facts` (what is shown, read from the run) and `page`; `terminal` prints, `figures` and
-`charts` draw (they need the extra `report`), `inspection` describes any file of Salient.
+`charts` draw (they need the extra `report`), `inspection` describes any file of Salient,
+`labelnoise` lists the labels that look wrong, `results` opens a run for a notebook.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -5,7 +5,15 @@ from .figures import write_overview as write_overview
 from .figures import write_plan as write_plan
 from .inspection import describe as describe
 from .inspection import inspect as inspect
+from .labelnoise import DOUBTS_SHOWN as DOUBTS_SHOWN
+from .labelnoise import LabelDoubts as LabelDoubts
+from .labelnoise import check_doubts_path as check_doubts_path
+from .labelnoise import doubt_table as doubt_table
+from .labelnoise import read_label_doubts as read_label_doubts
+from .labelnoise import write_doubts as write_doubts
 from .page import write_report as write_report
+from .results import RunResults as RunResults
+from .results import open_results as open_results
 from .terminal import ablation_table as ablation_table
 from .terminal import cascade_table as cascade_table
 from .terminal import depth_table as depth_table

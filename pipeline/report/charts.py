@@ -19,12 +19,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import missing
 
 try:
     import holoviews as hv
-except ImportError:
-    raise ConfigError("figures need the extra: pip install 'salient[report]'") from None
+except ImportError as error:
+    raise missing(error.name, "a figure", extra="report") from None
 
 for _backend in ("bokeh", "matplotlib"):  # options can be set only for backends that are loaded
     hv.renderer(_backend)

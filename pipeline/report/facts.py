@@ -19,15 +19,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.config import DriftReport, RunConfig, read_record
-from pipeline.errors import ConfigError, ScoreError
+from pipeline.errors import ScoreError
 from pipeline.heads import Head, ngram_table, stored_outputs
 from pipeline.neurons import importance_cube, read_ablations, read_overlaps
 from pipeline.probes import read_importance
+from pipeline.report.labelnoise import DOUBTS_SHOWN, LabelDoubts, doubts_of
 from pipeline.runfolder import (
     RunFolder,
+    finished_metrics,
     open_snapshot,
     read_card,
-    read_metrics,
     read_sweep,
     run_config,
     what_was_lost,
@@ -129,6 +130,7 @@ class TaskFacts:
         predictions: on the test split.
         head: the chosen head's card.
         ngrams: the n-grams that it reads, the most important first; None if it reads none.
+        doubts: the labels that its out-of-fold outputs most doubt.
         drift: of the texts scored with it, if there are scores.
         notes: what could not be shown, and why.
     """
@@ -143,6 +145,7 @@ class TaskFacts:
     predictions: Predictions | None = None
     head: JSON = field(default_factory=dict)
     ngrams: pa.Table | None = None
+    doubts: LabelDoubts | None = None
     drift: DriftFacts | None = None
     notes: tuple[str, ...] = ()
 
@@ -183,9 +186,7 @@ def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
             scores = Path(own.score.output)
     folder = RunFolder(path)
     card = read_card(folder)
-    if not folder.metrics.is_file():
-        raise ConfigError(f"{path}: the run is not finished; run `salient consolidate` first")
-    metrics = read_metrics(folder)
+    metrics = finished_metrics(folder)
     config = run_config(path)
     ablated = read_ablations(folder.ablation) if folder.ablation.is_file() else {}
     drift = {} if scores is None else read_drift(scores)
@@ -224,6 +225,11 @@ def _read_task(
         predictions = _predict(head, config, name, snapshot)
     except (SalientError, OSError) as error:
         notes.append(f"no predictions of the test split: {error}")
+    doubts = None
+    try:
+        doubts = doubts_of(config, open_snapshot(config, snapshot), name, limit=DOUBTS_SHOWN)
+    except (SalientError, OSError) as error:
+        notes.append(f"no doubted labels: {error}")
     return TaskFacts(
         name=name,
         metrics=metrics,
@@ -235,6 +241,7 @@ def _read_task(
         predictions=predictions,
         head=card,
         ngrams=ngrams,
+        doubts=doubts,
         notes=tuple(notes),
     )
 

@@ -15,12 +15,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, missing
 from pipeline.neurons import RankTables
 from pipeline.progress import Say, advance, silent
 from pipeline.report.charts import Figure, bokeh_model, write_image
 from pipeline.report.facts import RunFacts, TaskFacts, read_run
 from pipeline.report.figures import task_figures
+from pipeline.report.labelnoise import twin_note
 from pipeline.report.scores import ScoreRow, judging, label_rows, remarks, score_rows
 from pipeline.report.terminal import AblationRow, ablation_rows, fitted_line
 from store.disk import write_file
@@ -29,12 +30,15 @@ try:
     from bokeh.embed import components
     from bokeh.resources import Resources
     from jinja2 import Environment
-except ImportError:
-    raise ConfigError("the report needs the extra: pip install 'salient[report]'") from None
+except ImportError as error:
+    raise missing(error.name, "the report", extra="report") from None
 
 IMAGES = {"png": ("png",), "svg": ("svg",), "both": ("png", "svg"), "none": ()}
 TOP_NEURONS = 12
 TOP_NGRAMS = 12
+TOP_PAIRS = 12
+MOST_CHARACTERS = 400
+"""Of a text that is shown."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class TaskView:
     ablation: tuple[AblationRow, ...]
     ablation_note: str | None
     head: tuple[tuple[str, str], ...]
+    doubts: tuple[tuple[str, ...], ...]
+    doubted_pairs: tuple[tuple[str, str, int, float], ...]
+    """Given and likely label, rows, and per cent of the most frequent pair's rows."""
 
 
 def write_report(
@@ -171,6 +178,8 @@ def view_of(task: TaskFacts) -> TaskView:
         () if task.ablation is None else tuple(ablation_rows(task.ablation)),
         None if task.ablation is None else fitted_line(task.ablation),
         tuple((key.replace("_", " "), _plain(value)) for key, value in task.head.items()),
+        tuple(_doubts(task)),
+        tuple(_doubted_pairs(task)),
     )
 
 
@@ -190,6 +199,22 @@ def _top_ngrams(task: TaskFacts) -> Iterator[tuple[str, ...]]:
     if task.ngrams is not None:
         for row in task.ngrams.slice(0, TOP_NGRAMS).to_pylist():
             yield row["ngram"], row["towards"], f"{row['share']:.2%}"
+
+
+def _doubts(task: TaskFacts) -> Iterator[tuple[str, ...]]:
+    """Doubt, id, split, given and likely label, what near-duplicates say, and the text."""
+    for row in [] if task.doubts is None else task.doubts.table.to_pylist():
+        text = row["text"] or ""
+        if len(text) > MOST_CHARACTERS:
+            text = f"{text[:MOST_CHARACTERS]} …"
+        cells = (row["id"], row["split"], row["given"], row["likely"], twin_note(row), text)
+        yield f"{row['doubt']:.2f}", *cells
+
+
+def _doubted_pairs(task: TaskFacts) -> Iterator[tuple[str, str, int, float]]:
+    pairs = [] if task.doubts is None else task.doubts.pairs[:TOP_PAIRS]
+    for pair in pairs:
+        yield pair.given, pair.likely, pair.doubted, 100 * pair.doubted / pairs[0].doubted
 
 
 def _plain(value: Any) -> str:

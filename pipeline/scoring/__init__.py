@@ -4,13 +4,13 @@ In: files of texts or tweets, the heads of a run. Out: a folder of Parquet by da
 of its ids, quarantined lines, drift, and the summary of every run.
 
 Read first: `files` (the command, from start to end), `batch` (files to rows in the folder) and
-`scorer` (rows to scores); `distributed` scores on workers. `folder` and `ledger` keep the promise
-that nothing is lost or doubled, in the `place` that they open and the `parts` that lie there;
-`repair` mends it, `deletion` takes tweets out of it for good. `cache` computes equal texts once,
-`summary` counts what became of every row, `alerts` tells of drift, `cascade` lets easy texts leave
-early.
+`scorer` (rows to scores); `distributed` scores on workers, `prediction` texts in memory, by the
+heads that `loading` finds. `folder` and `ledger` keep the promise that nothing is lost or doubled,
+in the `place` that they open and the `parts` that lie there; `repair` mends it, `deletion` takes
+tweets out of it for good. `cache` computes equal texts once, `summary` counts what became of every
+row, `alerts` tells of drift, `cascade` lets easy texts leave early.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -10,11 +10,13 @@ from .deletion import delete_scores as delete_scores
 from .deletion import read_names as read_names
 from .files import ScoreOptions as ScoreOptions
 from .files import score_files as score_files
+from .loading import load_scorer as load_scorer
 from .parts import check_files as check_files
 from .parts import num_rows as num_rows
 from .place import DRIFT as DRIFT
 from .place import SCORE_CARD as SCORE_CARD
 from .place import read_score_card as read_score_card
+from .prediction import trained_normalisation as trained_normalisation
 from .repair import RepairReport as RepairReport
 from .repair import repair_scores as repair_scores
 from .scorer import Scored as Scored

@@ -177,11 +177,9 @@ def _finding(one: Finding) -> dict[str, float]:
 
 def _plot(report: Mapping[str, Any], path: Path) -> None:
     """Excess of the indices over chance by date, one panel a task."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:  # the figures' extra: the JSON says the same
-        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     tasks = {name: task for name, task in report["tasks"].items() if task["dates"]}
     figure = Figure(figsize=(9, 0.6 + 2.6 * len(tasks)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -29,6 +29,7 @@ from pipeline.scoring.cache import CachePlan, TextCache
 from pipeline.scoring.cascade import Cascade
 from pipeline.scoring.folder import ScoreFolder
 from pipeline.scoring.ledger import Finished
+from pipeline.scoring.prediction import OF_ROWS
 from pipeline.scoring.scorer import Compute, Scored, heads_fingerprint
 from pipeline.scoring.summary import Counts, InputReport, ScoreReport, reason_kind
 from pipeline.texts import (
@@ -40,6 +41,7 @@ from pipeline.texts import (
     detect,
     input_key,
     readable,
+    split_place,
 )
 from pipeline.texts import read_blocks as read_input_blocks
 
@@ -226,7 +228,7 @@ class ScoreRun:
     def _with_scores(self, work: Work, scored: Scored) -> pa.Table:
         """The rows of a block with the predictions of their texts, as they are written."""
         self.drift += scored.drift
-        predictions = scored.table.drop_columns(list(_OF_ROWS))
+        predictions = scored.table.drop_columns(list(OF_ROWS))
         work.counts["computed"] += len(predictions)
         table = self._scores(work.rows, self._cache.resolve(work.plan, predictions))
         blank = [not (text or "").strip() for text in work.rows["text"].to_pylist()]
@@ -260,13 +262,9 @@ class ScoreRun:
         return pa.table({name: columns[name] for name in (*SCORE_COLUMNS, *others)})
 
 
-_OF_ROWS = ("id", "created_at", "source_file", "text_hash")
-"""Columns of ``Scored.table`` that belong to a row rather than to its text."""
-
-
 def _state_of_file(path: Path) -> tuple[int, int, int]:
     try:
-        found = path.stat()
+        found = split_place(path)[0].stat()
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
     return found.st_ino, found.st_size, found.st_mtime_ns

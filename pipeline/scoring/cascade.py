@@ -33,7 +33,8 @@ from pipeline.extraction import ahead
 from pipeline.heads import Drift, Head, all_features
 from pipeline.runfolder import RunFolder
 from pipeline.scoring.alerts import THRESHOLD
-from pipeline.scoring.scorer import AHEAD, Carried, Scored, Scorer, head_columns
+from pipeline.scoring.prediction import head_columns
+from pipeline.scoring.scorer import AHEAD, Carried, Scored, Scorer
 from store.layout import last_block
 from store.tables import read_json, write_json
 

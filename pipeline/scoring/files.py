@@ -26,9 +26,10 @@ from pipeline.scoring.cascade import Cascade, CascadeScorer
 from pipeline.scoring.distributed import ScoreRecipe, computing
 from pipeline.scoring.folder import open_scores
 from pipeline.scoring.place import DRIFT, RUNS
+from pipeline.scoring.prediction import trained_normalisation
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.summary import ScoreReport, total
-from pipeline.texts import INPUT_FORMATS, Filters, InputOptions
+from pipeline.texts import INPUT_FORMATS, Filters, InputOptions, split_place
 from store import ActivationStore
 from store.tables import write_json
 
@@ -121,10 +122,10 @@ def score_files(
     _check_inputs(inputs, options)
     source = find_heads(run, options.heads, options.tasks, say=say)
     heads = [Head.load(folder) for folder in source.folders]
-    options = replace(options, trust_remote_code=_trusts(source.config, heads, options))
+    options = replace(options, trust_remote_code=trusts(source.config, heads, options))
     config = _settings(source.config, settings)
     filters = _filters(config)
-    reading = _reading(options, config, _normalisation(heads, source.config))
+    reading = _reading(options, config, check_normalisation(heads, source.config))
     target = _target(output, config)
     say(f"heads: {describe_heads(heads)}")
     cascade = _cascade(source, [head.card.task for head in heads]) if options.cascade else None
@@ -179,7 +180,7 @@ def _check_inputs(inputs: Sequence[Path], options: ScoreOptions) -> None:
     if options.format not in INPUT_FORMATS:
         raise ConfigError(f"--format {options.format!r}: choose one of {', '.join(INPUT_FORMATS)}")
     for path in inputs:
-        if not path.is_file():
+        if not split_place(path)[0].is_file():
             raise ConfigError(f"{path}: no such input file")
 
 
@@ -207,7 +208,7 @@ def find_heads(
     return source
 
 
-def _trusts(config: RunConfig | None, heads: Sequence[Head], options: ScoreOptions) -> bool:
+def trusts(config: RunConfig | None, heads: Sequence[Head], options: ScoreOptions) -> bool:
     """Whether the caller allows a model's own code: by the option, or by a file of his own."""
     moved = options.model is not None
     return options.trust_remote_code or (
@@ -278,6 +279,9 @@ def _reading(
         normalise=normalise,
         block_rows=config.block_rows,
         max_line_bytes=config.max_line_bytes,
+        encoding=config.encoding,
+        columns=config.columns,
+        delimiter=config.delimiter,
     )
 
 
@@ -297,21 +301,13 @@ def _keeps_text(options: ScoreOptions, config: RunConfig | None) -> bool:
     return config is None or config.store.keep_text
 
 
-def _normalisation(heads: Sequence[Head], config: RunConfig | None) -> NormaliseConfig:
+def check_normalisation(heads: Sequence[Head], config: RunConfig | None) -> NormaliseConfig:
     """How texts were normalised in training.
 
     Raises:
         ScoreError: the configuration, or this version, normalises otherwise.
     """
-    trained = heads[0].card.extraction["normalise"]
-    try:
-        normalise = NormaliseConfig.model_validate(trained)
-    except ValidationError:
-        raise ScoreError(
-            f"the heads were trained on texts normalised with {trained}, and this version knows"
-            f" {', '.join(NormaliseConfig.model_fields)} only; install the version that trained"
-            " them"
-        ) from None
+    normalise = trained_normalisation(heads)
     if config is not None and config.normalise != normalise:
         now, then = config.normalise.model_dump(), normalise.model_dump()
         key = next(key for key in now if now[key] != then[key])

@@ -25,7 +25,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
 
 from pipeline.backbone import Backbone, Encoded, load_recorded
@@ -52,6 +51,7 @@ from pipeline.heads import (
     text_activations,
 )
 from pipeline.scoring.alerts import THRESHOLD, Watched, write_drift
+from pipeline.scoring.prediction import Predicting, head_columns
 from store import ActivationStore
 from store.layout import NGRAMS, Source, ffn, last_block, stored_sources
 
@@ -99,7 +99,7 @@ class _Batch:
     beside: Mapping[str, Mapping[Source, Array]]
 
 
-class Scorer:
+class Scorer(Predicting):
     """Heads over one truncated backbone.
 
     Args:
@@ -271,7 +271,7 @@ class Scorer:
             return *work, self._run(work[1].encoded)
 
         prepared = ahead(works, prepare)
-        cores = torch.get_num_threads()
+        cores = self.extractor.cores  # whatever the caller's thread would use
         for carried, batch, pooled in ahead(prepared, compute, count=AHEAD, cores_each=cores):
             yield carried, self._finish(batch, pooled)
 
@@ -299,6 +299,11 @@ class Scorer:
         """Task -> outputs of its head ``(n, outputs)`` for normalised texts."""
         found, beside = self.activations(texts), self._beside(texts)
         return {head.card.task: head.outputs(self._own(found, beside, head)) for head in self.heads}
+
+    # Inherited; named here because the pages of the API list what a class itself has.
+    tasks, classes = Predicting.tasks, Predicting.classes
+    predict, predict_proba = Predicting.predict, Predicting.predict_proba
+    predict_frame, predict_frames = Predicting.predict_frame, Predicting.predict_frames
 
     def _of_site(self, site: str) -> dict[int, Array]:
         """Layer -> the features that are read of it."""
@@ -554,8 +559,3 @@ def _named(head: Head, probability: Array) -> pa.Array:
         return names.take(pa.array(decided))
     ends = np.concatenate([[0], np.cumsum(decided.sum(axis=1))]).astype(np.int32)
     return pa.ListArray.from_arrays(ends, names.take(pa.array(np.nonzero(decided)[1])))
-
-
-def head_columns(head: Head) -> dict[str, str]:
-    """Class name -> column of its probability."""
-    return {name: f"{head.card.task}_p_{name}" for name in head.card.classes}

@@ -6,6 +6,6 @@ Read first: `jobs` (submit, describe, follow, cancel) and `folder`; `running` is
 process, `slurm` writes the batch script.
 """
 
-import lazy_loader
+from pipeline.errors import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.errors import ClusterError, ConfigError
+from pipeline.errors import ClusterError, ConfigError, require
 from pipeline.progress import speed
 from pipeline.submission import slurm
 from pipeline.submission.folder import (
@@ -58,6 +58,7 @@ def submit(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> JobF
         ClusterError: the batch system refuses.
     """
     config, card = _plan(stage, config_path, arguments)
+    require("torch", "transformers")  # here, rather than in the log of a job that has failed
     job = JobFolder(jobs_root() / card.id)
     job.write_card(card)
     write_json(job.config, config.stated())

@@ -1,4 +1,6 @@
+from .blocks import BLOCK_CHARS as BLOCK_CHARS
 from .containers import readable as readable
+from .containers import split_place as split_place
 from .corpus import Corpus as Corpus
 from .corpus import corpus_of as corpus_of
 from .corpus import describe_corpus as describe_corpus
@@ -8,6 +10,12 @@ from .duplicates import near_duplicates as near_duplicates
 from .filters import Filters as Filters
 from .formats import FORMATS as FORMATS
 from .formats import file_stem as file_stem
+from .given import given_ids as given_ids
+from .given import given_or_missing as given_or_missing
+from .given import given_pairs as given_pairs
+from .given import given_texts as given_texts
+from .given import in_blocks as in_blocks
+from .given import is_missing as is_missing
 from .inputs import INPUT_FORMATS as INPUT_FORMATS
 from .inputs import READERS as READERS
 from .inputs import TWEETS as TWEETS
@@ -17,10 +25,15 @@ from .inputs import content_digest as content_digest
 from .inputs import detect as detect
 from .inputs import input_key as input_key
 from .inputs import read_blocks as read_blocks
+from .labels import BadLabel as BadLabel
+from .labels import read_classes as read_classes
 from .lexical import Lexicon as Lexicon
 from .lookup import StoredTexts as StoredTexts
 from .lookup import sample_groups as sample_groups
 from .lookup import sample_texts as sample_texts
+from .memory import memory_corpus as memory_corpus
+from .memory import memory_target as memory_target
+from .memory import normalised as normalised
 from .normalise import NORMALISERS as NORMALISERS
 from .normalise import normaliser as normaliser
 from .targets import Rows as Rows

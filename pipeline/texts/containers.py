@@ -1,9 +1,10 @@
 """Files as streams of bytes, whatever they are packed in, in bounded memory.
 
-``members(path)`` gives every file in ``path``: the file itself, or each file of a tar; gz, bz2, xz
-and zst are unpacked, inside and outside the tar. Packing is told from the first bytes, never from
-the name. A packed file that breaks off raises ``StreamBreak``, but only after all that was readable
-before the break has been handed out.
+``members(path)`` gives every file in ``path``: the file itself, each file of a tar, or the one file
+of a zip archive; of several in a zip the path names one: ``a.zip/train.csv``. gz, bz2, xz and zst
+are unpacked, inside and outside. Packing is told from the first bytes, never from the name. A
+packed file that breaks off raises ``StreamBreak``, but only after all that was readable before the
+break has been handed out.
 
 However much a few bytes unpack to, they come out in pieces of a few megabytes at most. What a codec
 itself keeps to look back at is up to 256 MiB for xz, and up to 2 GiB for zst, as its files may say.
@@ -17,6 +18,7 @@ import lzma
 import os
 import re
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import zstandard
+
+from pipeline.errors import did_you_mean, listed
 
 CHUNK_BYTES = 1 << 16
 """Bytes read at a time, and most bytes that a codec unpacks at a time if it can be told."""
@@ -36,7 +40,10 @@ _TAR_BLOCK_BYTES = 512
 _TAR_NAME_BYTES = 1 << 20  # of a long name or of a pax header; tarfile reads them whole
 _ZSTD_MAX_WINDOW = 1 << 31  # monthly archives are packed with `zstd --long=31`: up to 2 GiB
 _XZ_MAX_MEMORY = 1 << 28  # `xz -9` needs 65 MB
-_ZIP_MAGIC = b"PK\x03\x04"
+_ZIP_MAGIC = re.compile(rb"PK(?:\x03\x04|\x05\x06)")
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack in pieces of any size
+_ZIP_ENCRYPTED = 1
+_WORKBOOK = "xl/workbook.xml"
 
 
 class StreamBreak(Exception):
@@ -48,6 +55,11 @@ class StreamBreak(Exception):
     def __init__(self, reason: str, *, remedy: str = "get the whole file again") -> None:
         super().__init__(reason)
         self.remedy = remedy
+
+
+class Refused(StreamBreak):
+    """What is not read as it is, though nothing is damaged: an archive whose path does not say
+    which file in it is meant, or one of a kind that is to be unpacked first."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +133,18 @@ def members(path: str | Path) -> Iterator[Member]:
         OSError: ``path`` cannot be opened.
         StreamBreak: a tar is damaged between its files; inside one, that file's chunks raise it.
     """
-    path = Path(path)
+    path, inside = split_place(path)
     with path.open("rb") as file:
-        chunks = unpacked(_chunks(file))
+        head, raw = peek(_chunks(file), len(b"PK34"))
+        if _ZIP_MAGIC.match(head):
+            yield from _zip_members(path, inside)
+            return
+        if inside is not None:
+            raise Refused(
+                f"{readable(path.name)} is no zip archive, so there is no {inside} in it",
+                remedy="name the file alone",
+            )
+        chunks = unpacked(raw)
         head, chunks = peek(chunks, _TAR_MAGIC_AT + len(_TAR_MAGIC))
         if head[_TAR_MAGIC_AT:] != _TAR_MAGIC:
             yield Member(readable(path.name), chunks)
@@ -131,9 +152,73 @@ def members(path: str | Path) -> Iterator[Member]:
         yield from _tar_members(readable(path.name), chunks)
 
 
+def split_place(path: str | Path) -> tuple[Path, str | None]:
+    """A file, and which one in it is meant: ``a.zip/b/c.csv`` -> ``a.zip``, ``b/c.csv``."""
+    path = Path(path)
+    for folder in path.parents:
+        if folder.is_file():
+            return folder, path.relative_to(folder).as_posix()
+        if folder.is_dir():
+            break
+    return path, None
+
+
 def readable(name: str) -> str:
     """A file's name with bytes that are not UTF-8 written as ``\\xe9``, to be stored as text."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _zip_members(path: Path, inside: str | None) -> Iterator[Member]:
+    name = readable(path.name)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = _zip_entry(readable(str(path)), archive, inside)
+            with archive.open(entry) as file:
+                yield Member(f"{name}:{entry.filename}", unpacked(_zip_chunks(file)))
+    except (StreamBreak, GeneratorExit):
+        raise
+    except Exception as error:  # of the many kinds that damaged headers raise
+        raise StreamBreak(f"damaged zip: {error}") from None
+
+
+def _zip_entry(place: str, archive: zipfile.ZipFile, inside: str | None) -> zipfile.ZipInfo:
+    """The file of an archive that is meant: the one with that name, or its only one."""
+    entries = {one.filename: one for one in archive.infolist() if not one.is_dir()}
+    if _WORKBOOK in entries:
+        raise Refused("is an Excel workbook", remedy="save its sheet as CSV, and name that")
+    names = [one for one in entries if not _is_hidden(one)]
+    if inside is None and len(names) != 1:
+        raise Refused(
+            f"holds {len(names)} files{': ' * bool(names)}{listed(map(readable, names))}",
+            remedy=f'name one, as in "{place}/{names[0]}"' if names else "name another",
+        )
+    if inside is not None and inside not in entries:
+        hint = did_you_mean(inside, names)
+        raise Refused(
+            f"holds no file {inside!r}{hint and f'; {hint}'}",
+            remedy=f"it holds {listed(map(readable, names)) or 'none'}",
+        )
+    entry = entries[names[0] if inside is None else inside]
+    if entry.flag_bits & _ZIP_ENCRYPTED:
+        raise Refused("needs a password", remedy="unpack it, and name the file in it")
+    if entry.compress_type not in _ZIP_METHODS:
+        raise Refused(
+            "is a zip archive of a rare kind", remedy="unpack it, and name the file in it"
+        )
+    return entry
+
+
+def _is_hidden(name: str) -> bool:
+    """What macOS and other systems put beside the files that are meant."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _zip_chunks(file: IO[bytes]) -> Iterator[bytes]:
+    try:
+        while chunk := cast(io.BufferedReader, file).read1(_STEP_BYTES):
+            yield chunk
+    except (zipfile.BadZipFile, *_DAMAGE) as error:
+        raise StreamBreak(f"damaged zip: {error}") from None
 
 
 def _tar_members(name: str, chunks: Iterator[bytes]) -> Iterator[Member]:
@@ -231,8 +316,8 @@ def unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
     for name, codec in CODECS.items():
         if codec.magic.match(head):
             return _decompressed(chunks, name, codec)
-    if head.startswith(_ZIP_MAGIC):
-        return _refused("a zip archive is not read")
+    if _ZIP_MAGIC.match(head):
+        return _refused("a zip archive in another is not read")
     return chunks
 
 

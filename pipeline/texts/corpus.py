@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any, cast
 
 import pyarrow as pa
@@ -24,11 +25,11 @@ import pyarrow as pa
 from pipeline.config import CorpusSource, NormaliseConfig, RunConfig, SplitConfig, TaskConfig
 from pipeline.errors import CorpusError
 from pipeline.progress import counted
-from pipeline.texts.duplicates import near_duplicates
+from pipeline.texts.duplicates import least_hashes
+from pipeline.texts.filters import row_filter
 from pipeline.texts.labels import (
     BadLabel,
     cannot_be_told,
-    canonical,
     not_a_class,
     read_classes,
     read_flags,
@@ -37,9 +38,16 @@ from pipeline.texts.labels import (
     sorted_classes,
 )
 from pipeline.texts.normalise import normaliser
-from pipeline.texts.rows import exact_ids, unreadable_time
-from pipeline.texts.sources import SPLIT_NAMES, SourceFile, source_files
-from pipeline.texts.splits import SPLITS, Row, assign_splits, later_split_only
+from pipeline.texts.rows import EmptyFile, MadeIds, exact_ids, unreadable_time
+from pipeline.texts.sources import SPLIT_NAMES, SourceFile, label_names, source_files
+from pipeline.texts.splits import (
+    SPLITS,
+    Label,
+    Row,
+    assign_splits,
+    later_split_only,
+    rarest_first,
+)
 from pipeline.texts.timestamps import parse_time
 from store import text_hash
 
@@ -52,8 +60,6 @@ SAMPLES_SCHEMA = pa.schema(
         ("created_at", pa.int64()),
     ]
 )
-Label = str | float | tuple[str, ...]
-"""A class, a number, or a label set, sorted."""
 LABEL_REMEDY = "mend or blank the label, or change the task's type or labels"
 
 
@@ -61,6 +67,8 @@ LABEL_REMEDY = "mend or blank the label, or change the task's type or labels"
 class CorpusReport:
     """What was read and what was left out; the per-task counts are keyed by task."""
 
+    folders: tuple[str, ...] = ()
+    """Of each folder or pattern of files, in a line: how many, and which were left out."""
     rows_read: int = 0
     rows_filtered: int = 0
     """Left out by ``where``."""
@@ -154,13 +162,14 @@ def load_corpus(
     counts: Counter[str] = Counter()
     missing = {task.name: 0 for task in tasks}
     rows: list[_KeptRow] = []
-    files = source_files(sources)
-    for file in files:
-        rows += _read_file(file, tasks, normalise, seed, counts, missing)
+    notes: list[str] = []
+    files = source_files(sources, notes=notes)
+    for _, parts in groupby(files, key=lambda file: (id(file.source), file.whole)):
+        rows += _read_table(list(parts), tasks, normalise, seed, counts, missing)
     _check_ids(rows)
     counts["unlabelled"] = sum(not row.labels for row in rows)
     rows = [row for row in rows if row.labels]
-    groups = _groups(rows)
+    groups = least_hashes({row.text_hash: row.text for row in rows})
     splits = _splits(rows, groups, tasks, split_fractions, seed)
     ids = _sample_ids(rows)
     labels, classes, leaks, near_leaks, conflicts = {}, {}, {}, {}, {}
@@ -185,6 +194,7 @@ def load_corpus(
     samples = _sample_table(rows, ids)
     shared = [size for size in Counter(groups.values()).values() if size > 1]
     report = CorpusReport(
+        folders=tuple(notes),
         rows_read=counts["read"],
         rows_filtered=counts["filtered"],
         rows_over_limit=counts["over_limit"],
@@ -203,14 +213,52 @@ def load_corpus(
     return Corpus(samples, labels, classes, report)
 
 
-def _read_file(
-    file: SourceFile,
+def _read_table(
+    parts: Sequence[SourceFile],
     tasks: Sequence[TaskConfig],
     normalise: NormaliseConfig,
     seed: int,
     counts: Counter[str],
     missing: dict[str, int],
 ) -> list[_KeptRow]:
+    """The rows of a table, which is one file or several.
+
+    Raises:
+        CorpusError: also where no file has a row, or none that ``where`` keeps.
+    """
+    source = parts[0].source
+    filters = {column: row_filter(column, wanted) for column, wanted in source.where.items()}
+    names = {task.name: label_names(source, task.name) for task in tasks}
+    rows: list[_KeptRow] = []
+    empty: EmptyFile | None = None
+    num_before = counts["kept"]
+    for file in parts:
+        try:
+            columns, lines, made = _read_columns(file, filters, counts)
+        except EmptyFile as error:
+            empty = error  # as some parts are
+            continue
+        rows += _rows_of(file, tasks, normalise, names, columns, lines, made, counts, missing)
+        counts["kept"] += len(lines)
+    if counts["kept"] == num_before:
+        if empty is not None and len(parts) == 1:
+            raise empty
+        wanted_rows = ", ".join(f"{name} = {value!r}" for name, value in source.where.items())
+        raise CorpusError(
+            f"{parts[0].whole}: no row has {wanted_rows}; check the corpus entry's where"
+            if source.where
+            else f"{parts[0].whole}: its {counted(len(parts), 'file')} have no rows of data"
+        )
+    if source.limit is not None and len(rows) > source.limit:
+        counts["over_limit"] += len(rows) - source.limit
+        rows = sorted(rows, key=lambda row: (_sampling_key(row, seed), row.id))[: source.limit]
+    return rows
+
+
+def _read_columns(
+    file: SourceFile, filters: Mapping[str, Callable[[str | None], bool]], counts: Counter[str]
+) -> tuple[dict[str, list[str | None]], list[int], list[str]]:
+    """The used columns of the rows that ``where`` keeps, their lines, and ids made of these."""
     source = file.source
     optional = (
         source.id,
@@ -218,30 +266,43 @@ def _read_file(
         source.author,
         source.split,
         *(name for task in source.labels for name in _label_columns(source, task)),
-        *source.where,
+        *filters,
     )
     wanted = [source.text, *(name for name in optional if name is not None)]
     columns: dict[str, list[str | None]] = {name: [] for name in wanted}
     lines: list[int] = []
+    made: list[str] = []
+    numbering = MadeIds(file.name)
     for block in file.read(wanted):
-        keep = [
-            row
-            for row in range(len(block.lines))
-            if all(
-                canonical(block.columns[name][row]) == canonical(value)
-                for name, value in source.where.items()
-            )
-        ]
+        places = numbering.of(block.lines)
+        keep: Sequence[int] = range(len(block.lines))
+        for name, keeps in filters.items():
+            values = block.columns[name]
+            keep = [row for row in keep if keeps(values[row])]
         counts["read"] += len(block.lines)
         counts["filtered"] += len(block.lines) - len(keep)
         for name in columns:
             columns[name] += [block.columns[name][row] for row in keep]
         lines += [block.lines[row] for row in keep]
-    if not lines:
-        wanted_rows = ", ".join(f"{name} = {value!r}" for name, value in source.where.items())
-        raise CorpusError(f"{file.where}: no row has {wanted_rows}; check the corpus entry's where")
+        made += [places[row] for row in keep]
+    return columns, lines, made
+
+
+def _rows_of(
+    file: SourceFile,
+    tasks: Sequence[TaskConfig],
+    normalise: NormaliseConfig,
+    names: Mapping[str, Mapping[str, str] | None],
+    columns: dict[str, list[str | None]],
+    lines: list[int],
+    made: list[str],
+    counts: Counter[str],
+    missing: dict[str, int],
+) -> list[_KeptRow]:
+    """What is used of a file's rows, without those whose text is empty."""
+    source = file.source
     labels = {
-        task.name: _labels(file, task, columns, lines)
+        task.name: _labels(file, task, columns, lines, names[task.name])
         for task in tasks
         if task.name in source.labels
     }
@@ -260,7 +321,7 @@ def _read_file(
             _KeptRow(
                 file=file,
                 line=line,
-                id=ids[row] or f"{file.name}:{line}",
+                id=ids[row] or made[row],
                 text=text,
                 text_hash=text_hash(text),
                 author_id=(columns[source.author][row] or None) if source.author else None,
@@ -271,9 +332,6 @@ def _read_file(
                 labels={name: value for name, value in found.items() if value is not None},
             )
         )
-    if source.limit is not None and len(rows) > source.limit:
-        counts["over_limit"] += len(rows) - source.limit
-        rows = sorted(rows, key=lambda row: (_sampling_key(row, seed), row.id))[: source.limit]
     return rows
 
 
@@ -288,6 +346,7 @@ def _labels(
     task: TaskConfig,
     columns: dict[str, list[str | None]],
     lines: list[int],
+    names: Mapping[str, str] | None,
 ) -> Sequence[Label | None]:
     own = {name: columns[name] for name in _label_columns(file.source, task.name)}
     values = next(iter(own.values()))
@@ -295,10 +354,10 @@ def _labels(
         if task.type == "regression":
             return read_numbers(values)
         if task.type == "classification":
-            return read_classes(values, classes=task.labels)
+            return read_classes(values, classes=task.labels, names=names)
         if len(own) > 1:
             return read_flags(own)
-        return read_sets(values, classes=task.labels)
+        return read_sets(values, classes=task.labels, separator=file.source.separator, names=names)
     except BadLabel as error:
         column = f"{next(iter(own))} " if len(own) == 1 else ""
         raise CorpusError(
@@ -340,16 +399,6 @@ def _check_ids(rows: Sequence[_KeptRow]) -> None:
             )
 
 
-def _groups(rows: Sequence[_KeptRow]) -> dict[str, str]:
-    """Text hash -> the least text hash of its near-duplicates, itself included."""
-    texts = {row.text_hash: row.text for row in rows}
-    numbers = near_duplicates(list(texts.values())).tolist()
-    least: dict[int, str] = {}
-    for one, number in zip(texts, numbers, strict=True):
-        least[number] = min(one, least.get(number, one))
-    return {one: least[number] for one, number in zip(texts, numbers, strict=True)}
-
-
 def _splits(
     rows: Sequence[_KeptRow],
     groups: dict[str, str],
@@ -374,29 +423,16 @@ def _splits(
             *(every - given[task] for task in row.file.source.labels if task in given)
         )
 
-    rarity = Counter(
-        (name, label)
-        for row in rows
-        for name, labels in row.labels.items()
-        if isinstance(labels, tuple)
-        for label in labels
-    )
-
-    def label(row: _KeptRow, task: str) -> Label | None:
-        found = row.labels.get(task)
-        if isinstance(found, tuple):
-            return tuple(sorted(found, key=lambda one: (rarity[task, one], one)))
-        return found
-
+    labels = (rarest_first([row.labels.get(task.name) for row in rows]) for task in tasks)
     plan = [
         Row(
             row.text_hash,
             groups[row.text_hash],
             row.split,
             drawable(row),
-            tuple(label(row, task.name) for task in tasks),
+            own,
         )
-        for row in rows
+        for row, own in zip(rows, zip(*labels, strict=True), strict=True)
     ]
     return assign_splits(plan, fractions={"val": fractions.val, "test": fractions.test}, seed=seed)
 
@@ -540,7 +576,7 @@ def describe_corpus(corpus: Corpus) -> str:
     """What was read and what was left out, in a few lines."""
     report = corpus.report
     read, texts = counted(report.rows_read, "row"), counted(len(corpus.samples), "different text")
-    lines = [f"corpus: {read} read, {texts}"]
+    lines = [f"corpus: {read} read, {texts}", *(f"  {note}" for note in report.folders)]
     for count, what in (
         (report.rows_filtered, "left out by `where`"),
         (report.empty_dropped, "with an empty text dropped"),

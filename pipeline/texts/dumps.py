@@ -25,8 +25,8 @@ import pyarrow as pa
 
 from pipeline.config import NormaliseConfig
 from pipeline.errors import DumpError
+from pipeline.texts.blocks import BLOCK_CHARS
 from pipeline.texts.containers import StreamBreak, members, readable
-from pipeline.texts.formats import BLOCK_CHARS
 from pipeline.texts.framing import MAX_LINE_BYTES, Unreadable, json_values
 from pipeline.texts.normalise import normaliser
 from pipeline.texts.records import Notice, Reading, Tweet, read_record

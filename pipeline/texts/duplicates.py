@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,19 @@ def near_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
     number = np.empty(len(first), np.int64)
     number[np.argsort(first)] = np.arange(len(first))
     return number[group]
+
+
+def least_hashes(texts: Mapping[str, str]) -> dict[str, str]:
+    """Text hash -> the least text hash of its near-duplicates, itself included.
+
+    Args:
+        texts: text hash -> text.
+    """
+    numbers = near_duplicates(list(texts.values())).tolist()
+    least: dict[int, str] = {}
+    for one, number in zip(texts, numbers, strict=True):
+        least[number] = min(one, least.get(number, one))
+    return {one: least[number] for one, number in zip(texts, numbers, strict=True)}
 
 
 def _join(sets: Iterable[set[str]]) -> Array:

@@ -1,15 +1,21 @@
-"""Which tweets of a dump are scored: by language, time, and whether they are retweets.
+"""Which rows are read: of dumps to score and of labelled sets.
+
+A dump's tweets pass by language, time, and whether they are retweets:
 
     filters = Filters.of(languages=["en"], since="2026-11-23", retweets="drop")
     kept, left_out = filters.apply(rows)       # left_out: reason -> rows
 
-A row is counted under the first reason that applies.
+A row is counted under the first reason that applies. A labelled set's rows pass by what their
+columns hold (:func:`row_filter`).
 """
 
 from __future__ import annotations
 
+import json
+import operator
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +23,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError
+from pipeline.texts.labels import canonical
 from pipeline.texts.timestamps import TIME_FORMATS, parse_time
 
 RETWEETS = ("keep", "drop", "only")
+_COMPARISON = re.compile(r"(>=|<=|>|<)\s*([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)")
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 
 
 @dataclass(frozen=True)
@@ -109,3 +123,38 @@ def _seconds(name: str, value: str | None) -> int | None:
             f"{name} {value!r} is no time; write a date as 2026-11-23, or {TIME_FORMATS}"
         )
     return seconds
+
+
+def row_filter(column: str, wanted: str | Sequence[str]) -> Callable[[str | None], bool]:
+    """Whether a value of a column is the wanted one, one of several, or a number as in ``>= 0.6``.
+
+    A list of one is a text even where it reads like a comparison.
+
+    Raises:
+        ConfigError: a comparison among others in a list; what is returned raises it at a value that
+            is the comparison itself.
+    """
+    if isinstance(wanted, str) and (match := _COMPARISON.fullmatch(wanted.strip())):
+        compare, bound = _COMPARISONS[match.group(1)], float(match.group(2))
+
+        def keeps(value: str | None) -> bool:
+            try:
+                return value is not None and compare(float(value), bound)
+            except ValueError:
+                if canonical(value) != canonical(wanted):
+                    return False
+            raise ConfigError(
+                f"where: {column} = {wanted!r} compares numbers, and a row has it as its text; for"
+                f" these rows write [{json.dumps(wanted)}]"
+            )
+
+        return keeps
+    several = [wanted] if isinstance(wanted, str) else wanted
+    compared = [one for one in several if len(several) > 1 and _COMPARISON.fullmatch(one.strip())]
+    if compared:
+        raise ConfigError(
+            f"where: {column} has the comparison {compared[0]!r} in a list; give it alone, or"
+            " values only"
+        )
+    kept = {canonical(one) for one in several}
+    return lambda value: canonical(value) in kept

@@ -120,7 +120,7 @@ def loads(data: bytes) -> Any:
         # The slower parser also takes NaN, and escapes of half a surrogate pair.
         return json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: byte 0x{data[error.start]:02x}") from None
+        raise ValueError(f"not UTF-8: byte 0x{data[error.start]:02X}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg}") from None
     except RecursionError:
@@ -333,7 +333,7 @@ class _Scanner:
                 return self._give_up(str(error))
         item: Value | Unreadable = Value(self._line, value)
         if bad := _ESCAPED_BYTE.search(self._text, self._at, end):
-            item = self._unreadable(f"not UTF-8: byte 0x{ord(bad.group()) - 0xDC00:02x}")
+            item = self._unreadable(f"not UTF-8: byte 0x{ord(bad.group()) - 0xDC00:02X}")
         self._advance(end)
         return item
 

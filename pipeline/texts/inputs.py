@@ -26,12 +26,13 @@ import pyarrow as pa
 
 from pipeline.config import NormaliseConfig
 from pipeline.errors import CorpusError
-from pipeline.texts.containers import StreamBreak, members, readable
+from pipeline.texts.blocks import Layout
+from pipeline.texts.containers import Refused, StreamBreak, members, readable, split_place
 from pipeline.texts.dumps import QUARANTINE_SCHEMA, read_dump
 from pipeline.texts.formats import detect_format, file_stem
 from pipeline.texts.framing import MAX_LINE_BYTES, Value, json_values
 from pipeline.texts.records import Notice, Tweet, read_record
-from pipeline.texts.rows import EmptyFile, read_rows, read_texts
+from pipeline.texts.rows import EmptyFile, check_encoding, read_rows, read_texts
 
 TWEETS = "tweets"
 ROWS_SCHEMA = pa.schema(
@@ -67,6 +68,22 @@ class InputOptions:
     block_rows: int = 4096
     max_line_bytes: int = MAX_LINE_BYTES
     """A longer line, row or JSON value cannot be read."""
+    encoding: str | None = None
+    """Of files of texts; default UTF-8, or as the byte order mark says."""
+    columns: tuple[str, ...] = ()
+    """Names for the columns of CSV and TSV files without a header, which are no dumps of tweets."""
+    delimiter: str | None = None
+    """Of CSV files; default as their first rows tell."""
+
+    @property
+    def layout(self) -> Layout:
+        """What files of texts do not say of themselves."""
+        return Layout(self.encoding, self.columns, self.delimiter)
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether files are said to be of texts in columns."""
+        return bool(self.text or self.id or self.columns or self.delimiter)
 
 
 @dataclass(frozen=True)
@@ -86,9 +103,9 @@ def detect(path: Path, options: InputOptions) -> str:
     """
     if options.format != "auto":
         return options.format
-    if options.text is None and options.id is None and _holds_tweets(path, options):
+    if not options.names_columns and _holds_tweets(path, options):
         return TWEETS
-    return detect_format(path, text=options.text or "text")
+    return detect_format(path, text=options.text or "text", layout=options.layout)
 
 
 def read_blocks(path: Path, kind: str, options: InputOptions) -> Iterator[InputBlock]:
@@ -102,13 +119,13 @@ def read_blocks(path: Path, kind: str, options: InputOptions) -> Iterator[InputB
 
 
 def content_digest(path: Path) -> str:
-    """sha256 of a file's bytes, as by ``sha256sum``.
+    """sha256 of a file's bytes, as by ``sha256sum``; of a file in a zip archive the archive's.
 
     Raises:
         CorpusError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with split_place(path)[0].open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -118,7 +135,7 @@ def input_key(path: Path, content: str, kind: str, options: InputOptions, **othe
     """What makes reading a file again futile: its bytes, and all that its rows depend on.
 
     Args:
-        path: its name counts where ids may be made of it.
+        path: its name counts where ids may be made of it, and of an archive which file it is.
         content: from :func:`content_digest`.
         kind: from :func:`detect`.
         options: columns and normalisation.
@@ -134,8 +151,16 @@ def input_key(path: Path, content: str, kind: str, options: InputOptions, **othe
         "normalise": options.normalise.model_dump(),
         **others,
     }
+    if (inside := split_place(path)[1]) is not None:
+        facts["inside"] = inside
     if options.max_line_bytes != MAX_LINE_BYTES:  # not there before it could be set
         facts["max_line_bytes"] = options.max_line_bytes
+    if options.encoding is not None:
+        facts["encoding"] = options.encoding
+    if options.columns:
+        facts["columns"] = list(options.columns)
+    if options.delimiter is not None:
+        facts["delimiter"] = options.delimiter
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -152,6 +177,8 @@ def _holds_tweets(path: Path, options: InputOptions) -> bool:
                         tweets, others = tweets + is_one, others + (not is_one)
                 if tweets + others >= _VOTES or num_values >= _MAX_VALUES:
                     return tweets > others
+    except Refused as error:
+        raise CorpusError(f"{path}: {error}; {error.remedy}") from None
     except StreamBreak:
         pass
     except OSError as error:
@@ -177,15 +204,9 @@ _DUMP_COUNTS = ("read", "retweets", "recovered", "long", "cut")
 
 def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[InputBlock]:
     def column(name: str) -> str | None:
-        found = _has_column(
-            path,
-            name,
-            format=format,
-            num_rows=options.block_rows,  # as many as the reader looks for its columns in
-            max_line_bytes=options.max_line_bytes,
-        )
-        return name if found else None
+        return name if _has_column(path, name, options, format=format) else None
 
+    check_encoding(path, options.encoding, format)
     bad: list[dict[str, Any]] = []
     name = readable(path.name)
 
@@ -215,6 +236,7 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
             block_rows=options.block_rows,
             on_bad=on_bad,
             max_line_bytes=options.max_line_bytes,
+            layout=options.layout,
         ):
             unknown = pa.nulls(len(table), pa.bool_())
             yield block(table.append_column("is_retweet", unknown).select(ROWS_SCHEMA.names))
@@ -228,8 +250,8 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
         raise failure
 
 
-def _has_column(path: Path, name: str, *, format: str, num_rows: int, max_line_bytes: int) -> bool:
-    """Whether a file has a column; of JSON lines, whether one of the first ``num_rows`` has it."""
+def _has_column(path: Path, name: str, options: InputOptions, *, format: str) -> bool:
+    """Whether a file has a column; of JSON lines, whether one of the first block has it."""
     if format == "text":
         return False
     num_bad = 0
@@ -244,9 +266,10 @@ def _has_column(path: Path, name: str, *, format: str, num_rows: int, max_line_b
         path,
         [name],
         format=format,
-        block_rows=num_rows,
+        block_rows=options.block_rows,  # as many as the reader looks for its columns in
         on_bad=on_bad,
-        max_line_bytes=max_line_bytes,
+        max_line_bytes=options.max_line_bytes,
+        layout=options.layout,
     )
     try:
         next(blocks, None)
@@ -259,7 +282,7 @@ READERS: dict[str, Callable[[Path, InputOptions], Iterator[InputBlock]]] = {
     TWEETS: _read_tweets,
     **{
         format: partial(_read_texts, format=format)
-        for format in ("csv", "tsv", "jsonl", "parquet", "text")
+        for format in ("csv", "tsv", "jsonl", "parquet", "arrow", "text")
     },
 }
 """Kind of file -> reader; a new one is a row here and in :func:`detect`."""

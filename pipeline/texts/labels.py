@@ -2,7 +2,9 @@
 
 ``1``, ``1.0``, ``"1"`` are one class, as are ``True`` and ``"true"``. Empty, null and NaN mean that
 the row has no label. Where a task names its classes and a file has only their numbers 0 … k-1, the
-numbers are places in that list.
+numbers are places in that list. A cell that holds several labels is no class: a list as JSON,
+Python or numpy writes it, or labels with a separator between them, is a set of them
+(``read_sets``).
 """
 
 from __future__ import annotations
@@ -11,16 +13,23 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pipeline.errors import did_you_mean
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _INTEGER = re.compile(r"[+-]?\d+")
 _ABSENT = {"", "nan"}
+_NULLS = {"NA", "N/A", "<NA>", "#N/A", "null", "NULL"}
+"""How programs write a missing value; "None" and "none" are classes of many sets."""
 SEPARATOR = "|"
-"""Between the labels of a set that is no JSON array."""
+"""Between the labels of a set that is no list, where no other one is named."""
 SET_FORMS = f'write ["a", "b"] or a{SEPARATOR}b'
+_OTHERS = (";", ",")
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_ITEM = re.compile(rf"({_QUOTED}|[+-]?\d+(?:\.\d*)?)(?:\s*,\s*|\s+|$)")
+_BRACKETS = {"[": "]", "(": ")", "{": "}"}
+_LONGEST_LIST = 1 << 16
 MOST = 1e15
 """Largest number: its square and the sum of many such still are float32."""
 LEAST_SPREAD = 1e-5
@@ -52,17 +61,66 @@ def canonical(value: str | None) -> str | None:
 
 
 def read_classes(
-    values: Sequence[str | None], *, classes: Sequence[str] | None
+    values: Sequence[str | None],
+    *,
+    classes: Sequence[str] | None,
+    names: Mapping[str, str] | None = None,
 ) -> list[str | None]:
     """Class names of a label column, spelled as in ``classes``; any name where those are not given.
 
+    Args:
+        values: the cells.
+        classes: the task's, if it names them.
+        names: what stands in the cells -> the class that it means.
+
     Raises:
-        BadLabel: a label is none of ``classes``, or no name where those are not given.
+        BadLabel: a label is none of ``names`` or ``classes``, or several labels or an object where
+            those are not given.
     """
+    known = set(classes or ()) | set(names or ())
+    several = {value: kind for value in {*values} - {None} if (kind := _kind(value, known))}
+    if several:
+        row = next(row for row, value in enumerate(values) if value in several)
+        value = str(values[row])
+        raise BadLabel(
+            row,
+            value,
+            f'is {several[value]}, no class; set type = "multilabel" for lists of labels',
+        )
+    if not known:
+        for separator in (SEPARATOR, *_OTHERS):
+            names_found = {value for value in values if value}
+            found = _lists_of_others(names_found, separator, whole=separator == ",")
+            if found:
+                row = next(row for row, value in enumerate(values) if value in found)
+                raise BadLabel(
+                    row,
+                    str(values[row]),
+                    f'looks like several labels; set type = "multilabel" and separator ='
+                    f' "{separator}", or, if it is one class, name the classes under `labels`',
+                )
+        for row, cell in enumerate(values):
+            if cell is not None and (reason := _no_name(cell.strip())):
+                raise BadLabel(row, cell, reason)
+    return _named(_renamed(values, names), classes)
+
+
+def _like_a_list(value: str) -> bool:
+    """Square brackets around more than a word, which some names have around them."""
+    return value[:1] == "[" and value[-1:] == "]" and any(sign in value for sign in "'\",")
+
+
+def _no_name(value: str) -> str:
+    """Why a cell is hardly the name of a class; empty for names."""
+    if value in _NULLS:
+        return "may be a class or a missing label; name the classes under `labels`, or blank it"
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return "is in quotes; in CSV no blank stands before a quote"
+    return ""
+
+
+def _named(values: Sequence[str | None], classes: Sequence[str] | None) -> list[str | None]:
     if classes is None:
-        for row, value in enumerate(values):
-            if value is not None and (kind := _json_kind(value)):
-                raise BadLabel(row, value, f"is {kind}, no class; multilabel tasks take lists")
         return [canonical(value) for value in values]
     spelled = {key: name for name in classes if (key := canonical(name)) is not None}
     spelled.update({name: name for name in classes})
@@ -81,15 +139,70 @@ def read_classes(
     return out
 
 
-def _json_kind(value: str) -> str:
+def _renamed(values: Sequence[str | None], names: Mapping[str, str] | None) -> Sequence[str | None]:
+    """What the cells mean; a name itself stays as it is."""
+    if not names:
+        return values
+    meant = {key: name for one, name in names.items() if (key := canonical(one)) is not None}
+    meant.update({name: name for name in names.values() if name not in meant})
+    out: list[str | None] = []
+    for row, value in enumerate(values):
+        key = canonical(value)
+        if key is not None and key not in meant:
+            hint = did_you_mean(key, meant)
+            shown = ", ".join(map(repr, names))
+            raise BadLabel(
+                row, key, f"is none of label_names, which has {shown}{hint and f', {hint}'}"
+            )
+        out.append(None if key is None else meant[key])
+    return out
+
+
+def _kind(value: str | None, known: Collection[str]) -> str:
     """What a cell holds instead of a name; empty for names."""
-    try:
-        found = json.loads(value) if value.lstrip()[:1] in ("[", "{") else None
-    except json.JSONDecodeError:
+    if value is None or value.lstrip()[:1] not in _BRACKETS or value.strip() in known:
         return ""
-    if isinstance(found, list):
+    if _as_list(value.strip()) is not None or _like_a_list(value.strip()):
         return "a list"
-    return "an object" if isinstance(found, dict) else ""
+    try:
+        return "an object" if isinstance(json.loads(value), dict) else ""
+    except (ValueError, RecursionError):
+        return ""
+
+
+def _as_list(value: str) -> list[object] | None:
+    """The elements of a list as JSON, Python (or a tuple or set) or numpy writes it; None for
+    others."""
+    if _BRACKETS.get(value[:1]) != value[-1:] or len(value) > _LONGEST_LIST:
+        return None
+    if value[0] == "[":
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return found if isinstance(found, list) else None
+    elif "'" not in value and '"' not in value:
+        return None
+    inner, at, items = value[1:-1].strip(), 0, list[object]()
+    while at < len(inner):
+        match = _ITEM.match(inner, at)
+        if match is None:
+            return None
+        item, at = match.group(1), match.end()
+        items.append(re.sub(r"\\(.)", r"\1", item[1:-1]) if item[0] in "'\"" else item)
+    return items
+
+
+def _lists_of_others(names: Collection[str], separator: str, *, whole: bool) -> set[str]:
+    """The names with a part between separators that is found in other names too, or with all of
+    them (``whole``)."""
+    listed = {one for one in names if separator in one}
+    parts = {one: {canonical(part) for part in one.split(separator)} for one in listed}
+    found_in = Counter(part for own in parts.values() for part in own)
+    found_in.update({canonical(one) for one in names if one not in listed})
+    enough = all if whole else any
+    return {one for one, own in parts.items() if enough(found_in[part] > 1 for part in own if part)}
 
 
 def not_a_class(value: str, classes: Sequence[str]) -> str:
@@ -99,61 +212,89 @@ def not_a_class(value: str, classes: Sequence[str]) -> str:
 
 
 def read_sets(
-    values: Sequence[str | None], *, classes: Sequence[str] | None
+    values: Sequence[str | None],
+    *,
+    classes: Sequence[str] | None,
+    separator: str | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> list[tuple[str, ...] | None]:
-    """The label sets of a column, each sorted: ``["a", "b"]`` or ``a|b``; ``[]`` is the empty one.
+    """The label sets of a column, each sorted: ``["a", "b"]``, ``['a', 'b']``, ``['a' 'b']`` or
+    ``a|b``; ``[]`` is the empty one.
+
+    Args:
+        values: the cells.
+        classes: the task's labels, if it names them.
+        separator: what stands between labels that are no list; None: a bar, and other separators
+            are no part of a name where they seem to be one.
+        names: what stands in the cells -> the label that it means.
 
     Raises:
-        BadLabel: not a list of texts, or a label that is none of ``classes``; where those are not
-            given also ``a, b``, if both are labels elsewhere.
+        BadLabel: not a list of texts, or a label that is none of ``names`` or ``classes``; where
+            neither these nor ``separator`` are given also ``a;b``, or ``a, b`` if both are labels
+            elsewhere.
     """
-    lists = [_listed(row, value) for row, value in enumerate(values)]
-    if classes is None:
-        _refuse_commas(values, lists)
+    lists = [_labels_of(row, value, separator) for row, value in enumerate(values)]
+    if separator is None and not classes and not names:
+        _refuse_others(values, lists)
     place = [row for row, found in enumerate(lists) for _ in found or ()]
     flat = [one for found in lists for one in found or ()]
     try:
-        names = iter(read_classes(flat, classes=classes))
+        labels = iter(_named(_renamed(flat, names), classes))
     except BadLabel as error:
-        raise BadLabel(place[error.row], error.value, error.reason) from None
+        hint = _separator_of(error.value, {*(names or {}), *(classes or ())})
+        reason = error.reason
+        if separator is None and hint:
+            reason = f'is none of the labels, but its parts are; set separator = "{hint}"'
+        raise BadLabel(place[error.row], error.value, reason) from None
     out: list[tuple[str, ...] | None] = []
     for found in lists:
-        own = None if found is None else {str(next(names)) for _ in found}
+        own = None if found is None else {str(next(labels)) for _ in found}
         out.append(None if own is None else tuple(sorted(own)))
     return out
 
 
-def _listed(row: int, value: str | None) -> list[str] | None:
+def _separator_of(value: str, known: Collection[str]) -> str:
+    """What stands between the known labels of a cell; "" if they are not all known."""
+    keys = {canonical(one) for one in known}
+    numbers = {str(place) for place in range(len(known))}
+    for separator in _OTHERS:
+        parts = {canonical(part) for part in value.split(separator)}
+        if len(parts) > 1 and (parts <= keys or parts <= numbers):
+            return separator
+    return ""
+
+
+def _labels_of(row: int, value: str | None, separator: str | None) -> list[str] | None:
     """The labels of one cell; None for a missing one."""
     if value is None or value.strip().lower() in _ABSENT:
         return None
     value = value.strip()
-    if value.startswith("{") and value.endswith("}"):
-        raise BadLabel(row, value, f"is no list of labels; {SET_FORMS}")
-    if not value.startswith("["):
-        return [_one_label(row, value, one) for one in value.split(SEPARATOR)]
-    try:
-        found = json.loads(value)
-    except json.JSONDecodeError:
-        raise BadLabel(row, value, f"is no JSON array; {SET_FORMS}") from None
+    found = _as_list(value) if value[0] in _BRACKETS else None
+    if found is None:
+        if separator is None and _BRACKETS.get(value[0]) == value[-1] and value[0] != "(":
+            raise BadLabel(row, value, f"is no list of labels; {SET_FORMS}")
+        found = [*value.split(separator or SEPARATOR)]
     return [_one_label(row, value, one) for one in found]
 
 
-def _refuse_commas(values: Sequence[str | None], lists: Sequence[Sequence[str] | None]) -> None:
-    """A name may have a comma; one whose parts are all found in other names too is a list."""
-    names = {one for found in lists for one in found or () if "," in one}
-    parts = {one: {canonical(part) for part in one.split(",")} for one in names}
-    found_in = Counter(part for own in parts.values() for part in own)
-    found_in.update({one for found in lists for one in found or ()} - names)
-    for row, (value, found) in enumerate(zip(values, lists, strict=True)):
-        if not found or found[0] not in names or value is None or value.strip()[0] == "[":
-            continue
-        if len(found) == 1 and all(found_in[part] > 1 for part in parts[found[0]]):
-            raise BadLabel(
-                row,
-                found[0],
-                f"looks like several labels; {SET_FORMS}, or, if it is one, name it under `labels`",
-            )
+def _refuse_others(values: Sequence[str | None], lists: Sequence[Sequence[str] | None]) -> None:
+    """A name may have a comma; one with a part that is found in other names too is a list. So is
+    any with a semicolon between two parts."""
+    names = {one for found in lists for one in found or ()}
+    for separator in _OTHERS:
+        several = _lists_of_others(names, separator, whole=False)
+        if separator == ";":
+            several |= {one for one in names if len([*filter(str.strip, one.split(";"))]) > 1}
+        for row, (value, found) in enumerate(zip(values, lists, strict=True)):
+            if not found or found[0] not in several or _as_list((value or "").strip()) is not None:
+                continue
+            if len(found) == 1:
+                raise BadLabel(
+                    row,
+                    found[0],
+                    f'looks like several labels; set separator = "{separator}", or, if it is one,'
+                    " name it under `labels`",
+                )
 
 
 def _one_label(row: int, value: str, one: object) -> str:
@@ -200,6 +341,8 @@ def read_numbers(values: Sequence[str | None]) -> list[float | None]:
             out.append(None)
             continue
         try:
+            if "_" in value or not value.isascii():  # which Python takes
+                raise ValueError
             number = float(value)
         except ValueError:
             raise BadLabel(row, value, "is not a number; a regression task needs numbers") from None

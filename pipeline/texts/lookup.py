@@ -10,7 +10,7 @@ Labels of test splits are not read: looking at them would spoil the test.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -153,13 +153,19 @@ class StoredTexts:
         return [labels.name(int(position)) for position in positions]
 
 
-def sample_texts(store: ActivationStore, positions: NDArray[Any], config: RunConfig) -> list[str]:
+def sample_texts(
+    store: ActivationStore,
+    positions: NDArray[Any],
+    config: RunConfig,
+    known: Mapping[str, str] | None = None,
+) -> list[str]:
     """The normalised texts at some positions.
 
     Args:
         store: the activation store.
         positions: ``(n,)`` int64, of living samples, in any order.
         config: names the corpus, which is read again if the store keeps hashes only.
+        known: text hash -> text, instead of that corpus.
 
     Raises:
         ExtractError: the store keeps no texts, and the corpus has lost some.
@@ -169,8 +175,9 @@ def sample_texts(store: ActivationStore, positions: NDArray[Any], config: RunCon
     chosen = samples.take(pa.array(rows))
     if not chosen["text"].null_count:
         return list(chosen["text"].to_pylist())
-    corpus = corpus_of(config).samples
-    known = dict(zip(corpus["text_hash"].to_pylist(), corpus["text"].to_pylist(), strict=True))
+    if known is None:
+        corpus = corpus_of(config).samples
+        known = dict(zip(corpus["text_hash"].to_pylist(), corpus["text"].to_pylist(), strict=True))
     hashes = chosen["text_hash"].to_pylist()
     if missing := sum(one not in known for one in hashes):
         raise ExtractError(
@@ -181,7 +188,10 @@ def sample_texts(store: ActivationStore, positions: NDArray[Any], config: RunCon
 
 
 def sample_groups(
-    store: ActivationStore, positions: NDArray[Any], config: RunConfig
+    store: ActivationStore,
+    positions: NDArray[Any],
+    config: RunConfig,
+    known: Mapping[str, str] | None = None,
 ) -> NDArray[np.int64]:
     """The group of near-duplicate texts ``(n,)`` int64 of each sample, numbered from 0.
 
@@ -191,9 +201,10 @@ def sample_groups(
         store: the activation store.
         positions: ``(n,)`` int64, of living samples, in any order; rows of one sample are together.
         config: names the corpus, which is read again if the store keeps hashes only.
+        known: text hash -> text, instead of that corpus.
 
     Raises:
         SalientError: the store keeps no texts, and the corpus has lost some of them.
     """
     samples, place = np.unique(positions, return_inverse=True)
-    return near_duplicates(sample_texts(store, samples, config))[place]
+    return near_duplicates(sample_texts(store, samples, config, known))[place]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import glob
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import CorpusSource
-from pipeline.errors import CorpusError
-from pipeline.texts.formats import (
-    RowBlock,
-    as_text,
-    as_texts,
-    detect_format,
-    file_stem,
-    missing_column,
-)
-from pipeline.texts.rows import read_rows
+from pipeline.errors import CorpusError, listed, missing
+from pipeline.progress import counted
+from pipeline.texts.blocks import Layout, RowBlock, as_text, as_texts, missing_column
+from pipeline.texts.formats import FOLDERS, detect_format, file_stem
+from pipeline.texts.published import TEXTS_ENDING, is_visible
+from pipeline.texts.rows import check_encoding, read_rows
 from pipeline.texts.splits import SPLITS
 
 SPLIT_NAMES = {
@@ -36,67 +34,171 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """How splits are called in columns and on the hub -> our names."""
+_NUMBERED = re.compile(r"(\d+)[\s:,]+(\S.*)")
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file (or hub split) of a source; ``where`` names it in messages, ``name`` in made ids."""
+    """One file (or hub split) of a source.
+
+    Attributes:
+        source: its corpus entry.
+        where: names it in messages.
+        whole: the same for all parts of one table.
+        name: in ids that are made.
+        split: that it gives, if any.
+        read: its rows, of some columns.
+    """
 
     source: CorpusSource
     where: str
+    whole: str
     name: str
     split: str | None
     read: Callable[[Sequence[str]], Iterator[RowBlock]]
 
 
-def source_files(sources: Sequence[CorpusSource]) -> list[SourceFile]:
+@dataclass(frozen=True)
+class _Place:
+    """A file of a source, and the path that names it, alone or as one of several."""
+
+    source: CorpusSource
+    given: str
+    path: Path
+    split: str | None
+
+
+def source_files(
+    sources: Sequence[CorpusSource], *, notes: list[str] | None = None
+) -> list[SourceFile]:
     """The files of all entries, and the hub splits whose names are in ``SPLIT_NAMES``.
 
+    Args:
+        sources: the corpus entries.
+        notes: takes a line for each folder or pattern: how many files, which were left out.
+
     Raises:
-        CorpusError: a file is missing or its format cannot be told.
+        CorpusError: a file is missing, its format cannot be told, or the parts of one table have
+            different ones.
     """
+    said: list[str] = [] if notes is None else notes
     files: list[SourceFile] = []
-    paths = [(source, *place) for source in sources for place in _paths(source)]
-    names = short_names([path for _, path, _ in paths])
-    for source, path, split in paths:
+    places = [place for source in sources for place in _places(source, said)]
+    names = short_names([place.path for place in places])
+    formats: dict[str, tuple[Path, str]] = {}
+    for place in places:
+        source, path = place.source, place.path
+        layout = Layout(source.encoding, source.columns, source.delimiter)
         format: str = source.format
         if format == "auto":
-            format = detect_format(path)
+            format = detect_format(path, layout=layout)
+        first, known = formats.setdefault(place.given, (path, format))
+        if format != known:
+            raise CorpusError(
+                f"{place.given}: {first.name} is {known}, {path.name} is {format}; the parts of one"
+                " table have one format: name them by a pattern, as in folder/*.csv"
+            )
+        check_encoding(path, layout.encoding, format)
 
         def read(
-            columns: Sequence[str], path: Path = path, format: str = format
+            columns: Sequence[str], path: Path = path, format: str = format, layout: Layout = layout
         ) -> Iterator[RowBlock]:
-            return read_rows(path, columns, format=format)
+            return read_rows(path, columns, format=format, layout=layout)
 
-        files.append(SourceFile(source, str(path), names[path], split, read))
+        files.append(SourceFile(source, str(path), place.given, names[path], place.split, read))
     for source in sources:
         if source.hub is not None:
             for name, read_split in hub_splits(
                 source.hub, config=source.hub_config, revision=source.revision
             ):
                 if (split := SPLIT_NAMES.get(name)) is not None:
-                    where = f"{source.hub} [{name}]"
-                    files.append(
-                        SourceFile(source, where, f"{source.hub}/{name}", split, read_split)
-                    )
+                    where, own = f"{source.hub} [{name}]", f"{source.hub}/{name}"
+                    files.append(SourceFile(source, where, where, own, split, read_split))
     return files
 
 
-def _paths(source: CorpusSource) -> list[tuple[Path, str | None]]:
+def _places(source: CorpusSource, notes: list[str]) -> list[_Place]:
     """The files of a source with the splits that they give."""
-    if source.path is None:
-        given = [(source.train, "train"), (source.val, "val"), (source.test, "test")]
-        return [(Path(path), split) for path, split in given if path is not None]
-    path = Path(source.path)
-    if not path.is_dir():
-        return [(path, None)]
-    layout = [(path / f"{split}_text.txt", split) for split in SPLITS]
-    if not layout[0][0].exists():
+    given = [
+        (source.path, None),
+        (source.train, "train"),
+        (source.val, "val"),
+        (source.test, "test"),
+    ]
+    places: list[_Place] = []
+    for path, split in given:
+        if path is None:
+            continue
+        folder = Path(path)
+        layout = {one: folder / f"{one}{TEXTS_ENDING}" for one in SPLITS}
+        if split is None and layout["train"].exists():
+            places += [
+                _Place(source, str(file), file, one)
+                for one, file in layout.items()
+                if file.exists()
+            ]
+        elif source.format == FOLDERS or not (folder.is_dir() or _is_pattern(folder)):
+            places.append(_Place(source, path, folder, split))
+        else:
+            places += [_Place(source, path, file, split) for file in _parts(folder, notes)]
+    return places
+
+
+def _is_pattern(path: Path) -> bool:
+    return any(sign in str(path) for sign in "*?[") and not path.exists()
+
+
+def _parts(given: Path, notes: list[str]) -> list[Path]:
+    """The files of a folder or pattern that are parts of its table, in the order of their names.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    found = given.iterdir() if given.is_dir() else map(Path, glob(str(given), recursive=True))
+    every = sorted(found)
+    files = [path for path in every if path.is_file() and is_visible(path)]
+    if not files:
+        folders = [path.name for path in every if path.is_dir() and is_visible(path)]
+        if not given.is_dir():
+            raise CorpusError(f"{given}: no file has such a name; check the pattern")
+        if not folders:
+            raise CorpusError(f"{given}: the folder holds no files; check the path")
         raise CorpusError(
-            f"{path}: a folder needs the TweetEval layout, but has no train_text.txt; "
-            "name a file, or one file each as train, val and test"
+            f"{given}: the folder holds no files, but the folders {listed(folders)}; if these are"
+            ' classes, set format = "folders" and labels = { TASK = "folder" }, else name the files'
+            ' by a pattern, as in "folder/*/*.csv"'
         )
-    return [(file, split) for file, split in layout if file.exists()]
+    left_out = [path.name for path in every if path not in set(files)]
+    rest = f"; left out: {listed(left_out)}" if left_out else ""
+    notes.append(f"{given}: {counted(len(files), 'file')}, in the order of their names{rest}")
+    return files
+
+
+def label_names(source: CorpusSource, task: str) -> dict[str, str] | None:
+    """What stands in a source's label cells -> the label that it means; None: they are names.
+
+    Raises:
+        CorpusError: the file of names cannot be read, or has no names.
+    """
+    given = source.label_names.get(task)
+    if given is None or isinstance(given, dict):
+        return given or None
+    path = Path(given)
+    columns = ("text",)
+    names = [
+        (line, name.strip())
+        for block in read_rows(path, columns, format="text", layout=Layout(source.encoding))
+        for line, name in zip(block.lines, block.columns["text"], strict=True)
+        if name is not None and name.strip()
+    ]
+    pairs = [_NUMBERED.fullmatch(name) for _, name in names]
+    if all(pairs):
+        found = {pair.group(1): pair.group(2) for pair in pairs if pair}
+    else:
+        found = {str(line - 1): name for line, name in names}
+    if len(set(found.values())) != len(names):
+        raise CorpusError(f"{path}: needs a name in each line, each another one")
+    return found
 
 
 def short_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -129,10 +231,7 @@ def hub_splits(
     try:
         datasets = import_module("datasets")
     except ImportError:
-        raise CorpusError(
-            f"{name}: reading a hub data set needs the package datasets; `pip install datasets`, "
-            "or name a file as path"
-        ) from None
+        raise missing("datasets", f"{name}: reading a hub data set") from None
     try:
         loaded = datasets.load_dataset(name, config, revision=revision)
     except Exception as error:  # the package raises many kinds, its own and those of its clients

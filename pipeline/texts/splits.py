@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+Label = str | float | tuple[str, ...]
+"""A class, a number, or a label set."""
 _NUM_BINS = 10
 _GOLDEN = 0.6180339887498949
 """1 / φ: the fractional parts of its multiples leave no wide gap, however many there are."""
@@ -37,7 +39,7 @@ class Row:
     group: str
     split: str | None
     draw: frozenset[str]
-    labels: tuple[str | float | tuple[str, ...] | None, ...]
+    labels: tuple[Label | None, ...]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class Group:
     stratum: tuple[str, ...]
     size: int = 1
     classes: frozenset[tuple[int, str]] = frozenset()
+
+
+def rarest_first(labels: Sequence[Label | None]) -> list[Label | None]:
+    """A task's labels of some rows, as :class:`Row` has them: sets in order of rarity."""
+    counts = Counter(one for own in labels if isinstance(own, tuple) for one in own)
+    return [
+        tuple(sorted(own, key=lambda one: (counts[one], one))) if isinstance(own, tuple) else own
+        for own in labels
+    ]
 
 
 def assign_splits(rows: Sequence[Row], *, fractions: Mapping[str, float], seed: int) -> list[str]:
@@ -179,7 +190,7 @@ def _stratum(members: Collection[Row], bins: Sequence[np.ndarray | None]) -> tup
     return tuple(out)
 
 
-def _names(label: str | float | tuple[str, ...] | None) -> Iterator[str]:
+def _names(label: Label | None) -> Iterator[str]:
     """The classes or labels of a row."""
     if isinstance(label, tuple):
         yield from label

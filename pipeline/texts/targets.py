@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,10 +35,12 @@ class Rows:
         positions: ``(n,)`` int64 sample positions in the store; a text that the source repeats
             appears as often here.
         targets: ``(n,)`` int64 class indices or float64 values, or label sets ``(n, labels)`` int8.
+        weights: ``(n,)`` float64, how much each row counts in fits; None for all alike.
     """
 
     positions: Array
     targets: Array
+    weights: Array | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -50,12 +53,14 @@ class Target:
     Attributes:
         task: its configuration.
         classes: class or label names in index order; empty for regression.
+        texts: text hash -> normalised text, where they came from memory.
     """
 
     task: TaskConfig
     classes: tuple[str, ...]
     _table: pa.Table
     _store: ActivationStore
+    texts: Mapping[str, str] | None = None
 
     @property
     def num_classes(self) -> int | None:
@@ -97,15 +102,16 @@ class Target:
                 f"task {self.task.name!r}: {missing} of {len(positions)} {split} samples are not in"
                 " the store; run `salient extract` first"
             )
+        weights = table["weight"].to_numpy() if "weight" in table.column_names else None
         if not self.classes:
-            return Rows(positions, table["label"].to_numpy().astype(np.float64))
+            return Rows(positions, table["label"].to_numpy().astype(np.float64), weights)
         if self.multilabel:
-            return Rows(positions, self._indicators(table["label"].to_pylist(), split))
+            return Rows(positions, self._indicators(table["label"].to_pylist(), split), weights)
         codes = pc.index_in(table["label"], value_set=pa.array(self.classes, pa.string()))
         if codes.null_count:
             value = table["label"].filter(pc.is_null(codes))[0].as_py()
             raise self._unknown(value, split)
-        return Rows(positions, codes.to_numpy().astype(np.int64))
+        return Rows(positions, codes.to_numpy().astype(np.int64), weights)
 
     def _indicators(self, sets: list[str], split: Split) -> Array:
         """``(n, labels)`` int8 of JSON arrays."""

@@ -1,7 +1,7 @@
 """Where a store's bytes are: a local directory, or any fsspec address for reading.
 
 Both offer the same three reads (a whole file, ranges of a file into buffers, a file's size) and two
-looks around (a folder's names, all files).
+looks around (a folder's names, all files); a directory also maps a file into memory.
 
 A store may come from elsewhere, and what its files say is data: `confined` is the one place where
 a path from a file becomes a path on this machine, and none leads out of the store's folder.
@@ -10,6 +10,7 @@ a path from a file becomes a path on this machine, and none leads out of the sto
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -125,6 +126,12 @@ class Location(Protocol):
         Buffers past the end of a file that is too short stay untouched: compare the size.
         """
 
+    def map(self, path: str, num_bytes: int) -> tuple[int, Bytes] | None:
+        """The file's size and its first bytes as a read-only memory map; None: read ranges.
+
+        A file shorter than `num_bytes` gives an empty map: compare the size.
+        """
+
     def names(self, folder: str) -> list[str]:
         """What a folder holds, sorted; nothing if there is none, StoreError if it is closed."""
 
@@ -180,6 +187,18 @@ class LocalLocation:
             for offset, buffer in zip(offsets, buffers, strict=True):
                 read_into(descriptor, buffer, offset)
             return os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+
+    def map(self, path: str, num_bytes: int) -> tuple[int, Bytes] | None:
+        """See `Location.map`."""
+        descriptor = self._open(path)
+        try:
+            size = os.fstat(descriptor).st_size
+            if not 0 < num_bytes <= size:
+                return size, np.empty(0, np.uint8)
+            mapped = mmap.mmap(descriptor, num_bytes, prot=mmap.PROT_READ)
+            return size, np.frombuffer(mapped, np.uint8)
         finally:
             os.close(descriptor)
 
@@ -259,6 +278,10 @@ class RemoteLocation:
             if len(part) == len(buffer):
                 buffer[:] = np.frombuffer(part, np.uint8)
         return size
+
+    def map(self, path: str, num_bytes: int) -> tuple[int, Bytes] | None:
+        """See `Location.map`."""
+        return None
 
     def names(self, folder: str) -> list[str]:
         """See `Location.names`."""

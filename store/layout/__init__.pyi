@@ -1,3 +1,7 @@
+from .attributes import array_attributes as array_attributes
+from .attributes import coordinate_attributes as coordinate_attributes
+from .attributes import provenance_attribute as provenance_attribute
+from .attributes import store_attributes as store_attributes
 from .coordinates import axis_chunk_path as axis_chunk_path
 from .coordinates import check_axis_chunk as check_axis_chunk
 from .coordinates import check_sample_chunk as check_sample_chunk
@@ -25,9 +29,11 @@ from .moments import prove_finite as prove_finite
 from .moments import row_moments as row_moments
 from .moments import widen as widen
 from .schema import ARRAYS as ARRAYS
+from .schema import DIMS as DIMS
 from .schema import MAX_FLOAT16_INTEGER as MAX_FLOAT16_INTEGER
 from .schema import ArrayLayout as ArrayLayout
 from .schema import StoreSchema as StoreSchema
+from .schema import own_version as own_version
 from .schema import program as program
 from .schema import refuse_newer as refuse_newer
 from .shards import CRC_BYTES as CRC_BYTES

@@ -17,6 +17,7 @@ import numpy as np
 
 from store import disk
 from store.errors import StoreError
+from store.layout.attributes import store_attributes
 from store.layout.schema import ArrayLayout, StoreSchema, refuse_newer
 
 JSON = Any
@@ -121,6 +122,7 @@ def root_document(
         "node_type": "group",
         "attributes": {
             "coordinates": coordinates,
+            **store_attributes(schema),
             "salient": {**ours, "checksum": disk.json_checksum(ours)},
         },
         "consolidated_metadata": {

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from store import disk
-from store.errors import StoreError
+from store.errors import DISTRIBUTION, StoreError
 
 FORMAT_VERSION = 2
 """2 keeps a checksum in every JSON file, and the slots of a snapshot as columns."""
@@ -28,7 +28,15 @@ PAGE_BYTES = 4096
 TARGET_SHARD_BYTES = 50_000_000
 MAX_FLOAT16_INTEGER = 2048
 """float16 holds every integer up to this one exactly."""
-ARRAYS = ("ffn", "hidden", "peak", "router", "experts")
+DIMS = {
+    "ffn": ("layer", "pooling", "neuron", "sample"),
+    "hidden": ("hidden_layer", "pooling", "hidden_unit", "sample"),
+    "peak": ("layer", "peak_pooling", "neuron", "sample"),
+    "router": ("router_layer", "pooling", "router_expert", "sample"),
+    "experts": ("experts_layer", "pooling", "expert_unit", "sample"),
+}
+"""Axes of each array."""
+ARRAYS = tuple(DIMS)
 """Names of all arrays that a store may have."""
 MAX_LAYERS = 2**14
 MAX_WIDTH = 2**24
@@ -199,7 +207,7 @@ class StoreSchema:
         if self.layers:
             arrays["ffn"] = ArrayLayout(
                 "ffn",
-                ("layer", "pooling", "neuron", "sample"),
+                DIMS["ffn"],
                 self.layers,
                 self.poolings,
                 self.neuron_size,
@@ -207,7 +215,7 @@ class StoreSchema:
         if self.hidden_size is not None:
             arrays["hidden"] = ArrayLayout(
                 "hidden",
-                ("hidden_layer", "pooling", "hidden_unit", "sample"),
+                DIMS["hidden"],
                 self.hidden_layers,
                 self.poolings,
                 self.hidden_size,
@@ -215,7 +223,7 @@ class StoreSchema:
         if self.peaks and self.layers:
             arrays["peak"] = ArrayLayout(
                 "peak",
-                ("layer", "peak_pooling", "neuron", "sample"),
+                DIMS["peak"],
                 self.layers,
                 ("max",),
                 self.neuron_size,
@@ -223,7 +231,7 @@ class StoreSchema:
         if self.router_layers:
             arrays["router"] = ArrayLayout(
                 "router",
-                ("router_layer", "pooling", "router_expert", "sample"),
+                DIMS["router"],
                 self.router_layers,
                 self.poolings,
                 self.router_size or 0,
@@ -231,7 +239,7 @@ class StoreSchema:
         if self.experts_layers:
             arrays["experts"] = ArrayLayout(
                 "experts",
-                ("experts_layer", "pooling", "expert_unit", "sample"),
+                DIMS["experts"],
                 self.experts_layers,
                 self.poolings,
                 len(self.experts) * (self.expert_size or 0),
@@ -343,12 +351,18 @@ _PRODUCT = re.compile(r"salient ([0-9]+(?:\.[0-9a-z]+)*)", re.ASCII)
 
 
 @cache
+def own_version() -> str | None:
+    """Version of this program; None in a checkout that is not installed."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def program() -> str:
     """Name and version of this program, as files keep it: ``salient 1.2.0``."""
-    try:
-        return f"salient {metadata.version('salient')}"
-    except metadata.PackageNotFoundError:
-        return "salient"
+    version = own_version()
+    return "salient" if version is None else f"salient {version}"
 
 
 def refuse_newer(data: Mapping[str, JSON], *, where: str) -> None:

@@ -107,6 +107,20 @@ class ShardReader:
             done += (stop - start) * size
         self._fill(path, rows, offsets, buffers)
 
+    def map_block(self, path: str, rows: int) -> AnyArray | None:
+        """The block `(rows, S)` as a read-only memory map; None where files cannot be mapped."""
+        try:
+            found = self.location.map(path, rows * self.row_bytes)
+        except FileNotFoundError:
+            raise self._damaged(path, "is missing") from None
+        except OSError as error:
+            raise self._damaged(path, f"cannot be read ({error.strerror or error})") from error
+        if found is None:
+            return None
+        size, content = found
+        self._check_size(path, size, rows)
+        return content.view(self.dtype).reshape(rows, self.samples_per_shard)
+
     def _fill(
         self, path: str, rows: int, offsets: list[int], buffers: list[npt.NDArray[np.uint8]]
     ) -> None:
@@ -116,7 +130,10 @@ class ShardReader:
             raise self._damaged(path, "is missing") from None
         except OSError as error:
             raise self._damaged(path, f"cannot be read ({error.strerror or error})") from error
+        self._check_size(path, size, rows)
+        self.bytes_read += sum(len(buffer) for buffer in buffers)
+
+    def _check_size(self, path: str, size: int, rows: int) -> None:
         expected = shard_bytes(rows, self.row_bytes)
         if size != expected:
             raise self._damaged(path, f"has {size:,} bytes instead of {expected:,}")
-        self.bytes_read += sum(len(buffer) for buffer in buffers)

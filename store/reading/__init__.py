@@ -1,7 +1,8 @@
 """Reads of a snapshot: whole layers, salient slices, xarray.
 
-Read first: `view` (what is where) and `reader` (bytes, checked); `dataset` is the xarray face,
-`codec` makes plain `xr.open_zarr` fast.
+Read first: `view` (what is where) and `reader` (bytes, checked); `dataset` is the xarray face
+(`lazy` its arrays, `backend` its engine, `memory` the same of arrays in memory), `codec` makes
+plain `xr.open_zarr` fast.
 """
 
 import lazy_loader

@@ -105,7 +105,7 @@ def _is_little(codecs: Any, dtype: np.dtype[Any]) -> bool:
 class _Selection:
     """A selection of a shard split in two: rows to read, then numpy indexing into those rows.
 
-    Zarr hands over either integers and slices, or arrays that broadcast against each other.
+    Zarr hands over integers and slices with at most one array, or arrays that broadcast together.
     """
 
     def __init__(self, selection: Any, shape: tuple[int, ...]) -> None:
@@ -115,12 +115,13 @@ class _Selection:
         numbers = np.arange(self.num_rows, dtype=np.int64).reshape(shape[:-1])
         picked = np.asarray(numbers[parts[:-1]])
         self._last = parts[-1]
-        self._fancy = any(isinstance(part, np.ndarray) for part in parts)
+        arrays = [isinstance(part, np.ndarray) for part in parts]
+        self._together = arrays[-1] and any(arrays[:-1])
         self._shape = picked.shape
         self._lookup: AnyArray | None = None
         self.rows: Rows = picked.ravel()
         ordered = bool((np.diff(self.rows) > 0).all())
-        if self._fancy or not ordered:
+        if self._together or not ordered:
             self.rows, inverse = np.unique(picked, return_inverse=True)
             self._lookup = inverse.reshape(picked.shape)
 
@@ -128,7 +129,7 @@ class _Selection:
         """The selected values, from a block whose rows are `self.rows`."""
         if self._lookup is None:
             values: AnyArray = block.reshape(*self._shape, block.shape[-1])[..., self._last]
-        elif self._fancy:
+        elif self._together:
             values = block[self._lookup, self._last]
         else:
             values = block[self._lookup][..., self._last]

@@ -1,8 +1,16 @@
-"""The store as an `xarray.Dataset`: lazy, labelled, with dask chunks of whole shards."""
+"""The store as an `xarray.Dataset`: lazy, labelled, with dask chunks as large as shards.
+
+    ds = open_dataset("activations", labels=["sentiment"])
+    ds.ffn.sel(layer=7, pooling="max", sample="1234")       # (neuron,), read from a few pages
+    ds.ffn.sel(sample=ds.label_sentiment == "positive")     # reads those samples only
+    open_dataset("activations", chunks={}).ffn.mean("sample").compute()     # shard by shard
+
+Activations are float32, whatever is stored: sums of float16 overflow, and netCDF has none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,80 +18,115 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xarray as xr
-from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from store.layout import AXIS_OF, NAMED_AXES, NO_TIME, ArrayLayout, axis_coordinates
+from store.errors import StoreError
+from store.layout import (
+    AXIS_OF,
+    NAMED_AXES,
+    NO_TIME,
+    StoreSchema,
+    array_attributes,
+    axis_coordinates,
+    coordinate_attributes,
+    provenance_attribute,
+    store_attributes,
+)
+from store.reading import accessor  # noqa: F401  `ds.salient` and `ds.to_hf_dataset`
+from store.reading.lazy import COLUMNS, STRING, LazyActivations, LazyColumn, as_list
 from store.reading.view import StoreView
+from store.records import Positions
 
 AnyArray = npt.NDArray[np.generic]
+CREATED_AT = {
+    "units": "seconds since 1970-01-01",
+    "calendar": "proleptic_gregorian",
+    "dtype": "int64",
+    "_FillValue": NO_TIME,
+}
+"""How times are written to files: whole seconds, and none is none."""
 
 
-def to_xarray(
+def lazy_dataset(
     store: StoreView,
     *,
-    chunks: str | None = "shards",
-    labels: Sequence[str] | None = None,
-    text: bool = True,
+    labels: Sequence[str] | None,
+    text: bool,
+    dtype: str | None,
+    drop: Iterable[str] = (),
 ) -> xr.Dataset:
-    """Open the committed, living samples as a Dataset.
-
-    Select by value: `.sel(layer=7, pooling="max", neuron=[3, 9])`, `.sel(sample=ids)`.
-
-    Args:
-        store: the store; later commits do not change the result.
-        chunks: "shards" for dask chunks of whole shards; None for plain lazy arrays, which read
-            just the neurons and samples that are selected (the fastest for small selections).
-        labels: tasks whose labels and splits become coordinates `label_<task>`, `split_<task>`;
-            default all.
-        text: whether to include the texts.
-
-    Returns:
-        Variables `ffn (layer, pooling, neuron, sample)` and, where stored, `hidden`,
-        `peak (layer, peak_pooling, neuron, sample)`, `router` and `experts`, whose units are
-        labelled `expert` and `expert_neuron`; the sample axis is indexed by id.
-    """
+    """The Dataset without dask; `drop` names variables that are left out."""
+    if dtype not in (None, store.schema.dtype, "float32"):
+        raise StoreError(f'dtype is {dtype!r}; valid are "float32" and None, the stored one')
+    shown = str(dtype or store.schema.dtype)
     # A view of its own: the store object may move on to later commits.
     frozen = StoreView(store.location, store.snapshot, check=store.check, pinned=True)
-    coords = _coordinates(frozen, text=text)
-    for task in store.tasks() if labels is None else labels:
+    living = np.flatnonzero(~frozen.index.dead).astype(np.int64)
+    coords = axes(frozen.schema) | _samples(frozen, living, text=text)
+    for task in store.tasks() if labels is None else as_list(labels):
         table = store.labels(task)
         for name in ("label", "split"):
-            coords[f"{name}_{task}"] = ("sample", _label_column(frozen, table, name))
+            column = _label_column(frozen, table, name)[living]
+            coords[f"{name}_{task}"] = coordinate(f"{name}_{task}", "sample", column)
     variables = {}
-    for name, layout in store.schema.arrays.items():
-        lazy = indexing.LazilyIndexedArray(_LazyActivations(frozen, layout))
-        variable = xr.Variable(layout.dims, lazy)
-        if chunks is not None:
-            sizes = (1, layout.num_poolings, layout.width, store.schema.samples_per_shard)
-            variable = variable.chunk(dict(zip(layout.dims, sizes, strict=True)))
-        variables[name] = variable
-    dataset = xr.Dataset(variables, coords, attrs={"snapshot": store.snapshot_id})
-    dead = frozen.index.dead  # the coordinates' own, whatever was compacted since
-    if dead.any():
-        dataset = dataset.isel(sample=np.flatnonzero(~dead))
-    return dataset
-
-
-def _coordinates(store: StoreView, *, text: bool) -> dict[str, Any]:
-    rows = store.index.visible_rows(0, store.num_samples)
-    coords: dict[str, Any] = {
-        name: (
-            AXIS_OF.get(name, name),
-            _objects(values) if name in NAMED_AXES else np.asarray(values),
+    for name, layout in frozen.schema.arrays.items():
+        # All alike, as Zarr needs them: where texts were deleted they lie across two shards.
+        whole = (1, layout.num_poolings, layout.width, frozen.schema.samples_per_shard)
+        variables[name] = xr.Variable(
+            layout.dims,
+            indexing.LazilyIndexedArray(LazyActivations(frozen, layout, living, shown)),
+            array_attributes(name, frozen.schema.dtype, shown),
+            {"preferred_chunks": dict(zip(layout.dims, whole, strict=True))},
         )
-        for name, (values, _) in axis_coordinates(store.schema).items()
+    attributes = {
+        **store_attributes(frozen.schema),
+        "snapshot": frozen.snapshot_id,
+        **provenance_attribute(frozen.schema),
     }
-    coords["sample"] = ("sample", _strings(rows["id"]))
-    for name in ("text_hash", *(("text",) if text and store.schema.store_text else ())):
-        coords[name] = ("sample", _strings(rows[name]))
-    coords["n_tokens"] = ("sample", rows["n_tokens"].fill_null(0).to_numpy())
-    coords["truncated"] = ("sample", rows["truncated"].fill_null(False).to_numpy())
+    return xr.Dataset(variables, coords, attributes).drop_vars(list(drop))
+
+
+def axes(schema: StoreSchema) -> dict[str, xr.Variable]:
+    """The coordinates of layers, poolings and units."""
+    return {
+        name: coordinate(
+            name,
+            AXIS_OF.get(name, name),
+            np.array(list(values), object if name in NAMED_AXES else np.int64),
+        )
+        for name, (values, _) in axis_coordinates(schema).items()
+    }
+
+
+def _samples(store: StoreView, living: Positions, *, text: bool) -> dict[str, xr.Variable]:
+    """Ids and times, which the index holds in memory anyhow; the other columns lazily."""
+    rows = store.index.visible_rows(0, store.num_samples, ["id", "created_at"]).take(living)
+    found = ids_and_times(rows)
+    for name in COLUMNS:
+        if name != "text" or (text and store.schema.store_text):
+            column = indexing.LazilyIndexedArray(LazyColumn(store, living, name))
+            whole = {"preferred_chunks": {"sample": max(1, len(living))}}
+            found[name] = coordinate(name, "sample", column, whole)
+    return found
+
+
+def ids_and_times(rows: pa.Table) -> dict[str, xr.Variable]:
+    """The coordinates `sample` and `created_at` of rows with `id` and `created_at` (seconds)."""
+    ids = pc.fill_null(rows["id"], "").to_numpy(zero_copy_only=False).astype(object)
     seconds = rows["created_at"].fill_null(NO_TIME).to_numpy()
     times = np.full(len(seconds), np.datetime64("NaT", "s"))
     times[seconds != NO_TIME] = seconds[seconds != NO_TIME].astype("datetime64[s]")
-    coords["created_at"] = ("sample", times)
-    return coords
+    return {
+        "sample": coordinate("sample", "sample", ids),
+        "created_at": coordinate("created_at", "sample", times, CREATED_AT),
+    }
+
+
+def coordinate(
+    name: str, axis: str, values: Any, encoding: Mapping[str, Any] | None = None
+) -> xr.Variable:
+    """A coordinate of one axis, `(n,)`, with what it is in words."""
+    return xr.Variable((axis,), values, coordinate_attributes(name), encoding)
 
 
 def _label_column(store: StoreView, table: pa.Table, name: str) -> AnyArray:
@@ -95,59 +138,6 @@ def _label_column(store: StoreView, table: pa.Table, name: str) -> AnyArray:
         values: AnyArray = np.full(store.num_samples, np.nan)
         values[positions[known]] = column.to_numpy()[known]
         return values
-    texts = np.full(store.num_samples, "", object)
+    texts = np.full(store.num_samples, "", STRING)
     texts[positions[known]] = column.to_numpy(zero_copy_only=False)[known]
     return texts
-
-
-def _strings(column: pa.ChunkedArray) -> AnyArray:
-    values: AnyArray = pc.fill_null(column, "").to_numpy(zero_copy_only=False)
-    return values
-
-
-def _objects(values: Sequence[Any]) -> AnyArray:
-    return np.array(list(values), dtype=object)
-
-
-class _LazyActivations(BackendArray):
-    """One array of a store behind xarray's lazy indexing (orthogonal keys)."""
-
-    def __init__(self, store: StoreView, layout: ArrayLayout) -> None:
-        self.store = store
-        self.layout = layout
-        self.dtype = np.dtype(store.schema.dtype)
-        self.shape = (
-            len(layout.layers),
-            layout.num_poolings,
-            layout.width,
-            store.num_samples,
-        )
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> AnyArray:
-        return indexing.explicit_indexing_adapter(  # type: ignore[no-any-return]
-            key, self.shape, indexing.IndexingSupport.OUTER, self._read
-        )
-
-    def _read(self, key: tuple[Any, ...]) -> AnyArray:
-        layers, poolings, units, samples = (
-            np.arange(size)[part] for part, size in zip(key, self.shape, strict=True)
-        )
-        rows = (np.atleast_1d(poolings)[:, None] * self.layout.width + np.atleast_1d(units)).ravel()
-        wanted = key[3] if isinstance(key[3], slice) else np.atleast_1d(samples)
-        shape = [np.size(part) for part in (layers, poolings, units, samples) if np.ndim(part)]
-        if 0 in shape:
-            return np.empty(shape, self.dtype)
-        parts = [self._layer(layer, rows, wanted) for layer in np.atleast_1d(layers)]
-        return (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(shape)
-
-    def _layer(self, index: int, rows: AnyArray, samples: Any) -> AnyArray:
-        layer = self.layout.layers[index]
-        if len(rows) == self.layout.rows:
-            out = self.store.read_matrix(
-                self.layout.name, layer=layer, samples=samples, dtype=self.dtype
-            )
-        else:
-            out = self.store.read_features(
-                self.layout.name, layer=layer, features=rows, samples=samples, dtype=self.dtype
-            )
-        return out.T

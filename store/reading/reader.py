@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from store.layout import (
     ShardReader,
     SlotPick,
     merge_moments,
+    merge_runs,
     pick_slots,
     row_crcs,
     row_moments,
@@ -39,8 +41,12 @@ from store.records import Positions, SlotRecord, Snapshot, load_snapshot
 T = TypeVar("T")
 AnyArray = npt.NDArray[np.generic]
 Samples = slice | Sequence[int] | Positions | None
-CHECKS = ("first", "always", "never")
+CHECKS = ("first", "rows", "always", "never")
 MAX_OPEN_MANIFESTS = 1024
+LONG_RUN = 64
+"""Columns side by side that are copied faster than as many single ones."""
+FEW = 16
+"""Up to this part of a shard's samples are a few: cheaper one by one than as whole rows."""
 
 
 class ActivationReader:
@@ -50,7 +56,8 @@ class ActivationReader:
         location: where the store is.
         snapshot: what to read.
         dead: bool per position, deleted samples.
-        check: compare checksums on the "first" read of a row, "always" or "never".
+        check: compare checksums on the "first" read of a row, "always", "never", or of "rows":
+            on the first, but not while `read_part` takes a few samples of them.
     """
 
     def __init__(
@@ -70,8 +77,10 @@ class ActivationReader:
             damaged=self._damaged,
         )
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
+        self._manifests_lock = threading.Lock()
         self._newer: dict[int, SlotRecord] = {}
         self._sound: dict[tuple[str, int, int], npt.NDArray[np.bool_]] = {}
+        self._taken: dict[tuple[str, int, int], Positions] = {}
 
     # -- whole matrices ---------------------------------------------------------------------
 
@@ -81,9 +90,9 @@ class ActivationReader:
         """`(sample, row)` values of one layer, as a transposed view of `(row, sample)` memory."""
         layout = self.schema.array(array)
         wanted = self._positions(samples)
-        out = np.empty((layout.rows, self._count(wanted)), dtype)
+        out = np.empty((layout.rows, len_of(wanted)), dtype)
         scratch: AnyArray | None = None
-        for pick in self._picks(wanted):
+        for pick in self.picks(wanted):
             direct = self._is_direct(pick, out)
             if direct:
                 self._read_slot(layout, layer, pick.slot, out)
@@ -137,8 +146,8 @@ class ActivationReader:
             )
         rows, inverse = np.unique(asked, return_inverse=True)
         wanted = self._positions(samples)
-        out = np.empty((len(rows), self._count(wanted)), dtype)
-        for pick in self._picks(wanted):
+        out = np.empty((len(rows), len_of(wanted)), dtype)
+        for pick in self.picks(wanted):
             count = self.snapshot.slots[pick.slot].count
             values = np.empty((len(rows), count), self.schema.dtype)
             self._read_rows(layout, layer, pick.slot, rows, values)
@@ -147,6 +156,115 @@ class ActivationReader:
         if len(rows) != len(asked) or (inverse != np.arange(len(asked))).any():
             out = out[inverse]
         return out.T
+
+    # -- part of a slot, into a part of the result ------------------------------------------
+
+    def read_part(
+        self,
+        array: str,
+        layer: int,
+        pick: SlotPick,
+        rows: slice | Positions,
+        out: AnyArray,
+        scratch: AnyArray,
+    ) -> None:
+        """Fill `out[:, pick.target]` with the picked samples of one slot.
+
+        Adjacent rows come from a memory map where the store is on this machine. A few samples are
+        a read of one page a row: by then rows have been compared with their checksums, or `check`
+        says that they need not be.
+
+        Args:
+            array: "ffn", "hidden" or "peak".
+            layer: which layer.
+            pick: which slot, which columns of it, where they go.
+            rows: of the shard, a slice or sorted unique numbers.
+            out: `(rows, n)` of the stored dtype or float32.
+            scratch: `(rows, S)` of the stored dtype; memory that is used again is much faster.
+        """
+        layout = self.schema.array(array)
+        columns, target = as_slice(pick.columns), as_slice(pick.target)
+        numbers = np.arange(layout.rows)[rows] if isinstance(rows, slice) else rows
+        few = len_of(columns)
+        path = layout.shard_path(layer, pick.slot)
+
+        def read(record: SlotRecord) -> None:
+            if record.emptied:
+                out[:, target] = np.nan
+                return
+            direct = FEW * few <= record.count and self._need_not_check(
+                layout, layer, pick.slot, numbers, few, record.count
+            )
+            block = None
+            if direct or isinstance(rows, slice):
+                block = self.shards.map_block(path, layout.rows)
+            if block is not None and direct:
+                put_columns(_crossing(block, rows, columns), target, out)
+                return
+            if block is not None:
+                block = block[rows, : record.count]
+            else:
+                flat = scratch.reshape(-1)[: len(numbers) * record.count]
+                block = flat.reshape(len(numbers), record.count)
+                self.shards.read_rows(path, layout.rows, numbers, record.count, block)
+            self._check(layout, layer, pick.slot, record, numbers, block)
+            for part, place in _runs(columns, target):
+                put_columns(block[:, part], place, out)
+
+        self._persist(read, layout, layer, pick.slot)
+
+    def with_rows(
+        self,
+        array: str,
+        layer: int,
+        slot: int,
+        rows: slice | Positions,
+        work: Callable[[AnyArray], T],
+    ) -> T:
+        """What `work` makes of rows of one slot, checked, without a copy where they are adjacent.
+
+        Args:
+            array: "ffn", "hidden" or "peak".
+            layer: which layer.
+            slot: which slot.
+            rows: of the shard, a slice or sorted unique numbers.
+            work: called with `(rows, count)` of the stored dtype; a sample that was compacted away
+                since this snapshot is NaN.
+        """
+        layout = self.schema.array(array)
+        numbers = np.arange(layout.rows)[rows] if isinstance(rows, slice) else rows
+        path = layout.shard_path(layer, slot)
+
+        def read(record: SlotRecord) -> T:
+            if record.emptied:
+                gone = np.array(np.nan, self.schema.dtype)
+                return work(np.broadcast_to(gone, (len(numbers), record.count)))
+            block = self.shards.map_block(path, layout.rows) if isinstance(rows, slice) else None
+            if block is None:
+                block = np.empty((len(numbers), record.count), self.schema.dtype)
+                self.shards.read_rows(path, layout.rows, numbers, record.count, block)
+            else:
+                block = block[rows, : record.count]
+            self._check(layout, layer, slot, record, numbers, block)
+            return work(block)
+
+        return self._persist(read, layout, layer, slot)
+
+    def _need_not_check(
+        self, layout: ArrayLayout, layer: int, slot: int, rows: Positions, few: int, count: int
+    ) -> bool:
+        """Whether a `few` of a slot's `count` samples may be read of rows not compared before."""
+        if self.check in ("never", "always"):
+            return self.check == "never"
+        key = (layout.name, layer, slot)
+        sound = self._sound.get(key)
+        if sound is not None and sound[rows].all():
+            return True
+        if self.check == "first":
+            return False
+        taken = self._taken.setdefault(key, np.zeros(layout.rows, np.int64))
+        taken[rows] += few
+        return FEW * int(taken[rows].max(initial=0)) <= count
 
     # -- moments ----------------------------------------------------------------------------
 
@@ -226,7 +344,8 @@ class ActivationReader:
             try:
                 return read(record)
             except StoreError:
-                self._manifests.clear()
+                with self._manifests_lock:
+                    self._manifests.clear()
                 now = self._look(layout, layer, slot)
                 if now == before:  # so nothing changed from the look before the attempt to this
                     raise
@@ -260,7 +379,7 @@ class ActivationReader:
             return
         key = (layout.name, layer, slot)
         sound = self._sound.setdefault(key, np.zeros(layout.rows, bool))
-        if self.check == "first" and sound[rows].all():
+        if self.check != "always" and sound[rows].all():
             return
         manifest = self._manifest(record, slot, layout.name, layer)
         good = manifest.accepts(layout.name, layer, rows, row_crcs(values))
@@ -277,11 +396,11 @@ class ActivationReader:
 
     def _manifest(self, record: SlotRecord, slot: int, name: str, layer: int) -> Manifest:
         for path in record.manifests:
-            manifest = self._manifests.get(path)
-            if manifest is not None:
-                self._manifests.move_to_end(path)
-            else:
-                manifest = self._manifests[path] = Manifest(self.location, path)
+            with self._manifests_lock:
+                manifest = self._manifests.pop(path, None)
+            manifest = manifest or Manifest(self.location, path)
+            with self._manifests_lock:
+                self._manifests[path] = manifest
                 if len(self._manifests) > MAX_OPEN_MANIFESTS:
                     self._manifests.popitem(last=False)
             if manifest.covers(name, layer, rows=self.schema.array(name).rows):
@@ -339,11 +458,8 @@ class ActivationReader:
             )
         return positions
 
-    @staticmethod
-    def _count(wanted: slice | Positions) -> int:
-        return wanted.stop - wanted.start if isinstance(wanted, slice) else len(wanted)
-
-    def _picks(self, wanted: slice | Positions) -> Iterator[SlotPick]:
+    def picks(self, wanted: slice | Positions) -> Iterator[SlotPick]:
+        """What `wanted` takes of each slot."""
         return pick_slots(
             wanted,
             num_samples=self.snapshot.num_samples,
@@ -364,14 +480,55 @@ class ActivationReader:
 
 def _scatter(values: AnyArray, pick: SlotPick, out: AnyArray) -> None:
     """Put the picked columns of one slot where they belong, converting the type."""
-    chosen = values[:, pick.columns]
-    if isinstance(pick.target, slice):
-        target = out[:, pick.target]
-        if out.dtype == np.float32:
-            widen(chosen, target)
-            if len(chosen) and (gone := np.isnan(chosen[0])).any():  # widened, it were a number
-                target[:, gone] = np.nan  # compacted away, whether or not this reader knew it
-        else:
-            target[...] = chosen
-    else:
-        out[:, pick.target] = chosen
+    put_columns(values[:, pick.columns], pick.target, out)
+
+
+def put_columns(chosen: AnyArray, target: slice | Positions, out: AnyArray) -> None:
+    """`out[:, target] = chosen`, both 2-D, converting the type; NaN stays NaN."""
+    if out.dtype != np.float32:
+        out[:, target] = chosen
+        return
+    wide = out[:, target] if isinstance(target, slice) else np.empty(chosen.shape, np.float32)
+    widen(chosen, wide)
+    if len(chosen) and (gone := np.isnan(chosen[0])).any():  # widened, it were a number
+        wide[:, gone] = np.nan  # compacted away, whether or not this reader knew it
+    if not isinstance(target, slice):
+        out[:, target] = wide
+
+
+def _crossing(block: AnyArray, rows: slice | Positions, columns: slice | Positions) -> AnyArray:
+    """A copy of where rows and columns cross, touching nothing else of a memory map."""
+    if isinstance(rows, slice) or isinstance(columns, slice):
+        return np.array(block[rows, columns])
+    return np.asarray(block[np.ix_(rows, columns)])
+
+
+def _runs(
+    columns: slice | Positions, target: slice | Positions
+) -> list[tuple[slice | Positions, slice | Positions]]:
+    """Columns and where they go, as slices if they are long runs: all but a few deleted ones."""
+    if isinstance(columns, slice) or not isinstance(target, slice):
+        return [(columns, target)]
+    runs, place = merge_runs(columns), target.start
+    if LONG_RUN * len(runs) > len(columns):
+        return [(columns, target)]
+    found: list[tuple[slice | Positions, slice | Positions]] = []
+    for start, stop in runs:
+        found.append((slice(start, stop), slice(place, place + stop - start)))
+        place += stop - start
+    return found
+
+
+def as_slice(numbers: slice | Positions) -> slice | Positions:
+    """Numbers that count up by one as a slice, which is much faster to index with."""
+    if isinstance(numbers, slice) or not len(numbers):
+        return numbers
+    first, last = int(numbers[0]), int(numbers[-1])
+    if last - first + 1 == len(numbers) and (np.diff(numbers) == 1).all():
+        return slice(first, last + 1)
+    return numbers
+
+
+def len_of(numbers: slice | Positions) -> int:
+    """How many numbers a slice of positive bounds, or an array, holds."""
+    return numbers.stop - numbers.start if isinstance(numbers, slice) else len(numbers)

@@ -61,6 +61,10 @@ class StoreView:
         """What travels to another process; caches are built anew there."""
         return {k: v for k, v in self.__dict__.items() if k not in ("index", "reader")}
 
+    def __dask_tokenize__(self) -> tuple[str, ...]:
+        """What names the numbers that dask gets of this store."""
+        return self.location.address, self.snapshot_id, self.check
+
     def __repr__(self) -> str:
         return (
             f"<ActivationStore {self.location.address}: {self.num_samples:,} samples, "
@@ -78,7 +82,8 @@ class StoreView:
         Args:
             path: a directory, or an fsspec address ("s3://...") for reading.
             snapshot: id of an older commit.
-            check: compare checksums on the "first" read of a row, "always" or "never".
+            check: compare checksums on the "first" read of a row, "always", "never", or of "rows"
+                once more than a few samples of them were read (see `open_dataset`).
 
         Raises:
             StoreError: no store, no such snapshot.

@@ -44,6 +44,8 @@ ALIAS_SCHEMA = pa.schema(
         ("author_id", pa.string()),
     ]
 )
+_OF_RECORD = ("id", "created_at", "author_id")
+"""What a row shows of its first living record; the rest is its own."""
 DELETED_SCHEMA = pa.schema([("id", pa.string()), ("position", pa.int64())])
 
 
@@ -225,23 +227,27 @@ class SampleIndex:
         owner[positions[inside] - start] = inside  # reversed: the earliest record wins
         return pa.array(owner, mask=owner < 0)
 
-    def visible_rows(self, start: int, stop: int) -> pa.Table:
+    def visible_rows(
+        self, start: int, stop: int, columns: Sequence[str] = tuple(ROW_SCHEMA.names)
+    ) -> pa.Table:
         """Rows `[start, stop)` as every reader may see them.
 
         A row whose own id was deleted appears under its next living id; a dead row is all null.
         """
-        rows = self.rows(start=start, stop=stop)
+        wanted = pa.schema([ROW_SCHEMA.field(name) for name in columns])
+        own = [name for name in columns if name not in _OF_RECORD]
+        rows = self.rows(own, start=start, stop=stop) if own else None
         owner = self._owners(start, stop)
         owners = self.records.take(owner)
         alive = pc.is_valid(owner)
-        columns = {}
-        for field in ROW_SCHEMA:
-            if field.name in ("id", "created_at", "author_id"):
-                columns[field.name] = owners[field.name]
+        found = {}
+        for field in wanted:
+            if rows is None or field.name in _OF_RECORD:
+                found[field.name] = owners[field.name]
             else:
                 null = pa.scalar(None, field.type)
-                columns[field.name] = pc.if_else(alive, disk.one_array(rows[field.name]), null)
-        return pa.table(columns, schema=ROW_SCHEMA)
+                found[field.name] = pc.if_else(alive, disk.one_array(rows[field.name]), null)
+        return pa.table(found, schema=wanted)
 
     def visible_slots(self, slots: Iterable[int]) -> dict[int, pa.Table]:
         """`visible_rows` of whole slots; each part of the index is read once."""

@@ -6,7 +6,7 @@ Every line is a process of its own, from its start to its end: medians of 15 (5 
 in turns, so that a busy moment of the machine falls on all of them. What there is to compare with:
 an interpreter that does nothing, and one that imports the libraries of the command line only. With
 --json the last line is one JSON object with the keys num_runs, nothing_s, typer_rich_s,
-import_pipeline_s, import_store_s, help_s and usage_error_s.
+import_salient_s, import_pipeline_s, import_store_s, help_s and usage_error_s.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import time
 STARTS = {
     "nothing_s": (["-c", "pass"], 0),
     "typer_rich_s": (["-c", "import typer, rich"], 0),
+    "import_salient_s": (["-c", "import salient"], 0),
     "import_pipeline_s": (["-c", "import pipeline"], 0),
     "import_store_s": (["-c", "import store"], 0),
-    "help_s": (["-m", "pipeline", "--help"], 0),
-    "usage_error_s": (["-m", "pipeline", "run"], 2),
+    "help_s": (["-m", "salient", "--help"], 0),
+    "usage_error_s": (["-m", "salient", "run"], 2),
 }
 """What is measured: arguments of the interpreter, and its exit code."""
 

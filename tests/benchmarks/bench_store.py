@@ -191,7 +191,7 @@ def bench_scan(store: ActivationStore, rounds: int) -> Result:
             pass
 
     dataset = xr.open_zarr(root, chunks=None)
-    lazy = store.to_xarray(chunks=None, text=False)
+    lazy = store.to_xarray(text=False, dtype=None)
     spec = {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": str(root / "ffn")},
@@ -267,8 +267,8 @@ def bench_salient(store: ActivationStore, rounds: int) -> Result:
     with sharding_codec(ZARRS_OWN):
         own = xr.open_zarr(root, chunks=None)
         own_s = timed(lambda: through(own))
-    lazy = store.to_xarray(chunks=None, text=False)
-    chunked = store.to_xarray(text=False)
+    lazy = store.to_xarray(text=False, dtype=None)
+    chunked = store.to_xarray(chunks={}, text=False, dtype=None)
 
     def select(source: xr.Dataset) -> Callable[[], object]:
         return lambda: source.ffn.sel(layer=1, neuron=neurons).values

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-selenium = pytest.importorskip("selenium", reason="needs the extra: salient[dev]")
+selenium = pytest.importorskip("selenium", reason="needs the extra: salient-neurons[dev]")
 
 
 @contextmanager

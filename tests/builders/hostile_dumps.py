@@ -58,6 +58,13 @@ def _parquet() -> bytes:
     return out.getvalue()
 
 
+def _arrow() -> bytes:
+    out, table = io.BytesIO(), pa.Table.from_pylist(_texts())
+    with pa.ipc.new_file(out, table.schema) as sink:
+        sink.write_table(table, max_chunksize=7)
+    return out.getvalue()
+
+
 def _tweets(layout: str) -> Callable[[], bytes]:
     return lambda: LAYOUTS[layout]([v1(i) for i in range(NUM_ROWS)])
 
@@ -73,6 +80,7 @@ SOURCES: dict[str, tuple[Callable[[], bytes], str]] = {
     "texts as JSON": (lambda: LAYOUTS["lines"](_texts()), ".jsonl"),
     "plain lines": (lambda: b"\n".join(row["text"].encode() for row in _texts()), ".txt"),
     "parquet": (_parquet, ".parquet"),
+    "arrow": (_arrow, ".arrow"),
 }
 """Name -> maker of a valid file, and how its name ends."""
 
@@ -173,7 +181,7 @@ def hostile_file(folder: Path, seed: int) -> Path:
     if order.random() < 0.9:
         data = spoiled(data, order)
     path = folder / f"{seed}{ending}"
-    path.write_bytes(packed(data, order) if ending != ".parquet" else data)
+    path.write_bytes(packed(data, order) if ending not in (".parquet", ".arrow") else data)
     return path
 
 

@@ -174,7 +174,7 @@ def read_some(store: ActivationStore, rng: random.Random) -> None:
         # Without text it was deleted since, and may or may not be compacted.
         assert number is None or np.isnan(values).all() or (values == wanted).all(), number
     if rng.random() < 0.2:
-        dataset = store.to_xarray(chunks=None)
+        dataset = store.to_xarray()
         assert len(dataset["sample"]) <= len(rows)
         assert dataset[array][0, 0, 0].values.shape == (len(dataset["sample"]),)
     assert store.moments(array, layer=layer)[0] <= len(rows)

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytest.importorskip("distributed", reason="needs the extra: salient[cluster]")
+pytest.importorskip("distributed", reason="needs the extra: salient-neurons[cluster]")
 from distributed import Client
 from distributed.comm import connect
 from distributed.security import Security
@@ -25,6 +25,7 @@ from pipeline.cluster.mapping import map_tasks
 from pipeline.cluster.session import Session, connected
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError
+from store.errors import MissingExtra
 
 NOBODYS = "2s"
 """How long a client tries that nobody lets in."""
@@ -116,7 +117,7 @@ def test_jobs_of_a_batch_system_read_their_keys_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of Slurm all but its queue: what it is handed runs here at once."""
-    pytest.importorskip("dask_jobqueue", reason="needs the extra: salient[jobqueue]")
+    pytest.importorskip("dask_jobqueue", reason="needs the extra: salient-neurons[jobqueue]")
     for name, line in STAND_INS.items():
         command = tmp_path / "bin" / name
         command.parent.mkdir(exist_ok=True)
@@ -228,7 +229,7 @@ def test_every_kind_that_starts_a_scheduler_has_keys_or_says_so() -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with (
-        pytest.raises(ConfigError, match=r"cryptography.*salient\[cluster\]"),
+        pytest.raises(MissingExtra, match=r"cryptography: pip install .+\[cluster\]"),
         credentials("memory"),
     ):
         pass

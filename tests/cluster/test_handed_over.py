@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("distributed", reason="needs the extra: salient[cluster]")
+pytest.importorskip("distributed", reason="needs the extra: salient-neurons[cluster]")
 
 from pipeline.config import RunConfig
 from pipeline.runfolder import run_config

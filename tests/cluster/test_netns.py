@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("distributed", reason="needs the extra: salient[cluster]")
+pytest.importorskip("distributed", reason="needs the extra: salient-neurons[cluster]")
 
 from pipeline import stages
 from pipeline.config import RunConfig

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-pytest.importorskip("distributed", reason="needs the extra: salient[cluster]")
+pytest.importorskip("distributed", reason="needs the extra: salient-neurons[cluster]")
 
 from pipeline import stages
 from pipeline.cluster.preflight import TOKEN

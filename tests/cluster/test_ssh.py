@@ -20,7 +20,7 @@ from pipeline.config import RunConfig
 from tests.builders.cluster_processes import assert_equal_stores, free_port
 from tests.builders.runs import write_mood_run
 
-asyncssh = pytest.importorskip("asyncssh", reason="needs the extra: salient[ssh]")
+asyncssh = pytest.importorskip("asyncssh", reason="needs the extra: salient-neurons[ssh]")
 pytestmark = pytest.mark.slow
 PASSWORD = "only for this test"
 

@@ -39,7 +39,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for command in (
         "init", "check", "run", "extract", "probe", "rank", "consolidate", "ablate", "score",
-        "inspect", "demo", "store", "report", "explore",
+        "inspect", "demo", "store", "report", "explore", "push", "pull",
     ):  # fmt: skip
         assert command in text
         assert run_command([command, "--help"]) == 0

@@ -183,7 +183,7 @@ def write_with_final_states(folder: Path, model: Path) -> Path:
 def test_workers_end_with_their_command(
     tmp_path: Path, tiny_bert: Path, number: signal.Signals
 ) -> None:
-    pytest.importorskip("distributed", reason="needs the extra: salient[cluster]")
+    pytest.importorskip("distributed", reason="needs the extra: salient-neurons[cluster]")
     config = write_mood_run(tmp_path, tiny_bert)
     config.write_text(config.read_text() + '[cluster]\nkind = "processes"\nworkers = 1\n')
     stop(["extract", str(config), "--quiet"], tmp_path, number, 150, ignored_signals)

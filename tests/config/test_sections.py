@@ -49,6 +49,30 @@ def test_relative_paths_are_resolved_against_the_file(tmp_path: Path) -> None:
             ("[head]", '[head]\nfolds_by = "author"'),
             ["head.folds_by = 'author'", 'add `author = "COLUMN"` under [[corpus]]'],
         ),
+        (
+            ('path = "tweets.csv"', 'path = "tweets.csv"\nencoding = "cp1225"'),
+            ["corpus[1].encoding", "no encoding of texts", "did you mean 'cp125", "not 'cp1225'"],
+        ),
+        (
+            ('path = "tweets.csv"', 'path = "tweets.csv"\nencoding = "base64"'),
+            ["corpus[1].encoding", "such as utf-8, utf-16, cp1252", "not 'base64'"],
+        ),
+        (
+            ('path = "tweets.csv"', 'path = "tweets.csv"\ncolumns = ["text", "n", "text"]'),
+            ["corpus[1].columns", "needs a name for each column, each another one, found ['text'"],
+        ),
+        (
+            ('path = "tweets.csv"', 'path = "tweets.csv"\nlabel_names = { modo = "a.txt" }'),
+            ["corpus[1]", "label_names is for tasks that labels has, not for 'modo'"],
+        ),
+        (
+            ('path = "tweets.csv"', 'hub = "some/set"\nencoding = "cp1252"'),
+            ["corpus[1]", "encoding, columns and delimiter are for files; leave them out with hub"],
+        ),
+        (
+            ("[store]", '[score]\nencoding = "none"\n[store]'),
+            ["score.encoding", "no encoding of texts has that name"],
+        ),
         (("[store]", "[store]\nsites = []"), ["store", "sites names none"]),
         (("[store]", "[store]\nexperts = [1]"), ["experts [1]", "add 'experts' to sites"]),
         (("[store]", '[store]\nhidden = "some"'), ["store.hidden", "unknown key"]),
@@ -141,3 +165,27 @@ def test_what_earlier_versions_said_of_hidden_states_is_read(
     assert config.store.sites == sites
     again = RunConfig.from_dict(config.model_dump(mode="json"), origin=tmp_path / "run.json")
     assert again.fingerprint == config.fingerprint
+
+
+def test_how_files_are_read_is_part_of_the_corpus(tmp_path: Path) -> None:
+    base = load(tmp_path, VALID).fingerprint
+    entry = VALID.replace(
+        'path = "tweets.csv"',
+        """path = "tweets.csv"
+encoding = "cp1252"
+columns = ["text", "mood", "level"]
+label_names = { mood = "a/names.txt", level = { 0 = "low" } }
+where = { level = [1, true, "x"], mood = 2 }""",
+    )
+    config = load(tmp_path, entry)
+    source = config.corpus[0]
+    assert source.label_names == {"mood": str(tmp_path / "a/names.txt"), "level": {"0": "low"}}
+    assert source.where == {"level": ("1", "true", "x"), "mood": "2"}
+    assert config.fingerprint != base
+    again = RunConfig.from_dict(config.model_dump(mode="json"), origin=tmp_path / "run.json")
+    assert again == config
+    assert load(tmp_path, entry.replace("a/names", "b/names")).fingerprint == config.fingerprint
+    other = entry.replace('"cp1252"', '"latin-1"')
+    assert load(tmp_path, other).fingerprint != config.fingerprint
+    plain = load(tmp_path, VALID).corpus[0].model_dump()
+    assert not plain.keys() & {"encoding", "columns", "label_names", "separator"}

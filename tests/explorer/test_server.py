@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("panel", reason="needs the extra: salient[explore]")
+pytest.importorskip("panel", reason="needs the extra: salient-neurons[explore]")
 from pipeline import stages
 from pipeline.commands.line import run_command
 from pipeline.config import RunConfig

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("panel", reason="needs the extra: salient[explore]")
+pytest.importorskip("panel", reason="needs the extra: salient-neurons[explore]")
 from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
 from pipeline.explorer.visitors import guard

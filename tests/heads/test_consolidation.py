@@ -335,7 +335,8 @@ def test_folds_of_authors(tmp_path: Path, tiny_bert: Path, finished_run: Path) -
     csv.write_text("\n".join([f"{header},writer", *lines]) + "\n", encoding="utf-8")
     text = path.read_text(encoding="utf-8")
     text = text.replace('time = "created_at"', 'time = "created_at"\nauthor = "writer"')
-    path.write_text(text + 'folds_by = "author"\nkinds = ["sparse", "frozen"]\n', encoding="utf-8")
+    text += 'folds_by = "author"\nkinds = ["sparse"]\neta = [0.3]\n'
+    path.write_text(text, encoding="utf-8")
     config = RunConfig.load(path)
     stages.run(config)
     store = ActivationStore.open(config.store.path)
@@ -376,7 +377,7 @@ def test_folds_of_times_of_splits_that_follow_each_other(
     csv.write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = path.read_text(encoding="utf-8")
     text = text.replace('time = "created_at"', 'time = "created_at"\nsplit = "part"')
-    text += f'folds_by = "time"\nkinds = ["dense", "frozen"]\n{head}'
+    text += f'folds_by = "time"\nkinds = ["dense", "frozen"]\neta = [0.3]\n{head}'
     path.write_text(text, encoding="utf-8")
     config = RunConfig.load(path)
     stages.run(config)

@@ -91,14 +91,14 @@ def test_thresholds_promise_most_over_labels_drawn_from_the_probabilities(metric
     logits, y = rare(1, 400)
     found = calibrate(logits, y, metric=metric)
     calibrated = logits * found.scale + found.shift
-    draws = np.random.default_rng(0).uniform(size=(300, len(y)))
+    draws = np.random.default_rng(0).uniform(size=(100, len(y)))
     labels = (draws < probabilities(calibrated)[:, 1]).astype(np.int64)
     prior = np.log((np.bincount(y) + 1) / (len(y) + 2))
 
     def expected(outputs: Array) -> float:
         return float(np.mean([score(metric, own, outputs) for own in labels]))
 
-    tried = [expected(calibrated - g * (prior[1] - prior[0])) for g in np.linspace(0, 1, 11)]
+    tried = [expected(calibrated - g * (prior[1] - prior[0])) for g in np.linspace(0, 1, 6)]
     assert expected(found.decision_outputs(logits)) > max(tried) - 0.01
 
 

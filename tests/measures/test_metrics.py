@@ -17,7 +17,7 @@ from pipeline.measures.metrics import (
     utility,
 )
 
-pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
+pytest.importorskip("holoviews", reason="needs the extra: salient-neurons[report]")
 
 
 def test_classification_metrics_are_scikit_learns() -> None:

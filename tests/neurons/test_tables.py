@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.neurons.tables import importance_cube
 
-pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
+pytest.importorskip("holoviews", reason="needs the extra: salient-neurons[report]")
 
 
 def test_importance_cube_puts_rows_in_their_places() -> None:

@@ -87,9 +87,9 @@ def test_groups_are_found_once_and_again_if_they_are_of_others(
     known = task_rows(own_run, store, target)
     asked: list[int] = []
 
-    def groups(store: ActivationStore, positions: Any, config: RunConfig) -> Any:
+    def groups(store: ActivationStore, positions: Any, *others: Any) -> Any:
         asked.append(len(positions))
-        return sample_groups(store, positions, config)
+        return sample_groups(store, positions, *others)
 
     monkeypatch.setattr(rows_module, "sample_groups", groups)
     task_rows(own_run, store, target)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("selenium", reason="needs the extra: salient[dev]")
+pytest.importorskip("selenium", reason="needs the extra: salient-neurons[dev]")
 from selenium.webdriver.common.keys import Keys
 
 from pipeline import stages
@@ -33,8 +33,8 @@ from tests.builders.browser import (
 from tests.builders.runs import write_mood_run
 from tests.builders.waiting import wait_until
 
-pytest.importorskip("panel", reason="needs the extra: salient[explore]")
-pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
+pytest.importorskip("panel", reason="needs the extra: salient-neurons[explore]")
+pytest.importorskip("holoviews", reason="needs the extra: salient-neurons[report]")
 
 SCRIPT = "<script>document.title = 'broken'</script>"
 SHOTS = os.environ.get("SALIENT_SCREENSHOTS")
@@ -45,6 +45,7 @@ SHOTS = os.environ.get("SALIENT_SCREENSHOTS")
 def nasty_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> RunConfig:
     """A finished run with a tweet and a class that would run a script if they were not escaped."""
     path = write_mood_run(tmp_path_factory.mktemp("nasty"), tiny_bert)
+    path.write_text(path.read_text() + 'eta = [0.25]\nkinds = ["sparse", "dense"]\n')
     file = path.parent / "tweets.csv"
     text = file.read_text().replace(",sad,", f",{SCRIPT},")
     header, *rows = text.splitlines()

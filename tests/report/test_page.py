@@ -19,7 +19,7 @@ from pipeline.heads.model import KINDS
 from pipeline.report.facts import read_run
 from store.tables import read_json, write_json, write_table
 
-pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
+pytest.importorskip("holoviews", reason="needs the extra: salient-neurons[report]")
 from pipeline.report import charts, figures, page
 
 NASTY = "</script><script>alert(1)</script>"

@@ -19,7 +19,7 @@ from pipeline.report.terminal import depth_table, task_table
 from pipeline.runfolder import RunFolder, read_metrics
 from store.tables import read_table
 
-pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
+pytest.importorskip("holoviews", reason="needs the extra: salient-neurons[report]")
 from pipeline.report import figures
 
 GAIN = {"value": 0.07034, "low": -0.00256, "high": 0.09847}

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -193,6 +194,22 @@ def test_tweets_notices_and_bad_lines(score: Score, tmp_path: Path) -> None:
     assert len(whole) == 5 and whole["date"].to_pylist() == ["2021-01-01"] * 5
 
 
+def test_files_in_a_zip_are_named(score: Score, tmp_path: Path) -> None:
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/day.csv", "id,text\n1,rain\n")
+        archive.writestr("b/day.csv", "id,text\n2,tea\n3,sun\n")
+    with pytest.raises(IncompleteScores) as failure:
+        score(path)
+    remedy = f'{path}: holds 2 files: a/day.csv, b/day.csv; name one, as in "{path}/a/day.csv"'
+    assert str(failure.value) == remedy
+    assert score(path / "a" / "day.csv").scored == 1
+    assert score(path / "b" / "day.csv").scored == 2
+    assert score(path / "b" / "day.csv").inputs[0].state == "unchanged"
+    with pytest.raises(ConfigError, match="no such input"):
+        score(tmp_path / "none.zip" / "a.csv")
+
+
 def test_too_many_bad_lines_fail_the_run_and_its_rerun(score: Score, tmp_path: Path) -> None:
     (tmp_path / "dump").write_bytes(jsonl([v1(0)]) + b"{broken\n")
     for unchanged in (0, 1):
@@ -244,12 +261,17 @@ def test_odd_values_and_names_of_files_lose_nothing(score: Score, tmp_path: Path
     same = tmp_path / "same.csv"
     same.write_text("id,text\n123,happy cat\n")
     odd = tmp_path / "odd.jsonl"
-    odd.write_text('{"id": "a", "text": "glad"}\n{"id": "b", "text": {"x": "\\ud83d"}}\n')
+    odd.write_text(
+        '{"id": "a", "text": "glad"}\n{"id": "b", "text": "x \\ud83d"}\n'
+        '{"id": "d", "text": {"x": "\\ud83d"}}\n'
+    )
     name = os.fsdecode(str(tmp_path / "tw").encode() + b"\xe9.csv")
     Path(name).write_text("id,text\nc,happy\n")
     report = score(binary, same, odd, Path(name))
     assert scores(tmp_path / "out")["id"].to_pylist() == ["123", "124", "a", "b", "c"]
     assert report.to_dict()["repeated"] == 1 and report.to_dict()["inputs"]["failed"] == 0
+    reason = "… holds an object, no text; name what is in it, such as …"
+    assert report.to_dict()["quarantined_by"] == {reason: 1}
 
 
 def test_a_parquet_file_with_two_columns_of_one_name(score: Score, tmp_path: Path) -> None:

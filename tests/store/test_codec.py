@@ -70,7 +70,7 @@ def test_every_reader_agrees(root: Path, selection: Any) -> None:
     google = tensorstore.open(spec, read=True).result()
     ids = [f"id{i}" for i in range(60)]
     full = values_of(ActivationStore.open(root).schema, ids)["ffn"]
-    lazy = ActivationStore.open(root).to_xarray(chunks=None)
+    lazy = ActivationStore.open(root).to_xarray()
     want = full[selection]
     if isinstance(selection, tuple) and any(isinstance(part, list) for part in selection):
         np.testing.assert_array_equal(ours.oindex[selection], want)

@@ -23,6 +23,7 @@ from store import (
     ChangedTextError,
     StoreError,
     StoreSchema,
+    open_dataset,
     text_hash,
 )
 from tests.builders.store_processes import values_of
@@ -121,8 +122,8 @@ def test_plain_zarr_and_xarray_read_the_same(store: ActivationStore) -> None:
         np.testing.assert_array_equal(chosen.values, want[2, 1, [1, 4]])
 
 
-@pytest.mark.parametrize("chunks", ["shards", None])
-def test_to_xarray(store: ActivationStore, chunks: str | None) -> None:
+@pytest.mark.parametrize("chunks", [{}, None])
+def test_to_xarray(store: ActivationStore, chunks: dict[str, int] | None) -> None:
     append(store, dated_samples(0, 13))
     labels = pa.table({"id": ["id3", "id99"], "split": ["train", "test"], "label": ["joy", "fear"]})
     store.put_labels("mood", labels, spec={"kind": "class"})
@@ -130,8 +131,9 @@ def test_to_xarray(store: ActivationStore, chunks: str | None) -> None:
     want = expected(store, "ffn", [f"id{i}" for i in range(13)]).reshape(3, 2, 5, 13)
     again = pickle.loads(pickle.dumps(dataset))  # noqa: S301  as dask's workers receive it
     np.testing.assert_array_equal(again.ffn.values, want)
-    if chunks:
+    if chunks is not None:
         assert dataset.ffn.chunks == ((1, 1, 1), (2,), (5,), (8, 5))
+    xr.testing.assert_identical(dataset, open_dataset(store.location.root, chunks=chunks))
     np.testing.assert_array_equal(dataset.ffn.values, want)
     got = dataset.ffn.sel(layer=1, pooling="max", neuron=[4, 0], sample=["id9", "id2"])
     np.testing.assert_array_equal(got.values, want[1, 1][[4, 0]][:, [9, 2]])

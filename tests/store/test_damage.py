@@ -141,7 +141,7 @@ def few_rows(root: Path) -> list[Any]:
 
 
 def as_xarray(root: Path) -> dict[str, Any]:
-    return values_in(ActivationStore.open(root).to_xarray(chunks=None))
+    return values_in(ActivationStore.open(root).to_xarray())
 
 
 def plain(root: Path) -> dict[str, Any]:

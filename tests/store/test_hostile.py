@@ -440,7 +440,7 @@ def use_all(root: Path) -> str:
     attempt(lambda: opened().read_matrix(layer=0).shape)
     attempt(lambda: opened().read_features(layer=1, features=[1]).shape)
     attempt(lambda: opened().moments(layer=0)[0])
-    attempt(lambda: opened().to_xarray(chunks=None).load())
+    attempt(lambda: opened().to_xarray().load())
     attempt(lambda: verify(opened()))
     attempt(lambda: export_parquet(opened(), root.parent / "out.parquet", layer=0, units=[1]))
     attempt(lambda: export_archive(opened(), root.parent / "out.zarr"))

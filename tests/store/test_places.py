@@ -40,7 +40,7 @@ def test_reading_through_fsspec(store: ActivationStore) -> None:
     np.testing.assert_array_equal(remote.read_features(**wanted), store.read_features(**wanted))
     assert remote.samples().equals(store.samples())
     assert verify(remote).sound
-    assert remote.to_xarray(chunks=None).ffn.sel(layer=1, sample="id7").shape == (2, 6)
+    assert remote.to_xarray().ffn.sel(layer=1, sample="id7").shape == (2, 6)
     with pytest.raises(StoreError, match="only local and mounted"):
         remote.commit()
     files.rm("/bucket/s/ffn/c/0/0/0/1")

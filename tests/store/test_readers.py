@@ -54,7 +54,7 @@ def check(store: ActivationStore, dead: set[int], num: int = 40) -> None:
     ):
         np.testing.assert_array_equal(values[living], want(living))
         assert np.isnan(values[sorted(dead)]).all()
-    dataset = store.to_xarray(chunks=None)
+    dataset = store.to_xarray()
     ids = [name for name in dataset["sample"].values if name in {f"id{n}" for n in living}]
     assert len(ids) == len(living)
     by_id = dataset.ffn[0].sel(sample=ids).values.reshape(12, -1).T

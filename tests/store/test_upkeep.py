@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections import Counter
@@ -22,6 +23,7 @@ from store.commits.plans import drop_plan
 from store.disk import durable
 from store.disk.location import LocalLocation
 from store.disk.locks import process_lock
+from store.layout.attributes import store_attributes
 from store.layout.manifests import LayerSummary, Manifest, encode_manifest
 from store.layout.moments import Moments
 from store.upkeep.compaction import compact
@@ -60,7 +62,7 @@ def check_deleted(store: ActivationStore, dead: set[int], total: int = 40) -> No
     assert count == len(living)
     np.testing.assert_allclose(mean, want(ids).mean(0), rtol=1e-6)
     np.testing.assert_allclose(m2, want(ids).var(0) * count, rtol=1e-5)
-    dataset = store.to_xarray(chunks=None)
+    dataset = store.to_xarray()
     assert dataset.sample.values.tolist() == ids
     np.testing.assert_array_equal(dataset.ffn[0].values.reshape(-1, len(ids)).T, want(ids))
     with pytest.raises(StoreError, match="were deleted"):
@@ -214,6 +216,18 @@ def test_gc_removes_only_what_nobody_needs(store: ActivationStore) -> None:
     assert verify(store).sound
     with pytest.raises(StoreError, match="keep is 0"):
         gc(store, keep=0)
+
+
+def test_words_in_the_root_are_compared(store: ActivationStore) -> None:
+    path = store.location.root / "zarr.json"
+    root = json.loads(path.read_text())
+    words = store_attributes(store.schema)
+    path.write_text(json.dumps({**root, "attributes": {**root["attributes"], "backbone": "other"}}))
+    assert "differs from what snapshot" in str(verify(store))
+    for name in words:  # as earlier versions wrote it
+        del root["attributes"][name]
+    path.write_text(json.dumps(root))
+    assert verify(store).sound
 
 
 def test_info_and_snapshots_read_well(store: ActivationStore) -> None:

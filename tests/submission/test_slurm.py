@@ -29,7 +29,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.skip(f"no {missing[0]} here: apt-get install -y slurm-wlm munge")
     if os.geteuid():
         pytest.skip("starting a Slurm needs root")
-    pytest.importorskip("dask_jobqueue", reason="needs the extra: salient[jobqueue]")
+    pytest.importorskip("dask_jobqueue", reason="needs the extra: salient-neurons[jobqueue]")
     folder = tmp_path_factory.mktemp("slurm")
     settings = {**os.environ, "SLURM_PORT": str(free_port())}
     started = subprocess.run(

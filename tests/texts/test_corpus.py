@@ -21,6 +21,7 @@ from pipeline.texts.rows import read_rows
 from pipeline.texts.sources import _values, short_names
 from pipeline.texts.splits import SPLITS
 from store import text_hash
+from store.errors import MissingExtra
 from tests.builders.paths import SHARED
 from tests.builders.tables import made_rows, write_csv, write_jsonl
 
@@ -158,7 +159,8 @@ def test_tweeteval_folder_and_single_files(tmp_path: Path) -> None:
 
 def test_hub_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "pip install datasets" in message({"hub": "some/set", "labels": {"mood": "label"}})
+    with pytest.raises(MissingExtra, match=r"pip install .+\[hub\]'"):
+        load({"hub": "some/set", "labels": {"mood": "label"}}, tasks=(MOOD,))
 
 
 def test_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +380,7 @@ def test_labels_of_sets_are_found_in_training_or_are_the_columns(tmp_path: Path)
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("['tea']", "is no JSON array; write"),
+        ("['tea', rain]", 'is no list of labels; write ["a", "b"] or a|b'),
         ("[null]", "has an element that is no label"),
         ('[["tea"]]', "has an element that is no label"),
         ("tea|", "has an element that is no label"),
@@ -417,7 +419,7 @@ def test_commas_between_labels_are_not_in_their_names(
         assert len(load(source, tasks=[task]).classes["mood"]) == 3
         return
     found = message(source, tasks=[task])
-    assert f"line {line}: sets {cells[line - 2]!r} looks like several labels; write" in found
+    assert f"line {line}: sets {cells[line - 2]!r} looks like several labels; set sep" in found
     assert "name it under `labels`" in found
 
 
@@ -425,7 +427,7 @@ def test_lists_and_objects_are_no_classes(tmp_path: Path) -> None:
     rows = [row | {"sets": ["tea", "rain"][: i % 3]} for i, row in enumerate(made_rows())]
     source = {"path": write_jsonl(tmp_path / "a.jsonl", rows), "labels": {"mood": "sets"}}
     found = message(source)
-    assert "line 1: sets '[]' is a list, no class; multilabel tasks take lists; mend" in found
+    assert "line 1: sets '[]' is a list, no class; set type = \"multilabel\" for lists" in found
     write_jsonl(tmp_path / "a.jsonl", [row | {"sets": {"tea": 1}} for row in made_rows()])
     assert """'{"tea":1}' is an object, no class""" in message(source)
     rows = [row | {"sets": "[unk]" if i % 3 else "[1, 2"} for i, row in enumerate(made_rows())]
@@ -657,7 +659,7 @@ def test_messages_for_files(tmp_path: Path) -> None:
     assert message({"path": missing, "labels": labels}).startswith(
         f"{missing}: no such file; check the path"
     )
-    assert "needs the TweetEval layout" in message({"path": str(tmp_path), "labels": labels})
+    assert "the folder holds no files" in message({"path": str(tmp_path), "labels": labels})
     path = tmp_path / "a.csv"
     for data, expected in (
         (b"", "is empty"),
@@ -669,8 +671,8 @@ def test_messages_for_files(tmp_path: Path) -> None:
         (b"text,moods\na,1\n", "no column 'mood'; did you mean 'moods'?"),
         (b"text,mood\na,b,1\n", "line 2: wrong number of fields: 3, the header has 2"),
         (b'text,mood\na,0\n"a\nb,1\n', "line 3: the row that starts here cannot be read"),
-        (b"text,mood\na,0\nb\xff,1\n", "line 3: not UTF-8: byte 0xff at position 2"),
-        (b"\xff\xfet\x00e\x00", "is UTF-16; save it as UTF-8"),
+        (b"text,mood\na,0\nb\xff,1\n", "line 3: not UTF-8: byte 0xFF at position 2"),
+        (b"\xff\xfet\x00e\x00", "no column 'text'; did you mean 'te'?"),
     ):
         path.write_bytes(data)
         assert expected in message({"path": str(path), "labels": labels})

@@ -19,7 +19,8 @@ def test_every_format_can_be_asked_for(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "a.jsonl", ["text"], format="xml"))
     labelled = set(get_args(CorpusSource.model_fields["format"].annotation))
     assert labelled - {"auto", "hub"} == set(FORMATS) - {"text"}  # plain lines hold no labels
-    assert set(READERS) - {TWEETS} == set(FORMATS) - {"tweeteval"}  # whose texts are plain lines
+    of_sets = {"tweeteval", "trees", "folders"}  # layouts of labels
+    assert set(READERS) - {TWEETS} == set(FORMATS) - of_sets
 
 
 def test_formats_are_told_from_name_and_content(tmp_path: Path) -> None:

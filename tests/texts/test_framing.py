@@ -122,7 +122,7 @@ def test_damaged_lines_are_quarantined_in_place(tmp_path: Path) -> None:
     assert [row["line"] for row in rows(blocks)] == [1, 3, 9, 11]
     assert [row["line"] for row in bad(blocks)] == [2, 4, 5, 6, 7, 8, 10]
     reasons = [row["reason"] for row in bad(blocks)]
-    assert reasons[2] == "not UTF-8: byte 0xff"
+    assert reasons[2] == "not UTF-8: byte 0xFF"
     assert reasons[3] == "not a tweet but a JSON NoneType"
     assert reasons[4] == "not JSON: nested too deeply"
     assert reasons[6] == "not a tweet: its keys are unknown"

@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_a_long_value_of_a_parquet_file(tmp_path: Path) -> None:
     assert block.bad["line"].to_pylist() == [2, 3]
     assert block.bad["reason"].to_pylist() == [
         "longer than max_line_bytes = 2000",
-        "not UTF-8: byte 0xff",
+        "not UTF-8: byte 0xFF",
     ]
 
 
@@ -176,7 +177,30 @@ def test_headers_of_a_tar_within_headers(tmp_path: Path) -> None:
     assert accounted(tmp_path / "a.tar")["bad"] == 1
 
 
-def test_a_zip_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"PK\x03\x04" + random.Random(0).randbytes(500))
     (block,) = read_blocks(tmp_path / "a.json", "tweets", InputOptions())
-    assert block.bad["reason"].to_pylist() == ["a zip archive is not read"]
+    assert block.bad["reason"].to_pylist() == ["damaged zip: File is not a zip file"]
+
+
+def test_a_zip_of_zeros(tmp_path: Path) -> None:
+    line = json.dumps(v1(0)).encode() + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", line + bytes(256 * MB) + b"\n" + line)
+    assert (tmp_path / "a.zip").stat().st_size < 2 * MB
+    counts = read_apart(tmp_path / "a.zip")
+    assert (counts["rows"], counts["bad"]) == (2, 1)
+
+
+def test_spoiled_zips(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", b"".join(json.dumps(v1(i)).encode() + b"\n" for i in range(50)))
+    data, rng = file.getvalue(), random.Random(0)
+    for _ in range(60):
+        spoiled = bytearray(data[: rng.choice([len(data), rng.randrange(4, len(data))])])
+        for _ in range(rng.randrange(4)):
+            spoiled[rng.randrange(4, len(spoiled))] = rng.randrange(256)
+        (tmp_path / "a.zip").write_bytes(spoiled)
+        counts = accounted(tmp_path / "a.zip")
+        assert counts["rows"] == 50 or counts["bad"] or counts["failed"]

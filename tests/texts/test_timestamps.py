@@ -22,6 +22,8 @@ from pipeline.texts.timestamps import parse_time, snowflake_seconds
         ("1609486140.75", 1609486140),
         ("2021-01-01", 1609459200),
         ("-1", -1),
+        ("20261301", 20261301),
+        ("1000", 1000),
     ],
 )
 def test_times(value: str, seconds: int) -> None:
@@ -36,6 +38,9 @@ def test_times(value: str, seconds: int) -> None:
         "Fri Foo 01 07:29:00 +0000 2021",
         "Fri Jan 45 07:29:00 +0000 2021",
         "9" * 40,
+        "2026",
+        "20260131",
+        "20150224.0",
         "0001-01-01T00:00:00+05:00",
     ],
 )
