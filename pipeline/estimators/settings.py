@@ -19,6 +19,7 @@ from sklearn.utils import check_random_state
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.errors import ConfigError
 from pipeline.estimators.inputs import SettingError
+from pipeline.extraction import model_section
 
 PARAMETERS = {
     "model": ("backbone", "model"),
@@ -72,9 +73,6 @@ def configured(
             )
         data[section][key] = value
     data["head"].setdefault("kinds", QUICK)
-    model, revision = split_model(data["backbone"].get("model", ""))
-    if revision and "revision" not in data["backbone"]:
-        data["backbone"] |= {"model": model, "revision": revision}
     data["splits"].setdefault("val", max(0.15, min(MOST_VAL, VAL_TEXTS / max(num_texts, 1))))
     data["store"] |= {"path": "store", "keep_text": False}
     data["store"].setdefault("samples_per_shard", 2048)
@@ -87,22 +85,16 @@ def configured(
         "tasks": [task.model_dump()],
         "cluster": {"device": parameters.get("device", "auto")},
     }
+    backbone = data["backbone"]
     try:
+        if isinstance(backbone.get("model"), str) and "revision" not in backbone:
+            backbone |= model_section(backbone["model"])
         return RunConfig.from_dict(whole, origin=Path(name))
     except ConfigError as error:
         said = str(error)
         for parameter, (section, key) in PARAMETERS.items():
             said = said.replace(f"{section}.{key}:", f"{parameter}:")
         raise SettingError(said) from None
-
-
-def split_model(model: Any) -> tuple[str, str]:
-    """A model's location and, of ``user/name@COMMIT``, its revision; "" without."""
-    name = str(model)
-    if "@" not in name or Path(name).expanduser().exists():
-        return name, ""
-    location, _, revision = name.rpartition("@")
-    return location, revision
 
 
 def task_of(kind: str, name: str, classes: tuple[str, ...], metric: str | None) -> TaskConfig:

@@ -19,14 +19,13 @@ from pipeline.errors import HeadError
 from pipeline.estimators.inputs import check_same_length, read_texts, read_weights
 from pipeline.estimators.labels import Labels, task_name
 from pipeline.estimators.learning import ALONE, Learned, LongWork, learn
-from pipeline.estimators.settings import split_model
 from pipeline.estimators.summary import (
     Summary,
     feature_names,
     model_features,
     salient_neurons,
 )
-from pipeline.extraction import Golden, read_outputs
+from pipeline.extraction import Golden, model_section, read_outputs
 from pipeline.heads import Head, Sheet, backbone_facts, head_facts
 from pipeline.progress import advance, teller
 from pipeline.scoring import Scorer, trained_normalisation
@@ -192,7 +191,7 @@ class TextEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             model = str(self.model)
             engine.scorer = Scorer(
                 [self.head_],
-                model=None if model == self._model else split_model(model)[0],
+                model=None if model == self._model else model_section(model)["model"],
                 device=self.device,
                 backbone=engine.backbone,
                 trust_remote_code=self._trusted,
