@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from store import disk
 from store.errors import StoreError
@@ -52,8 +52,10 @@ def read_json(path: Path, *, remedy: str = AGAIN) -> dict[str, Any]:
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays, of any shapes, as one safetensors file with a checksum."""
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    metadata = disk.encode_metadata(contiguous)
-    _publish(path, lambda file: save_file(contiguous, file, metadata=metadata))
+    content = save(contiguous, metadata=disk.encode_metadata(contiguous))
+    # not safetensors' `save_file`: that one fills a temporary file of its own beside ours, which
+    # nobody knows to remove after a kill
+    _publish(path, lambda file: file.write_bytes(content))
 
 
 def read_arrays(path: Path, *, remedy: str = AGAIN) -> dict[str, NDArray[Any]]:
