@@ -4,21 +4,28 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-all test-install test-newest test-gpu lint check format docs lock clean
+.PHONY: help demo notebooks test test-all test-install test-newest test-gpu lint check format docs guide lock clean
 
 help:
 	@echo "make demo      install into $(VENV) and run the whole pipeline on the embedded example"
 	@echo "make test      install into $(VENV), lint, type-check and test (about ten minutes)"
 	@echo "make test-all  the same with the slow tests"
-	@echo "make test-install  build the wheel and the sdist, install and run them in an empty environment"
+	@echo "make test-install  build the wheel and the sdist, install and run them, hold README against the demo"
 	@echo "make test-newest  what needs no torch, on the newest Python here with the newest versions"
 	@echo "make test-gpu  on a machine with a GPU: its tests, and extraction's rates there"
 	@echo "make format    format and fix the code"
 	@echo "make docs      write the API pages into runs/docs"
+	@echo "make guide     write the page of all configuration keys anew"
+	@echo "make notebooks  execute the notebooks and write their outputs (SALIENT_IMDB: a folder with IMDb)"
 	@echo "make lock      pin all versions anew in requirements.lock"
 
 demo: $(VENV)/.demo
 	$(BIN)/salient demo runs/demo
+
+# In place, as a code host shows them; 02 on IMDb only where SALIENT_IMDB names it.
+notebooks: $(VENV)/.dev
+	test -d runs/demo || $(BIN)/salient demo runs/demo
+	$(BIN)/python -m tests.notebooks
 
 test check: lint
 	$(BIN)/python -m pytest
@@ -70,11 +77,14 @@ docs: $(VENV)/.dev
 	$(PDOC) -d google -o runs/docs salient pipeline store $(subst /,.,$(basename $(ROOMS)))
 	@echo "open runs/docs/index.html"
 
+guide: $(VENV)/.dev
+	$(BIN)/salient help --markdown > notebooks/guide/configuration.md
+
 # Resolved afresh on the oldest supported Python, so that one file serves all; torch stays at its pin.
 TORCH = 2.13.0
 lock:
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install -q torch==$(TORCH) '.[all,dev]'
+	$(VENV)-lock/bin/python -m pip install -q torch==$(TORCH) '.[all,dev,notebook]'
 	{ echo '# All direct and indirect versions; written by `make lock`. Use: pip install -c requirements.lock ...'; \
 	  $(VENV)-lock/bin/python -m pip freeze --all --exclude pip --exclude salient-neurons | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf $(VENV)-lock

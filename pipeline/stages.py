@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.backbone import POOLINGS, Backbone, engine_of
+from pipeline.backbone import Backbone, check_named, engine_of
 from pipeline.cluster import at_most, map_tasks, workers_for
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, CorpusError, ProbeError, did_you_mean
+from pipeline.errors import ConfigError, CorpusError, RunInputError
 from pipeline.extraction import (
     SET_ASIDE_SCHEMA,
     ExtractReport,
@@ -35,7 +36,8 @@ from pipeline.heads import (
     evaluate_task,
 )
 from pipeline.locking import one_at_a_time
-from pipeline.neurons import RANKINGS
+from pipeline.measures import doubt_of_rows
+from pipeline.neurons import rank
 from pipeline.probes import (
     ProbeResult,
     fit_layer,
@@ -58,7 +60,15 @@ from pipeline.runfolder import (
     read_metrics,
     write_card,
 )
-from pipeline.texts import Corpus, Target, corpus_of, describe_corpus, memory_target
+from pipeline.texts import (
+    Corpus,
+    Target,
+    check_counts,
+    corpus_of,
+    describe_corpus,
+    doubts,
+    memory_target,
+)
 from store import ActivationStore
 from store.errors import SalientError
 from store.layout import Source, final_hidden, stored_sources
@@ -68,17 +78,57 @@ GRAM_PARTS = 16
 """Shares in which a cluster makes the Gram matrix of a layer too large for a worker's memory."""
 
 
+def prepare(config: RunConfig, *, say: Say = silent) -> Corpus:
+    """Read the corpus, tell what is in it (of each task the rows of every class in every split),
+    and check all that would stop a run later. No model is loaded, and nothing is written.
+
+    Returns:
+        The corpus; its report has ``label_counts`` and ``warnings``.
+
+    Raises:
+        CorpusError, ConfigError, BackboneError: what cannot be used of texts, labels, settings,
+            or the model's folder.
+    """
+    if config.cluster.kind == "local":  # elsewhere the workers load it
+        check_named(config.backbone.model, revision=config.backbone.revision)
+    corpus = corpus_of(config)
+    say(describe_corpus(corpus))
+    for task in config.tasks:
+        counts = corpus.report.label_counts[task.name]
+        check_counts(task, counts, by_folds=config.head.by_folds)
+    _check_early(config, corpus)
+    warnings = tuple(_doubts(config, corpus))
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return replace(corpus, report=replace(corpus.report, warnings=warnings))
+
+
+def _doubts(config: RunConfig, corpus: Corpus) -> Iterator[str]:
+    """What is odd about the tasks' labels, in sentences."""
+    by_folds = config.head.by_folds
+    for task in config.tasks:
+        counts = corpus.report.label_counts[task.name]
+        rows = {split: own["rows"] for split, own in counts.items()}
+        judging = sum(rows[split] for split in ("train", "val")[not by_folds :])
+        judged = "training and validation rows" if by_folds else "validation rows"
+        for number, what, use in (
+            (judging, judged, "heads are judged"),
+            (rows["test"], "test rows", "scores are reported"),
+        ):
+            if (doubt := doubt_of_rows(number)) is not None:
+                yield f"task {task.name!r}: {number} {what}, by which {use}: {doubt}"
+        yield from doubts(task, counts, by_folds=by_folds)
+
+
 def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     """Read the corpus, compute what the store lacks, put the labels beside it.
 
     Raises:
         SalientError: a bad source, model or store; what the store had stays as it was.
     """
-    _check_names(config)
-    corpus = corpus_of(config)
-    say(describe_corpus(corpus))
+    corpus = prepare(config, say=say)
     folder = RunFolder(Path(config.run_dir))
-    _check_early(config, corpus, folder)
+    _check_writable(folder)
     with workers_for(config, say) as session:
         if session is None:
             report = extract_here(config, corpus.samples, say)
@@ -136,22 +186,7 @@ def _say_what_differs(config: RunConfig, store: ActivationStore, say: Say) -> No
         )
 
 
-def _check_names(config: RunConfig) -> None:
-    """Names of rows in tables of wings above the configuration, before anything is read."""
-    for key, names, known in (
-        ("store.poolings", config.store.poolings, [*POOLINGS]),
-        ("head.ranking", (config.head.ranking,), ["weight", *RANKINGS]),
-    ):
-        if odd := [name for name in names if name not in known]:
-            hint = did_you_mean(odd[0], known)
-            raise ConfigError(
-                f"{key}: {odd[0]!r} is unknown{hint and f', {hint}'}; choose from"
-                f" {', '.join(known)}"
-            )
-
-
-def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
-    """Find before the long work what would stop the run after it."""
+def _check_writable(folder: RunFolder) -> None:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.path):
@@ -160,6 +195,10 @@ def _check_early(config: RunConfig, corpus: Corpus, folder: RunFolder) -> None:
         raise ConfigError(
             f"run_dir {folder.path}: cannot be written ({error.strerror}); choose another folder"
         ) from None
+
+
+def _check_early(config: RunConfig, corpus: Corpus) -> None:
+    """Find before the long work what would stop the run after it."""
     needed = max(2, config.head.num_folds)
     for task in config.tasks:
         classes = corpus.classes.get(task.name, ())
@@ -294,7 +333,7 @@ def _find_groups(
 
 
 def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
-    """Phase 2: train heads, choose depth and kind on validation, then read the test split once.
+    """Phase 2: train heads, choose one by rows held out, then read the test split once.
 
     Returns:
         The content of ``metrics.json``.
@@ -320,7 +359,7 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
         for source in stored_sources(store.schema):
             digest.update(source.name.encode())
             if why := lacking(config, store, target, source, fingerprints[name]):
-                raise ProbeError(
+                raise RunInputError(
                     f"{config.run_dir}: no probe of task {name!r} for"
                     f" {_name(store, source)} with this configuration; run `salient probe` first"
                     f" ({why})"
@@ -346,16 +385,20 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
         num_done += 1
         advance(say, "consolidated", num_done, len(config.tasks), "tasks")
 
-    say("heads: trying kinds and depths")
+    say("heads: trying kinds, and numbers of blocks")
     arguments = [(config, snapshot, task) for task in config.tasks]
     folder.metrics.unlink(missing_ok=True)  # of the heads that are now replaced
-    map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)
+    results = map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)
     reports = map_tasks(evaluate_task, arguments, config.cluster)
+    sizes = {result.task: list(result.by_size) for result in results}
     metrics = {
         "format_version": 1,
         "fingerprint": fingerprint,
         "snapshot": snapshot,
-        "tasks": {task.name: report for task, report in zip(config.tasks, reports, strict=True)},
+        "tasks": {
+            task.name: report | {"by_size": sizes[task.name]}
+            for task, report in zip(config.tasks, reports, strict=True)
+        },
     }
     write_json(folder.metrics, metrics)
     return metrics
@@ -364,22 +407,37 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
 def _say_head(result: HeadResult, say: Say) -> None:
     card = result.chosen.card
     say(
-        f"head {result.task}: {card.kind}, blocks 0..{card.depth},"
+        f"head {result.task}: {card.kind} on {card.depth + 1} of {card.num_layers} blocks,"
         f" {counted(card.num_features, 'feature')}, {card.metric}"
-        f" {card.metrics['score']:.4f} (of {result.num_tried} tried)"
+        f" {card.metrics['score']:.4f} (of {counted(result.num_tried, 'head')} tried)"
     )
+    say(f"  chosen because {card.metrics['choice']['why']}")
 
 
 def run(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
-    """Extract, probe and consolidate; returns the metrics."""
+    """Extract, probe and consolidate; returns the metrics.
+
+    Where ``head.ranking`` is another than the probes' weights, neurons are ranked in between.
+    """
     with workers_for(config, say):
         extract(config, say=say)
         probe(config, say=say)
+        folder = RunFolder(Path(config.run_dir))
+        names = [task.name for task in config.tasks]
+        if config.head.ranking != "weight" and not all(
+            folder.ranking("rankings", name).is_file() for name in names
+        ):
+            rank(config, say=say)
         return consolidate(config, say=say)
 
 
 def learn(
-    config: RunConfig, corpus: Corpus, *, backbone: Backbone | None = None, say: Say = silent
+    config: RunConfig,
+    corpus: Corpus,
+    *,
+    backbone: Backbone | None = None,
+    say: Say = silent,
+    tell: Say | None = None,
 ) -> list[HeadResult]:
     """All stages over a corpus in memory, in this process, with no look at a test split.
 
@@ -391,13 +449,15 @@ def learn(
         corpus: with the tasks of the configuration, from ``memory_corpus``.
         backbone: loaded already; default as the configuration says.
         say: called with lines.
+        tell: called with those on the heads; default ``say``.
 
     Raises:
         SalientError: a bad setting, model or store, or a task that cannot be fitted.
     """
-    _check_names(config)
+    tell = say if tell is None else tell
     folder = RunFolder(Path(config.run_dir))
-    _check_early(config, corpus, folder)
+    _check_early(config, corpus)
+    _check_writable(folder)
     report = extract_here(config, corpus.samples, say, backbone)
     store = ActivationStore.open(config.store.path)
     _write_run(folder, config, store, corpus, report)
@@ -408,8 +468,10 @@ def learn(
         _probe_targets(config, store, targets, say)
     results = []
     for target in targets:
+        texts = counted(len(corpus.samples), "text")
+        tell(f"heads: trying kinds, and numbers of blocks, on {texts}; no model runs for this")
         results.append(consolidate_target(config, store, target, every=False, probed=probed))
-        _say_head(results[-1], say)
+        _say_head(results[-1], tell)
     return results
 
 

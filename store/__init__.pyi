@@ -3,7 +3,9 @@ from .commits.plans import AppendPlan as AppendPlan
 from .errors import ChangedTextError as ChangedTextError
 from .errors import DamagedShardError as DamagedShardError
 from .errors import SalientError as SalientError
+from .errors import StoreBusy as StoreBusy
 from .errors import StoreError as StoreError
+from .errors import StoreInputError as StoreInputError
 from .layout.schema import ArrayLayout as ArrayLayout
 from .layout.schema import StoreSchema as StoreSchema
 from .layout.slots import Block as Block

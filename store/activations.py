@@ -37,6 +37,7 @@ from store.commits import (
     delete_from_plan,
     doomed_records,
     drop_plan,
+    known_authors,
     plan_append,
     plan_backfill,
     remove_texts,
@@ -47,7 +48,7 @@ from store.commits import (
     write_block,
 )
 from store.disk import LocalLocation, check_writable_file_system, locked, process_lock
-from store.errors import StoreError
+from store.errors import StoreInputError
 from store.layout import Block, StoreSchema, write_axis_coordinates
 from store.reading import StoreView
 from store.records import (
@@ -74,8 +75,8 @@ if TYPE_CHECKING:
 AnyArray = npt.NDArray[np.generic]
 
 
-def _exists_already(path: str | Path) -> StoreError:
-    return StoreError(
+def _exists_already(path: str | Path) -> StoreInputError:
+    return StoreInputError(
         f"{path}: exists already and is no empty folder; if it is a store, append to it, else"
         " choose another path"
     )
@@ -131,7 +132,7 @@ class ActivationStore(StoreView):
         if units is not None:
             outside = [unit for unit in units if not 0 <= unit < layout.width]
             if outside:
-                raise StoreError(
+                raise StoreInputError(
                     f"array {array!r} has no unit {outside[0]}; valid are 0 to {layout.width - 1}"
                 )
             dataset = dataset.isel({layout.dims[2]: list(units)})
@@ -147,6 +148,7 @@ class ActivationStore(StoreView):
         Raises:
             StoreError: something is there already, or writing there would not be safe.
         """
+        disk.refuse_address(path)
         target = Path(path).absolute()
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise _exists_already(path)
@@ -190,7 +192,7 @@ class ActivationStore(StoreView):
             StoreError: wrong columns, no permission.
         """
         if changed not in ("error", "replace"):
-            raise StoreError(f'changed is {changed!r}; valid are "error" and "replace"')
+            raise StoreInputError(f'changed is {changed!r}; valid are "error" and "replace"')
         table = as_samples(samples, store_text=self.schema.store_text)
         digest = samples_digest(table, "append", changed)
 
@@ -351,11 +353,16 @@ class ActivationStore(StoreView):
         are among its samples.
 
         Returns:
-            How many ids were deleted.
+            How many ids were deleted; `store.upkeep.delete_samples` says which were unknown.
+
+        Raises:
+            StoreInputError: authors, and no sample names its own.
         """
         removed: set[str] = set()
 
         def change(root: Path, current: Snapshot) -> Snapshot:
+            if author_ids:
+                known_authors(root, current, self.index, author_ids)
             doomed = doomed_records(self.index, ids, author_ids)
             removed.update(doomed["id"].to_pylist())
             if not removed:
@@ -374,12 +381,12 @@ class ActivationStore(StoreView):
     def writable_root(self) -> Path:
         """The store's directory; StoreError where writing is impossible or would not be safe."""
         if not isinstance(self.location, LocalLocation):
-            raise StoreError(
+            raise StoreInputError(
                 f"{self.location.address}: only local and mounted POSIX directories can be "
                 "written; write there and copy the finished store"
             )
         if self._pinned:
-            raise StoreError(
+            raise StoreInputError(
                 f"{self.location.address}: opened at snapshot {self.snapshot_id}, which is "
                 "read-only; open the store without a snapshot to write"
             )

@@ -222,7 +222,7 @@ def test_what_looks_at_a_run_takes_label_sets(
     assert set(plan.picked.heads) == {"topics", "tags"}
     page = str(tmp_path / "report.html")
     assert run_command(["report", run, "--images", "none", "--out", page]) == 0
-    assert "<td>never</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ">never</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_explorer_shows_label_sets(topics_run: Path) -> None:

@@ -117,7 +117,7 @@ def test_scoring_asks_the_caller(
     for number, (option, (given, asking)) in enumerate(ways.items()):
         words = ["score", texts, option, given, "--task", "mood", "--out", tmp_path / f"{number}"]
         code, said = salient(*words)
-        assert code == 1 and not ran(), said
+        assert code == 2 and not ran(), said
         assert str(asking) in said and "would run as you" in said
         assert "--trust-remote-code" in said and str(made / "bert") in said
         code, said = salient(*words, "--trust-remote-code")
@@ -159,7 +159,7 @@ def test_planning_and_ablation_ask_the_caller(
     home = tmp_path / "copy"
     few = ("--rounds", "1", "--num-texts", "4", "--task", "mood")
     code, said = salient("plan", home / "run", *few)
-    assert code == 1 and "--trust-remote-code" in said and not ran()
+    assert code == 2 and "--trust-remote-code" in said and not ran()
     code, said = salient("plan", home / "run", *few, "--trust-remote-code")
     assert code == 0 and ran(), said
     few = ("--task", "mood", "--top", "2", "--draws", "1")
@@ -168,7 +168,7 @@ def test_planning_and_ablation_ask_the_caller(
     text = (home / "run.toml").read_text("utf-8").replace("trust_remote_code = true\n", "")
     (home / "run.toml").write_text(text, "utf-8")
     code, said = salient("ablate", home / "run.toml", *few)
-    assert code == 1 and "--trust-remote-code" in said and not ran()
+    assert code == 2 and "--trust-remote-code" in said and not ran()
 
 
 def test_the_configuration_in_a_run_folder_allows_nothing(made: Path) -> None:

@@ -51,22 +51,3 @@ def test_no_pickle_anywhere() -> None:
     assert len(paths) > 100
     for path in paths:
         assert not re.search(r"\b(pickle|joblib|torch\.load|torch\.save)\b", path.read_text()), path
-
-
-def test_readme_names_every_command() -> None:
-    from typer.main import get_command
-
-    from pipeline.commands.line import app
-
-    text = (ROOT / "README.md").read_text()
-    names = list(get_command(app).commands)  # type: ignore[attr-defined]
-    assert len(names) > 10
-    for name in names:
-        assert f"salient {name}" in text, name
-
-
-def test_readme_make_targets_exist() -> None:
-    targets = re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.M)
-    known = {name for line in targets for name in line.split()}
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.M))
-    assert {"demo", "test"} <= named <= known

@@ -281,8 +281,10 @@ def test_corrected_texts_never_meet_old_probes(tmp_path: Path, tiny_bert: Path) 
         (('type = "classification"', 'type = "classification"\npositive = "gald"'), "'gald'"),
         (("folds = 3", "folds = 90"), "90 are needed"),
         (('run_dir = "run"', 'run_dir = "tweets.csv"'), "cannot be written"),
-        (("[store]", '[store]\npoolings = ["meen"]'), r"'meen'.*'mean'\?; choose from mean, max"),
-        (("[head]", '[head]\nranking = "foo"'), r"head\.ranking: 'foo' .* weight, l2, .*anova_f"),
+        (("[store]", '[store]\npoolings = ["meen"]'), r"poolings.*'meen'; did you mean 'mean'"),
+        (("[head]", '[head]\nranking = "foo"'), r"head\.ranking: .*'weight', 'l2'.* not 'foo'"),
+        (('mood = "mood"', 'mood = "id"'), "'id': 60 different classes.*is this a regression"),
+        (('mood = "mood"', 'mood = "text"'), "60 different classes.*text column as the label"),
         (
             ("[head]", '[head]\nfolds_by = "time"'),
             r"'mood': .* 'time' .* 1 of 49 lack it \(ids '10{16}15'\); fill in the column",
@@ -302,6 +304,32 @@ def test_what_would_stop_a_run_late_stops_it_early(
     with pytest.raises(SalientError, match=match):
         stages.extract(RunConfig.load(path))
     assert not (tmp_path / "activations").exists()
+
+
+def test_what_is_odd_about_labels_is_told_before_a_model_is_loaded(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_mood_run(tmp_path, tiny_bert, num_rows=60)
+    tweets = tmp_path / "tweets.csv"
+    lines = tweets.read_text(encoding="utf-8").splitlines()
+    rows = [line.replace(",glad,", ",Glad,") if at % 4 else line for at, line in enumerate(lines)]
+    tweets.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    said: list[str] = []
+    monkeypatch.setattr("pipeline.stages.extract_here", None)  # which loads it
+    corpus = stages.prepare(RunConfig.load(path), say=said.append)
+    assert not (tmp_path / "run").exists() and not (tmp_path / "activations").exists()
+    counts = corpus.report.to_dict()["label_counts"]["mood"]
+    assert sum(sum(own["labels"].values()) for own in counts.values()) == 58
+    text = "\n".join(said)
+    assert "  task mood: train " in text and "    sad " in text and "    median " in text
+    for told in (
+        "'Glad' (",
+        'label_names = { mood = { "Glad" = "Glad", "glad" = "Glad", "sad" = "sad" } }',
+        "49 training and validation rows, by which heads are judged: fewer than 100",
+        "9 test rows, by which scores are reported: fewer than 20, too few for an interval",
+    ):
+        assert any(told in warning for warning in corpus.report.warnings), told
+        assert f"warning: task 'mood': {told}" in text or told in text
 
 
 def test_texts_that_are_stored_without_their_time_are_named(

@@ -5,7 +5,8 @@ layer, and the pooled hidden states.
 
 Read first: `transformer` (:class:`Backbone`, one forward pass) and `sites` (where each family keeps
 its activations; `discovery` finds them in others); `loading` makes a backbone of what `folder`,
-`tokenizer`, `fingerprint` and `checkpoint` find on disk, `parts` of the part that reads text.
+`tokenizer`, `fingerprint` and `checkpoint` find on disk, `parts` of the part that reads text;
+`refusals` says what a hub's library raises.
 `tokens`, `packing` and `attention` put many texts into one batch; `hooks` and `slicing` capture,
 and cut off what nobody reads; `pooling` and `fused` pool; `experts` finds and captures what
 mixtures of experts choose; `engine` is the faster arithmetic. `selfcheck` proves that a batch gives

@@ -1,3 +1,5 @@
+from .advised import ADVISED as ADVISED
+from .advised import Advised as Advised
 from .comparison import TOLERANCE as TOLERANCE
 from .comparison import Comparison as Comparison
 from .comparison import ratio as ratio
@@ -5,6 +7,7 @@ from .comparison import relative as relative
 from .engine import Engine as Engine
 from .engine import OneDnnLinear as OneDnnLinear
 from .experts import Routed as Routed
+from .folder import check_named as check_named
 from .folder import locate as locate
 from .hooks import TokenSink as TokenSink
 from .loading import engine_of as engine_of
@@ -20,6 +23,8 @@ from .pooling import argmax_tokens as argmax_tokens
 from .pooling import check_poolings as check_poolings
 from .pooling import pool as pool
 from .pooling import pool_routed as pool_routed
+from .refusals import told as told
+from .refusals import unreached as unreached
 from .silencing import Neurons as Neurons
 from .silencing import check_silenced as check_silenced
 from .silencing import refuse_shared as refuse_shared

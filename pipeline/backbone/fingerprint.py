@@ -22,12 +22,10 @@ from safetensors import SafetensorError, safe_open
 from pipeline.backbone.tokenizer import SIDE_FILES, TOKENIZER_FILES
 from pipeline.backbone.usercache import recall, remember
 from pipeline.errors import BackboneError
+from store.disk import FileState
 
 VERSION = 2
 """Part of the digest. Version 1 is that of samples, in `_sampled`."""
-SETTLED_NS = 2_000_000_000
-"""A file changed so recently may change again without a new time: the coarsest clocks of file
-systems have steps of two seconds."""
 THREADS = 8
 _NAMING_CODE = ("config.json", "tokenizer_config.json")
 _SAMPLE_BYTES = 4096
@@ -98,23 +96,15 @@ def _names_code(file: Path) -> bool:
 
 def _remembered_sha256(file: Path) -> str:
     """Of a large file: read once, then known by its place, size, times and inode."""
-    before = _state(file)
+    before, began_ns = FileState.of(file), time.time_ns()
     key = json.dumps([str(file.resolve()), *before])
     known = (recall("hashes", key) or {}).get("sha256")
     if isinstance(known, str):
         return known
-    began = time.time_ns()
     found = _sha256(file)
-    # As git does: a file that was written just now could be written again within the same tick.
-    if _state(file) == before and max(before[1:3]) + SETTLED_NS < began:
+    if FileState.of(file) == before and before.is_settled(began_ns):
         remember("hashes", key, {"sha256": found})
     return found
-
-
-def _state(file: Path) -> tuple[int, int, int, int]:
-    """What changes with a file: size, times of the content and of the inode, inode."""
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def _sha256(file: Path) -> str:

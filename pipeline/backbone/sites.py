@@ -11,10 +11,10 @@ another architecture means adding one row; for a single run, an explicit path wi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
-from transformers.pytorch_utils import Conv1D
+if TYPE_CHECKING:  # the table is read without torch too
+    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +178,9 @@ def depth(part: nn.Module, site: FfnSite) -> int:
 
 def input_width(module: nn.Module) -> int | None:
     """Input width of a linear layer, None for any other module."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
     if isinstance(module, nn.Linear):
         return module.in_features
     if isinstance(module, Conv1D):

@@ -23,7 +23,7 @@ from pipeline.cluster.credentials import Keys, as_settings
 from pipeline.cluster.machine import num_cores
 from pipeline.cluster.preflight import GPU
 from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError, missing
+from pipeline.errors import ConfigError, SchedulerUnreachable, missing
 
 CONNECT_TIMEOUT_S = 30
 LOCAL_DASHBOARD = "127.0.0.1:0"
@@ -344,7 +344,7 @@ def connect(cluster: ClusterConfig, started: Any | None) -> Any:
         return Client(cluster.address, timeout=CONNECT_TIMEOUT_S, security=security)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(
+        raise SchedulerUnreachable(
             f"cluster.address {cluster.address!r}: no Dask scheduler answers ({reason});"
             " start one with `dask scheduler` or use kind = 'local'"
         ) from None

@@ -32,7 +32,7 @@ from pipeline.cluster.kinds import (
 from pipeline.cluster.preflight import GPU, Ticket, WorkerRefused, check_workers, tokens, versions
 from pipeline.cluster.stream import TaskStream, WorkerTask
 from pipeline.config import ClusterConfig
-from pipeline.errors import ClusterError, ConfigError
+from pipeline.errors import ClusterUnreachable, ConfigError
 from pipeline.progress import Say, silent
 
 T = TypeVar("T")
@@ -169,7 +169,7 @@ class Session:
         alone_s = now - self._alone_since
         queued = KINDS[self.cluster.kind].queued
         if alone_s > self.cluster.wait_s and not queued:
-            raise ClusterError(
+            raise ClusterUnreachable(
                 f"cluster.kind = {self.cluster.kind!r}: no worker for {alone_s:.0f} s"
                 " (cluster.wait_s); start workers, then run again: what is finished is kept"
             )
@@ -179,7 +179,7 @@ class Session:
 
     def _connect_again(self) -> None:
         if self._started is not None:
-            raise ClusterError(
+            raise ClusterUnreachable(
                 f"cluster.kind = {self.cluster.kind!r}: lost the scheduler; run again to go on"
             )
         self._say(f"lost the scheduler: waiting up to {self.cluster.wait_s:.0f} s for it")
@@ -191,7 +191,7 @@ class Session:
                 break
             except ConfigError as error:
                 if time.monotonic() > deadline:
-                    raise ClusterError(f"{error}; run again to go on") from None
+                    raise ClusterUnreachable(f"{error}; run again to go on") from None
                 time.sleep(POLL_S)
         self._say("the scheduler is back; what was under way runs again")
 

@@ -11,8 +11,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.commands.arguments import config_at
 from pipeline.commands.options import RUN, AsJson, Device, Quiet, TrustCode
-from pipeline.commands.printing import load_config, out, print_json, terminal
+from pipeline.commands.printing import out, print_json, terminal
 from pipeline.errors import BackboneError
 
 app = typer.Typer()
@@ -55,7 +56,7 @@ def check(
 ) -> None:
     """Load a model as an extraction would, prove its numbers, and measure it; writes nothing.
 
-    What --json prints is what a report of an error should hold. Exit code 1 if the model cannot be
+    What --json prints is what a report of an error should hold. Exit code 2 if the model cannot be
     used.
     """
     from pipeline.config import backbone_of
@@ -72,7 +73,7 @@ def check(
     }
     known = {"model": model}
     if model.endswith(".toml") and not Path(model).is_dir():
-        known = load_config(Path(model)).backbone.model_dump()
+        known = config_at(Path(model)).backbone.model_dump()
     given = {key: value for key, value in options.items() if value is not None}
     settings = backbone_of({**known, **given})
     facts = check_model(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,25 +26,51 @@ def submit(
     context: typer.Context,
     config: ConfigFile,
     stage: Annotated[
-        str, typer.Argument(help="run, extract, probe, consolidate, rank, ablate or score.")
+        str,
+        typer.Argument(
+            metavar="STAGE",
+            help="run, extract, probe, consolidate, rank, ablate, plan, report or score.",
+        ),
     ] = "run",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WORD...",
+            help="What `salient STAGE --help` lists: of score its INPUT and --out (--run is given),"
+            " of the others the options alone. They are checked before anything starts.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the batch script (or command); start nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start a stage that outlives this shell; print its job id. Further words go to the stage."""
+    """Start a stage that outlives this shell; print its job id. Further words go to the stage.
+
+    As in: salient submit run.toml score tweets.jsonl.gz --out scores
+    """
     from pipeline import submission
 
+    given = [*(words or ()), *context.args]
+    _check_words(context, stage, config, given)
     if dry_run:
-        print(submission.dry_run(stage, config, context.args), end="")
+        print(submission.dry_run(stage, config, given), end="")
         return
-    job = submission.submit(stage, config, context.args)
+    job = submission.submit(stage, config, given)
     if as_json:
         print_json({"job": job.id, "folder": str(job.path)})
         return
     out.print(job.id)
     print(f"salient status {job.id}, salient logs {job.id} -f", file=sys.stderr)
+
+
+def _check_words(context: typer.Context, stage: str, config: Path, words: Sequence[str]) -> None:
+    """Parse a stage's words as its own command would: here, not in the log of a failed job."""
+    root = context.find_root()
+    command = root.command.commands.get(stage)  # type: ignore[attr-defined]
+    if command is not None:
+        given = [*words, "--run", str(config)] if stage == "score" else [str(config), *words]
+        command.make_context(stage, given, parent=root)
 
 
 @app.command("jobs", rich_help_panel=CLUSTER)

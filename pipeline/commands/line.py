@@ -1,21 +1,33 @@
 """The command ``salient``: parse, load the configuration, call one function, print.
 
-Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
-usage or configuration, 130 after SIGINT, 143 after SIGTERM (`pipeline.commands.stopping`).
+Results go to standard output, progress to standard error. Exit codes are those of
+`pipeline.errors.EXIT_CODES`; signals are heeded by `pipeline.commands.stopping`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
-from pipeline.commands import checking, jobs, looking, scoring, sharing, store, training
+from pipeline.commands import (
+    checking,
+    helping,
+    jobs,
+    looking,
+    models,
+    scoring,
+    sharing,
+    store,
+    training,
+)
 from pipeline.commands.options import STORE
 from pipeline.commands.stopping import INTERRUPTED, end_stopped, was_stopped
-from pipeline.errors import EXTRAS, ConfigError, missing
-from store.errors import MissingExtra, SalientError
+from pipeline.errors import EXIT_CODES, EXTRAS, exit_code, missing
+from store.errors import DISTRIBUTION, SalientError
 
 app = typer.Typer(
     name="salient",
@@ -26,15 +38,39 @@ app = typer.Typer(
     ),
     epilog=(
         "Results go to standard output (--json for machines), progress to standard error. Exit"
-        " codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted (SIGINT), 143"
-        " told to stop (SIGTERM)."
+        f" codes: {', '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())}."
     ),
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def salient(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """All commands; without one, the page of help."""
+    if version:
+        print(f"salient {_version()}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+    else:
+        return
+    raise typer.Exit
+
+
+def _version() -> str:
+    """As ``store.layout.own_version`` says it, without what that module imports."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
 app.add_typer(store.app, name="store", rich_help_panel=STORE)
-for part in (training, checking, scoring, jobs, looking, sharing):
+for part in (training, checking, models, scoring, jobs, looking, helping, sharing):
     app.add_typer(part.app)
 
 
@@ -70,14 +106,15 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _failed(error: Exception) -> int:
     """The exit code of a mistake or failure that is said in one line; others are raised."""
-    if isinstance(error, BrokenPipeError):
-        return 1
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         error = missing(error.name)
-    if isinstance(error, SalientError):
-        print(f"salient: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError | MissingExtra) else 1
-    if isinstance(error, OSError) and error.filename is not None:
-        print(f"salient: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    raise error
+    code = exit_code(error)
+    if code is None:
+        raise error
+    if not isinstance(error, BrokenPipeError):
+        said = str(error)
+        if isinstance(error, OSError) and not isinstance(error, SalientError):
+            what = error.strerror or type(error).__name__
+            said = what if error.filename is None else f"{error.filename}: {what}"
+        print(f"salient: {said}", file=sys.stderr)
+    return code

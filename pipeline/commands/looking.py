@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from pipeline.commands.arguments import is_run, lies_near, run_at, store_at
 from pipeline.commands.options import LOOK, AsJson, Model, Quiet
 from pipeline.commands.printing import out, print_json, show_metrics, terminal
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, listed
 
 app = typer.Typer()
 
@@ -35,18 +37,32 @@ def inspect(
         Path | None,
         typer.Option("--out", "-o", help="With --labels: all doubted rows, .parquet or .csv."),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="With --labels: where the run's store is, if it moved."),
+    ] = None,
+    whole: Annotated[
+        bool,
+        typer.Option("--all", help="Every key of a configuration, not only what was changed."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a file or folder holds, or which labels of a run look wrong."""
     from pipeline import report
 
     if labels:
-        _doubted_labels(path, task or (), limit, output, as_json=as_json)
+        _doubted_labels(path, task or (), limit, output, store, as_json=as_json)
         return
-    given = {"--task": task, "--limit": limit, "--out": output}
+    given = {"--task": task, "--limit": limit, "--out": output, "--store": store}
     if odd := [name for name, value in given.items() if value is not None]:
         raise ConfigError(f"{odd[0]} goes with --labels: salient inspect RUN --labels {odd[0]} ...")
-    facts = report.inspect(path)
+    from pipeline.config import changes
+
+    try:
+        facts = report.inspect(path)
+    except ConfigError as error:
+        near = lies_near(path) if path.is_dir() and not is_run(path) else ""
+        raise ConfigError(f"{error}{near}") from None
     if as_json:
         print_json(facts)
     elif facts["kind"] == "run" and facts["metrics"] is not None:
@@ -54,23 +70,36 @@ def inspect(
         if "lost" in facts:
             out.print(escape(facts["lost"]))
     else:
+        changed = not whole and isinstance(facts.get("config"), dict)
+        if changed:
+            facts["config"] = changes(facts["config"])
         for line in report.describe(facts):
             out.print(escape(line))
+        if changed:
+            out.print("(other keys have their defaults: --all shows them)")
 
 
 def _doubted_labels(
-    path: Path, tasks: Sequence[str], limit: int | None, output: Path | None, *, as_json: bool
+    path: Path,
+    tasks: Sequence[str],
+    limit: int | None,
+    output: Path | None,
+    store: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     from pipeline import report
 
+    path = run_at(path)
+    store = None if store is None else store_at(store)
     shown = report.DOUBTS_SHOWN if limit is None else limit
     if output is not None:
         report.check_doubts_path(output)
-        found = report.read_label_doubts(path, tasks)
+        found = report.read_label_doubts(path, tasks, store=store)
         report.write_doubts(output, found.values())
         found = {name: one.first(shown) for name, one in found.items()}
     else:
-        found = report.read_label_doubts(path, tasks, limit=shown)
+        found = report.read_label_doubts(path, tasks, limit=shown, store=store)
     if as_json:
         doubts = {name: one.facts() for name, one in found.items()}
         where = {} if output is None else {"out": str(output)}
@@ -103,24 +132,48 @@ def write_report(
     """Write a finished run's report: one HTML page, and its figures as PNG and SVG."""
     from pipeline import report
 
+    if scores is not None:
+        _check_scores(scores)
     written = report.write_report(
-        run_path, output, images=images, scores=scores, say=terminal(quiet)
+        run_at(run_path), output, images=images, scores=scores, say=terminal(quiet)
     )
     if as_json:
-        print_json({"page": str(written[0]), "figures": [str(path) for path in written[1:]]})
+        files = [str(path) for path in written[1:]]
+        tables = [path for path in files if path.endswith(".csv")]
+        figures = [path for path in files if path not in tables]
+        print_json({"page": str(written[0]), "figures": figures, "tables": tables})
         return
     for path in reversed(written):
         out.print(f"written: {escape(str(path))}")
 
 
+def _check_scores(folder: Path) -> None:
+    from pipeline.scoring import SCORE_CARD
+
+    if (folder / SCORE_CARD).is_file():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"--scores {folder}: no such folder")
+    found = sorted(str(one.parent) for one in folder.glob(f"*/{SCORE_CARD}"))
+    near = f"there are some in {listed(found)}" if found else "name what --out of salient score was"
+    raise ConfigError(f"--scores {folder}: no scores here (no {SCORE_CARD}); {near}")
+
+
 @app.command(rich_help_panel=LOOK)
 def explore(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="An activation store.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="STORE", help="An activation store, or a run (folder, TOML file) on one."
+        ),
+    ],
     run_path: Annotated[
         Path | None,
-        typer.Option("--run", help="A finished run on it: adds ranks and decisions."),
+        typer.Option("--run", help="A finished run on the store: adds ranks and decisions."),
     ] = None,
-    port: Annotated[int, typer.Option(help="On this machine; 0 takes any free one.")] = 5006,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="On this machine; 0 takes any free one.")
+    ] = 5006,
     model: Model = None,
     allow_host: Annotated[
         list[str] | None,
@@ -134,15 +187,31 @@ def explore(
     quiet: Quiet = False,
 ) -> None:
     """Search a store's neurons in a local web page; nothing leaves this machine."""
+    store, run = _store_and_run(path, run_path)
     from pipeline import explorer
 
-    explorer.serve(
-        store,
-        run=run_path,
-        port=port,
-        model=model,
-        allow_hosts=allow_host or (),
-        show=show,
-        say=terminal(quiet),
-        announce=lambda line: print(line, flush=True),
-    )
+    try:
+        explorer.serve(
+            store,
+            run=run,
+            port=port,
+            model=model,
+            allow_hosts=allow_host or (),
+            show=show,
+            say=terminal(quiet),
+            announce=lambda line: print(line, flush=True),
+        )
+    except KeyboardInterrupt:  # how a server ends that nobody needs any more
+        print("salient: stopped", file=sys.stderr, flush=True)
+
+
+def _store_and_run(path: str, run_path: Path | None) -> tuple[Path, Path | None]:
+    """The store to look at and the folder of the run on it, of which either names both."""
+    from pipeline.runfolder import run_config
+
+    if "://" in path:
+        raise ConfigError(f"{path}: the explorer reads a local or shared folder; copy it there")
+    store = store_at(path)
+    if run_path is None and Path(path) != Path(store):
+        run_path = Path(path)
+    return Path(store), run_path and Path(run_config(run_at(run_path)).run_dir)

@@ -13,6 +13,9 @@ CLUSTER, STORE = "Cluster", "Store"
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="The run's TOML file; `salient init` writes one.")
 ]
+RunOrConfig = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The run's TOML file, or the folder of a run.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 JobId = Annotated[
     str | None, typer.Argument(help="The job's id, or how it begins; default the youngest.")

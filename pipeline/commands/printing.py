@@ -15,10 +15,9 @@ from pipeline.errors import ConfigError
 from store.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
     from pipeline.progress import Terminal
 
-WIDTH = 100
+WIDTH = 110
 """Of tables in a file or a log, where no terminal says how wide they may be."""
 _unknown = not sys.stdout.isatty() and "COLUMNS" not in os.environ
 out = Console(soft_wrap=True, highlight=False, width=WIDTH if _unknown else None)
@@ -29,27 +28,6 @@ def terminal(quiet: bool) -> Terminal:
     from pipeline.progress import Terminal
 
     return Terminal(quiet=quiet)
-
-
-def load_config(config: Path, *, allow_code: bool | None = None) -> RunConfig:
-    """A run's configuration; ConfigError in one line for what is wrong with it.
-
-    Args:
-        config: its file.
-        allow_code: the model is loaded, and its own code may run even if the file is a job's; None:
-            no model is loaded.
-    """
-    from pipeline.config import RunConfig
-
-    found = RunConfig.load(config)
-    found = found.allowing_code() if allow_code else found
-    if allow_code is False and found.code_withheld:
-        raise ConfigError(
-            f"{config}: asks for Python code that comes with the model {found.backbone.model}"
-            " (trust_remote_code), and that would run as you; if you trust it, give"
-            " --trust-remote-code, or name your own TOML file"
-        )
-    return found
 
 
 def print_json(data: Any) -> None:

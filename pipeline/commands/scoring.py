@@ -11,9 +11,10 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
+from pipeline.commands.arguments import run_at
 from pipeline.commands.options import SCORE, AsJson, Device, Model, Quiet, TrustCode
 from pipeline.commands.printing import out, print_json, terminal
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, require
 from store.errors import MissingExtra
 
 # A command's options are its parameters: a limit on their number is for other functions.
@@ -82,6 +83,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Measure what scoring costs at every depth; pick how deep to go for all tasks together."""
+    say = terminal(quiet)
+    require("torch")
+    say("loading heads and model")
     from pipeline import report
     from pipeline.planning import MeasureOptions, plan_runs
     from pipeline.runfolder import RunFolder
@@ -99,7 +103,7 @@ def plan(
                 out.print(escape(line))
 
     found = plan_runs(
-        runs,
+        [run_at(one) for one in runs],
         tasks=tasks or (),
         pick=pick,
         tolerance=tolerance,
@@ -107,7 +111,7 @@ def plan(
         apply=apply,
         loss=loss if cascade else None,
         measuring=MeasureOptions(texts, num_texts, rounds, model, device, trust_remote_code),
-        say=terminal(quiet),
+        say=say,
         on_plan=show,
     )
     if as_json:
@@ -159,19 +163,37 @@ Format = Annotated[
 TextColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column of the text, in files of texts; default `text`.", rich_help_panel=READING
+        help="Column of the text, in files of texts; default that of the run's corpus, or `text`.",
+        rich_help_panel=READING,
     ),
 ]
 IdColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column of the id; default `id` if any, else file name and line.",
+        help="Column of the id; default the run's or `id` if any, else file name and line.",
+        rich_help_panel=READING,
+    ),
+]
+TimeColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the time, for date=… and --since; default the run's or `created_at`.",
+        rich_help_panel=READING,
+    ),
+]
+LanguageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--lang-column",
+        help="Column of the language, for --lang; default `lang`.",
         rich_help_panel=READING,
     ),
 ]
 Languages = Annotated[
     list[str] | None,
-    typer.Option("--lang", help="This language only; may be repeated.", rich_help_panel=FILTERS),
+    typer.Option(
+        "--lang", help="This language only, as en; may be repeated.", rich_help_panel=FILTERS
+    ),
 ]
 Since = Annotated[
     str | None,
@@ -202,7 +224,11 @@ MaxErrors = Annotated[
 )
 def score(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Tweet dumps or files of texts.")
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Tweet dumps, files of texts, or folders: all files in and below them.",
+        ),
     ],
     run_path: RunPath = None,
     heads: HeadFolders = None,
@@ -213,6 +239,8 @@ def score(
     format: Format = "auto",
     text: TextColumn = None,
     id: IdColumn = None,
+    time: TimeColumn = None,
+    lang: LanguageColumn = None,
     languages: Languages = None,
     since: Since = None,
     until: Until = None,
@@ -227,6 +255,14 @@ def score(
             rich_help_panel=READING,
         ),
     ] = None,
+    check_content: Annotated[
+        bool,
+        typer.Option(
+            "--check-content",
+            help="Read the bytes of files too whose name, size, times and inode are as they were.",
+            rich_help_panel=READING,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and count; run no model, write nothing.")
     ] = False,
@@ -237,30 +273,36 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score texts or tweets into Parquet by date; run again to resume, nothing is done twice."""
+    say = terminal(quiet)
+    require("torch")
+    say("loading heads and libraries")  # the latter alone may take many seconds
     from pipeline.scoring import IncompleteScores, ScoreOptions, score_files
     from pipeline.sharing import find_folders
 
     options = ScoreOptions(
-        heads=find_folders(heads or (), say=terminal(quiet)),
+        heads=find_folders(heads or (), say=say),
         tasks=tasks or (),
         format=format,
         text=text,
         id=id,
+        time=time,
+        lang=lang,
         model=model,
         device=device,
         trust_remote_code=trust_remote_code,
         cascade=cascade,
         keep_text=keep_text,
+        check_content=check_content,
         dry_run=dry_run,
     )
     failure = None
     try:
         report = score_files(
             inputs,
-            run_path,
+            run_path and run_at(run_path),
             output,
             options=options,
-            say=terminal(quiet),
+            say=say,
             languages=tuple(languages or ()),
             since=since,
             until=until,
@@ -336,15 +378,18 @@ def delete(
     back. A quarantined line is known by its first 200 characters: if the id stands later, the line
     stays (score with --no-keep-text to take all texts out of quarantine). Interrupted, the next
     command that opens the folder ends the work. Of dumps with unreadable lines, or tweets that name
-    no author, what is found goes, and exit code 1 says that some may be left.
+    no author, what is found goes, and exit code 1 says that some may be left; so it says that an
+    id of --id, or every id of --ids, is not there: it is kept out from now on all the same.
     """
+    from pipeline.errors import ScoreError
     from pipeline.scoring import IncompleteDeletion, delete_scores, read_names
 
-    failure = None
+    failure: ScoreError | None = None
+    listed = read_names(ids_file) if ids_file else []
     try:
         report = delete_scores(
             output,
-            [*(ids or ()), *(read_names(ids_file) if ids_file else ())],
+            [*(ids or ()), *listed],
             authors=read_names(authors_file) if authors_file else (),
             dumps=dumps or (),
             forget=forget,
@@ -353,6 +398,8 @@ def delete(
         )
     except IncompleteDeletion as error:
         report, failure = error.report, error
+    else:
+        failure = report.not_found(ids or (), listed)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from pipeline.commands.arguments import RUN_SIGN, is_run, lies_near
 from pipeline.commands.options import SHARE, AsJson, Quiet
 from pipeline.commands.printing import out, print_json, terminal
+from pipeline.errors import ConfigError
 
 app = typer.Typer()
 
@@ -52,6 +54,8 @@ def push(
     """
     from pipeline import sharing
 
+    if source.is_dir() and not is_run(source) and (near := lies_near(source, RUN_SIGN)):
+        raise ConfigError(f"{source}: no run or head here{near}")
     pushed = sharing.push(
         source,
         name,

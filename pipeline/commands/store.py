@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.arguments import is_run, store_at
 from pipeline.commands.options import Device, Model, Quiet
 from pipeline.commands.printing import terminal
 from pipeline.errors import ConfigError
+from store.errors import StoreError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -24,7 +26,14 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")]
+StorePath = Annotated[
+    str,
+    typer.Argument(metavar="STORE", help="Folder or URL of the store, or a run (folder, TOML)."),
+]
+OwnStore = Annotated[
+    str, typer.Argument(metavar="STORE", help="Folder of the store, or the TOML file of its run.")
+]
+"""Of a command that changes it: a run's folder may come from elsewhere, and must not say which."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SnapshotId = Annotated[
     str | None, typer.Option("--snapshot", help="Look at this snapshot; default the last one.")
@@ -34,7 +43,17 @@ SnapshotId = Annotated[
 def _open(path: str, snapshot: str | None = None) -> Any:
     from store import ActivationStore
 
-    return ActivationStore.open(path, snapshot=snapshot)
+    return ActivationStore.open(store_at(path), snapshot=snapshot)
+
+
+def _own(path: str) -> str:
+    """The folder of a store that is to be changed."""
+    if is_run(Path(path)):
+        raise ConfigError(
+            f"{path}: is a run's folder, and this changes the store; name that itself: the run says"
+            f" that it is {store_at(path)}"
+        )
+    return store_at(path)
 
 
 def _show(report: DataclassInstance, *, as_json: bool) -> None:
@@ -74,7 +93,7 @@ def snapshots(path: StorePath) -> None:
 
 @app.command()
 def gc(
-    path: StorePath,
+    path: OwnStore,
     keep: Annotated[int, typer.Option(help="How many of the newest snapshots stay.")] = 10,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: AsJson = False,
@@ -82,12 +101,12 @@ def gc(
     """Remove old snapshots' records and leftovers of dead runs; never activations."""
     from store.upkeep import gc as collect
 
-    _show(collect(_open(path), keep=keep, dry_run=dry_run), as_json=as_json)
+    _show(collect(_open(_own(path)), keep=keep, dry_run=dry_run), as_json=as_json)
 
 
 @app.command()
 def delete(
-    path: StorePath,
+    path: OwnStore,
     ids: Annotated[
         list[str] | None, typer.Option("--id", help="A sample's id; repeatable.")
     ] = None,
@@ -97,32 +116,37 @@ def delete(
     ids_file: Annotated[
         Path | None, typer.Option("--ids-file", help="A file with one sample id per line.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hide samples from every read at once; `salient store compact` removes their bytes."""
-    chosen = list(ids or ())
+    """Hide samples from every read at once; `salient store compact` removes their bytes.
+
+    Exit code 1 says that an --id or --author, or every id of the file, is not in the store; the
+    others are deleted all the same.
+    """
+    from store.upkeep import delete_samples
+
+    listed = []
     if ids_file is not None:
-        try:
-            chosen += ids_file.read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise ConfigError(f"{ids_file}: cannot be read: {error.strerror}") from None
+        from pipeline.scoring import read_names
+
+        listed = read_names(ids_file)
+    chosen = [*(ids or ()), *listed]
     if not chosen and not authors:
         raise ConfigError("nothing to delete: give --id, --ids-file or --author")
-    removed = _open(path).delete(chosen or None, author_ids=authors or None)
-    if as_json:
-        print(json.dumps({"deleted": removed}))
-    else:
-        print(f"{removed} ids deleted; `salient store compact {path}` removes their bytes")
-        if authors and not removed:
-            print(
-                "No living sample has such an author; `author` under [[corpus]] names the column."
-            )
+    report = delete_samples(_open(_own(path)), chosen, authors=authors or (), dry_run=dry_run)
+    _show(report, as_json=as_json)
+    if report.deleted and not (as_json or dry_run):
+        print(f"`salient store compact {path}` removes their bytes")
         print("Scores are kept apart: `salient score delete OUT --ids FILE` removes them there.")
+    if unknown := report.not_found(ids or (), listed):
+        rest = "; all others would go" if dry_run else "; all others were deleted"
+        raise StoreError(f"{unknown}: not in the store{rest * bool(report.deleted)}")
 
 
 @app.command()
 def add(
-    path: StorePath,
+    path: OwnStore,
     hidden: Annotated[
         str,
         typer.Option(
@@ -148,17 +172,22 @@ def add(
     if not hidden and not layers:
         raise ConfigError("nothing to add: give --hidden or --layers")
     report = add_layers(
-        path, layers=layers, hidden=hidden, model=model, device=device, say=terminal(quiet)
+        _own(path),
+        layers=layers,
+        hidden=hidden,
+        model=model,
+        device=device,
+        say=terminal(quiet),
     )
     _show(report, as_json=as_json)
 
 
 @app.command()
-def compact(path: StorePath, as_json: AsJson = False) -> None:
+def compact(path: OwnStore, as_json: AsJson = False) -> None:
     """Really remove the bytes of deleted samples, from every kept snapshot."""
     from store.upkeep import compact as remove
 
-    _show(remove(_open(path)), as_json=as_json)
+    _show(remove(_open(_own(path))), as_json=as_json)
 
 
 @app.command()

@@ -7,7 +7,8 @@ matters (device, workers, progress) are in ``[cluster]`` or flags, and are left 
 In: a TOML file or a mapping. Out: a validated :class:`RunConfig`, or one line that names the key,
 the value and the remedy.
 
-Read first: `sections` (every key, with its meaning) and `whole`; `problems` words the errors.
+Read first: `sections` (every key, with its meaning) and `whole`; `problems` words the errors,
+`keys` tells of every key, `page` writes that down, and `writing` has values as TOML.
 `records` checks the types of what a run wrote for itself, `results` says what they are.
 """
 

@@ -1,3 +1,8 @@
+from .keys import Key as Key
+from .keys import SectionKeys as SectionKeys
+from .page import configuration_page as configuration_page
+from .page import every_key as every_key
+from .page import every_section as every_section
 from .problems import first_problem as first_problem
 from .records import Line as Line
 from .records import Name as Name
@@ -25,4 +30,7 @@ from .sections import TaskConfig as TaskConfig
 from .sections import words_around as words_around
 from .whole import RunConfig as RunConfig
 from .whole import backbone_of as backbone_of
+from .whole import changes as changes
 from .whole import is_model_path as is_model_path
+from .writing import toml_key as toml_key
+from .writing import toml_value as toml_value

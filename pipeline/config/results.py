@@ -62,15 +62,20 @@ class Choice(Record):
     full_depth: Behind
     deepest: int
     constant: Apart | None = None
+    why: Line | None = None
+    """Why this head, and neither a smaller one nor that of the least loss."""
 
 
 class Entry(Record):
-    """What a model scores on the test split."""
+    """What a model scores on the test split, and on the rows that heads were judged by."""
 
     test: Mapping[Line, float | None]
     test_interval: Mapping[Line, Interval | None] | None = None
+    """Ends of 95 % bootstrap intervals; None of fewer than 20 rows."""
     val: float | None = None
     score: float | None = None
+    score_interval: Interval | None = None
+    """That of ``score``."""
     loss: float | None = None
 
 
@@ -101,6 +106,9 @@ class Compared(Entry):
     """What the chosen head is compared with; a head has ``depth`` and ``num_features``."""
 
     gain: Gain | None = None
+    """Of the chosen head over this, on the test rows."""
+    score_gain: Gain | None = None
+    """The same on the rows that heads were judged by."""
     depth: int | None = None
     num_features: int | None = None
 
@@ -131,6 +139,27 @@ class LabelEntry(Record):
     rows: int
 
 
+class SizeEntry(Record):
+    """Salient features against as many random ones, on the rows that heads were judged by."""
+
+    class Features(Record):
+        """A linear head on them; of random ones the middle one of some draws."""
+
+        score: float | None
+        score_interval: Interval | None = None
+        loss: float
+        draws: tuple[float | None, ...] = ()
+        """Scores of all draws, ascending."""
+
+    depth: int
+    size: float | None = None
+    num_features: int
+    salient: Features
+    random: Features
+    gain: Gain | None = None
+    """Of the salient ones over the random ones, rows resampled together."""
+
+
 class TaskEntry(Record):
     """A task's results."""
 
@@ -138,6 +167,9 @@ class TaskEntry(Record):
     type: Literal["classification", "regression", "multilabel"]
     classes: tuple[Line, ...]
     num_test: int
+    num_judged: int | None = None
+    """Rows that heads were judged by."""
+    by_size: tuple[SizeEntry, ...] = ()
     layers: tuple[ProbeEntry, ...] = ()
     hidden_states: tuple[ProbeEntry, ...] = ()
     routers: tuple[ProbeEntry, ...] = ()
@@ -175,7 +207,8 @@ class Change(Record):
     """By how much a metric changed."""
 
     change: float
-    interval: Interval
+    interval: Interval | tuple[None, None]
+    """No numbers of fewer than 20 texts."""
     value: float | None = None
 
 

@@ -35,6 +35,54 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """Names of runs and tasks: they become names of files and columns."""
 
 
+Ranking = Literal[
+    "weight",
+    "l2",
+    "l1",
+    "mean_difference",
+    "probeless",
+    "anova_f",
+    "correlation",
+    "mutual_information",
+]
+"""The probes' weights, and the rows of ``pipeline.neurons.RANKINGS``."""
+Pooling = Literal["mean", "max", "first", "last"]
+"""The rows of ``pipeline.backbone.POOLINGS``."""
+
+
+def _input_here(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            f"{path!r} is no file here; fetch it and name the copy, or name a data set of the"
+            ' Hugging Face hub as hub = "NAME"'
+        )
+    return path
+
+
+def _folder_here(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            f"{path!r} is no folder here; what is written goes to a local or shared folder: name"
+            " one, and copy it elsewhere afterwards"
+        )
+    return path
+
+
+def _no_address(model: str) -> str:
+    if "://" in model:
+        name = "/".join(model.partition("://")[2].split("/")[1:3])
+        raise ValueError(
+            f"{model!r} is an address; name a model folder here, or a model of the Hugging Face hub"
+            f" by its name{name and f', as {name!r}'}"
+        )
+    return model
+
+
+InputPath = Annotated[str, AfterValidator(_input_here)]
+FolderPath = Annotated[str, AfterValidator(_folder_here)]
+ModelName = Annotated[str, AfterValidator(_no_address)]
+
+
 class Section(BaseModel):
     """A part of the configuration: no unknown keys, and nothing changes."""
 
@@ -44,27 +92,31 @@ class Section(BaseModel):
 class BackboneConfig(Section):
     """The frozen transformer whose activations are read."""
 
-    model: str
+    model: ModelName = Field(examples=["roberta-base"])
     """A Hugging Face model directory, a hub name, or ``package:NAME`` of an installed package."""
-    revision: str | None = None
+    revision: str | None = Field(
+        default=None, examples=["e2da8e2f811d1448a5b465c236feacd80ffbac7b"]
+    )
     """The 40-digit commit of a hub model; required for hub names."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward pass, in training and scoring; bfloat16 is faster, about 1 % off."""
-    max_length: int | None = Field(default=None, ge=2)
+    max_length: int | None = Field(default=None, ge=2, examples=[128])
     """Tokens per text, special tokens included; longer texts are cut and flagged.
     Default: the model's context."""
     special_tokens: bool = True
     """Pool over ``[CLS]``, ``[SEP]``, ``<s>`` … too, as in the paper."""
-    prefix: str | None = None
+    prefix: str | None = Field(default=None, examples=["query: "])
     """Words that the model reads before every text, such as ``"query: "`` for e5. Mean and max
     pooling (and ``store.peaks``) then run over the text's own tokens only, from its first to its
     last; first and last pooling take the first and last token of all, special ones only with
     ``special_tokens``. Where a text is too long, its end is cut off."""
-    template: str | None = None
+    template: str | None = Field(
+        default=None, examples=['This sentence: "{text}" means in one word: "']
+    )
     """Instead of a prefix, words around every text, with ``{text}`` in its place, pooled in the
     same way: of ``'This sentence: "{text}" means in one word: "'`` last pooling reads the last
     token. Other braces mean themselves. What follows a text that is too long stays."""
-    ffn_site: str | None = None
+    ffn_site: str | None = Field(default=None, examples=["layers.{i}.mlp.down_proj"])
     """Path of the FFN's down projection, ``{i}`` for the block, for families not in FFN_SITES."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
@@ -191,23 +243,25 @@ def _as_words(value: Any) -> Any:
 class CorpusSource(Section):
     """One labelled text set: files of one format, with the columns to read."""
 
-    path: str | None = None
+    path: InputPath | None = Field(default=None, examples=["tweets.csv"])
     """A file; a file in a zip archive, as in ``"a.zip/train.csv"`` (of a single one the archive's
     name is enough); a folder whose files are the parts of one table, in the order of their names,
     or a pattern as in ``"parts/*.csv"`` (names that begin with a dot or ``_`` are left out, and
     said); or a folder of the TweetEval layout. The rows' splits come from ``split`` or are drawn.
     Files of texts may be packed with gz, bz2, xz or zst."""
-    train: str | None = None
+    train: InputPath | None = Field(default=None, examples=["train.csv"])
     """The training split's file or files, instead of ``path``; ``val`` and ``test`` go with it."""
-    val: str | None = None
+    val: InputPath | None = Field(default=None, examples=["val.csv"])
     """The validation split's; without it the split is drawn from the training files."""
-    test: str | None = None
+    test: InputPath | None = Field(default=None, examples=["test.csv"])
     """The test split's; without it the split is drawn from the training files."""
-    hub: str | None = None
+    hub: str | None = Field(default=None, examples=["cardiffnlp/tweet_eval"])
     """A ``datasets`` hub name, instead of ``path``."""
-    hub_config: str | None = None
+    hub_config: str | None = Field(default=None, examples=["sentiment"])
     """Configuration of the hub's data set, where it has several."""
-    revision: str | None = None
+    revision: str | None = Field(
+        default=None, examples=["b3a375baf0f409c77e6bc7aa35102b7b3534f8be"]
+    )
     """Commit of the hub's data set."""
     format: Literal[
         "auto",
@@ -225,43 +279,45 @@ class CorpusSource(Section):
     also called Feather; ``trees`` has a tree of phrases per line, as the Stanford Sentiment
     Treebank, with the columns text and label; ``folders`` a folder for each class with a file for
     each text, as aclImdb, with the columns text, folder and file."""
-    encoding: Encoding | None = None
+    encoding: Encoding | None = Field(default=None, examples=["cp1252"])
     """Of text files, by Python's name, such as ``"cp1252"``; default UTF-8, or what the byte order
     mark says (UTF-8, UTF-16, UTF-32)."""
-    columns: ColumnNames = ()
+    columns: ColumnNames = Field(default=(), examples=[["label", "id", "text"]])
     """Names for the columns of CSV and TSV files without a header, all of them, in order."""
-    delimiter: Delimiter | None = None
+    delimiter: Delimiter | None = Field(default=None, examples=[";"])
     """Between the fields of CSV files; default a comma, semicolon, tab or bar, whichever the header
     has, or the rows of a file without one."""
-    text: str = "text"
+    text: str = Field(default="text", examples=["body"])
     """Column of the text; in JSON also a path through objects and lists, as in ``"data.text"`` and
     ``"posts.0.text"``, here and wherever a column is named."""
-    id: str | None = None
+    id: str | None = Field(default=None, examples=["id"])
     """Column of the id; without one, ids are made from the source's name and the row number."""
-    time: str | None = None
+    time: str | None = Field(default=None, examples=["created_at"])
     """Column of the time (ISO 8601, Twitter's format or epoch seconds)."""
-    author: str | None = None
+    author: str | None = Field(default=None, examples=["author_id"])
     """Column of the author's id, kept so that an author's texts can be deleted."""
-    split: str | None = None
+    split: str | None = Field(default=None, examples=["split"])
     """Column with train, val or test (also validation, dev)."""
     labels: dict[str, Annotated[str | tuple[str, ...], BeforeValidator(_columns)]] = Field(
-        min_length=1
+        min_length=1, examples=[{"sentiment": "label"}]
     )
     """Task name -> label column; of a multilabel task also a list of columns of 0 and 1, which are
     called as the labels."""
-    label_names: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    label_names: dict[str, str | dict[str, str]] = Field(
+        default_factory=dict, examples=[{"sentiment": {"0": "negative", "4": "positive"}}]
+    )
     """Task name -> what its labels mean: ``{ 0 = "negative", 4 = "positive" }``, or a file with the
     name of label 0 in its first line, that of 1 in its second …, or with a number and a name in
     each."""
-    separator: str | None = Field(default=None, min_length=1)
+    separator: str | None = Field(default=None, min_length=1, examples=[";"])
     """What stands between the labels of a multilabel task in one cell, as in ``"a;b"``; default
     ``|``. Lists as JSON or Python writes them are read as well."""
     where: dict[str, Annotated[str | tuple[str, ...], BeforeValidator(_as_words)]] = Field(
-        default_factory=dict
+        default_factory=dict, examples=[{"lang": "en", "confidence": ">= 0.6"}]
     )
     """Keep only the rows whose column has this value, or one of a list of them; or a number as in
     ``">= 0.6"`` (also ``>``, ``<``, ``<=``; a text that looks like that is a list of one)."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, examples=[10_000])
     """Read a seeded sample of at most so many rows of each file, or of each folder of parts."""
 
     @model_validator(mode="after")
@@ -305,13 +361,15 @@ class CorpusSource(Section):
 class TaskConfig(Section):
     """One target over the texts."""
 
-    name: str = Field(pattern=NAME_PATTERN)
+    name: str = Field(pattern=NAME_PATTERN, examples=["sentiment"])
     """As in a corpus entry's ``labels``; also the column of its predictions."""
     type: Literal["classification", "regression", "multilabel"]
     """One of several classes, given as texts or integers; a number; or any subset of the labels,
     given as a list (in CSV and TSV as JSON or Python writes it, or names with the corpus entry's
     ``separator`` between) or in a column each."""
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = Field(
+        default=None, examples=[["negative", "neutral", "positive"]]
+    )
     """The classes or labels, in order; default: those found in the training split, sorted, or the
     label columns."""
     metric: (
@@ -333,7 +391,7 @@ class TaskConfig(Section):
     """What model selection maximises (minimises for mae); default macro_f1 or pearson. Of
     multilabel tasks macro_f1 (the mean of the labels' own), micro_f1 or lrap (label ranking average
     precision)."""
-    positive: str | None = None
+    positive: str | None = Field(default=None, examples=["hate"])
     """The class that the metrics f1 and auc are about; default the last one."""
 
     @property
@@ -369,31 +427,33 @@ class TaskConfig(Section):
 class SplitConfig(Section):
     """Splits drawn where a source gives none: seeded, stratified, near-duplicate texts together."""
 
-    val: float = Field(default=0.15, gt=0, lt=0.5)
+    val: float = Field(default=0.15, gt=0, lt=0.5, examples=[0.2])
     """Share of the texts in the validation split."""
-    test: float = Field(default=0.15, gt=0, lt=0.5)
+    test: float = Field(default=0.15, gt=0, lt=0.5, examples=[0.2])
     """Share of the texts in the test split."""
 
 
 class StoreConfig(Section):
     """The activation store."""
 
-    path: str
+    path: FolderPath = Field(examples=["activations"])
     """Folder of the store; several runs may share one."""
-    poolings: tuple[str, ...] = ("mean", "max")
+    poolings: tuple[Pooling, ...] = Field(default=("mean", "max"), examples=[["last"]])
     """How a text's tokens become one number per neuron: mean, max, first, last (in a decoder the
     token that has seen all others)."""
-    sites: tuple[Literal["ffn", "hidden", "router", "experts"], ...] | None = None
+    sites: tuple[Literal["ffn", "hidden", "router", "experts"], ...] | None = Field(
+        default=None, examples=[["ffn", "hidden"]]
+    )
     """What is stored of a text: the FFN activations (ffn); every hidden state: embeddings, after
     each block, final (hidden; without it only the final one, which the conventional head needs); of
     mixtures of experts how probable each expert is (router), and the activations of the experts'
     neurons times the router's weights (experts). Default: all but experts in a new store, what it
     holds in an old one. A store that holds more serves as it is, and heads read all of it."""
-    experts: tuple[int, ...] | None = None
+    experts: tuple[int, ...] | None = Field(default=None, examples=[[0, 7]])
     """Numbers of the experts whose activations are stored, where all of them would be too many."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of the stored activations."""
-    samples_per_shard: int | None = Field(default=None, ge=1)
+    samples_per_shard: int | None = Field(default=None, ge=1, examples=[512])
     """Texts in a file; default as many as make files of about 50 MB."""
     keep_text: bool = True
     """False keeps the texts' hashes only."""
@@ -448,21 +508,25 @@ class ProbeConfig(Section):
 
     solver: Literal["lbfgs", "sklearn"] = "lbfgs"
     """Ours, out of core and many fits at once, or scikit-learn's estimators as the reference."""
-    C: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    C: tuple[float, ...] = Field(
+        default=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), examples=[[0.1]]
+    )
     """Inverse penalty strengths tried on validation for classification (loss summed over rows, as
     in scikit-learn)."""
-    alpha: tuple[float, ...] = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)
+    alpha: tuple[float, ...] = Field(
+        default=(1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4), examples=[[10.0, 100.0]]
+    )
     """Penalty strengths tried on validation for regression, on the scale of ridge."""
     penalty: Literal["l2", "l1", "elasticnet"] = "l2"
     """Norm of the weights; l1 and elasticnet set most of them to zero, through scikit-learn
     whatever the solver, in memory and much slower."""
-    l1_ratio: float = Field(default=0.5, gt=0, le=1)
+    l1_ratio: float = Field(default=0.5, gt=0, le=1, examples=[0.9])
     """Share of the L1 norm in the elastic net."""
     class_weight: Literal["balanced"] | None = None
     """Rows weighted so that all classes weigh the same; None: all rows weigh the same, as they
     always do in multilabel tasks. Of heads the fits alone are weighted: their probabilities are
     calibrated to the classes' frequencies, and decisions go by the task's metric."""
-    tol: float = Field(default=1e-4, gt=0)
+    tol: float = Field(default=1e-4, gt=0, examples=[1e-5])
     """Largest gradient entry of the mean loss at which a fit counts as converged; its square is the
     largest estimated gap of the penalised loss to the optimum, relative to it."""
 
@@ -475,18 +539,21 @@ class ProbeConfig(Section):
 
 
 class HeadConfig(Section):
-    """Phase 2: the cross-layer heads and the choice of depth."""
+    """Phase 2: the heads on several layers, and the choice among them."""
 
     kinds: tuple[
         Literal["dense", "states", "sparse", "frozen", "ensemble", "stack", "final"], ...
-    ] = (
-        "dense",
-        "states",
-        "sparse",
-        "frozen",
-        "ensemble",
-        "stack",
-        "final",
+    ] = Field(
+        default=(
+            "dense",
+            "states",
+            "sparse",
+            "frozen",
+            "ensemble",
+            "stack",
+            "final",
+        ),
+        examples=[["sparse"]],
     )
     """Heads to train: all features of both sites in one linear model (dense), the hidden states
     alone (states), the salient features of both sites (sparse), the paper's (frozen), the mean of a
@@ -500,28 +567,28 @@ class HeadConfig(Section):
     """How salient features are selected: a share of each layer's importance (``eta``; of sparse
     heads, of all layers' and sites' together), so many of each layer (``top_k``), or so many of all
     layers together (``budget``). All sizes are tried."""
-    eta: tuple[float, ...] = (0.25, 0.5, 0.75)
+    eta: tuple[float, ...] = Field(default=(0.25, 0.5, 0.75), examples=[[0.5]])
     """Shares of each layer's squared importance that the salient features must reach."""
-    top_k: tuple[int, ...] = (32, 128, 512)
+    top_k: tuple[int, ...] = Field(default=(32, 128, 512), examples=[[100]])
     """Numbers of features of each layer."""
-    budget: tuple[int, ...] = (128, 512, 2048)
-    """Numbers of features of layers ``0..depth`` together, those with the largest shares of their
+    budget: tuple[int, ...] = Field(default=(128, 512, 2048), examples=[[1000]])
+    """Numbers of features of all layers of a head together, those with the largest shares of their
     layers' squared importance."""
-    ranking: str = "weight"
+    ranking: Ranking = Field(default="weight", examples=["probeless"])
     """What importance is for frozen heads: the probes' weights, or another ranking of ``salient
     rank``, which knows the labels of all training rows: by folds such heads look too good. Sparse
     heads go by the weights of the model on all features."""
-    block_rows: int = Field(default=3000, ge=100)
+    block_rows: int = Field(default=3000, ge=100, examples=[2000])
     """Rows of one linear model; more are divided into blocks whose models are averaged. Memory
     grows with its square, time with its cube."""
-    max_features: int = Field(default=8192, ge=1)
+    max_features: int = Field(default=8192, ge=1, examples=[4096])
     """Largest number of salient features of a sparse head; larger candidates are left out."""
     training: Literal["seen", "unseen", "both", "cross_fit"] = "cross_fit"
     """What the frozen head's network is trained on: the outputs of the probes on the rows that they
     were fitted on (seen), or out-of-fold outputs on these rows (cross_fit). For unseen and both,
     Phase 2 builds on the probes fitted without fold 0; the network is trained on fold 0 (unseen),
     or on all rows (both)."""
-    folds: int = Field(default=5, ge=2)
+    folds: int = Field(default=5, ge=2, examples=[10])
     """Folds of training and validation rows together, for out-of-fold outputs; Phase 1 fits each
     layer's probe again without each of them."""
     judge: Literal["validation", "cross_validation"] | None = None
@@ -531,21 +598,21 @@ class HeadConfig(Section):
     folds_by: Literal["time", "author"] | None = None
     """Folds of consecutive times, or of whole authors, as a shift would make them, so that
     brittleness shows; default near-duplicates together, else at random."""
-    hidden_width: int = Field(default=16, ge=0)
+    hidden_width: int = Field(default=16, ge=0, examples=[0])
     """Width of the frozen head's dense network; 0 for a single linear layer."""
-    max_depth: float = Field(default=1.0, gt=0, le=1)
-    """Deepest block allowed, as a share of the backbone's blocks."""
-    standard_errors: float = Field(default=3.0, ge=0)
+    max_depth: float = Field(default=1.0, gt=0, le=1, examples=[0.67])
+    """Blocks that a head may run at most, as a share of the backbone's: 0.67 of 6 blocks are 4."""
+    standard_errors: float = Field(default=3.0, ge=0, examples=[2.0])
     """How sure a choice must be, in standard errors of a difference of out-of-fold losses: the head
     on all features is left for one that is surely better, or for a smaller one (fewer blocks, then
     features) that surely costs no more than a fiftieth of what has been learnt. Of some twenty
     heads one is ahead by two of them by luck."""
-    tolerance: float = Field(default=0.01, ge=0)
-    """Score that ``salient plan`` may give away for a smaller depth."""
+    tolerance: float = Field(default=0.01, ge=0, examples=[0.02])
+    """Score that ``salient plan`` may give away for fewer blocks."""
     calibrate: bool = True
     """Calibrate class probabilities, and try thresholds per class or label, on the rows of
     ``judge``."""
-    licence: str | None = None
+    licence: str | None = Field(default=None, examples=["CC-BY-4.0"])
     """Terms for passing the heads on, noted on their cards."""
 
     @property
@@ -607,36 +674,46 @@ class HeadConfig(Section):
 class ScoreConfig(Section):
     """Batch scoring."""
 
-    output: str | None = None
+    output: FolderPath | None = Field(default=None, examples=["scores"])
     """Folder of the scores, where ``--out`` names none."""
-    languages: tuple[str, ...] = ()
+    languages: tuple[str, ...] = Field(default=(), examples=[["en"]])
     """Score tweets of these languages only, by Twitter's codes (``en``); default: all."""
-    since: str | None = None
+    since: str | None = Field(default=None, examples=["2026-11-01"])
     """Score tweets from this date or time on, in UTC."""
-    until: str | None = None
+    until: str | None = Field(default=None, examples=["2026-12-01"])
     """Score tweets before this date or time."""
     retweets: Literal["keep", "drop", "only"] = "keep"
     """Retweets are scored by the full text of the tweet that they repeat."""
-    max_errors: float = Field(default=0.05, ge=0, le=1)
+    max_errors: float = Field(default=0.05, ge=0, le=1, examples=[0.01])
     """Share of unreadable lines above which a scoring run fails."""
-    block_rows: int = Field(default=4096, ge=1)
+    text: str | None = Field(default=None, examples=["body"])
+    """Column of the text, in files of texts; default the first of the corpus's that a file has, or
+    ``text``. Naming any column says that files are no tweet dumps."""
+    id: str | None = Field(default=None, examples=["tweet_id"])
+    """Column of the id; default the corpus's or ``id`` if a file has one, else its name and line
+    make it."""
+    time: str | None = Field(default=None, examples=["posted_at"])
+    """Column of the time; default the corpus's or ``created_at`` if a file has one."""
+    lang: str | None = Field(default=None, examples=["language"])
+    """Column of the language; default ``lang`` if a file has it."""
+    block_rows: int = Field(default=4096, ge=1, examples=[1024])
     """Rows read and scored at a time; fewer where their texts are very long."""
-    encoding: Encoding | None = None
+    encoding: Encoding | None = Field(default=None, examples=["cp1252"])
     """Of files of texts, as under ``[[corpus]]``."""
-    columns: ColumnNames = ()
+    columns: ColumnNames = Field(default=(), examples=[["id", "text"]])
     """Names for the columns of files of texts without a header, as under ``[[corpus]]``."""
-    delimiter: Delimiter | None = None
+    delimiter: Delimiter | None = Field(default=None, examples=[";"])
     """Of CSV files, as under ``[[corpus]]``."""
-    max_line_bytes: int = Field(default=1 << 25, ge=1024)
+    max_line_bytes: int = Field(default=1 << 25, ge=1024, examples=[1 << 20])
     """Longest line, row or JSON value that is read (unpacked); a longer one is unreadable. Memory
     may take some twenty times as much."""
-    buffer_rows: int = Field(default=250_000, ge=1)
+    buffer_rows: int = Field(default=250_000, ge=1, examples=[100_000])
     """Scored rows that wait in memory, so that files do not get small."""
-    cache_texts: int = Field(default=200_000, ge=0)
+    cache_texts: int = Field(default=200_000, ge=0, examples=[0])
     """Texts whose scores are remembered while a run goes on, for retweets."""
-    parity_samples: int = Field(default=16, ge=0)
+    parity_samples: int = Field(default=16, ge=0, examples=[64])
     """Stored samples that are recomputed before scoring starts."""
-    drift_warning: float = Field(default=0.2, gt=0)
+    drift_warning: float = Field(default=0.2, gt=0, examples=[0.25])
     """Population stability index, beyond what chance makes of it, from which a run warns that the
     texts are no longer like those the heads were validated on."""
 
@@ -662,42 +739,46 @@ class ClusterConfig(Section):
     ] = "local"
     """Threads of this process, processes of this machine, a running scheduler, or what starts
     workers elsewhere; the rows of ``pipeline.cluster.kinds.KINDS``."""
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, examples=[4])
     """Workers to start, or tasks under way on a running scheduler; default one for each core, GPU
     or host of ``hosts``, one job of a batch system, or all workers there. The most if adapting."""
-    min_workers: int | None = Field(default=None, ge=1)
+    min_workers: int | None = Field(default=None, ge=1, examples=[1])
     """Let the number of workers follow the work, between this and ``workers``."""
-    address: str | None = None
+    address: str | None = Field(default=None, examples=["tcp://node1:8786"])
     """Of a running scheduler (``tcp://host:8786``, ``tls://…``) or of a Dask Gateway."""
     security: Literal["tls", "none"] = "tls"
     """Keys made for each session that scheduler, workers and client of a cluster started here must
     show each other, or "none": whoever reaches a port then runs code as you. A running scheduler, a
     Dask Gateway and Kubernetes bring their own."""
-    tls_ca: str | None = None
+    tls_ca: str | None = Field(default=None, examples=["ca.pem"])
     """PEM file of the certificate authority, for a scheduler at a ``tls://`` address."""
-    tls_cert: str | None = None
+    tls_cert: str | None = Field(default=None, examples=["client.pem"])
     """PEM file of the client's certificate."""
-    tls_key: str | None = None
+    tls_key: str | None = Field(default=None, examples=["client.key"])
     """PEM file of the client's key."""
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = Field(default=(), examples=[["node1", "node1", "node2"]])
     """ssh: the scheduler's host and the workers' (a host may come several times)."""
-    device: str = "auto"
+    device: str = Field(default="auto", examples=["cuda"])
     """Torch device. With "cuda" blocks go only to workers that offer the resource GPU, and workers
     that have one make the probes' Gram matrices there."""
-    workers_per_gpu: int = Field(default=1, ge=1)
+    workers_per_gpu: int = Field(default=1, ge=1, examples=[2])
     """cuda: workers that share a GPU, each with a model of its own."""
-    cores: int | None = Field(default=None, ge=1)
+    cores: int | None = Field(default=None, ge=1, examples=[4])
     """Cores of a worker; default a share of this machine's, elsewhere the worker's threads."""
-    memory: str | None = None
+    memory: str | None = Field(default=None, examples=["16GB"])
     """Memory of a worker, as in "8GB"."""
-    walltime: str | None = Field(default=None, pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")
+    walltime: str | None = Field(
+        default=None, pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$", examples=["08:00:00"]
+    )
     """Batch systems: time limit of the driver's job and of each worker's, as "HH:MM:SS"."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(
+        default_factory=dict, examples=[{"queue": "long", "account": "me"}]
+    )
     """Further arguments of the kind's own cluster class, such as queue, account or image."""
-    dashboard: str | None = None
+    dashboard: str | None = Field(default=None, examples=["127.0.0.1:8787"])
     """Where a cluster that is started here serves its dashboard, as "127.0.0.1:8787"
     or, to all who reach this machine, ":8787"; default any port, for this machine only."""
-    wait_s: float = Field(default=600, gt=0)
+    wait_s: float = Field(default=600, gt=0, examples=[60])
     """How long to wait for a scheduler or for workers that do not answer. Workers that wait in the
     queue of a batch system are waited for without end."""
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from pipeline.config.problems import first_problem
+from pipeline.config.problems import every_problem, first_problem
 from pipeline.config.sections import (
     NAME_PATTERN,
     SCORE_COLUMNS,
     BackboneConfig,
     ClusterConfig,
     CorpusSource,
+    FolderPath,
     HeadConfig,
     NormaliseConfig,
     ProbeConfig,
@@ -27,7 +28,7 @@ from pipeline.config.sections import (
     StoreConfig,
     TaskConfig,
 )
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 
 
 class RunConfig(Section):
@@ -35,11 +36,11 @@ class RunConfig(Section):
 
     format_version: Literal[1] = 1
     """Of the configuration file."""
-    name: str = Field(pattern=NAME_PATTERN)
+    name: str = Field(pattern=NAME_PATTERN, examples=["sentiment"])
     """The run's name, shown in reports and lists of jobs."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, examples=[1])
     """Of all that is drawn: splits, folds, bootstrap rows, initial weights."""
-    run_dir: str
+    run_dir: FolderPath = Field(examples=["runs/sentiment"])
     """Folder for probes, tables, heads and figures of this run."""
     backbone: BackboneConfig
     """``[backbone]``"""
@@ -66,35 +67,38 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _names_meet(self) -> RunConfig:
+        if problems := [*self._problems()]:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """Where sections do not go together."""
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
-            raise ValueError(f"tasks: names must differ, found {names}")
+            yield f"tasks: names must differ, found {names}"
         if reserved := sorted(set(names) & {*SCORE_COLUMNS, "date"}):
-            raise ValueError(
-                f"tasks: the name {reserved[0]!r} is a column of the scores; choose another"
-            )
+            yield f"tasks: the name {reserved[0]!r} is a column of the scores; choose another"
         if Path(self.run_dir).resolve() == Path(self.store.path).resolve():
-            raise ValueError("run_dir and store.path are one folder; they need one each")
+            yield "run_dir and store.path are one folder; they need one each"
         used = {task for source in self.corpus for task in source.labels}
         if unknown := sorted(used - set(names)):
-            raise ValueError(
+            hint = next(filter(None, (did_you_mean(one, names) for one in unknown)), "")
+            yield (
                 f"corpus labels name tasks without a [[tasks]] entry: {unknown}; known: {names}"
+                + (f"; {hint}" if hint else "")
             )
         if unused := sorted(set(names) - used):
-            raise ValueError(
-                f"tasks {unused} have no labels: name a column in a [[corpus]] entry's labels"
-            )
+            yield f"tasks {unused} have no labels: name a column in a [[corpus]] entry's labels"
         for task in self.tasks:
-            self._columns_fit(task)
+            yield from self._column_problems(task)
         by = self.head.folds_by
         if by is not None and not any(getattr(source, by) for source in self.corpus):
-            raise ValueError(
+            yield (
                 f"head.folds_by = {by!r} needs each text's {by}, and no corpus entry names a column"
                 f' of it; add `{by} = "COLUMN"` under [[corpus]], or leave folds_by out'
             )
-        return self
 
-    def _columns_fit(self, task: TaskConfig) -> None:
+    def _column_problems(self, task: TaskConfig) -> Iterator[str]:
         """Label columns of 0 and 1 are for label sets, and the same ones everywhere."""
         columns = [
             names
@@ -103,7 +107,7 @@ class RunConfig(Section):
         ]
         if task.type != "multilabel":
             if columns:
-                raise ValueError(
+                yield (
                     f"corpus labels name several columns for task {task.name!r}, which is a"
                     f" {task.type} task; name one column, or set its type to multilabel"
                 )
@@ -111,17 +115,17 @@ class RunConfig(Section):
         wanted = task.labels or (columns[0] if columns else None)
         for names in columns:
             if len(set(names)) != len(names) or len(names) < 2:
-                raise ValueError(
+                yield (
                     f"corpus labels: task {task.name!r} needs at least two different columns,"
                     f" found {list(names)}"
                 )
             if wanted is not None and set(names) != set(wanted):
-                raise ValueError(
+                yield (
                     f"corpus labels: task {task.name!r} has the columns {list(names)}, but the"
                     f" labels {list(wanted)}; name a column for each label, called as it"
                 )
         if not set(self.head.single_kinds) - {"frozen"}:
-            raise ValueError(
+            yield (
                 f"head.kinds {list(self.head.kinds)}: multilabel task {task.name!r} needs dense,"
                 " states or sparse heads, or the final one with head.max_depth = 1; add 'dense'"
             )
@@ -152,7 +156,7 @@ class RunConfig(Section):
         except IsADirectoryError:
             raise ConfigError(f"{path}: is a folder; name the TOML file inside it") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+            raise ConfigError(f"{path}: not valid TOML: {error}{_remedy(error)}") from None
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         return cls.from_dict(data, origin=path)
@@ -163,7 +167,11 @@ class RunConfig(Section):
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(f"{origin}: {first_problem(error, cls)}") from None
+            first, *others = every_problem(error, cls)
+            if not others:
+                raise ConfigError(f"{origin}: {first}") from None
+            listed = "".join(f"\n  {line}" for line in (first, *others))
+            raise ConfigError(f"{origin}: {len(others) + 1} problems{listed}") from None
         return config._resolved(origin.resolve().parent)
 
     def _resolved(self, base: Path) -> RunConfig:
@@ -275,6 +283,14 @@ class RunConfig(Section):
         raise ConfigError(f"no task {name!r}; the configuration has {[t.name for t in self.tasks]}")
 
 
+def changes(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration as JSON differs from the defaults; all of one that is not valid."""
+    try:
+        return RunConfig.model_validate(data).model_dump(mode="json", exclude_defaults=True)
+    except ValidationError:  # of another version
+        return dict(data)
+
+
 def backbone_of(settings: Mapping[str, Any]) -> BackboneConfig:
     """The ``[backbone]`` section of some settings.
 
@@ -285,6 +301,24 @@ def backbone_of(settings: Mapping[str, Any]) -> BackboneConfig:
         return BackboneConfig.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(first_problem(error, BackboneConfig)) from None
+
+
+_REMEDIES = {
+    "Cannot declare ('corpus',) twice": "write [[corpus]] (two brackets), each time",
+    "Cannot declare ('tasks',) twice": "write [[tasks]] (two brackets), each time",
+    "Cannot declare": "a section stands once in the file, with all of its keys",
+    "Cannot overwrite a value": "a key stands once in its section",
+    "Invalid value": 'texts stand in quotes, as in name = "mine"; true and false do not',
+    "Unescaped '\\'": "write / in place of \\ in paths, or put them in single quotes",
+}
+"""How messages of `tomllib` begin -> what a beginner may have meant."""
+
+
+def _remedy(error: Exception) -> str:
+    for begins, remedy in _REMEDIES.items():
+        if str(error).startswith(begins):
+            return f"; {remedy}"
+    return ""
 
 
 def is_model_path(model: str) -> bool:

@@ -43,31 +43,34 @@ class SalientClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         model: a folder, ``package:NAME`` of an installed model package, or ``user/name@COMMIT`` of
             the hub. Where a fitted one is unpickled on another machine: set it to where the same
             model lies there.
-        kinds: heads to try, as ``head.kinds``; default all but "frozen" and "ensemble", which need
-            a probe of every layer and take longer than the rest. ``["sparse"]`` reads salient
-            neurons only.
-        max_depth: deepest block allowed, as a share of the model's: 0.67 halves the time of
-            predictions, about.
-        metric: what thresholds and penalties are chosen for; default macro F1.
-        class_weight: "balanced" weights rows so that all classes weigh the same in fits.
+        kinds: heads to try, a list of "dense", "states", "sparse", "frozen", "ensemble", "stack"
+            and "final"; default all but "frozen" and "ensemble", which need a probe of every layer
+            and take longer than the rest. ``["sparse"]`` reads salient neurons only.
+        max_depth: most blocks that a head may need, as a share of the model's, above 0 and up to
+            1, never a number of blocks: of 6 blocks 0.5 allows 3, and 0.67 allows 4, which takes
+            about two thirds of the time of predictions.
+        metric: what thresholds and penalties are chosen for: "macro_f1" (default), "accuracy",
+            "macro_recall", "f1" or "auc"; of label sets "macro_f1" (default), "micro_f1" or "lrap".
+        class_weight: "balanced" weights rows so that all classes weigh the same in fits; None
+            weights rows alike.
         config: other keys of a run's configuration by section: ``backbone, normalise, splits,
             store, probe, head``, such as ``{"head": {"lexical": True}}``.
         cache: folder of activations, so that the next fit on the same texts runs no model: default
             the user's cache folder. Hashes of texts are kept, no texts. With False they lie in
             a folder ``salient-…`` of the system's temporary one, which is removed after the fit;
             of a fit that is killed it stays there, and so does the run's, with ``y``.
-        cache_bytes: most bytes in it, about: before a fit that brings more, what was not used for
-            longest goes.
+        cache_bytes: most bytes in it, from 0, about: before a fit that brings more, what was not
+            used for longest goes.
         device: torch device; "auto" takes a GPU if there is one.
-        progress: show long work, and where activations are kept: as a bar in a notebook or on a
-            terminal, else in lines on standard error.
-        random_state: seed of folds, splits and initial weights; None is 0: fits are repeatable,
-            to rounding: a text's activations depend in their last digits on the texts that they
-            were computed with, which are others where the cache holds some already.
+        progress: show long work, what is tried and chosen, and where activations are kept: as a
+            bar in a notebook or on a terminal, else in lines on standard error.
+        random_state: seed, from 0, of folds, splits and initial weights; None is 0: fits are
+            repeatable, to rounding: a text's activations depend in their last digits on the texts
+            that they were computed with, which are others where the cache holds some already.
 
     Attributes:
         classes_: ``(k,)`` classes in order, or labels of label sets.
-        depth_: the last block that predictions run.
+        depth_: the last block that predictions run, counted from 0: 3 runs four blocks.
         salient_neurons_: table ``site, layer, pooling, neuron, importance``, the largest weight
             first.
         report_: what was tried, and what the choice is compared with, held out.
@@ -218,7 +221,7 @@ class SalientRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
     Args:
         model, kinds, max_depth, config, cache, cache_bytes, device, progress, random_state: as of
             :class:`SalientClassifier`.
-        metric: what penalties are chosen for; default Pearson's r.
+        metric: what penalties are chosen for: "pearson" (default), "spearman", "mae" or "r2".
 
     Attributes:
         depth_, salient_neurons_, report_, head_: as of :class:`SalientClassifier`.

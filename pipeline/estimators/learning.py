@@ -25,7 +25,7 @@ from pipeline.errors import CorpusError, HeadError, ProbeError
 from pipeline.estimators.inputs import Array, InputError
 from pipeline.estimators.kept import Place, entry_key, kept_activations, remove
 from pipeline.estimators.labels import Labels, check_classes
-from pipeline.estimators.settings import cache_of, configured, task_of
+from pipeline.estimators.settings import cache_of, configured, in_own_words, task_of
 from pipeline.estimators.summary import Summary
 from pipeline.extraction import StoreOptions, kept_model, schema_of
 from pipeline.heads import Head
@@ -112,7 +112,7 @@ def learn(
     except (CorpusError, ProbeError, HeadError) as error:
         if isinstance(error, ValueError):
             raise
-        raise InputError(str(error)) from error
+        raise InputError(in_own_words(str(error))) from None
 
 
 def _used(texts: list[str], weights: Array | None) -> Array:
@@ -165,7 +165,8 @@ def _learn(
             run = RunFolder(Path(own.run_dir))
             _copy(place.golden, run.golden)
             try:
-                (result,) = stages.learn(own, corpus, backbone=backbone, say=LongWork(tell))
+                work = LongWork(tell)
+                (result,) = stages.learn(own, corpus, backbone=backbone, say=work, tell=tell)
             except StoreError as error:
                 raise _Unusable(place, error) from error
             if not place.golden.exists():

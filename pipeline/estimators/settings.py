@@ -9,6 +9,7 @@ key by its section. What a fit decides by itself is in neither.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ OWN = {
 QUICK = ("dense", "states", "sparse", "stack", "final")
 """Heads that are tried where nobody says which: those that need no probes of single layers, which
 take longer than all else."""
+_KEY = re.compile(rf"(?<![\w./\"])({'|'.join(SECTIONS)})\.([a-zA-Z_]+)\b(?!/)")
+"""A key in a message, with its section."""
 VAL_TEXTS = 8
 """Least texts, of small sets, to choose penalties on; never more than ``MOST_VAL`` of all."""
 MOST_VAL = 0.4
@@ -62,6 +65,7 @@ def configured(
     Raises:
         SettingError: naming the key, its value and the valid ones.
     """
+    _check_share(parameters.get("max_depth"))
     data = _sections(parameters.get("config"), name)
     for parameter, (section, key) in PARAMETERS.items():
         value = _plain(parameters.get(parameter))
@@ -91,10 +95,34 @@ def configured(
             backbone |= model_section(backbone["model"])
         return RunConfig.from_dict(whole, origin=Path(name))
     except ConfigError as error:
-        said = str(error)
-        for parameter, (section, key) in PARAMETERS.items():
-            said = said.replace(f"{section}.{key}:", f"{parameter}:")
-        raise SettingError(said) from None
+        raise SettingError(in_own_words(str(error))) from None
+
+
+def in_own_words(message: str) -> str:
+    """A message about keys of a configuration as one about an estimator's parameters: those of
+    ``PARAMETERS`` by their names, ``head.folds`` as ``config["head"]["folds"]``."""
+
+    def own(match: re.Match[str]) -> str:
+        section, key = match.groups()
+        named = {place: name for name, place in PARAMETERS.items()}
+        return named.get((section, key), f'config["{section}"]["{key}"]')
+
+    return _KEY.sub(own, message)
+
+
+def _check_share(value: Any) -> None:
+    """Blocks are asked for as a share of the model's: 4 is no share.
+
+    Raises:
+        SettingError: not within 0 and 1.
+    """
+    value = _plain(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 < value <= 1):
+        raise SettingError(
+            f"max_depth: {value!r} is no share of the model's blocks; give a number above 0 and up"
+            " to 1: 1.0 allows all blocks, 0.5 the first half of them"
+        )
 
 
 def task_of(kind: str, name: str, classes: tuple[str, ...], metric: str | None) -> TaskConfig:

@@ -236,7 +236,7 @@ class TextEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _repr_html_inner(self) -> str:
         if not self.__sklearn_is_fitted__():
             return str(super()._repr_html_inner())
-        return self._sheet().html() + self.report_._repr_html_()
+        return self._sheet().html() + "<p>What was tried: <code>report_</code></p>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         return {"text/plain": repr(self), "text/html": self._repr_html_inner()}

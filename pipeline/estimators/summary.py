@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.heads import BASELINE, Head, head_importance
+from pipeline.measures import doubt_of_rows
 from pipeline.progress import counted
 from pipeline.runfolder import RunFolder, read_sweep
 from store.layout import NGRAMS, Source
@@ -27,9 +28,10 @@ MEANINGS = {
     "final": "final hidden state, mean and max",
     "final_mean": "final hidden state, mean",
     "final_unit": "final hidden state, mean at length 1",
-    "hidden": "all hidden states up to the depth",
-    "all": "all features up to the depth",
-    "random": "as many features, drawn at random",
+    "hidden": "all hidden states of the same blocks",
+    "all": "all features of the same blocks",
+    "layer": "all neurons of its last block",
+    "random": "as many features as the best sparse head, any",
     "lexical": "word and character n-grams",
 }
 """Baseline -> what it reads."""
@@ -44,8 +46,9 @@ class Summary:
         judged_on: "cross_validation", or "validation" where ``head.judge`` says so.
         num_rows: that judged.
         num_layers: blocks of the model.
-        compared: ``head, kind, blocks, features, loss, score, reads``: the chosen head first,
-            then what it is compared with, each tuned alike; ``constant`` knows no text.
+        compared: ``head, kind, blocks, features, loss, score, low, high, reads``: the chosen head
+            first, then what it is compared with, each tuned alike; ``constant`` knows no text.
+            ``low`` to ``high`` is the score's 95 % bootstrap interval; none of fewer than 20 rows.
         candidates: ``kind, depth, size, num_features, loss, score, low, high``: every head tried,
             with its 95 % bootstrap interval of the score.
     """
@@ -84,10 +87,12 @@ class Summary:
     @property
     def title(self) -> str:
         """One line: of what the figures are."""
+        doubt = doubt_of_rows(self.num_rows)
         how = "out of fold" if self.judged_on == "cross_validation" else "on validation rows"
         return (
             f"{self.metric} and mean loss {how}, {counted(self.num_rows, 'row')};"
             f" {counted(len(self.candidates), 'head')} tried"
+            + ("" if doubt is None else f" ({doubt})")
         )
 
     def __repr__(self) -> str:
@@ -100,7 +105,7 @@ class Summary:
         """What is compared, in text, empty where there is no figure."""
         forms = {"blocks": f"{{:.0f}}/{self.num_layers}", "features": "{:,.0f}"}
         out = pd.DataFrame(index=self.compared.index)
-        for name, column in self.compared.items():
+        for name, column in self.compared.drop(columns=["low", "high"]).items():
             form = forms.get(str(name), "{:.4f}")
             out[name] = [
                 "" if pd.isna(one) else one if isinstance(one, str) else form.format(one)
@@ -110,6 +115,7 @@ class Summary:
 
 
 def _row(name: str, card: Any) -> dict[str, Any]:
+    low, high = card.metrics["score_interval"] or (None, None)
     return {
         "head": name,
         "kind": card.kind,
@@ -117,6 +123,8 @@ def _row(name: str, card: Any) -> dict[str, Any]:
         "features": card.num_features,
         "loss": card.metrics["loss"],
         "score": card.metrics["score"],
+        "low": low,
+        "high": high,
         "reads": MEANINGS.get(name, ""),
     }
 

@@ -1,4 +1,5 @@
 from .atlas import Atlas as Atlas
+from .fragments import TextGroup as TextGroup
 from .fragments import fragment as fragment
 from .fragments import text_rows as text_rows
 from .server import serve as serve

@@ -13,7 +13,7 @@ Nothing here draws or serves a page; :mod:`pipeline.explorer.server` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +21,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, HeadError
-from pipeline.heads import Head, contributions, text_activations
+from pipeline.errors import ConfigError
+from pipeline.explorer.decisions import Decision, decide
+from pipeline.explorer.places import Neuron, feature_of, neuron_at
+from pipeline.heads import Head
 from pipeline.neurons import Rank, RankTables
+from pipeline.probes import load_probe
+from pipeline.report import Voice, voice_of
 from pipeline.runfolder import RunFolder, read_card
 from pipeline.texts import StoredTexts
 from store import ActivationStore
 from store.errors import SalientError
-from store.layout import NGRAMS, Source, ffn, stored_sources
+from store.layout import Source, ffn, stored_sources
 
 Array = NDArray[Any]
 NUM_BINS = 40
-NUM_REASONS = 12
-"""Contributions that are shown of a decision; the rest is summed up."""
-
-
-@dataclass(frozen=True)
-class Neuron:
-    """One neuron of one layer, in one pooling."""
-
-    layer: int
-    pooling: str
-    neuron: int
 
 
 @dataclass(frozen=True)
@@ -74,38 +67,6 @@ class Strong:
 
 
 @dataclass(frozen=True)
-class Reason:
-    """A feature's part in a decision: ``weight`` times ``standardised``, in logits.
-
-    ``neuron`` is None where ``name`` is that of a hidden state's unit or of an n-gram.
-    """
-
-    name: str
-    neuron: Neuron | None
-    contribution: float
-    standardised: float
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What one head says of one text.
-
-    Attributes:
-        task: the task's name.
-        outcome: class name, or the value.
-        probabilities: class -> probability; empty for regression.
-        reasons: the largest contributions to the outcome, by size.
-        rest: the sum of all other contributions.
-    """
-
-    task: str
-    outcome: str
-    probabilities: Mapping[str, float]
-    reasons: tuple[Reason, ...]
-    rest: float
-
-
-@dataclass(frozen=True)
 class Correlated:
     """Another neuron whose activations go with this one's."""
 
@@ -121,6 +82,7 @@ class Atlas:
         texts: of its samples, with their labels.
         heads: task -> chosen head, of the run.
         notes: what is not available, and why.
+        run: the run's folder, if there is one.
     """
 
     def __init__(self, store: ActivationStore, run: RunFolder | None = None) -> None:
@@ -129,6 +91,8 @@ class Atlas:
         self.heads: dict[str, Head] = {}
         self.notes: list[str] = []
         self.ranking = RankTables({}, {})
+        self.run = run
+        self._probes: dict[tuple[str, int], Array | None] = {}
         if run is not None:
             self._read_run(run)
 
@@ -178,27 +142,23 @@ class Atlas:
         Raises:
             ConfigError: no such layer, pooling or neuron.
         """
-        schema = self.store.schema
-        layers = schema.array("ffn").layers
-        if neuron.layer not in layers:
-            raise ConfigError(f"no layer {neuron.layer}; the store has {min(layers)}-{max(layers)}")
-        if neuron.pooling not in schema.poolings:
-            raise ConfigError(
-                f"no pooling {neuron.pooling!r}; the store has {', '.join(schema.poolings)}"
-            )
-        if not 0 <= neuron.neuron < schema.neuron_size:
-            raise ConfigError(f"no neuron {neuron.neuron}; a layer has 0-{schema.neuron_size - 1}")
-        return schema.poolings.index(neuron.pooling) * schema.neuron_size + neuron.neuron
+        return feature_of(self.store.schema, neuron)
 
     def name(self, layer: int, feature: int) -> Neuron:
         """The neuron of a feature index ``pooling * neurons + neuron``."""
-        pooling, neuron = divmod(int(feature), self.store.schema.neuron_size)
-        return Neuron(int(layer), self.store.schema.poolings[pooling], neuron)
+        return neuron_at(self.store.schema, layer, feature)
 
     def values(self, neuron: Neuron) -> Array:
         """``(samples,)`` float32 by position; NaN where deleted."""
         feature = self.check(neuron)
         return np.asarray(self.store.read_features(layer=neuron.layer, features=[feature])[:, 0])
+
+    def in_each_pooling(self, neuron: Neuron) -> dict[str, Array]:
+        """Pooling -> ``(samples,)`` float32 of a neuron's values, whatever its own; one read."""
+        poolings = self.store.schema.poolings
+        features = [self.check(replace(neuron, pooling=name)) for name in poolings]
+        values = self.store.read_features(layer=neuron.layer, features=features)
+        return {name: values[:, i] for i, name in enumerate(poolings)}
 
     def peaks(self, neuron: Neuron, positions: Array) -> tuple[Array, Array]:
         """Where and how high a neuron peaks in stored texts, whatever its pooling.
@@ -273,6 +233,41 @@ class Atlas:
                 rank = replace(rank, salient=bool(np.isin(feature, read)))
             found.append(rank)
         return found
+
+    def voices(self, neuron: Neuron) -> list[Voice]:
+        """What the neuron says in every task that the run has a probe of its layer for."""
+        feature = self.check(neuron)
+        found = []
+        for task in self.ranking.tasks:
+            weights = self._probe_weights(task, neuron.layer)
+            kind, classes = self._outputs(task)
+            if weights is None:
+                continue
+            voice = voice_of(weights[:, feature], kind, classes, task=task)
+            if voice is not None:
+                found.append(voice)
+        return found
+
+    def _probe_weights(self, task: str, layer: int) -> Array | None:
+        """``(outputs, features)`` float32 of the run's probe on a layer; None if there is none."""
+        if self.run is None:
+            return None
+        if (task, layer) not in self._probes:
+            try:
+                probe = load_probe(self.run, task, Source("ffn", layer), self.store.schema)
+                self._probes[task, layer] = probe.weights
+            except SalientError:  # an older run, or one that was moved without its probes
+                self._probes[task, layer] = None
+        return self._probes[task, layer]
+
+    def _outputs(self, task: str) -> tuple[str, tuple[str, ...]]:
+        """Type of a task, and its classes or labels."""
+        if (head := self.heads.get(task)) is not None:
+            return head.card.type, tuple(head.card.classes)
+        spec = self.store.label_spec(task) if task in self.store.tasks() else {}
+        classes = tuple(map(str, spec.get("classes") or ()))
+        kind = str(spec.get("type") or ("classification" if classes else "regression"))
+        return kind, classes
 
     def most_important(self, task: str, count: int = 20) -> list[tuple[Neuron, float]]:
         """The neurons with the largest share of their layer's squared importance."""
@@ -353,51 +348,8 @@ class Atlas:
             vectors: source -> ``(features,)`` activations of the text, as stored.
             text: itself, which heads with n-grams read.
         """
-        for task, head in self.heads.items():
-            slices = {s: vectors[s][at] for s, at in head.features.items() if s in vectors}
-            if len(slices) < len(head.features):
-                if text is None:
-                    raise HeadError(f"task {task!r}: its head reads the text, which is not stored")
-                beside: Mapping[Source, Any] = text_activations(head, [text])
-                slices |= {source: rows.toarray()[0] for source, rows in beside.items()}
-            found = contributions(head, slices)
-            probabilities: dict[str, float] = {}
-            decided: int | None = None
-            outcome = f"{found.outputs[0]:.4g}"
-            if head.card.classes:
-                probability = head.probabilities(found.outputs[None])
-                probabilities = dict(zip(head.card.classes, probability[0].tolist(), strict=True))
-                if head.multilabel:  # the reasons are those of the most probable label
-                    decided, mask = int(probability[0].argmax()), head.decide(probability)[0]
-                    outcome = ", ".join(np.array(head.card.classes)[mask]) or "no label"
-                else:
-                    decided = int(head.decide(probability)[0])
-                    outcome = head.card.classes[decided]
-            towards = found.towards(decided, alone=head.multilabel)
-            sources = list(towards)
-            parts = np.concatenate([towards[source] for source in sources])
-            scaled = np.concatenate([found.standardised[source] for source in sources])
-            features = np.concatenate([head.features[source] for source in sources])
-            owner = np.repeat(np.arange(len(sources)), [len(towards[s]) for s in sources])
-            order = np.argsort(-np.abs(parts), kind="stable")
-            terms = () if head.lexicon is None else head.lexicon.terms
-            reasons = tuple(
-                self._reason(terms, sources[owner[at]], int(features[at]), parts[at], scaled[at])
-                for at in order[:NUM_REASONS].tolist()
-            )
-            rest = float(parts[order[NUM_REASONS:]].sum())
-            yield Decision(task, outcome, probabilities, reasons, rest)
-
-    def _reason(
-        self, terms: Sequence[str], source: Source, feature: int, part: float, standardised: float
-    ) -> Reason:
-        schema = self.store.schema
-        if source == NGRAMS:
-            return Reason(terms[feature], None, float(part), float(standardised))
-        pooling, unit = divmod(feature, schema.array(source.site).width)
-        name = f"{source.label}, {schema.poolings[pooling]}, {unit}"
-        neuron = self.name(source.layer, feature) if source.site == "ffn" else None
-        return Reason(name, neuron, float(part), float(standardised))
+        for head in self.heads.values():
+            yield decide(head, vectors, self.store.schema, text)
 
 
 def _product(block: Array, part: Array) -> Array:

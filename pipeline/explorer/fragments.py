@@ -11,18 +11,23 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment
+from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
-from pipeline.explorer.atlas import Atlas, Decision, Neuron
+from pipeline.explorer.atlas import Atlas
+from pipeline.explorer.decisions import Decision
+from pipeline.explorer.places import Neuron
 from pipeline.explorer.tokenmaps import TokenMap, TokenPlaces, TokenReader
+from pipeline.report import Voice, stance
 from store.errors import SalientError
 
 CONTEXT_CHARS = 160
 """Characters shown on each side of the strongest token of a long text."""
+MAX_WEIGHTS = 12
+"""Classes whose weights are shown."""
 
 _FRAGMENTS = (
-    Environment(autoescape=True, trim_blocks=True)
+    Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined)
     .from_string(
         resources.files(__package__).joinpath("fragments.html").read_text(encoding="utf-8")
     )
@@ -56,15 +61,22 @@ class TextRow:
 
 
 @dataclass(frozen=True)
-class DecisionView:
-    """A decision with the size that its bars are drawn to."""
+class TextGroup:
+    """Texts that belong together, such as those at a quantile."""
+
+    title: str
+    rows: Sequence[TextRow]
+
+
+@dataclass(frozen=True)
+class VoiceView:
+    """A neuron's weights in one task, the largest first, and the size that bars are drawn to."""
 
     task: str
-    outcome: str
-    probabilities: Mapping[str, float]
-    reasons: Sequence[Any]
-    rest: float
+    unit: str
+    rows: Sequence[tuple[str, float]]
     largest: float
+    more: int
 
 
 def pieces(found: TokenMap, *, scale: float) -> Iterator[Piece]:
@@ -80,7 +92,8 @@ def pieces(found: TokenMap, *, scale: float) -> Iterator[Piece]:
         begin = max(0, int(found.starts[peak]) - CONTEXT_CHARS)
         end = min(len(text), int(found.stops[peak]) + CONTEXT_CHARS)
     if peak >= 0 and found.stops[peak] <= found.starts[peak]:
-        yield Piece("[special token]", float(found.values[peak]), 1.0, True)
+        value = float(found.values[peak])
+        yield Piece("[special token]", value, _heat(value, scale), True)
         yield Piece(" ")
     if begin:
         yield Piece("…")
@@ -92,13 +105,16 @@ def pieces(found: TokenMap, *, scale: float) -> Iterator[Piece]:
             continue  # special tokens, further bytes of a character, outside the excerpt, unknown
         if start > at:
             yield Piece(text[at:start])
-        heat = float(np.clip(value / scale, 0, 1)) if scale > 0 else 0.0
-        yield Piece(text[start:stop], float(value), heat, i == peak)
+        yield Piece(text[start:stop], float(value), _heat(value, scale), i == peak)
         at = int(stop)
     if at < end:
         yield Piece(text[at:end])
     if end < len(text):
         yield Piece("…")
+
+
+def _heat(value: float, scale: float) -> float:
+    return float(np.clip(value / scale, 0, 1)) if scale > 0 else 0.0
 
 
 def text_rows(
@@ -149,6 +165,7 @@ def explain_html(
     *,
     position: int | None = None,
     text: str = "",
+    task: str | None = None,
 ) -> str:
     """What each task says of a stored text, or of any text, and why.
 
@@ -157,6 +174,7 @@ def explain_html(
         reader: runs the backbone; without it only stored texts can be explained.
         position: of a stored sample.
         text: instead of a stored sample.
+        task: that links to neurons lead to, where they are of no task.
     """
     if position is None and reader is None:
         return fragment("message", "Explaining a new text needs the model; it is not available.")
@@ -179,11 +197,57 @@ def explain_html(
             text = "(the store keeps no texts)" if read is None else read
         html = fragment("sample", title, text, labels)
         decided = [_view(decision) for decision in atlas.decisions(vectors, read)]
-        return html + fragment("explanation", decided, atlas.strongest(vectors))
+        return html + fragment("explanation", decided, atlas.strongest(vectors), task)
     except SalientError as error:
         return fragment("message", str(error))
 
 
-def _view(decision: Decision) -> DecisionView:
+def _view(decision: Decision) -> dict[str, Any]:
     sizes = [abs(reason.contribution) for reason in decision.reasons]
-    return DecisionView(**vars(decision), largest=max([*sizes, 1e-12]))
+    return {**vars(decision), "largest": max([*sizes, 1e-12])}
+
+
+def standing_html(
+    atlas: Atlas, neuron: Neuron, task: str | None, labels: Mapping[str, str], *, chosen: bool
+) -> str:
+    """A neuron's place in every task, what it speaks for there, and its weights in one task.
+
+    Args:
+        atlas: the store and run.
+        neuron: in one pooling.
+        task: whose weights are shown.
+        labels: ranking -> what people call it.
+        chosen: whether the texts below are this pooling's.
+    """
+    voices = {voice.task: voice for voice in atlas.voices(neuron)}
+    rows = [{**vars(rank), "speaks": speaks(voices.get(rank.task))} for rank in atlas.ranks(neuron)]
+    shown = _voice_view(voices[task]) if task in voices else None
+    return fragment("standing", neuron, rows, shown, labels, chosen)
+
+
+def speaks(voice: Voice | None) -> str:
+    """What a neuron says in a task, in words: ``for happy +0.21, against sad -0.15``."""
+    if voice is None:
+        return "–"
+    if voice.kind == "regression":
+        (weight,) = voice.weights.values()
+        return f"{stance(voice.kind, '', weight)} {weight:+.3f}"
+    best, worst = (pick(voice.weights.items(), key=lambda item: item[1]) for pick in (max, min))
+    parts = []
+    if best[1] > 0:
+        parts.append(f"{stance(voice.kind, *best)} {best[1]:+.3f}")
+    if worst[1] < 0:
+        parts.append(f"{stance(voice.kind, *worst)} {worst[1]:+.3f}")
+    return ", ".join(parts) or "neither for nor against"
+
+
+def _voice_view(voice: Voice) -> VoiceView:
+    rows = voice.by_size()
+    unit = {"regression": "the value", "multilabel": "a label's logit"}
+    return VoiceView(
+        voice.task,
+        unit.get(voice.kind, "a class's logit, against the average of all"),
+        rows[:MAX_WEIGHTS],
+        max([*(abs(weight) for _, weight in rows), 1e-12]),
+        max(len(rows) - MAX_WEIGHTS, 0),
+    )

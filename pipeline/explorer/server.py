@@ -2,14 +2,15 @@
 
     serve(Path("runs/demo/activations"), run=Path("runs/demo/run"))
 
-A place on the page is an address (``?layer=3&pooling=max&neuron=417&task=mood`` or
-``?sample=17``), so links and bookmarks work. The page itself is in
+A place on the page is an address (``?task=mood&layer=3&pooling=max&neuron=417`` or ``?sample=17``),
+which the browser shows as one moves, so links and bookmarks work. The page itself is in
 :mod:`pipeline.explorer.widgets`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,11 @@ try:
     from tornado.websocket import WebSocketClosedError
 
     from pipeline.explorer.atlas import Atlas
+    from pipeline.explorer.sources import Sources
     from pipeline.explorer.tokenmaps import TokenPlaces, TokenReader
     from pipeline.explorer.visitors import allowed_names, guard
-    from pipeline.explorer.widgets import Page, Sources
+    from pipeline.explorer.widgets import Page
+    from pipeline.report import AGAINST, FOR, css
 except ImportError as error:
     raise missing(error.name, "the explorer", extra="explore") from None
 from pipeline.progress import Say, silent
@@ -32,18 +35,42 @@ from pipeline.runfolder import RunFolder, read_card
 from store.errors import SalientError
 
 HOST = "127.0.0.1"
-PAGE = """
+OWN = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws: wss:;"
+    " object-src 'none'; base-uri 'none'; form-action 'none'"
+)
+"""What the page may load: nothing from elsewhere. Bokeh needs inline scripts and templates."""
+PAGE = (
+    """
 {% extends base %}
 {% block preamble %}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
+<meta http-equiv="Content-Security-Policy" content="OWN">
 <style>
-  html, body { margin: 0; background: #fff; overflow-x: clip; }
+  COLOURS
+  :root {
+    --for: FOR; --against: AGAINST;
+    --bk-border-fill-color: var(--back); --bk-background-fill-color: var(--back);
+    --design-background-color: var(--card); --design-background-text-color: var(--ink);
+    --design-surface-color: var(--card); --design-surface-text-color: var(--ink);
+    --panel-border-color: var(--soft); --panel-primary-color: var(--accent);
+  }
+  html, body { margin: 0; background: var(--back); color: var(--ink); overflow-x: clip; }
   body { max-width: 1180px; margin: 0 auto !important; padding: 0 16px 40px !important; }
 </style>
+<script>
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
+    for (const view of Bokeh.index.query(view => view.request_repaint)) view.request_repaint();
+  });
+</script>
 {% endblock %}
 {% block contents %}{{ embed(roots.explorer) }}{% endblock %}
-"""
+""".replace("COLOURS", css())
+    .replace("OWN", OWN)
+    .replace("AGAINST", AGAINST)
+    .replace("FOR", FOR)
+)
 
 
 def serve(
@@ -97,8 +124,9 @@ def serve(
     def page() -> Any:
         template = pn.Template(PAGE, nb_template=None)
         template.title = f"{sources.name}: neurons"
-        place = query_arguments(pn.state.session_args)
-        template.add_panel("explorer", Page(sources, place).view())
+        shown = Page(sources, query_arguments(pn.state.session_args))
+        template.add_panel("explorer", shown.view())
+        pn.state.onload(shown.tell_place)
         return template
 
     pn.config.notifications = False
@@ -114,9 +142,23 @@ def serve(
     )
     guard(server, names=allow_hosts)
     announce(f"http://{HOST}:{port}/  (stop with Ctrl-C)")
+    if (tunnel := tunnel_line(port, os.environ)) is not None:
+        say(tunnel)
     server.io_loop.asyncio_loop.set_exception_handler(report_failure)
     server.start()
     server.io_loop.start()
+
+
+def tunnel_line(port: int, environment: Mapping[str, str]) -> str | None:
+    """How to reach the page from one's own machine, where this is the shell of another one."""
+    if not environment.get("SSH_CONNECTION"):
+        return None
+    host = environment["SSH_CONNECTION"].split()
+    name = host[2] if len(host) == 4 else "HOST"
+    return (
+        f"from your own machine: ssh -L {port}:localhost:{port} {name}, then open"
+        f" http://localhost:{port}/"
+    )
 
 
 def report_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from .extractor import STORED as STORED
 from .extractor import Activations as Activations
 from .extractor import Extractor as Extractor
 from .extractor import Pooled as Pooled
+from .foreseeing import foresee as foresee
 from .golden import GOLDEN_TEXTS as GOLDEN_TEXTS
 from .golden import Golden as Golden
 from .golden import read_golden as read_golden

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.backbone import engine_of, load_from_settings
-from pipeline.errors import ConfigError, ExtractError
+from pipeline.errors import ConfigError, ExtractInputError
 from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.recorded import recorded_backbone
 from pipeline.extraction.routed import RoutedLayers
@@ -173,7 +173,7 @@ def _extractor(
         routed=RoutedLayers.recorded(schema.provenance),
     )
     if extractor.compared(schema.fingerprint, normalisation=made.get("normalisation")) is None:
-        raise ExtractError(
+        raise ExtractInputError(
             f"{path}: was made with another model than {extractor.backbone.source} is now, so its"
             " layers would not fit the others; give --model with the one that it was made with"
         )

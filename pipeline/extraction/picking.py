@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Segments, pool
-from pipeline.errors import ExtractError
+from pipeline.errors import ExtractError, ExtractInputError
 
 FEW = 1 / 8
 """Share of the neurons up to which taking columns first is faster."""
@@ -54,7 +54,7 @@ class Picked:
         """
         size = backbone.neuron_size
         if not len(features) or not 0 <= features.min() <= features.max() < len(poolings) * size:
-            raise ExtractError(
+            raise ExtractInputError(
                 f"features of layer {layer} must be numbers in 0..{len(poolings) * size - 1}, at"
                 " least one"
             )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import BackboneConfig, first_problem
-from pipeline.errors import ExtractError
+from pipeline.errors import ExtractError, ExtractInputError
 
 Section = TypeVar("Section", bound=BaseModel)
 OLDER = ("dtype", "max_length", "special_tokens", "prefix", "template")
@@ -43,7 +43,7 @@ def recorded_backbone(
         settings = {name: made[name] for name in OLDER if name in made}
         settings["model"] = made.get("source")
     if not (model or settings.get("model")):
-        raise ExtractError(
+        raise ExtractInputError(
             f"{asked_by}: does not say which model its activations come from; give --model"
         )
     settings["model"] = settings.get("model") or ""

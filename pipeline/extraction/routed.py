@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Routed, Segments, pool_routed
-from pipeline.errors import ExtractError
+from pipeline.errors import ExtractInputError
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def check_kept(backbone: Backbone, kept: Sequence[int] | None) -> tuple[int, ...
     count = 0 if backbone.mixture is None else backbone.mixture.num_experts
     numbers = tuple(sorted(set(kept)))
     if not numbers or not 0 <= numbers[0] <= numbers[-1] < count:
-        raise ExtractError(
+        raise ExtractInputError(
             f"experts {list(kept)}: name at least one; {backbone.source} has"
             + (f" experts 0 to {count - 1}" if count else " none")
         )
@@ -101,7 +101,7 @@ class PickedExperts:
         width = len(kept) * expert_size
         limit = num_poolings * width
         if not len(features) or not 0 <= features.min() <= features.max() < limit:
-            raise ExtractError(
+            raise ExtractInputError(
                 f"features of experts must be numbers in 0..{limit - 1}, at least one"
             )
         pooling, unit = np.divmod(np.asarray(features, np.int64), width)

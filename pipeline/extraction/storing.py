@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipeline.backbone import Backbone, Encoded, Engine, engine_of, load_from_settings
 from pipeline.config import BackboneConfig, NormaliseConfig, RunConfig, StoreConfig
-from pipeline.errors import ExtractError
+from pipeline.errors import ExtractBusy, ExtractInputError
 from pipeline.extraction.extractor import STORED, Extractor, Pooled, Turned
 from pipeline.extraction.golden import write_golden
 from pipeline.extraction.lanes import ahead, threads
@@ -163,7 +163,7 @@ def open_store(
     """
     max_length = extractor.backbone.max_length
     if options.peaks and options.dtype == "float16" and max_length > MAX_FLOAT16_INTEGER:
-        raise ExtractError(
+        raise ExtractInputError(
             f"{path}: float16 counts no further than {MAX_FLOAT16_INTEGER}, so it cannot hold peaks"
             f' in texts of up to {max_length} tokens; store them with dtype = "float32",'
             f" or set max_length to {MAX_FLOAT16_INTEGER} or less"
@@ -221,7 +221,7 @@ def _check_width(path: str | Path, schema: StoreSchema) -> None:
     layout = schema.arrays.get("experts")
     if layout is not None and layout.width > MAX_EXPERTS_WIDTH:
         size, text = schema.expert_size or 1, schema.bytes_per_sample
-        raise ExtractError(
+        raise ExtractInputError(
             f"{path}: {len(schema.experts)} experts of {size:,} neurons are {layout.width:,}"
             f" numbers a layer and pooling, {text / 1e6:,.1f} MB a text over"
             f" {len(layout.layers)} layers; up to {MAX_EXPERTS_WIDTH:,} are stored: keep some"
@@ -307,7 +307,7 @@ def _check_same(
         if key in ("layers", "hidden states"):
             option = "--hidden all" if key == "hidden states" else "--layers all"
             remedy = f"`salient store add {path} {option}` brings what is missing; or {remedy}"
-        raise ExtractError(
+        raise ExtractInputError(
             f"{path}: made with other settings: its {name} is {held[key]!r}, this run's "
             f"{asked[key]!r}; {remedy}"
         )
@@ -346,7 +346,7 @@ def extract_corpus(
     begin = time.perf_counter()
     options = options.going_on(store_path)
     if missing := [name for name in ("id", "text") if name not in texts.column_names]:
-        raise ExtractError(
+        raise ExtractInputError(
             f"texts: no column {missing[0]!r}; found {texts.column_names}, needed are id and text"
         )
     extractor = options.extractor(backbone)
@@ -492,7 +492,7 @@ def check_disk(path: str | Path, needed: int) -> None:
     """Refuse to start what the disk cannot hold; ``needed`` in bytes."""
     free = shutil.disk_usage(path).free
     if needed > free:
-        raise ExtractError(
+        raise ExtractBusy(
             f"{path}: the activations need {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
             "free some space, or store fewer poolings or layers"
         )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import HeadConfig
-from pipeline.heads.choice import Candidate, Judge, best_of, choose
+from pipeline.heads.choice import Candidate, Judge, Rule, best_of, choose, why_chosen
 from pipeline.heads.frozen import FrozenHeads
 from pipeline.heads.joint import Joint, JointFit, Sets
 from pipeline.heads.model import Edges, Part
@@ -23,11 +23,14 @@ from pipeline.heads.salient import joint_sets
 from pipeline.heads.sparse import fit_chosen
 from pipeline.heads.stack import stacked
 from pipeline.linear import Standardiser
-from store.layout import Source
+from store.layout import Source, ffn
 
 Array = NDArray[Any]
 FEW_ROWS = 1000
 """Below, salient heads are judged on every assignment to folds: it costs little then."""
+DRAWS, ONE_DRAW = 3, 2048
+"""Random sets of features that each sparse head is held against; of more than so many features one
+is as good as another."""
 ALL = "all"
 """Selection of heads that read every feature of their sources."""
 
@@ -68,6 +71,7 @@ class Candidates:
         self.dense = {d: self._linear("dense", self.fits[f"dense {d}"]) for d in depths}
         self.conventional = self._linear("final", self.fits["final"])
         self._states: dict[int, Candidate] = {}
+        self._random: dict[tuple[int, float | None], list[tuple[Candidate, float]]] = {}
 
     def within(self, depth: int) -> list[Source]:
         """Sources that blocks ``0..depth`` give."""
@@ -139,6 +143,13 @@ class Candidates:
             constant_loss=float(self.judge.constant_losses.mean()),
         )
 
+    def why(self, chosen: Candidate, heads: Sequence[Candidate]) -> str:
+        """Why this one was chosen, in a sentence."""
+        losses = float(self.judge.constant_losses.mean())
+        rule = Rule(self.judge.groups, losses, self.config.standard_errors)
+        loss = "squared error" if self.judge.problem.num_classes is None else "log loss"
+        return why_chosen(chosen, heads, rule, num_layers=self.num_layers, loss=loss)
+
     def _of_states(self, depth: int) -> Candidate | None:
         """The head on the hidden states of blocks ``0..depth``; None if none is stored."""
         states = [source for source in self.within(depth) if source.site == "hidden"]
@@ -181,13 +192,15 @@ class Candidates:
         if (states := self._of_states(chosen.depth)) is not None:
             found["hidden"] = states
         found["all"] = self.dense[chosen.depth]
+        if (layer := ffn(chosen.depth)) in self.sources:
+            found["layer"] = self._linear("layer", self.joint.fit({"layer": [layer]})["layer"])
         poolings = self.joint.features.store.schema.poolings
         calls: dict[str, Callable[[], Candidate]] = {}
         if "mean" in poolings and len(poolings) > 1:
             calls["final_mean"] = self._final_mean
         sparse = [c for c in heads if c.kind == "sparse" and c.depth <= chosen.depth]
         if sparse:
-            calls["random"] = partial(self._random, min(sparse, key=lambda c: c.loss))
+            calls["random"] = partial(self._as_many, min(sparse, key=lambda c: c.loss))
         made = self.joint.threads.ordered(lambda call: call(), calls.values())
         return found | dict(zip(calls, made, strict=True))
 
@@ -200,26 +213,51 @@ class Candidates:
         fit = fit_chosen(self.joint, self.fits["final"].shares, self._everywhere(sets))
         return self._linear("final_mean", fit, sets)
 
-    def _random(self, like: Candidate) -> Candidate:
-        """As many features of each source as a sparse head reads, but any."""
-        draw = np.random.default_rng(self.seed)
-        (part,) = like.parts
-        sets = {
-            e.source: np.sort(
-                draw.choice(self.joint.features.size(e.source), len(e.features), replace=False)
-            )
-            for e in part.edges
-        }
+    def by_size(self, heads: Sequence[Candidate]) -> list[tuple[Candidate, list[Candidate]]]:
+        """Each sparse head, those of the fewest features first, with some on as many random
+        features of the same sources."""
+        sparse = sorted(
+            (head for head in heads if head.kind == "sparse"),
+            key=lambda head: (head.depth, head.num_features),
+        )
+        calls = [
+            partial(self._randoms, head, DRAWS if head.num_features <= ONE_DRAW else 1)
+            for head in sparse
+        ]
+        made = self.joint.threads.ordered(lambda call: call(), calls)
+        return list(zip(sparse, made, strict=True))
+
+    def _as_many(self, like: Candidate) -> Candidate:
+        return self._randoms(like, 1)[0]
+
+    def _randoms(self, like: Candidate, number: int) -> list[Candidate]:
+        """As many features of each source as a sparse head reads, but any: some draws, all with
+        the penalty that is best for the first."""
+        known = self._random.setdefault((like.depth, like.size), [])
         shares = self.fits[f"dense {like.depth}"].shares
-        fit = fit_chosen(self.joint, shares, self._everywhere(sets))
-        return self._linear("random", fit, sets, selection="random", size=like.size)
+        (part,) = like.parts
+        for draw in range(len(known), number):
+            drawn = np.random.default_rng([self.seed, draw] if draw else self.seed)
+            sets = {
+                e.source: np.sort(
+                    drawn.choice(self.joint.features.size(e.source), len(e.features), replace=False)
+                )
+                for e in part.edges
+            }
+            scale = known[0][1] if known else None
+            fit = fit_chosen(self.joint, shares, self._everywhere(sets), scale=scale)
+            made = self._linear("random", fit, sets, selection="random", size=like.size)
+            widest = max(shares, key=shares.__getitem__)
+            known.append((self._levelled(made), fit.shares[widest] / shares[widest]))
+        return [made for made, _ in known[:number]]
 
     def _everywhere(self, sets: Sets) -> list[Sets]:
         return [sets] * (1 + num_judging_folds(self.joint))
 
     def _levelled(self, own: Candidate) -> Candidate:
-        """Frozen heads, and with many rows sparse ones, are judged on the first assignment only."""
-        if own.kind == "sparse" and len(self.joint.rows) < FEW_ROWS:
+        """Frozen heads, and with many rows those on chosen features, are judged on the first
+        assignment only."""
+        if own.kind in ("sparse", "random") and len(self.joint.rows) < FEW_ROWS:
             return own
         return self.judge.levelled(own, self.dense[own.depth])
 

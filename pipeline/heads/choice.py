@@ -11,8 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.heads.model import Part
-from pipeline.measures import Resamples, interval, logit_map, row_losses
+from pipeline.measures import (
+    METRICS,
+    Resamples,
+    difference,
+    finite,
+    interval,
+    logit_map,
+    row_losses,
+)
 from pipeline.probes import Problem
+from pipeline.progress import counted
 
 Array = NDArray[Any]
 REPLICATES = 400
@@ -113,24 +122,102 @@ def choose(
         constant_loss: of knowing nothing of the texts.
         standard_errors: of a paired difference of losses, beyond which it is sure.
     """
+    rule = Rule(groups, constant_loss, standard_errors)
+    best = rule.best(candidates)
+    good = [best, *(head for head in candidates if rule.is_about_as_good(head, best))]
+    return min(good, key=_size)
 
-    def behind(head: Candidate, other: Candidate) -> tuple[float, float]:
+
+def _size(head: Candidate) -> tuple[int, int, int, float]:
+    return head.depth, head.num_features, len(head.parts), head.loss
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is sure of two heads.
+
+    Attributes:
+        groups: ``(judged,)`` near-duplicates among the rows.
+        constant_loss: of knowing nothing of the texts.
+        standard_errors: of a paired difference of losses, beyond which it is sure.
+    """
+
+    groups: Array
+    constant_loss: float
+    standard_errors: float
+
+    def behind(self, head: Candidate, other: Candidate) -> tuple[float, float]:
+        """By how much a head's loss is more than another's, and how unsure that is."""
         apart = head.losses - other.losses
-        return float(apart.mean()), standard_errors * standard_error(apart, groups)
+        error = standard_error(apart, self.groups)
+        return float(apart.mean()), self.standard_errors * error
 
-    best = _on_all_features(candidates)
-    for head in sorted(candidates, key=lambda c: c.loss):
-        apart, unsure = behind(head, best)
-        if apart + unsure < 0:
-            best = head
-            break
-    most = GIVEN_AWAY * max(constant_loss - best.loss, 0.0)
-    good = [best]
-    for head in candidates:
-        apart, unsure = behind(head, best)
-        if apart + unsure <= most:
-            good.append(head)
-    return min(good, key=lambda c: (c.depth, c.num_features, len(c.parts), c.loss))
+    def best(self, candidates: Sequence[Candidate]) -> Candidate:
+        """The head on all features; or that of the least loss among those surely better."""
+        best = _on_all_features(candidates)
+        for head in sorted(candidates, key=lambda c: c.loss):
+            apart, unsure = self.behind(head, best)
+            if apart + unsure < 0:
+                return head
+        return best
+
+    def allowed(self, best: Candidate) -> float:
+        """Loss that a smaller head than the best may cost."""
+        return GIVEN_AWAY * max(self.constant_loss - best.loss, 0.0)
+
+    def is_about_as_good(self, head: Candidate, best: Candidate) -> bool:
+        """Whether a head surely costs no more than is allowed."""
+        apart, unsure = self.behind(head, best)
+        return apart + unsure <= self.allowed(best)
+
+
+def why_chosen(
+    chosen: Candidate, candidates: Sequence[Candidate], rule: Rule, *, num_layers: int, loss: str
+) -> str:
+    """Why this head, and neither a smaller one nor that of the least loss: a sentence.
+
+    Args:
+        chosen: by :func:`choose`.
+        candidates: that it was chosen from.
+        rule: that it was chosen by.
+        num_layers: blocks of the model.
+        loss: its name.
+    """
+
+    def named(head: Candidate) -> str:
+        return f"{head.kind} on {head.depth + 1} of {num_layers} blocks, {_features(head)}"
+
+    def figures(head: Candidate, other: Candidate) -> str:
+        apart, unsure = rule.behind(head, other)
+        error = unsure / rule.standard_errors if rule.standard_errors else 0.0
+        return f"{loss} {apart:+.2g} ± {error:.1g}" if error else f"{loss} {apart:+.2g}"
+
+    best = rule.best(candidates)
+    share = f"{100 * GIVEN_AWAY:g} % of what is learnt (at most {rule.allowed(best):.2g})"
+    smaller = [head for head in candidates if _size(head)[:2] < _size(chosen)[:2]]
+    if chosen is not best:
+        said = f"it surely costs less than {share} against {named(best)} ({figures(chosen, best)})"
+        if smaller:
+            said += "; nothing smaller surely does"
+    elif smaller:
+        nearest = min(smaller, key=lambda head: sum(rule.behind(head, best)))
+        said = (
+            f"nothing smaller surely costs less than {share}; the nearest is {named(nearest)}"
+            f" ({figures(nearest, best)})"
+        )
+    else:
+        said = "nothing smaller was tried"
+    least = min(candidates, key=lambda head: head.loss)
+    if least is not chosen and least is not best and least.loss < best.loss:
+        said += (
+            f"; {named(least)} has the least {loss}, but is not surely better"
+            f" ({figures(least, best)})"
+        )
+    return said
+
+
+def _features(head: Candidate) -> str:
+    return counted(head.num_features, "feature")
 
 
 def _on_all_features(candidates: Sequence[Candidate]) -> Candidate:
@@ -235,6 +322,55 @@ class Judge:
             size=first.size if first.size == second.size else None,
             are_logits=True,
         )
+
+
+class Scores:
+    """Scores of heads on the rows that judge, with 95 % bootstrap intervals, as JSON.
+
+    Args:
+        judge: of the heads.
+        seed: of the bootstrap, which draws the same rows for all heads.
+    """
+
+    def __init__(self, judge: Judge, seed: int) -> None:
+        self._judge = judge
+        resamples = Resamples(len(judge.targets), replicates=REPLICATES, seed=seed)
+        self._options: dict[str, Any] = {
+            "resamples": resamples,
+            "positive": judge.problem.positive,
+        }
+
+    def bounds(self, head: Candidate) -> list[float] | None:
+        """The interval of a head's score; None of so few rows that there is none."""
+        metric, targets = self._judge.problem.metric, self._judge.targets
+        found = interval(metric, targets, head.outputs, **self._options)
+        return None if np.isnan(found.low) else [found.low, found.high]
+
+    def gain(self, head: Candidate, other: Candidate) -> dict[str, float | None]:
+        """By how much a head's score is better than another's, rows resampled together."""
+        metric, targets = self._judge.problem.metric, self._judge.targets
+        pair = (head.outputs, other.outputs)
+        pair = pair if METRICS[metric].higher_is_better else pair[::-1]
+        found = difference(metric, targets, *pair, **self._options)
+        return {name: finite(getattr(found, name)) for name in ("value", "low", "high")}
+
+    def by_size(
+        self, pairs: Sequence[tuple[Candidate, Sequence[Candidate]]]
+    ) -> list[dict[str, Any]]:
+        """Sparse heads against as many random features, the latter by the draw in the middle."""
+        out = []
+        for head, randoms in pairs:
+            order = sorted(randoms, key=lambda one: one.score)
+            middle = order[len(order) // 2]
+            random = self._entry(middle) | {"draws": [finite(one.score) for one in order]}
+            size = {name: getattr(head, name) for name in ("depth", "size", "num_features")}
+            gain = self.gain(head, middle)
+            out.append(size | {"salient": self._entry(head), "random": random, "gain": gain})
+        return out
+
+    def _entry(self, head: Candidate) -> dict[str, Any]:
+        bounds = self.bounds(head)
+        return {"score": finite(head.score), "score_interval": bounds, "loss": head.loss}
 
 
 def candidate_rows(

@@ -23,7 +23,7 @@ from pipeline.heads.activations import (
     write_held_out,
 )
 from pipeline.heads.candidates import Candidates, num_judging_folds
-from pipeline.heads.choice import Candidate, Judge, best_of, candidate_rows, standard_error
+from pipeline.heads.choice import Candidate, Judge, Scores, best_of, candidate_rows, standard_error
 from pipeline.heads.drift import (
     MAX_FEATURES,
     REFERENCE_FILE,
@@ -68,6 +68,8 @@ class HeadResult:
     task: str
     chosen: Head
     num_tried: int
+    by_size: tuple[Mapping[str, Any], ...] = ()
+    """Salient against as many random features at every size, as ``metrics.json`` has it."""
 
 
 def consolidate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> HeadResult:
@@ -135,16 +137,21 @@ def _consolidated(
         named[f"depth_{depth:03d}"] = own
     compared = tried.baselines(chosen, heads)
     named |= {f"{BASELINE}{name}": candidate for name, candidate in compared.items()}
-    facts = {"choice": _facts(case, chosen, heads, tried)}
+    scores = Scores(case.judge, config.seed)
+    facts: dict[str, dict[str, Any]] = {
+        name: {"score_interval": scores.bounds(head)} for name, head in named.items()
+    }
+    facts["chosen"]["choice"] = _facts(case, chosen, heads, tried)
+    for name, candidate in compared.items():
+        facts[f"{BASELINE}{name}"]["score_gain"] = scores.gain(chosen, candidate)
     writer = _HeadWriter(config, snapshot, case)
     shutil.rmtree(folder.head(task.name).parent, ignore_errors=True)
     written = {
-        name: writer.write(
-            candidate, folder.head(task.name, name), facts if name == "chosen" else {}
-        )
+        name: writer.write(candidate, folder.head(task.name, name), facts[name])
         for name, candidate in named.items()
     }
-    return HeadResult(task.name, written["chosen"], len(heads))
+    sizes = scores.by_size(tried.by_size(heads)) if every else ()
+    return HeadResult(task.name, written["chosen"], len(heads), tuple(sizes))
 
 
 SIZES = {"share": "eta", "top_k": "top_k", "budget": "budget"}
@@ -333,6 +340,7 @@ def _facts(
 
     full = tried.dense[max(tried.dense)]
     return {
+        "why": tried.why(chosen, heads),
         "loss": chosen.loss,
         "best": behind(min(heads, key=lambda head: head.loss)),
         "conventional": behind(tried.conventional),

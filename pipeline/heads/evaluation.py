@@ -45,7 +45,8 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
         label sets also the chosen head's F1 of each label (``labels``). ``test_interval`` holds
         [low, high] of 95 % bootstrap intervals, and ``gain`` by how much the chosen head's metric
         is better than a baseline's on the same rows: that over the conventional head, on the final
-        hidden state, is the task's own.
+        hidden state, is the task's own. ``score_interval`` and ``score_gain`` are the same of the
+        rows that heads were judged by. Of fewer than 20 rows there are no intervals.
     """
     store = ActivationStore.open(config.store.path, snapshot=snapshot)
     folder = RunFolder(Path(config.run_dir))
@@ -71,7 +72,12 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
             graded = head.outputs_for(problem.metric, outputs)
             known[head.fingerprint] = _Judged(test.report(decided, outputs), decided, graded)
         found = known[head.fingerprint]
-        return found._replace(entry=_head_entry(head, found.entry))
+        facts = head.card.metrics
+        return found._replace(
+            entry=_head_entry(head, found.entry),
+            score_gain=facts.get("score_gain"),
+            num_judged=facts.get("num_judged"),
+        )
 
     chosen = judged("chosen")
     found: dict[str, Any] = {
@@ -79,6 +85,7 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
         "type": task.type,
         "classes": list(target.classes),
         "num_test": len(rows),
+        "num_judged": chosen.num_judged,
         **{SITE_KEYS[site]: own for site, own in probes.items() if own or site in ALWAYS},
         "chosen": chosen.entry,
         "baselines": _baselines(folder, target, judged, test, chosen.outputs),
@@ -104,11 +111,15 @@ class _Judged(NamedTuple):
         entry: of the report.
         decided: ``(n, outputs)`` of the decided classes.
         outputs: ``(n, outputs)`` as the selection metric takes them.
+        score_gain: of the chosen head over it on the rows that judged, if it is compared with.
+        num_judged: rows that judged.
     """
 
     entry: dict[str, Any]
     decided: Array
     outputs: Array
+    score_gain: dict[str, float | None] | None = None
+    num_judged: int | None = None
 
 
 def _baselines(
@@ -123,7 +134,8 @@ def _baselines(
     for path in sorted(folder.head(target.task.name).parent.glob(f"{BASELINE}*")):
         own = judged(path.name)
         gain = test.gain(chosen, own.outputs)
-        found[path.name.removeprefix(BASELINE)] = own.entry | {"gain": gain}
+        gains = {"gain": gain, "score_gain": own.score_gain}
+        found[path.name.removeprefix(BASELINE)] = own.entry | gains
     if test.problem.num_classes is not None:
         constant = _majority(target.rows("train").targets, len(test.targets), test.problem)
         entry = {"kind": "majority", **test.report(constant)}
@@ -226,7 +238,7 @@ def _head_entry(head: Head, report: Mapping[str, Any]) -> dict[str, Any]:
         "val": card.val_score,
         **{
             k: card.metrics[k]
-            for k in ("score", "loss", "judged_on", "calibration", "choice")
+            for k in ("score", "score_interval", "loss", "judged_on", "calibration", "choice")
             if k in card.metrics
         },
         **report,

@@ -41,7 +41,7 @@ from scipy import sparse
 
 from pipeline.cluster import free_memory
 from pipeline.config import Choice, Line, Name, Record, checked
-from pipeline.errors import COPY_AGAIN, ConfigError, HeadError
+from pipeline.errors import COPY_AGAIN, ConfigError, HeadError, HeadInputError
 from pipeline.linear import Standardiser
 from pipeline.measures import METRICS, decision_outputs, label_probabilities, probabilities
 from pipeline.progress import counted
@@ -208,7 +208,7 @@ def _card(path: Path) -> tuple[HeadCard, str]:
     """
     data = read_json(path, remedy=COPY_AGAIN)
     if data.get("format_version") not in READABLE:
-        raise HeadError(
+        raise HeadInputError(
             f"{path.parent}: head format {data.get('format_version')!r}, this version reads"
             f" {' and '.join(map(str, READABLE))}; consolidate again or install the matching"
             " version"
@@ -228,12 +228,12 @@ def _card(path: Path) -> tuple[HeadCard, str]:
     if not (good and 0 <= card.depth < card.num_layers and card.poolings):
         raise HeadError(
             f"{path}: not a head card (of type {card.type!r}, {len(card.classes)} classes, metric"
-            f" {card.metric!r}, depth {card.depth} of {card.num_layers}); {COPY_AGAIN}"
+            f" {card.metric!r}, {card.depth + 1} of {card.num_layers} blocks); {COPY_AGAIN}"
         )
     return card, str(fingerprint)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Head:
     """A trained head.
 
@@ -252,6 +252,13 @@ class Head:
     thresholds: Array | None = None
     lexicon: Lexicon | None = None
     folder: Path | None = field(default=None, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        """Its card in a line, without its arrays."""
+        card = self.card
+        score = card.metrics.get("score")
+        found = f"<Head {describe_heads([self])}"
+        return found + (">" if score is None else f": {card.metric} {score:.4f}>")
 
     @property
     def place(self) -> str:
@@ -375,7 +382,7 @@ class Head:
             HeadError: no head there, another format version, or tensors of another head.
         """
         if not (folder / "head.json").is_file():
-            raise HeadError(
+            raise HeadInputError(
                 f"{folder}: no head here (no head.json); name a folder written by"
                 " `salient consolidate`"
             )
@@ -510,9 +517,9 @@ def _edges(source: Source, tensors: Mapping[str, Array]) -> Edges:
 def describe_heads(heads: Sequence[Head]) -> str:
     """One line per head, for messages."""
     return "; ".join(
-        f"{head.card.task} ({head.card.kind}, blocks 0..{head.card.depth},"
-        f" {counted(head.card.num_features, 'feature')})"
-        for head in heads
+        f"{card.task} ({card.kind}, {card.depth + 1} of {card.num_layers} blocks,"
+        f" {counted(card.num_features, 'feature')})"
+        for card in (head.card for head in heads)
     )
 
 

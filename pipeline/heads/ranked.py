@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config import read_columns
-from pipeline.errors import HeadError
+from pipeline.errors import HeadError, HeadInputError
 from pipeline.probes import Probe
 from pipeline.runfolder import RunFolder
 
@@ -39,7 +39,7 @@ def ranked_shares(
     """
     path = folder.ranking("rankings", task)
     if not path.is_file():
-        raise HeadError(
+        raise HeadInputError(
             f"{path}: no rankings of task {task!r}, but head.ranking = {ranking!r}; run"
             " `salient rank` first, or use head.ranking = 'weight'"
         )
@@ -49,7 +49,7 @@ def ranked_shares(
     names = table["ranking"].cast(pa.string())
     known = sorted(set(names.unique().to_pylist()))
     if ranking not in known:
-        raise HeadError(
+        raise HeadInputError(
             f"head.ranking {ranking!r} is not in {path}; it has {', '.join(known)}; choose one of"
             " them or 'weight'"
         )

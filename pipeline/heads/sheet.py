@@ -85,7 +85,7 @@ def backbone_facts(heads: Sequence[Head]) -> dict[str, str]:
     if settings.get("revision"):
         shown += f"@{str(settings['revision'])[:8]}"
     deepest = max(head.card.depth for head in heads)
-    return {"backbone": shown, "depth": _depth(deepest, card.num_layers)}
+    return {"backbone": shown, "runs": _blocks(deepest, card.num_layers)}
 
 
 def head_facts(head: Head, entry: JSON | None = None) -> dict[str, str]:
@@ -106,7 +106,7 @@ def head_facts(head: Head, entry: JSON | None = None) -> dict[str, str]:
         "task": card.task,
         "type": kind,
         "head": card.kind,
-        "depth": _depth(card.depth, card.num_layers),
+        "runs": _blocks(card.depth, card.num_layers),
         "features": features_by_site(head),
         "score": _score(head, entry),
     }
@@ -137,8 +137,9 @@ def _score(head: Head, entry: JSON | None) -> str:
             return f"{metric} {interval(value, ends)} on {counted(entry['num_test'], 'test text')}"
     value = head.card.metrics.get("score")
     judged = head.card.metrics.get("judged_on") or "held-out texts"
+    judged = "out of fold" if judged == "cross_validation" else judged
     return "" if value is None else f"{metric} {interval(value, None)} ({judged})"
 
 
-def _depth(last: int, num_layers: int) -> str:
+def _blocks(last: int, num_layers: int) -> str:
     return f"{last + 1} of {num_layers} blocks"

@@ -22,7 +22,13 @@ SCALES = (0.3, 1.0, 3.0, 10.0, 30.0)
 """Factors of the shares that are tried: fewer features carry less, so their penalty is weaker."""
 
 
-def fit_chosen(joint: Joint, shares: dict[Source, float], chosen: Sequence[Sets]) -> JointFit:
+def fit_chosen(
+    joint: Joint,
+    shares: dict[Source, float],
+    chosen: Sequence[Sets],
+    *,
+    scale: float | None = None,
+) -> JointFit:
     """Fit a model on chosen features.
 
     Args:
@@ -31,9 +37,10 @@ def fit_chosen(joint: Joint, shares: dict[Source, float], chosen: Sequence[Sets]
         chosen: the features of the model itself, then, where folds judge, those of the models
             without each fold of the first assignment, of the second one …; the same object where
             they are the same.
+        scale: factor of the shares, such as that of a like model; default the best of ``SCALES``.
     """
     kernels = _kernels(joint, shares, chosen, joint.blocks[0])
-    scale = _best_scale(joint, kernels)
+    scale = _best_scale(joint, kernels) if scale is None else scale
     scaled = {source: share * scale for source, share in shares.items()}
     whole, *without = chosen
     number, size = len(joint.blocks), joint.goal.centred.shape[1]

@@ -1,5 +1,9 @@
+from .bootstrap import FEW_ROWS as FEW_ROWS
+from .bootstrap import LEAST_ROWS as LEAST_ROWS
+from .bootstrap import Interval as Interval
 from .bootstrap import Resamples as Resamples
 from .bootstrap import difference as difference
+from .bootstrap import doubt_of_rows as doubt_of_rows
 from .bootstrap import interval as interval
 from .bootstrap import intervals as intervals
 from .calibration import METHODS as METHODS

@@ -23,13 +23,38 @@ from pipeline.measures.metrics import METRICS, as_judged, score
 Array = NDArray[Any]
 CHUNK_BYTES = 1 << 25
 """Size of the counts that are worked on at once."""
+LEAST_ROWS = 20
+"""Rows below which there is no interval: draws of so few again and again look too sure."""
+FEW_ROWS = 100
+"""Rows below which an interval is so wide that it is told beforehand."""
+
+
+def doubt_of_rows(number: int) -> str | None:
+    """What is to be said of scores of so many rows; None where these are enough.
+
+    Args:
+        number: of the rows.
+    """
+    if number >= FEW_ROWS:
+        return None
+    if number < LEAST_ROWS:
+        return (
+            f"fewer than {LEAST_ROWS}, too few for an interval, so none is given, and scores are"
+            " little more than luck; label more texts"
+        )
+    half = 0.98 / number**0.5  # of a share's 95 % interval, at a half
+    return (
+        f"fewer than {FEW_ROWS}, so scores are rough: an accuracy may be off by ±{half:.2f} by"
+        " chance alone; read the intervals, or label more texts"
+    )
 
 
 @dataclass(frozen=True)
 class Interval:
     """A metric's value on all rows with its confidence interval.
 
-    ``low`` and ``high`` are NaN where the metric is defined on no resample.
+    ``low`` and ``high`` are NaN where the metric is defined on no resample, and of fewer than
+    ``LEAST_ROWS`` rows.
     """
 
     value: float
@@ -128,6 +153,9 @@ def _bounds(
     level: float,
 ) -> list[Interval]:
     """Percentile intervals of each scorer, whose values on all rows are ``plain``."""
+    if resamples.num_rows < LEAST_ROWS:
+        none = float("nan")
+        return [Interval(float(value), none, none, level) for value in plain]
     drawn = np.empty((len(scorers), resamples.replicates))
     for rows, counts in resamples.chunks():
         for values, scorer in zip(drawn, scorers, strict=True):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ProbeError
+from pipeline.errors import RunInputError
 from pipeline.measures.labelsets import rarest_label
 
 Array = NDArray[Any]
@@ -103,7 +103,7 @@ def ordered_folds(values: Array, folds: int) -> Array:
         folds: how many.
 
     Raises:
-        ProbeError: there are fewer different times than folds.
+        RunInputError: there are fewer different times than folds.
     """
     times, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     _check_enough(len(times), folds, "times")
@@ -130,7 +130,7 @@ def label_folds(values: Sequence[Hashable], folds: int, *, what: str = "labels")
         what: the labels are, for the error.
 
     Raises:
-        ProbeError: there are fewer different labels than folds.
+        RunInputError: there are fewer different labels than folds.
     """
     sizes = Counter(values)
     _check_enough(len(sizes), folds, what)
@@ -144,7 +144,7 @@ def label_folds(values: Sequence[Hashable], folds: int, *, what: str = "labels")
 
 def _check_enough(found: int, folds: int, what: str) -> None:
     if found < folds:
-        raise ProbeError(
+        raise RunInputError(
             f"{folds} folds, but the rows have only {found} different {what}; ask for fewer folds"
             " (head.folds) or make them in another way (head.folds_by)"
         )

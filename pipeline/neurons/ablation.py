@@ -36,7 +36,7 @@ from pipeline.errors import ConfigError, HeadError, ProbeError
 from pipeline.extraction import Activations, Extractor, RoutedLayers
 from pipeline.heads import Head, text_activations, wanted_tasks
 from pipeline.locking import one_at_a_time
-from pipeline.measures import METRICS, Resamples, as_judged, score
+from pipeline.measures import LEAST_ROWS, METRICS, Resamples, as_judged, score
 from pipeline.neurons.arms import random_neurons, salient_neurons, token_means
 from pipeline.neurons.tables import ABLATIONS_VERSION, read_ablations
 from pipeline.probes import Probe, load_final_probe, read_importance
@@ -351,7 +351,7 @@ class _Experiment:
                 "fingerprint": head.fingerprint,
             },
             "neurons": {str(layer): chosen.tolist() for layer, chosen in salient.items()},
-            **{name: _compare(values[name], samples[name]) for name in HEADS},
+            **{name: _compare(values[name], samples[name], len(rows)) for name in HEADS},
         }
 
     def _bench(self, head: Head, rows: Rows) -> _Bench:
@@ -416,7 +416,7 @@ def _resampled(
     return found
 
 
-def _compare(values: Sequence[float], samples: Array) -> dict[str, Any]:
+def _compare(values: Sequence[float], samples: Array, num_rows: int) -> dict[str, Any]:
     """Changes against the first arm, of the second (salient) and of the others (random)."""
     base, salient, *draws = values
     changes = samples - samples[0]
@@ -424,14 +424,17 @@ def _compare(values: Sequence[float], samples: Array) -> dict[str, Any]:
     mean = float(np.mean(draws))
     return {
         "baseline": base,
-        "salient": {"value": salient, **_change(salient - base, changes[1])},
-        "random": {"value": mean, "values": draws, **_change(mean - base, random)},
-        "difference": _change(salient - mean, changes[1] - random),
+        "salient": {"value": salient, **_change(salient - base, changes[1], num_rows)},
+        "random": {"value": mean, "values": draws, **_change(mean - base, random, num_rows)},
+        "difference": _change(salient - mean, changes[1] - random, num_rows),
     }
 
 
-def _change(value: float, samples: Array) -> dict[str, Any]:
-    """A change with its percentile interval; resamples without a metric are left out."""
+def _change(value: float, samples: Array, num_rows: int) -> dict[str, Any]:
+    """A change with its percentile interval, of enough rows; resamples without a metric are left
+    out."""
+    if num_rows < LEAST_ROWS:
+        return {"change": value, "interval": [None, None]}
     edges = np.nanquantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"change": value, "interval": edges.tolist()}
 

@@ -23,12 +23,21 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, ExtractError
+from pipeline.errors import ConfigError, ExtractInputError
 from pipeline.heads import Head
 from pipeline.planning.depth import Speed
 from pipeline.progress import Say, advance, silent
 from pipeline.scoring import Scored, Scorer
-from pipeline.texts import InputOptions, Split, detect, load_target, read_blocks, sample_texts
+from pipeline.texts import (
+    InputOptions,
+    Split,
+    detect,
+    load_target,
+    read_blocks,
+    sample_texts,
+    split_place,
+    usual_columns,
+)
 from store import ActivationStore, text_hash
 from store.errors import SalientError
 
@@ -77,6 +86,15 @@ class MeasureOptions:
             for head in heads
             for config in configs
         )
+
+    def check(self) -> None:
+        """Refuse a file of texts that is not there, before a model is loaded.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if self.texts is not None:
+            _check_texts(self.texts)
 
     def rows(
         self, config: RunConfig, device: torch.device, splits: Sequence[Split] = ("val", "train")
@@ -132,7 +150,7 @@ def measuring_rows(
         splits: taken in their order, as far as they are needed to have enough.
 
     Raises:
-        ExtractError: the store keeps no texts and the corpus lacks them, or there are none.
+        ExtractInputError: the store keeps no texts and the corpus lacks them, or there are none.
         SalientError: the file cannot be read.
     """
     if texts is not None:
@@ -149,22 +167,27 @@ def measuring_rows(
             positions = np.concatenate([positions, others[picks]])
         return rows_of(sample_texts(store, np.sort(positions), config))
     except SalientError as error:
-        raise ExtractError(
+        raise ExtractInputError(
             f"no stored texts to measure on ({error}); give some: --texts FILE"
         ) from None
 
 
+def _check_texts(path: Path) -> None:
+    if not split_place(path)[0].is_file():
+        what = "is a folder" if path.is_dir() else "no such file of texts"
+        raise ConfigError(f"{path}: {what}; name a file, or one in a zip archive")
+
+
 def _texts_of_file(path: Path, config: RunConfig, num_texts: int) -> list[str]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file of texts")
-    options = InputOptions(normalise=config.normalise)
+    _check_texts(path)
+    options = InputOptions(normalise=config.normalise, usual=usual_columns(config.corpus))
     found: dict[str, None] = {}
     for block in read_blocks(path, detect(path, options), options):
         found |= {text: None for text in block.rows["text"].to_pylist() if text and text.strip()}
         if len(found) >= num_texts:
             break
     if not found:
-        raise ExtractError(f"{path}: no texts in it; give another file")
+        raise ExtractInputError(f"{path}: no texts in it; give another file")
     return list(found)[:num_texts]
 
 

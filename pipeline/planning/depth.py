@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.errors import HeadError
 from pipeline.measures import finite, pareto_front, utility
+from pipeline.progress import counted
 from pipeline.runfolder import RunFolder
 
 FORMAT_VERSION = 1
@@ -250,9 +251,9 @@ def picks_of(
     if not fast:
         fastest = max(options, key=lambda option: option.speed.texts_per_s)
         raise HeadError(
-            f"no depth reaches {min_texts_per_s:,.0f} texts/s here; the fastest, layers"
-            f" 0..{fastest.depth}, runs {fastest.speed.texts_per_s:,.0f}: ask for less, or plan on"
-            " a faster machine"
+            f"no depth reaches {min_texts_per_s:,.0f} texts/s here; the fastest, of"
+            f" {counted(fastest.depth + 1, 'block')}, runs {fastest.speed.texts_per_s:,.0f}: ask"
+            " for less, or plan on a faster machine"
         )
     return {name: options.index(rule(fast, tolerance)) for name, rule in RULES.items()}
 

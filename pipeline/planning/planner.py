@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.backbone import load_recorded
-from pipeline.errors import ConfigError, HeadError
+from pipeline.errors import ConfigError, RunInputError
 from pipeline.heads import Head, all_features, wanted_tasks
 from pipeline.locking import one_at_a_time
 from pipeline.planning.costs import MeasureOptions, flops, measure
@@ -71,6 +71,8 @@ def make_plan(
     pick = pick or ("smallest" if min_texts_per_s is None else "best")
     if pick not in RULES:
         raise ConfigError(f"--pick {pick!r}: choose one of {', '.join(RULES)}")
+    measuring = measuring or ANYWHERE
+    measuring.check()
     planned = read_tasks(runs, tasks)
     for config in {task.config.run_dir: task.config for task in planned}.values():
         if lost := what_was_lost(config):
@@ -83,7 +85,7 @@ def make_plan(
         sets.append(chosen)
     say(f"planning {', '.join(metrics)}: {len(sets)} sets of heads to measure")
     losses = [loss_of(one, heads, metrics) for one in sets]
-    options, measured = _measured(planned, sets, losses, measuring or MeasureOptions(), say)
+    options, measured = _measured(planned, sets, losses, measuring, say)
     now = next(option for option in options if _prints(option.heads) == _prints(chosen))
     if sets[-1] is chosen:
         options.pop()
@@ -166,7 +168,7 @@ def read_tasks(runs: Sequence[Path], names: Sequence[str] = ()) -> tuple[Planned
         sweep = read_sweep(folder, task.name).to_pylist()
         paths = sorted(folder.head(task.name).parent.glob("depth_*/head.json"))
         if not paths:
-            raise HeadError(
+            raise RunInputError(
                 f"{folder.head(task.name).parent}: no heads by depth there; run `salient"
                 " consolidate` again"
             )

@@ -23,7 +23,7 @@ from pipeline.heads import Head, held_out_outputs, stored_outputs
 from pipeline.measures import Resamples, difference, score, utility
 from pipeline.planning.costs import MeasureOptions, measure
 from pipeline.planning.depth import SLACK, Option, Plan, PlannedTask
-from pipeline.progress import Say, silent
+from pipeline.progress import Say, counted, silent
 from pipeline.runfolder import RunFolder, open_snapshot, read_metrics
 from pipeline.scoring import NEVER, Cascade, CascadeTask, leaving
 from pipeline.texts import load_target, sample_texts
@@ -205,8 +205,8 @@ def _cheapest(plan: Plan, loss: float, say: Say) -> _Tried:
             cost = 1 / option.speed.texts_per_s + (1 - leaves.mean()) * seconds
             tried.append(_Tried(option, judged, thresholds, leaves, seconds / cost))
             say(
-                f"blocks 0..{option.depth}: {leaves.mean():.0%} of {len(leaves)} validation texts"
-                f" may leave, {tried[-1].gain:.2f} times as fast to expect"
+                f"after {counted(option.depth + 1, 'block')} {leaves.mean():.0%} of {len(leaves)}"
+                f" validation texts may leave, {tried[-1].gain:.2f} times as fast to expect"
             )
     best = max(tried, key=lambda one: one.gain, default=None)
     if best is None or best.gain <= 1:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import ProbeConfig, read_record
-from pipeline.errors import ProbeError, again
+from pipeline.errors import ProbeError, RunInputError, again
 from pipeline.linear import Linear, Standardiser
 from pipeline.measures import score, utility
 from pipeline.runfolder import RunFolder
@@ -55,7 +55,7 @@ class Problem:
         """Value of the selection metric, of outputs ``(n, outputs)``, as usually reported.
 
         Raises:
-            ProbeError: it is not defined on these rows.
+            RunInputError: it is not defined on these rows.
         """
         (value,) = self.score_all(targets, [outputs])
         return value
@@ -64,11 +64,11 @@ class Problem:
         """The same for several ``(n, outputs)``; NaN where it is not defined for one of them.
 
         Raises:
-            ProbeError: it is not defined for any.
+            RunInputError: it is not defined for any.
         """
         values = [score(self.metric, targets, each, positive=self.positive) for each in outputs]
         if not np.isfinite(values).any():
-            raise ProbeError(
+            raise RunInputError(
                 f"metric {self.metric!r} is not defined on these {len(targets)} validation rows"
                 " (too few rows, or a single class); use another metric or a larger split"
             )

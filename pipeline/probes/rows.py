@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.errors import CorpusError, ExtractError, ProbeError
+from pipeline.errors import CorpusError, ExtractError, RunInputError
 from pipeline.measures import label_folds, ordered_folds, stratified_folds
 from pipeline.runfolder import RunFolder
 from pipeline.texts import Target, sample_groups
@@ -62,7 +62,7 @@ def task_rows(config: RunConfig, store: ActivationStore, target: Target) -> Task
     """The rows of a task; groups are found once and kept in the run folder.
 
     Raises:
-        ProbeError: folds cannot be made, or all training rows are in one of them.
+        RunInputError: folds cannot be made, or all training rows are in one of them.
     """
     parts = [target.rows("train"), target.rows("val")]
     positions = np.concatenate([part.positions for part in parts])
@@ -71,12 +71,12 @@ def task_rows(config: RunConfig, store: ActivationStore, target: Target) -> Task
     groups = _groups(config, store, target, positions)
     try:
         folds = [_first_folds(config, store, positions, targets, groups)]
-    except ProbeError as error:
-        raise ProbeError(f"task {target.task.name!r}: {error}") from None
+    except RunInputError as error:
+        raise RunInputError(f"task {target.task.name!r}: {error}") from None
     if config.head.num_folds and len(np.unique(folds[0][: len(parts[0])])) == 1:
         by = config.head.folds_by
         why = "near-duplicates go together" if by is None else f"head.folds_by = {by!r}"
-        raise ProbeError(
+        raise RunInputError(
             f"task {target.task.name!r}: its {len(parts[0])} training texts are all in one of"
             f" {config.head.folds} folds ({why}), and nothing is left to learn from without it; add"
             " other texts, raise head.folds, or set head.training = 'seen', which needs no folds"
@@ -151,7 +151,7 @@ def _first_folds(
     column = {"time": "created_at", "author": "author_id"}[by]
     values = _column(store, column, positions)
     if values is None:
-        raise ProbeError(
+        raise RunInputError(
             f"head.folds_by = {by!r}: the store has no {by} for some labelled texts; name the"
             f" column as `{by}` in [[corpus]] and extract again, or leave folds_by out"
         )

@@ -5,7 +5,9 @@ numbers as xarray and pandas.
 
 Read first: `facts` (what is shown, read from the run) and `page`; `terminal` prints, `figures` and
 `charts` draw (they need the extra `report`), `inspection` describes any file of Salient,
-`labelnoise` lists the labels that look wrong, `results` opens a run for a notebook.
+`labelnoise` lists the labels that look wrong, `results` opens a run for a notebook; `palette` has
+the colours of this page and of the explorer's, `voices` what a neuron says in both, `sheets` the
+CSV of both.
 """
 
 from pipeline.errors import door

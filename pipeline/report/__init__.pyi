@@ -1,4 +1,5 @@
 from .charts import LEGEND as LEGEND
+from .charts import UNCLEARED as UNCLEARED
 from .charts import short_label as short_label
 from .facts import TaskFacts as TaskFacts
 from .figures import write_overview as write_overview
@@ -12,8 +13,13 @@ from .labelnoise import doubt_table as doubt_table
 from .labelnoise import read_label_doubts as read_label_doubts
 from .labelnoise import write_doubts as write_doubts
 from .page import write_report as write_report
+from .palette import AGAINST as AGAINST
+from .palette import FOR as FOR
+from .palette import css as css
+from .palette import style_of as style_of
 from .results import RunResults as RunResults
 from .results import open_results as open_results
+from .sheets import csv_text as csv_text
 from .terminal import ablation_table as ablation_table
 from .terminal import cascade_table as cascade_table
 from .terminal import depth_table as depth_table
@@ -24,3 +30,7 @@ from .terminal import ranking_summary as ranking_summary
 from .terminal import ranking_views as ranking_views
 from .terminal import task_table as task_table
 from .terminal import top_neurons as top_neurons
+from .voices import Voice as Voice
+from .voices import neuron_address as neuron_address
+from .voices import stance as stance
+from .voices import voice_of as voice_of

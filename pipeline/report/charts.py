@@ -1,25 +1,29 @@
 """Charts drawn once, with HoloViews, and rendered by Bokeh for a page or Matplotlib for a file.
 
-    chart = line_chart([Series("test", [0, 1], [0.6, 0.7], BLUE)], "layer", "accuracy")
+    chart = line_chart([Series("test", [0, 1], [0.6, 0.7], style_of(0))], "blocks", "accuracy")
     figure = Figure("by-layer", "Score by layer", "How to read it.", chart)
     write_image(figure, Path("by-layer.svg"))       # Matplotlib; PNG or SVG by the suffix
     bokeh_model(figure)                             # to embed in a page
+    legend_of(figure)                               # what its lines and marks are called
 
-Elements are styled for both backends when they are made.
+Elements are styled for both backends when they are made. Legends are drawn beside a plot, never in
+it: by the page, or below a file's axes.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from pipeline.errors import missing
+from pipeline.report.palette import BLACK, GREY, MATPLOTLIB_MARKS, YELLOW, Style
 
 try:
     import holoviews as hv
@@ -30,14 +34,14 @@ for _backend in ("bokeh", "matplotlib"):  # options can be set only for backends
     hv.renderer(_backend)
 
 Array = NDArray[Any]
-BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, TEAL, GREY, BLACK = (
-    "#1f6fb4", "#d9730d", "#2a8f4c", "#b3261e", "#7a4fb5", "#8a5a2b", "#12959c", "#8a8f98",
-    "#1a1c20",
-)  # fmt: skip
 MAX_WRITTEN = 14
 """Classes up to which numbers are written into a matrix's cells."""
 MAX_LABEL = 18
 """Characters of a class's name on an axis."""
+THRESHOLD = Style(GREY, (4, 3), "")
+"""Of a line that others are compared with."""
+CHOSEN = Style(YELLOW, (), "star")
+"""Of the chosen head's star, which has a dark line around it."""
 
 
 @dataclass(frozen=True)
@@ -47,30 +51,40 @@ class Figure:
     Attributes:
         name: stem of its files.
         title: plain text.
-        caption: plain text: how to read it.
+        caption: plain text: which rows it is of, and how to read it.
         element: the HoloViews object, styled for both backends.
         height: on a page, in CSS pixels.
+        legend: whether it needs one; not where an axis names its marks.
     """
 
     name: str
     title: str
     caption: str
     element: Any
-    height: int = 400
+    height: int = 360
+    legend: bool = True
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart, with points and, where bounds are given, a band around it."""
+    """A line of a chart, with marks and, where bounds are given, a band around it."""
 
     label: str
     x: Sequence[float] | Array
     y: Sequence[float] | Array
-    colour: str
-    dashed: bool = False
-    marks: bool = True
+    style: Style
     low: Sequence[float] | Array | None = None
     high: Sequence[float] | Array | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a legend; the style's ``mark`` is empty for a line without marks, and ``line`` is
+    false for marks without one."""
+
+    label: str
+    style: Style
+    line: bool
 
 
 def for_both(element: Any, **options: Any) -> Any:
@@ -79,17 +93,18 @@ def for_both(element: Any, **options: Any) -> Any:
 
 
 def line_chart(lines: Sequence[Series], x: str, y: str) -> Any:
-    """Lines over whole numbers, as an overlay for both backends."""
+    """Lines, as an overlay for both backends."""
     parts = []
     for line in lines:
+        colour, dash = line.style.colour, line.style.dash
         if line.low is not None and line.high is not None:
             band = hv.Area((line.x, line.low, line.high), x, [y, f"{y} (high)"])
             parts.append(
-                band.opts(backend="bokeh", color=line.colour, fill_alpha=0.15, line_alpha=0).opts(
+                band.opts(backend="bokeh", color=colour, fill_alpha=0.13, line_alpha=0).opts(
                     backend="matplotlib",
-                    color=line.colour,
-                    facecolor=line.colour,  # else one of a cycle of colours comes before it
-                    alpha=0.15,
+                    color=colour,
+                    facecolor=colour,  # else one of a cycle of colours comes before it
+                    alpha=0.13,
                     linewidth=0,
                 )
             )
@@ -97,41 +112,52 @@ def line_chart(lines: Sequence[Series], x: str, y: str) -> Any:
         parts.append(
             curve.opts(
                 backend="bokeh",
-                color=line.colour,
+                color=colour,
                 line_width=2,
-                line_dash="dashed" if line.dashed else "solid",
-                tools=[] if line.marks else ["hover"],
+                line_dash=list(dash) or "solid",
+                tools=[] if line.style.mark else ["hover"],
             ).opts(
                 backend="matplotlib",
-                color=line.colour,
+                color=colour,
                 linewidth=1.8,
-                linestyle="--" if line.dashed else "-",
+                linestyle=(0, dash) if dash else "-",
             )
         )
-        if line.marks:
-            parts.append(dots(line.x, line.y, x, y, line.colour))
+        if line.style.mark:
+            parts.append(dots(line.x, line.y, x, y, line.style, line.label))
     return hv.Overlay(parts)
 
 
-def dots(xs: Any, ys: Any, x: str, y: str, colour: str, label: str = "") -> Any:
-    """Points of one colour; diamonds with their own line of the legend if they have a label."""
-    found = for_both(hv.Scatter((xs, ys), x, y, label=label), show_legend=bool(label))
-    shape = ("diamond", "D") if label else ("circle", "o")
+def dots(xs: Any, ys: Any, x: str, y: str, style: Style, label: str) -> Any:
+    """Marks of one colour, outlined so that pale ones are seen, too."""
+    found = hv.Scatter((xs, ys), x, y, label=label)
     return found.opts(
         backend="bokeh",
-        color=colour,
-        size=11 if label else 7,
-        marker=shape[0],
+        color=style.colour,
+        line_color=GREY,
+        size=16 if style == CHOSEN else 8,
+        marker=style.mark,
         tools=["hover"],
-    ).opts(backend="matplotlib", color=colour, s=44 if label else 30, marker=shape[1])
+    ).opts(
+        backend="matplotlib",
+        color=style.colour,
+        edgecolors=BLACK if style == CHOSEN else GREY,
+        linewidth=0.8,
+        s=190 if style == CHOSEN else 38,
+        marker=MATPLOTLIB_MARKS[style.mark],
+    )
 
 
 def star(x: float, y: float, x_name: str, y_name: str, label: str) -> Any:
     """A chart's star, for the head that was chosen."""
-    point = hv.Scatter(([x], [y]), x_name, y_name, label=label)
-    return point.opts(backend="bokeh", color=BLACK, marker="star", size=17, tools=["hover"]).opts(
-        backend="matplotlib", color=BLACK, marker="*", s=170
-    )
+    return dots([x], [y], x_name, y_name, CHOSEN, label)
+
+
+def whiskers(xs: tuple[Any, Any], ys: tuple[Any, Any], x: str, y: str, style: Style) -> Any:
+    """Bars of intervals from ``(xs[0], ys[0])`` to ``(xs[1], ys[1])``."""
+    found = hv.Segments((xs[0], ys[0], xs[1], ys[1]), [x, y, f"{x} (end)", f"{y} (end)"])
+    found = found.opts(backend="bokeh", color=style.colour, line_width=3, alpha=0.8)
+    return found.opts(backend="matplotlib", color=style.colour, linewidth=2.4, alpha=0.8)
 
 
 def points(
@@ -140,18 +166,21 @@ def points(
     x: str,
     y: str,
     *,
+    style: Style | None = None,
     by: tuple[str, Sequence[float]] | None = None,
 ) -> Any:
-    """A cloud of points, coloured by a named third quantity if one is given."""
+    """A cloud of points of one style, or coloured by a named third quantity."""
     if by is None:
+        assert style is not None
         cloud = hv.Points((xs, ys), [x, y])
-        cloud = cloud.opts(backend="bokeh", color=BLUE, size=5, alpha=0.4, tools=["hover"])
-        return cloud.opts(backend="matplotlib", color=BLUE, s=14, alpha=0.4, edgecolors="none")
+        own = {"color": style.colour, "alpha": 0.5}
+        cloud = cloud.opts(backend="bokeh", size=5, tools=["hover"], **own)
+        return cloud.opts(backend="matplotlib", s=14, edgecolors="none", **own)
     name, values = by
     colour = {"color": name, "cmap": "viridis", "colorbar": True}
     cloud = hv.Points((xs, ys, values), [x, y], name)
-    cloud = cloud.opts(backend="bokeh", size=8, tools=["hover"], **colour)
-    return cloud.opts(backend="matplotlib", s=36, edgecolors="none", **colour)
+    cloud = cloud.opts(backend="bokeh", size=9, line_color=GREY, tools=["hover"], **colour)
+    return cloud.opts(backend="matplotlib", s=36, edgecolors=GREY, linewidth=0.5, **colour)
 
 
 def labels_at(
@@ -161,15 +190,8 @@ def labels_at(
     x: str,
     y: str,
 ) -> Any:
-    """Words to the upper right of points."""
+    """Words to the upper right of points, in a file only."""
     words = hv.Labels((xs, ys, [f" {text}" for text in texts]), [x, y], "text")
-    words = words.opts(
-        backend="bokeh",
-        text_color=BLACK,
-        text_align="left",
-        text_baseline="bottom",
-        text_font_size="9pt",
-    )
     return words.opts(
         backend="matplotlib",
         color=BLACK,
@@ -177,6 +199,26 @@ def labels_at(
         verticalalignment="bottom",
         size=8,
     )
+
+
+def legend_of(figure: Figure) -> list[Entry]:
+    """What the lines and marks of a figure are called, in order, once each."""
+    found: dict[str, Entry] = {}
+    drawn = figure.legend and isinstance(figure.element, hv.Overlay)
+    parts = figure.element if drawn else []
+    for part in parts:
+        if not isinstance(part, hv.Curve | hv.Scatter) or not part.label:
+            continue
+        own = hv.Store.lookup_options("bokeh", part, "style").kwargs
+        dash = own.get("line_dash", "solid")
+        style = Style(own["color"], () if dash == "solid" else tuple(dash), "")
+        if isinstance(part, hv.Curve):
+            found[part.label] = Entry(part.label, style, line=True)
+        else:
+            before = found.get(part.label, Entry(part.label, style, line=False))
+            marked = replace(before.style, mark=own["marker"])
+            found[part.label] = replace(before, style=marked)
+    return list(found.values())
 
 
 def heat_map(cells: Array, x: str, y: str, value: str, *, width: float) -> Any:
@@ -245,35 +287,47 @@ def log_ticks(values: Sequence[float]) -> list[tuple[int, str]]:
     return [(n, f"{n:,}") for n in ticks if min(values) / 3 < n < max(values) * 3]
 
 
+UNCLEARED = ":host { clip-path: inset(1px 0 0 1px) }"
+"""A plot's stylesheet: Bokeh clears half of a canvas's first column and row of pixels only, and
+what was painted there while the plot was narrower would stay."""
 LEGEND = {
     "background_fill_alpha": 0.0,
     "border_line_alpha": 0.0,
     "label_text_font_size": "10pt",
     "padding": 2,
 }
+"""Of Bokeh's own legends, for plots that have one."""
 
 
 def bokeh_model(figure: Figure) -> Any:
-    """The figure as a Bokeh model as wide as its place on the page."""
+    """The figure as a Bokeh model as wide as its place on the page, without a legend; its colours
+    of text, grid and ground are the page's (``--bk-…``)."""
     common: dict[str, Any] = {
         "responsive": True,
         "height": figure.height,
         "min_width": 200,
         "title": "",
-        "toolbar": None,
-        "default_tools": [],  # a page must scroll and not zoom under the pointer
+        "toolbar": "above",
+        "default_tools": ["box_zoom", "pan", "reset", "save"],
         "active_tools": [],
         "fontscale": 1.05,
     }
     element = figure.element
     if isinstance(element, hv.Overlay):
-        legend = {"legend_position": "bottom", "legend_cols": 1, "padding": 0.06}
-        element = element.opts(
-            hv.opts.Overlay(backend="bokeh", legend_opts=LEGEND, **common, **legend)
-        )
+        options = hv.opts.Overlay(backend="bokeh", show_legend=False, padding=0.06, **common)
+        element = element.opts(options)
     else:
         element = element.opts(backend="bokeh", **common)
-    return hv.render(element, backend="bokeh")
+    model = hv.render(element, backend="bokeh")
+    model.stylesheets = [UNCLEARED]
+    model.toolbar.stylesheets = [".bk-tool-overflow { color: var(--ink) }"]
+    model.toolbar.logo = None
+    # A page must scroll under the finger; who wants to zoom takes the tool.
+    model.toolbar.active_drag = model.toolbar.active_scroll = model.toolbar.active_tap = None
+    for bar in (*model.right, *model.left, *model.above, *model.below):
+        if type(bar).__name__ == "ColorBar":
+            bar.background_fill_color = None
+    return model
 
 
 def write_image(figure: Figure, path: Path, *, title: str = "") -> None:
@@ -288,7 +342,7 @@ def write_image(figure: Figure, path: Path, *, title: str = "") -> None:
     with _plain_text() as pyplot:
         image = hv.render(_sized(figure), backend="matplotlib")
         image.axes[0].set_title(f"{title}: {figure.title}" if title else figure.title, fontsize=12)
-        _hide_minor_labels(image)
+        _finish(image, [figure])
         image.savefig(path, dpi=150, bbox_inches="tight", metadata=_undated(path))
         pyplot.close(image)
 
@@ -304,19 +358,47 @@ def write_row(figures: Sequence[Figure], path: Path, *, title: str) -> None:
             backend="matplotlib", title=title, sublabel_format="", fig_inches=(13, 4.6), hspace=0.15
         )
         image = hv.render(layout, backend="matplotlib")
-        _hide_minor_labels(image)
+        _finish(image, figures)
         image.savefig(path, dpi=120, bbox_inches="tight", metadata=_undated(path))
         pyplot.close(image)
 
 
-def _hide_minor_labels(image: Any) -> None:
-    """Logarithmic axes of less than a decade would label what lies between the ticks, too."""
+def _finish(image: Any, figures: Sequence[Figure]) -> None:
+    """Legends below the axes; no labels between the ticks, which logarithmic axes of less than a
+    decade would have."""
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import NullFormatter
 
     for axes in image.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":
                 axis.set_minor_formatter(NullFormatter())
+    for axes, figure in zip(image.axes, figures, strict=False):
+        handles = [
+            Line2D(
+                [],
+                [],
+                color=entry.style.colour,
+                linestyle=((0, entry.style.dash) if entry.style.dash else "-")
+                if entry.line
+                else "none",
+                marker=MATPLOTLIB_MARKS.get(entry.style.mark, ""),
+                markeredgecolor=BLACK if entry.style.mark == "star" else GREY,
+                markersize=13 if entry.style.mark == "star" else 6.5,
+                label=entry.label,
+            )
+            for entry in legend_of(figure)
+        ]
+        if handles:
+            axes.legend(
+                handles=handles,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.14),
+                ncols=min(2, math.ceil(len(handles) / 2)),
+                frameon=False,
+                fontsize=9,
+                handlelength=3.2,
+            )
 
 
 def _sized(figure: Figure) -> Any:
@@ -324,7 +406,7 @@ def _sized(figure: Figure) -> Any:
     size: dict[str, Any] = {"fig_inches": (7.0, 4.4), "aspect": "auto", "fontscale": 1.0}
     if isinstance(figure.element, hv.Overlay):
         return figure.element.opts(
-            hv.opts.Overlay(backend="matplotlib", legend_position="best", padding=0.06, **size)
+            hv.opts.Overlay(backend="matplotlib", show_legend=False, padding=0.06, **size)
         )
     return figure.element.opts(backend="matplotlib", **size)
 

@@ -24,6 +24,8 @@ from pipeline.heads import Head, ngram_table, stored_outputs
 from pipeline.neurons import importance_cube, read_ablations, read_overlaps
 from pipeline.probes import read_importance
 from pipeline.report.labelnoise import DOUBTS_SHOWN, LabelDoubts, doubts_of
+from pipeline.report.mistakes import Mistake, Predictions, find_mistakes
+from pipeline.report.salience import SalientNeuron, first_neurons, with_texts, with_weights
 from pipeline.runfolder import (
     RunFolder,
     finished_metrics,
@@ -34,71 +36,11 @@ from pipeline.runfolder import (
     what_was_lost,
 )
 from pipeline.scoring import DRIFT, check_files
-from pipeline.texts import load_target, sample_texts
+from pipeline.texts import StoredTexts, load_target, sample_texts
 from store.errors import SalientError
 
 Array = NDArray[Any]
 JSON = Mapping[str, Any]
-RELIABILITY_BINS = 10
-MIN_BIN_ROWS = 20
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the chosen head says of the test split.
-
-    Attributes:
-        classes: names in index order; empty for regression.
-        targets: ``(n,)`` class indices int64, or values float64.
-        decided: ``(n,)`` decided class indices, or predicted values.
-        probability: ``(n, classes)`` float64; None for regression.
-    """
-
-    classes: tuple[str, ...]
-    targets: Array
-    decided: Array
-    probability: Array | None
-
-    def confusion(self) -> Array:
-        """``(classes, classes)`` int64 counts: labels in rows, decisions in columns."""
-        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
-        np.add.at(counts, (self.targets, self.decided), 1)
-        return counts
-
-    def reliability(self, num_bins: int | None = None) -> Reliability:
-        """How often the most probable class is the right one, by its probability.
-
-        Args:
-            num_bins: default ``RELIABILITY_BINS``, or fewer of ``MIN_BIN_ROWS`` rows each.
-        """
-        assert self.probability is not None
-        num_bins = num_bins or min(RELIABILITY_BINS, max(1, len(self.targets) // MIN_BIN_ROWS))
-        confidence = self.probability.max(axis=1)
-        right = self.probability.argmax(axis=1) == self.targets
-        order = np.argsort(confidence, kind="stable")
-        bins = [part for part in np.array_split(order, num_bins) if len(part)]
-        count = np.array([len(part) for part in bins])
-        mean = np.array([confidence[part].mean() for part in bins])
-        share = np.array([right[part].mean() for part in bins])
-        error = float(np.abs(mean - share) @ count / max(count.sum(), 1))
-        return Reliability(mean, share, count, error)
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Bins of equally many rows, by the probability of the most probable class.
-
-    Attributes:
-        confidence: ``(bins,)`` mean probability.
-        accuracy: ``(bins,)`` share of rows where that class is right.
-        count: ``(bins,)`` rows.
-        error: expected calibration error: mean absolute difference of the two, over the rows.
-    """
-
-    confidence: Array
-    accuracy: Array
-    count: Array
-    error: float
 
 
 @dataclass(frozen=True)
@@ -130,6 +72,8 @@ class TaskFacts:
         predictions: on the test split.
         head: the chosen head's card.
         ngrams: the n-grams that it reads, the most important first; None if it reads none.
+        mistakes: the test rows on which the chosen head errs most surely.
+        neurons: the most important ones, with what they speak for and the texts that excite them.
         doubts: the labels that its out-of-fold outputs most doubt.
         drift: of the texts scored with it, if there are scores.
         notes: what could not be shown, and why.
@@ -145,6 +89,8 @@ class TaskFacts:
     predictions: Predictions | None = None
     head: JSON = field(default_factory=dict)
     ngrams: pa.Table | None = None
+    mistakes: tuple[Mistake, ...] = ()
+    neurons: tuple[SalientNeuron, ...] = ()
     doubts: LabelDoubts | None = None
     drift: DriftFacts | None = None
     notes: tuple[str, ...] = ()
@@ -214,17 +160,35 @@ def _read_task(
     if folder.importance(name).is_file():
         importance, poolings = importance_cube(read_importance(folder, name))
     else:
-        notes.append("no importance table: the importance map is left out")
+        notes.append("no importance table: the importance map and the neurons are left out")
     overlaps = folder.ranking("overlaps", name)
     if not overlaps.is_file():
         notes.append("no rankings: `salient rank` compares other ways of ranking the neurons")
+    if not metrics.get("by_size"):
+        notes.append(
+            "no salient against random features by their number: the run is of an older version, or"
+            " tried no sparse head"
+        )
     predictions, card, ngrams = None, {}, None
+    mistakes: tuple[Mistake, ...] = ()
     try:
         head = Head.load(folder.head(name))
         card, ngrams = dict(vars(head.card)), ngram_table(head)
-        predictions = _predict(head, config, name, snapshot)
+        predictions, mistakes = _predict(head, config, name, snapshot)
     except (SalientError, OSError) as error:
         notes.append(f"no predictions of the test split: {error}")
+    neurons: tuple[SalientNeuron, ...] = ()
+    if importance is not None:
+        first = first_neurons(importance, poolings)
+        try:
+            neurons = with_weights(first, folder, name)
+        except (SalientError, OSError, KeyError) as error:
+            neurons = first
+            notes.append(f"no signs of the neurons: {error}")
+        try:
+            neurons = with_texts(neurons, open_snapshot(config, snapshot), config.task(name))
+        except (SalientError, OSError) as error:
+            notes.append(f"no texts of the neurons: {error}")
     doubts = None
     try:
         doubts = doubts_of(config, open_snapshot(config, snapshot), name, limit=DOUBTS_SHOWN)
@@ -241,24 +205,31 @@ def _read_task(
         predictions=predictions,
         head=card,
         ngrams=ngrams,
+        mistakes=mistakes,
+        neurons=neurons,
         doubts=doubts,
         notes=tuple(notes),
     )
 
 
-def _predict(head: Head, config: RunConfig, task: str, snapshot: str | None) -> Predictions | None:
+def _predict(
+    head: Head, config: RunConfig, task: str, snapshot: str | None
+) -> tuple[Predictions | None, tuple[Mistake, ...]]:
     store = open_snapshot(config, snapshot)
     target = load_target(store, config.task(task))
     rows = target.rows("test")
-    if not len(rows) or target.multilabel:
-        return None  # of label sets metrics.json has each label's F1
+    if not len(rows):
+        return None, ()
     outputs = stored_outputs(
         head, store, rows.positions, lambda: sample_texts(store, rows.positions, config)
     )
-    if not target.classes:
-        return Predictions((), rows.targets, outputs[:, 0].astype(np.float64), None)
-    probability = head.probabilities(outputs)
-    return Predictions(target.classes, rows.targets, head.decide(probability), probability)
+    if target.classes:
+        probability = head.probabilities(outputs)
+        decided = head.decide(probability)
+    else:
+        probability, decided = None, outputs[:, 0].astype(np.float64)
+    found = Predictions(target.classes, rows.targets, decided, probability, rows.positions)
+    return found, find_mistakes(found, StoredTexts(store))
 
 
 def read_drift(scores: Path) -> dict[str, DriftFacts]:

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 from numpy.typing import NDArray
 from rich.console import Group
 from rich.markup import escape
@@ -34,10 +33,12 @@ from pipeline.heads import Head, read_held_out, wanted_tasks
 from pipeline.measures import OUTLIER, DoubtedLabels, doubted_labels, doubted_values
 from pipeline.probes import known_groups
 from pipeline.progress import counted
-from pipeline.report.digits import four, trimmed
+from pipeline.report.digits import four
+from pipeline.report.sheets import csv_text
 from pipeline.runfolder import RunFolder, finished_metrics, open_snapshot, run_config
 from pipeline.texts import StoredTexts, Target, load_target, sample_texts
 from store import ActivationStore
+from store.disk import write_file
 from store.errors import SalientError
 from store.tables import write_table
 
@@ -134,7 +135,7 @@ class LabelDoubts:
 
 
 def read_label_doubts(
-    path: Path, tasks: Sequence[str] = (), *, limit: int | None = None
+    path: Path, tasks: Sequence[str] = (), *, limit: int | None = None, store: str | None = None
 ) -> dict[str, LabelDoubts]:
     """Task -> its doubted labels, of a finished run.
 
@@ -142,6 +143,7 @@ def read_label_doubts(
         path: the run's folder or its TOML file.
         tasks: names of tasks; default all.
         limit: rows of each task's table; None for all that are doubted.
+        store: where the run's store is; default where the run says.
 
     Raises:
         ConfigError: no finished run there, an unknown task, a limit below 1.
@@ -151,12 +153,12 @@ def read_label_doubts(
         raise ConfigError(f"--limit {limit}: must be 1 or more")
     if not (path.is_dir() or path.suffix == ".toml"):
         raise ConfigError(f"{path}: not a run; name a run's folder or its TOML file")
-    config = run_config(path)
+    config = run_config(path, store=store)
     folder = RunFolder(Path(config.run_dir))
     metrics = finished_metrics(folder)
-    store = open_snapshot(config, metrics.get("snapshot"))
+    opened = open_snapshot(config, metrics.get("snapshot"))
     return {
-        name: doubts_of(config, store, name, limit=limit)
+        name: doubts_of(config, opened, name, limit=limit)
         for name in wanted_tasks(tasks, list(metrics["tasks"]))
     }
 
@@ -389,7 +391,7 @@ def doubt_table(found: LabelDoubts) -> Group:
             cells = (row["id"], row["split"], row["given"], row["likely"], twin_note(row))
             text = "" if row["text"] is None else row["text"]
             table.add_row(
-                trimmed(f"{row['doubt']:.2f}"), *(escape(_printable(one)) for one in (*cells, text))
+                f"{row['doubt']:.2f}", *(escape(_printable(one)) for one in (*cells, text))
             )
         parts.append(table)
     if len(found.table) < found.num_doubted:
@@ -415,7 +417,8 @@ def _printable(text: str) -> str:
 
 
 def write_doubts(path: Path, found: Iterable[LabelDoubts]) -> None:
-    """The doubted rows of some tasks, with a column ``task``, as Parquet or CSV.
+    """The doubted rows of some tasks, with a column ``task``, as Parquet or CSV; in CSV no text is
+    a formula (:mod:`pipeline.report.sheets`).
 
     Raises:
         ConfigError: another ending of the file's name, or a folder.
@@ -428,9 +431,13 @@ def write_doubts(path: Path, found: Iterable[LabelDoubts]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.concat_tables(tables)
     if path.suffix.lower() == ".csv":
-        pyarrow.csv.write_csv(table, path)
+        write_file(path, [csv_text(table.column_names, _rows_of(table)).encode()])
     else:
         write_table(path, table)
+
+
+def _rows_of(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 def check_doubts_path(path: Path) -> None:

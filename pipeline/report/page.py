@@ -1,44 +1,57 @@
-"""`salient report`: a finished run as one HTML page that needs no network, and its figures.
+"""`salient report`: a finished run as one HTML page that needs no network, and files beside it.
 
-    write_report(Path("runs/demo/run"))       # run/report.html, run/figures/TASK-by-layer.svg …
+    write_report(Path("runs/demo/run"))     # run/report.html, figures/TASK-by-layer.svg,
+                                            # tables/TASK-scores.csv …
 
-Whatever comes from the run's files, class names above all, is escaped by the template; scripts are
-Bokeh's own, inlined, and the page's policy forbids it to load anything.
+Whatever comes from the run's files, class names and texts above all, is escaped by the template;
+scripts are Bokeh's own, inlined, and the page's policy forbids it to load anything. Figures and
+tables link to their files where those were written.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.errors import ConfigError, missing
-from pipeline.neurons import RankTables
 from pipeline.progress import Say, advance, silent
-from pipeline.report.charts import Figure, bokeh_model, write_image
+from pipeline.report.charts import Entry, Figure, bokeh_model, legend_of, write_image
 from pipeline.report.facts import RunFacts, TaskFacts, read_run
 from pipeline.report.figures import task_figures
-from pipeline.report.labelnoise import twin_note
-from pipeline.report.scores import ScoreRow, judging, label_rows, remarks, score_rows
-from pipeline.report.terminal import AblationRow, ablation_rows, fitted_line
+from pipeline.report.opening import opening, warnings_of
+from pipeline.report.palette import css
+from pipeline.report.tables import PageTable, csv_of, page_tables
 from store.disk import write_file
 
 try:
     from bokeh.embed import components
     from bokeh.resources import Resources
     from jinja2 import Environment
+    from markupsafe import Markup, escape
 except ImportError as error:
     raise missing(error.name, "the report", extra="report") from None
 
 IMAGES = {"png": ("png",), "svg": ("svg",), "both": ("png", "svg"), "none": ()}
-TOP_NEURONS = 12
-TOP_NGRAMS = 12
-TOP_PAIRS = 12
-MOST_CHARACTERS = 400
-"""Of a text that is shown."""
+HEADS = "heads"
+"""Stem of the table of every head tried, which the page does not show."""
+SWATCHES = {
+    "circle": "M12.5 7a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0z",
+    "square": "M13 3h8v8h-8z",
+    "triangle": "M17 2l5 9h-10z",
+    "diamond": "M17 1.5l5 5.5l-5 5.5l-5-5.5z",
+    "inverted_triangle": "M17 12l5-9h-10z",
+    "hex": "M14.5 2.7h5l2.5 4.3l-2.5 4.3h-5l-2.5-4.3z",
+    "plus": "M15 2h4v3h3v4h-3v3h-4v-3h-3v-4h3z",
+    "star": "M17 0l2 4.6l5 .4l-3.8 3.3l1.2 4.9l-4.4-2.6l-4.4 2.6l1.2-4.9l-3.8-3.3l5-.4z",
+}
+"""Marks in a legend's 34 by 14 pixels."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +59,11 @@ class TaskView:
     """What the template shows of a task."""
 
     facts: TaskFacts
+    opening: tuple[str, ...]
     figures: tuple[Figure, ...]
-    scores: tuple[ScoreRow, ...]
-    judging: str
-    remarks: tuple[str, ...]
-    labels: tuple[tuple[str, ...], ...]
-    neurons: tuple[tuple[str, ...], ...]
-    ngrams: tuple[tuple[str, ...], ...]
-    ablation: tuple[AblationRow, ...]
-    ablation_note: str | None
+    legends: tuple[tuple[Entry, ...], ...]
+    tables: tuple[PageTable, ...]
     head: tuple[tuple[str, str], ...]
-    doubts: tuple[tuple[str, ...], ...]
-    doubted_pairs: tuple[tuple[str, str, int, float], ...]
-    """Given and likely label, rows, and per cent of the most frequent pair's rows."""
 
 
 def write_report(
@@ -75,13 +80,14 @@ def write_report(
         path: a run folder, or the TOML file of a finished run.
         output: the page's file; default ``report.html`` in the run folder.
         images: a key of ``IMAGES``: the figures' files in ``figures/`` of the run folder, or in
-            a folder ``FILE_figures`` beside ``output``.
+            a folder ``FILE_figures`` beside ``output``. Tables are in ``tables/`` or
+            ``FILE_tables`` as CSV.
         scores: a folder of scores, for their drift; default the one that the run's configuration
             names.
         say: told of progress.
 
     Returns:
-        What was written, the page first.
+        What was written, the page first, then images, then tables.
 
     Raises:
         ConfigError: an unknown choice of ``images``, an unfinished run.
@@ -96,34 +102,75 @@ def write_report(
         inside = output / "report.html"
         raise ConfigError(f"--out {output}: is a folder; name the page in it, as {inside}")
     page = output or run.path / "report.html"
-    folder = output.with_name(f"{output.stem}_figures") if output else run.path / "figures"
-    views = [view_of(task) for task in run.tasks]
+    files = Beside(
+        output.with_name(f"{output.stem}_figures") if output else run.path / "figures",
+        output.with_name(f"{output.stem}_tables") if output else run.path / "tables",
+        IMAGES[images],
+    )
+    views = [view_of(task, run.card) for task in run.tasks]
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_file(page, [render(run, views).encode()])
-    written = [page]
+    write_file(page, [render(run, views, files.linked_from(page.parent)).encode()])
+    drawn, kept = [], []
     wanted = [
         (figure, view.facts.name, suffix)
         for view in views
         for figure in view.figures
-        for suffix in IMAGES[images]
+        for suffix in files.suffixes
     ]
     for figure, task, suffix in wanted:
-        image = folder / f"{task}-{figure.name}.{suffix}"
-        write_image(figure, image, title=task)
-        written.append(image)
-        advance(say, "drawn", len(written) - 1, len(wanted), "figures")
-    return written
+        drawn.append(files.figures / f"{task}-{figure.name}.{suffix}")
+        write_image(figure, drawn[-1], title=task)
+        advance(say, "drawn", len(drawn), len(wanted), "figures")
+    files.tables.mkdir(parents=True, exist_ok=True)
+    for view in views:
+        tried = csv_of(view.facts.sweep.to_pydict())
+        named = [(table.name, table.csv()) for table in view.tables]
+        for name, content in (*named, (HEADS, tried)):
+            kept.append(files.tables / f"{view.facts.name}-{name}.csv")
+            write_file(kept[-1], [content])
+    return [page, *drawn, *kept]
 
 
-def render(run: RunFacts, views: list[TaskView]) -> str:
-    """The page."""
+@dataclass(frozen=True)
+class Beside:
+    """Where the files beside a page are.
+
+    Attributes:
+        figures, tables: folders, or their addresses seen from the page.
+        suffixes: of each figure's files.
+    """
+
+    figures: Path
+    tables: Path
+    suffixes: tuple[str, ...] = ()
+
+    def linked_from(self, folder: Path) -> Beside:
+        """The same, seen from a page in that folder."""
+        figures, tables = (
+            Path(os.path.relpath(own, folder)) for own in (self.figures, self.tables)
+        )
+        return Beside(figures, tables, self.suffixes)
+
+    def image(self, task: str, figure: str, suffix: str) -> str:
+        """The address of a figure's file."""
+        return quote(f"{self.figures.as_posix()}/{task}-{figure}.{suffix}")
+
+    def table(self, task: str, name: str) -> str:
+        """The address of a table's file."""
+        return quote(f"{self.tables.as_posix()}/{task}-{name}.csv")
+
+
+def render(run: RunFacts, views: Sequence[TaskView], files: Beside | None = None) -> str:
+    """The page; ``files`` as seen from it, which it links to."""
     models = {
         f"{number}-{figure.name}": bokeh_model(figure)
         for number, view in enumerate(views)
         for figure in view.figures
     }
     script, places = components(models)
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["code"] = with_code
+    template = environment.from_string(
         resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     )
     # The raw sources: the rendered ones name files of Panel's too, where that has been imported.
@@ -134,6 +181,11 @@ def render(run: RunFacts, views: list[TaskView]) -> str:
     return template.render(
         run=run,
         views=views,
+        files=files,
+        colours=Markup(css()),
+        swatches=SWATCHES,
+        warnings=warnings_of(run.card),
+        explore=_explore(run),
         # Bokeh's own markup; what it holds of the run's text is escaped by Bokeh.
         library=library,
         script=script,
@@ -146,6 +198,22 @@ def render(run: RunFacts, views: list[TaskView]) -> str:
             ensure_ascii=False,
         ),
     )
+
+
+def with_code(text: str) -> Markup:
+    """Text, escaped, with what stands between backticks as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one is left alone
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
+        for i, part in enumerate(parts)
+    )
+
+
+def _explore(run: RunFacts) -> str:
+    """The command that shows the neurons of this run."""
+    return shlex.join(["salient", "explore", run.config.store.path, "--run", str(run.path)])
 
 
 def _run_facts(run: RunFacts) -> Iterator[tuple[str, str]]:
@@ -164,57 +232,17 @@ def _run_facts(run: RunFacts) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value)
 
 
-def view_of(task: TaskFacts) -> TaskView:
-    """A task's figures and the rows of its tables."""
+def view_of(task: TaskFacts, card: Mapping[str, Any]) -> TaskView:
+    """A task's sentences, figures and tables; ``card`` is the run's."""
+    figures = tuple(task_figures(task))
     return TaskView(
         task,
-        tuple(task_figures(task)),
-        tuple(score_rows(task.metrics)),
-        judging(task.metrics),
-        tuple(remarks(task.metrics)),
-        tuple(label_rows(task.metrics)),
-        tuple(_top_neurons(task)),
-        tuple(_top_ngrams(task)),
-        () if task.ablation is None else tuple(ablation_rows(task.ablation)),
-        None if task.ablation is None else fitted_line(task.ablation),
+        opening(task),
+        figures,
+        tuple(tuple(legend_of(figure)) for figure in figures),
+        tuple(page_tables(task, card)),
         tuple((key.replace("_", " "), _plain(value)) for key, value in task.head.items()),
-        tuple(_doubts(task)),
-        tuple(_doubted_pairs(task)),
     )
-
-
-def _top_neurons(task: TaskFacts) -> Iterator[tuple[str, ...]]:
-    """Layer, pooling, neuron and share of the layer's squared importance, largest shares first."""
-    if task.importance is None:
-        return
-    layers = task.importance.reshape(len(task.importance), -1)
-    tables = RankTables({task.name: layers}, {})
-    for layer, feature, share in tables.first(task.name, TOP_NEURONS):
-        pooling, neuron = divmod(feature, task.importance.shape[2])
-        yield str(layer), task.poolings[pooling], str(neuron), f"{share:.2%}"
-
-
-def _top_ngrams(task: TaskFacts) -> Iterator[tuple[str, ...]]:
-    """N-gram, what it speaks for and its share of all n-grams' squared importance."""
-    if task.ngrams is not None:
-        for row in task.ngrams.slice(0, TOP_NGRAMS).to_pylist():
-            yield row["ngram"], row["towards"], f"{row['share']:.2%}"
-
-
-def _doubts(task: TaskFacts) -> Iterator[tuple[str, ...]]:
-    """Doubt, id, split, given and likely label, what near-duplicates say, and the text."""
-    for row in [] if task.doubts is None else task.doubts.table.to_pylist():
-        text = row["text"] or ""
-        if len(text) > MOST_CHARACTERS:
-            text = f"{text[:MOST_CHARACTERS]} …"
-        cells = (row["id"], row["split"], row["given"], row["likely"], twin_note(row), text)
-        yield f"{row['doubt']:.2f}", *cells
-
-
-def _doubted_pairs(task: TaskFacts) -> Iterator[tuple[str, str, int, float]]:
-    pairs = [] if task.doubts is None else task.doubts.pairs[:TOP_PAIRS]
-    for pair in pairs:
-        yield pair.given, pair.likely, pair.doubted, 100 * pair.doubted / pairs[0].doubted
 
 
 def _plain(value: Any) -> str:

@@ -35,7 +35,9 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ProbeError, did_you_mean
 from pipeline.heads import Head
 from pipeline.probes import Probe, feature_importance
+from pipeline.report.digits import blocks_read, span, three
 from pipeline.report.labelnoise import read_label_doubts
+from pipeline.report.scores import interval_of, num_layers_of
 from pipeline.runfolder import (
     RunFolder,
     finished_metrics,
@@ -210,14 +212,14 @@ class RunResults:
             return task, "not finished", "", "", "", ""
         found, card = self.metrics[task], self.metrics[task]["chosen"]
         name, test = found["metric"], card["test"]
-        value, ends = test.get(found["metric"]), (card.get("test_interval") or {}).get(name)
+        value, ends = test.get(name), interval_of(card, name)
         return (
             task,
             card["kind"],
-            f"blocks 0..{card['depth']}",
+            blocks_read(card["depth"] + 1, num_layers_of(found)),
             f"{card['num_features']:,} features",
-            f"{name} {'undefined' if value is None else format(value, '.3f')}",
-            "" if ends is None else f"({ends[0]:.3f} to {ends[1]:.3f})",
+            f"{name} {three(value)}",
+            span(*ends),
         )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.heads import KINDS, SITE_KEYS
 from pipeline.measures import METRICS, utility
-from pipeline.report.digits import four, trimmed, with_span
+from pipeline.report.digits import NONE, four, three, with_span
 from pipeline.report.verdict import choice_sentence
 from store.layout import Source
 
@@ -20,10 +20,13 @@ BASELINES = {
     "final_unit": "final state (unit length)",
     "final": "final hidden state",
     "hidden": "hidden states, same blocks",
-    "random": "as many random features",
+    "random": "random features",
+    "layer": "the last block's FFN alone",
     "all": "all features, same blocks",
 }
 """Baseline -> what people read, in the order of the table; "final" is the conventional head."""
+COUNTED = ("random",)
+"""Baselines of which the number of features is said where no column has it."""
 BEST_OF = {
     "ffn": "single layer",
     "hidden": "hidden state",
@@ -31,6 +34,8 @@ BEST_OF = {
     "experts": "layer's experts",
 }
 """Site -> what the best single one is called."""
+WIDTH_OF = {"ffn": "layer", "hidden": "final"}
+"""Site -> the baseline that reads one whole layer of it."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,12 @@ class ScoreRow:
         group: "baselines", "layers", "kinds" or "chosen".
         model: its name.
         blocks: those that must run, of all.
-        features: those that it reads.
+        features: those that it reads; a dash where an older run does not say.
         loss: out of fold, or on validation; empty where there is none.
         score: the same of the selection metric.
         test: with its interval.
         gain: of the chosen head over it on the test rows, with its interval.
+        numbers: the same unrounded, by the names of a table's columns.
     """
 
     group: str
@@ -56,6 +62,7 @@ class ScoreRow:
     score: str
     test: str
     gain: str = ""
+    numbers: JSON = field(default_factory=dict)
 
     @property
     def chosen(self) -> bool:
@@ -78,15 +85,21 @@ def num_layers_of(task: JSON) -> int:
     return 1 + max(source.depth for site in SITE_KEYS for source, _ in probes_of(task, site))
 
 
-def judging(task: JSON) -> str:
-    """What a task's heads were judged by: ``loss (log loss) and score out of fold``.
+def judging(task: JSON, *, loss: bool = True) -> str:
+    """What a task's heads were judged by: ``loss (log loss) and score out of fold``, or the score
+    alone.
 
     Heads judged on validation have one value there and overall.
     """
     chosen = task["chosen"]
-    loss = "squared error" if task["type"] == "regression" else "log loss"
-    what = f"loss ({loss}) and score" if "loss" in chosen else "score"
-    return f"{what} {'on validation' if _validated(task) else 'out of fold'}"
+    measure = "squared error" if task["type"] == "regression" else "log loss"
+    what = f"loss ({measure}) and score" if loss and "loss" in chosen else "score"
+    return f"{what} {judged_where(task)}"
+
+
+def judged_where(task: JSON) -> str:
+    """``out of fold``, or ``on validation``: the rows that a task's heads were judged by."""
+    return "on validation" if _validated(task) else "out of fold"
 
 
 def _validated(task: JSON) -> bool:
@@ -110,8 +123,8 @@ def score_rows(task: JSON) -> Iterator[ScoreRow]:
     for site in SITE_KEYS:
         if probes := probes_of(task, site):
             source, entry = max(probes, key=lambda own: utility(task["metric"], own[1]["val"]))
-            label = f"best {BEST_OF[site]}: {source.layer}"
-            yield row.of("layers", label, source.depth + 1, "all", entry)
+            width = known.get(WIDTH_OF.get(site, ""), {}).get("num_features")
+            yield row.of("layers", f"best {BEST_OF[site]}", source.depth + 1, width, entry)
     for kind in KINDS:
         if kind in task and kind not in known:  # "final" is among the baselines already
             yield row.head("kinds", f"best {kind} head", task[kind])
@@ -127,52 +140,83 @@ class _Rows:
     num_layers: int
     validated: bool
 
-    def of(self, group: str, model: str, blocks: int, features: str, entry: JSON) -> ScoreRow:
+    def of(
+        self, group: str, model: str, blocks: int, features: int | None, entry: JSON
+    ) -> ScoreRow:
         """A row of any entry."""
         metric = self.task["metric"]
         value = entry["test"].get(metric)
-        bounds = (entry.get("test_interval") or {}).get(metric)
-        test = "-" if value is None else trimmed(f"{value:.3f}")
+        known = entry.get("test_interval")
+        low, high = interval_of(entry, metric)
         score = entry.get("score", entry.get("val") if self.validated else None)
+        score_low, score_high = entry.get("score_interval") or (None, None)
         loss = entry.get("loss")
+        test = three(value) if value is None or known is None else with_span(value, low, high)
         return ScoreRow(
             group,
             model,
             f"{blocks}/{self.num_layers}",
-            features,
+            NONE if features is None else f"{features:,}",
             "" if loss is None else four(loss),
-            "" if score is None else four(score),
-            test if value is None or bounds is None else with_span(value, *bounds),
+            "" if score is None else three(score),
+            test,
+            numbers={
+                "group": group,
+                "model": model,
+                "blocks": blocks,
+                "all_blocks": self.num_layers,
+                "features": features,
+                "test": value,
+                "test_low": low,
+                "test_high": high,
+                "score": score,
+                "score_low": score_low,
+                "score_high": score_high,
+                "loss": loss,
+            },
         )
 
     def head(self, group: str, model: str, entry: JSON) -> ScoreRow:
         """A row of a head's entry."""
-        return self.of(group, model, entry["depth"] + 1, f"{entry['num_features']:,}", entry)
+        return self.of(group, model, entry["depth"] + 1, entry["num_features"], entry)
 
     def baseline(self, name: str, entry: JSON) -> ScoreRow:
         """A row of what the chosen head is compared with."""
         label = BASELINES.get(name, name.replace("_", " "))
         if name in ("majority", "lexical"):
-            features = f"{entry['num_features']:,}" if "num_features" in entry else "0"
-            row = self.of("baselines", label, 0, features, entry)
+            row = self.of("baselines", label, 0, entry.get("num_features", 0), entry)
         elif "depth" in entry:
             row = self.head("baselines", label, entry)
         else:
-            row = self.of("baselines", label, self.num_layers, "all", entry)
+            row = self.of("baselines", label, self.num_layers, None, entry)
         gain = entry.get("gain") or {}
         # A head chosen after the test split was read has not been compared with anything.
-        if gain.get("low") is None or "note" in self.task["chosen"]:
+        if gain.get("value", gain.get("low")) is None or "note" in self.task["chosen"]:
             return row
-        return replace(row, gain=with_span(**gain, signed=True))
+        ends = {"gain": gain["value"], "gain_low": gain["low"], "gain_high": gain["high"]}
+        same = not any(ends.values()) and gain["low"] is not None
+        text = "the same head" if same else with_span(**gain, signed=True)
+        return replace(row, gain=text, numbers={**row.numbers, **ends})
+
+
+def baseline_label(name: str, entry: JSON) -> str:
+    """What people read of a baseline in a figure: ``3,464 random features``, ``TF-IDF``."""
+    label, count = BASELINES.get(name, name.replace("_", " ")), entry.get("num_features")
+    return f"{count:,} {label}" if name in COUNTED and count else label
+
+
+def interval_of(entry: JSON, metric: str) -> tuple[float | None, float | None]:
+    """Ends of the interval of an entry's test score; None where there is none."""
+    low, high = (entry.get("test_interval") or {}).get(metric) or (None, None)
+    return low, high
 
 
 def label_rows(task: JSON) -> Iterator[tuple[str, str, str]]:
     """Label, its test rows and the chosen head's F1 of it, where the task is about label sets."""
     for name, entry in task.get("labels", {}).items():
         value = entry["f1"]
-        test = "-" if value is None else trimmed(f"{value:.3f}")
-        spread = value is not None and entry["interval"] is not None
-        yield name, f"{entry['rows']:,}", with_span(value, *entry["interval"]) if spread else test
+        ends = entry["interval"] or (None, None)
+        yield name, f"{entry['rows']:,}", NONE if value is None else with_span(value, *ends)
 
 
 def remarks(task: JSON) -> list[str]:
@@ -187,14 +231,14 @@ def remarks(task: JSON) -> list[str]:
             num_layers=num_layers_of(task),
             regression=task["type"] == "regression",
         )
-        found.append(sentence)
+        found.append(f"chosen head: {sentence}")
     return found
 
 
 def gain_line(task: JSON) -> str | None:
     """The chosen head's gain over the conventional one with its interval, or why there is none."""
     gain = task.get("gain") or {}
-    if gain.get("low") is None:
+    if gain.get("value") is None:
         note = task["chosen"].get("note")
         return f"chosen head: no gain evaluated, {note}" if note else None
     pair = ["chosen head", "final hidden state"]

@@ -16,7 +16,7 @@ from rich.table import Table
 from pipeline.measures import METRICS
 from pipeline.neurons import RANKINGS
 from pipeline.progress import counted
-from pipeline.report.digits import four, span
+from pipeline.report.digits import NONE, span, three
 from pipeline.report.scores import (
     ScoreRow,
     best_by_depth,
@@ -24,6 +24,7 @@ from pipeline.report.scores import (
     judged,
     judging,
     label_rows,
+    num_layers_of,
     remarks,
     score_rows,
 )
@@ -53,8 +54,8 @@ SCORE_COLUMNS = {
     "features": "features",
     "loss": "loss",
     "score": "score",
-    "test": "test (95 % CI)",
-    "gain": "gain of chosen\n(95 % CI)",
+    "test": "test [95 % CI]",
+    "gain": "gain of chosen\n[95 % CI]",
 }
 """Field of a row -> its head."""
 LESS_NEEDED = (
@@ -80,7 +81,8 @@ def _task_table(
     name: str, task: JSON, rows: Sequence[ScoreRow], left_out: Collection[str]
 ) -> Table:
     better = "" if METRICS[task["metric"]].higher_is_better else " (lower is better)"
-    judged_by = "" if {"loss", "score"} <= set(left_out) else f"; {judging(task)}"
+    judged_by = f"; {judging(task, loss='loss' not in left_out)}"
+    judged_by = "" if "score" in left_out else judged_by
     table = _open_table(
         f"{name}: {task['metric']}{better}, {task['num_test']:,} test texts{judged_by}",
         caption=escape("\n".join(remarks(task))),
@@ -89,7 +91,7 @@ def _task_table(
     columns = {key: head for key, head in SCORE_COLUMNS.items() if key not in left_out}
     for key, head in columns.items():
         right = key != "model"
-        table.add_column(head, justify="right" if right else "left", no_wrap=right)
+        table.add_column(head, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         table.add_row(
             *(escape(getattr(row, key)) for key in columns),
@@ -116,7 +118,7 @@ def label_table(name: str, task: JSON) -> Table:
     """The chosen head's F1 of each label of a multilabel task, with its bootstrap interval."""
     table = _open_table(f"{name}: labels, {task['num_test']:,} test texts")
     table.add_column("label")
-    for column in ("texts", "F1 (95 % CI)"):
+    for column in ("texts", "F1 [95 % CI]"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in label_rows(task):
         table.add_row(*map(escape, row))
@@ -142,13 +144,12 @@ def ablation_rows(report: JSON) -> Iterator[AblationRow]:
     """
     for key, head in _heads(report).items():
         entry = report[key]
-        yield AblationRow(head, "nothing", f"{entry['baseline']:.4f}")
+        yield AblationRow(head, "nothing", three(entry["baseline"]))
         for what in ("salient", "random", "difference"):
             found = entry[what]
-            score = f"{found['value']:.4f}" if "value" in found else ""
-            low, high = found["interval"]
-            span = f"{low:+.4f}, {high:+.4f}"
-            yield AblationRow(head, what, score, f"{found['change']:+.4f}", span)
+            score = three(found["value"]) if "value" in found else ""
+            change = f"{found['change']:+.3f}"
+            yield AblationRow(head, what, score, change, span(*found["interval"]))
 
 
 def fitted_line(report: JSON) -> str | None:
@@ -181,7 +182,7 @@ def ablation_table(name: str, report: JSON) -> Table:
     metric, layers = report["metric"], report["layers"]
     better = "" if METRICS[metric].higher_is_better else " (lower is better)"
     spreads = (
-        f"{min(draws):.4f} to {max(draws):.4f} ({head})"
+        f"{three(min(draws))} to {three(max(draws))} ({head})"
         for draws, head in (
             (report[key]["random"]["values"], head) for key, head in _heads(report).items()
         )
@@ -219,7 +220,7 @@ def plan_table(plan: JSON) -> Table:
     table = Table(
         title="what a deeper pass costs and brings: " + ", ".join(tasks), title_justify="left"
     )
-    table.add_column("layers", justify="right", no_wrap=True)
+    table.add_column("blocks", justify="right", no_wrap=True)
     for name, task in tasks.items():
         table.add_column(f"{name}\n{task['metric']}", justify="right")
     for column in ("salient\nneurons", "MFLOP/\ntoken", "texts/s\ntokens/s"):
@@ -227,12 +228,11 @@ def plan_table(plan: JSON) -> Table:
     table.add_column("pick", no_wrap=True)
 
     def cells(option: JSON, front: str = "") -> list[str]:
-        found = [f"{front}0..{option['depth']}"]
+        found = [f"{front}{option['depth'] + 1}"]
         for name in tasks:
             head = option["heads"][name]
-            bounds = "" if head["low"] is None else f"\n{span(head['low'], head['high'])}"
-            above = "" if head["depth"] == option["depth"] else f"@{head['depth']} "
-            found.append(f"{above}{head['score']:.4f}{bounds}")
+            above = "" if head["depth"] == option["depth"] else f"@{head['depth'] + 1} "
+            found.append(f"{above}{three(head['score'])}\n{span(head['low'], head['high'])}")
         speed = option["speed"]
         return [
             *found,
@@ -263,12 +263,12 @@ def plan_lines(plan: JSON) -> Iterator[str]:
         for one in (option, plan["chosen"])
     ]
     done = "chosen now" if fingerprints[0] == fingerprints[1] else "--apply makes it the chosen one"
-    yield f"{plan['pick']}: blocks 0..{depth} ({done})"
+    yield f"{plan['pick']}: {counted(depth + 1, 'block')} ({done})"
     for task, head in option["heads"].items():
         yield (
-            f"  {task}: {head['kind']} head, blocks 0..{head['depth']},"
+            f"  {task}: {head['kind']} head, {counted(head['depth'] + 1, 'block')},"
             f" {counted(head['num_features'], 'feature')},"
-            f" {plan['tasks'][task]['metric']} {head['score']:.4f}"
+            f" {plan['tasks'][task]['metric']} {three(head['score'])}"
         )
 
 
@@ -281,8 +281,8 @@ def cascade_table(cascade: JSON) -> Table:
     found, tasks = cascade["found"], cascade["tasks"]
     measured = found["measured"]
     table = Table(
-        title=f"cascade: texts may leave after blocks 0..{found['early_depth']} of"
-        f" 0..{found['full_depth']}",
+        title=f"cascade: texts may leave after {found['early_depth'] + 1} of"
+        f" {counted(found['full_depth'] + 1, 'block')}",
         title_justify="left",
         caption_justify="left",
     )
@@ -292,19 +292,18 @@ def cascade_table(cascade: JSON) -> Table:
     table.add_column("texts/s", justify="right")
 
     def row(label: str, key: str) -> list[str]:
-        scores = [f"{task[key]:.4f}" for task in found["tasks"].values()]
+        scores = [three(task[key]) for task in found["tasks"].values()]
         return [label, *scores, f"{measured[key]['texts_per_s']:,.0f}"]
 
     table.add_row(*row("chosen heads", "plain"))
     table.add_row(*row("with the cascade", "cascade"))
     changes = [
-        "{:+.3f}, {:+.3f}".format(*task["change"]) if task["change"] else ""
-        for task in found["tasks"].values()
+        span(*task["change"]) if task["change"] else NONE for task in found["tasks"].values()
     ]
     table.add_row("change, 95 % CI", *changes, "")
     thresholds = ", ".join(f"{name} {task['threshold']:.3f}" for name, task in tasks.items())
     table.caption = (
-        f"scores: on validation, where depth and thresholds were chosen for a loss of at most"
+        f"scores: on validation, where blocks and thresholds were chosen for a loss of at most"
         f" {cascade['loss']:g}\n{found['share_early']:.0%} of {found['num_validation_texts']:,}"
         f" validation texts leave early: their classes are at least so probable: {thresholds}\n"
         f"speed: {measured['gain']:.2f} times as fast on {measured['num_texts']:,} texts, of which"
@@ -331,7 +330,7 @@ def _plan_caption(plan: JSON, measured: JSON) -> str:
         for option in (*plan["options"], plan["chosen"])
         for head in option["heads"].values()
     ):
-        lines.append("@N: this task's best head up to here needs blocks 0..N only")
+        lines.append("@N: this task's best head up to here reads N blocks only")
     return "\n".join(lines)
 
 
@@ -341,20 +340,20 @@ def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
     best = best_by_depth(rows, metric)
     kinds = list(dict.fromkeys(kind for kind, _ in best))
     main = "dense" if "dense" in kinds else None
-    table = _open_table(f"{name}: {judge(rows)} {metric} by depth")
+    table = _open_table(f"{name}: {judge(rows)} {metric} by blocks read")
     table.add_column("blocks", no_wrap=True)
     if main:
         table.add_column("dense", justify="right", no_wrap=True)
     table.add_column("other kinds (features)" if main else "best (features)")
     for depth in sorted({depth for _, depth in best}):
         others = [
-            f"{kind} {four(judged(best[kind, depth]))} ({best[kind, depth]['num_features']:,})"
+            f"{kind} {three(judged(best[kind, depth]))} ({best[kind, depth]['num_features']:,})"
             for kind in kinds
             if kind != main and (kind, depth) in best
         ]
-        cells = [f"0..{depth}"]
+        cells = [f"{depth + 1}/{num_layers_of(task)}"]
         if main:
-            cells.append(four(judged(best[main, depth])) if (main, depth) in best else "")
+            cells.append(three(judged(best[main, depth])) if (main, depth) in best else "")
         chosen = depth == task["chosen"]["depth"]
         if chosen:
             cells[0] += " *"
@@ -459,5 +458,5 @@ def _selectivity_view(task: str, entries: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(column, justify="right")
     for row in entries:
         keys = ("val", "val_control", "selectivity", "train", "train_control")
-        table.add_row(str(row["layer"]), *(f"{row[key]:.4f}" for key in keys))
+        table.add_row(str(row["layer"]), *(three(row[key]) for key in keys))
     return table

@@ -1,4 +1,4 @@
-"""What the choice of a head gave away, in a sentence."""
+"""What the choice of a head gave away, in a sentence whose subject is the chosen head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SURE = 2.0
 def choice_sentence(
     choice: JSON, *, depth: int, num_features: int, num_layers: int, regression: bool
 ) -> str:
-    """Where blocks were kept back, what full depth would bring; else how close to the best it is.
+    """Where blocks were kept back, what all of them would bring; else how close to the best it is.
 
     Args:
         choice: ``choice`` of the chosen head in ``metrics.json``: differences of losses, the chosen
@@ -36,7 +36,7 @@ def choice_sentence(
         behind = plus_minus(
             conventional["difference"], conventional["standard_error"], signed=False
         )
-        found += f"; the final-state head is better here (by {behind})"
+        found += f"; the final hidden state is better here (by {behind})"
     constant = choice.get("constant")  # older runs do not say
     if constant and constant["difference"] + SURE * constant["standard_error"] > 0:
         figures = plus_minus(constant["difference"], constant["standard_error"])
@@ -49,10 +49,10 @@ def _against_full(choice: JSON, loss: str) -> str:
     apart, error = full["difference"], full["standard_error"]
     figures = f"{loss} {plus_minus(apart, error)}"
     if apart > error:
-        return f"{figures} against full depth"
+        return f"{figures} against all blocks"
     if apart < -error:
-        return f"no loss against all features of full depth ({figures})"
-    return f"no loss against all features of full depth within one standard error ({figures})"
+        return f"no loss against all features of all blocks ({figures})"
+    return f"no loss against all features of all blocks within one standard error ({figures})"
 
 
 def _against_best(choice: JSON, loss: str, depth: int, num_features: int) -> str:
@@ -70,4 +70,4 @@ def _against_best(choice: JSON, loss: str, depth: int, num_features: int) -> str
     figures = f"{loss} {plus_minus(apart, error)}"
     if apart > error:
         return f"{figures} against the best head tried{less}"
-    return f"as good as the best within one standard error ({figures}){less}"
+    return f"as good as the best head tried within one standard error ({figures}){less}"

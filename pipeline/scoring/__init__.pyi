@@ -15,6 +15,7 @@ from .parts import check_files as check_files
 from .parts import num_rows as num_rows
 from .place import DRIFT as DRIFT
 from .place import SCORE_CARD as SCORE_CARD
+from .place import check_scores as check_scores
 from .place import read_score_card as read_score_card
 from .prediction import trained_normalisation as trained_normalisation
 from .repair import RepairReport as RepairReport

@@ -13,6 +13,8 @@ not finished, and scores what is missing.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,8 +33,16 @@ from pipeline.scoring.folder import ScoreFolder
 from pipeline.scoring.ledger import Finished
 from pipeline.scoring.prediction import OF_ROWS
 from pipeline.scoring.scorer import Compute, Scored, heads_fingerprint
-from pipeline.scoring.summary import Counts, InputReport, ScoreReport, reason_kind
+from pipeline.scoring.seen import Seen, SeenFiles, now_ns, state_of
+from pipeline.scoring.summary import (
+    Counts,
+    InputReport,
+    ScoreReport,
+    only_unknown,
+    reason_kind,
+)
 from pipeline.texts import (
+    READING,
     TWEETS,
     Filters,
     InputBlock,
@@ -41,9 +51,10 @@ from pipeline.texts import (
     detect,
     input_key,
     readable,
-    split_place,
+    settled,
 )
 from pipeline.texts import read_blocks as read_input_blocks
+from store.errors import InputError
 
 SAY_EVERY_S = 5.0
 
@@ -54,6 +65,10 @@ class IncompleteScores(ScoreError):
     def __init__(self, report: ScoreReport) -> None:
         super().__init__(str(report.problem))
         self.report = report
+
+
+class WrongInputs(IncompleteScores, InputError):
+    """Nothing was scored for what is wrong with the inputs, or with how they are to be read."""
 
 
 def score_card(heads: Sequence[Head], cascade: Cascade | None = None) -> dict[str, object]:
@@ -115,6 +130,7 @@ class ScoreRun:
         filters: which rows are scored.
         cache_texts: texts whose predictions are remembered.
         compute: the model's part; None to only read and count (the folder must be in a dry run).
+        seen: files whose content is known.
         say: told of progress.
     """
 
@@ -127,6 +143,7 @@ class ScoreRun:
         filters: Filters,
         cache_texts: int,
         compute: Compute | None,
+        seen: SeenFiles | None = None,
         say: Say = silent,
     ) -> None:
         self._folder = folder
@@ -135,8 +152,13 @@ class ScoreRun:
         self._filters = filters
         self._cache = TextCache(max_texts=cache_texts)
         self._compute = compute
+        self._seen = seen or SeenFiles()
         self._say = say
+        asked = {**options.to_dict(), "filters": filters.to_dict(), "reading": READING}
+        self._asked = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        self._columns_said: list[object] = []
         self._ended: list[_End] = []
+        self._unknown: list[_End] = []
         self.drift = Drift()
         """Of all texts computed."""
 
@@ -150,11 +172,14 @@ class ScoreRun:
                 said = now
                 self._say(self._progress(now - started))
         self._finish(self._ended)
+        if self._report.unknown_only() is None:  # otherwise the next run is to say so again
+            self._finish(self._unknown)
 
     def _results(self, works: Iterator[tuple[Work, pa.Table]]) -> Iterator[tuple[Work, pa.Table]]:
         """The rows of every block with their scores; in a dry run without."""
         if self._compute is None:
-            for work, _ in works:
+            for work, texts in works:
+                work.counts["computed"] += len(texts)  # would be
                 yield work, work.rows
         else:
             for work, scored in self._compute(works):
@@ -183,16 +208,22 @@ class ScoreRun:
                 self._say(f"failed: {error}")
 
     def _read(self, number: int, path: Path, entry: InputReport) -> Iterator[tuple[Work, pa.Table]]:
-        before = _state_of_file(path)
-        entry.content = content_digest(path)
-        entry.kind = detect(path, self._options)
-        key = input_key(
-            path, entry.content, entry.kind, self._options, filters=self._filters.to_dict()
-        )
-        if (counts := self._folder.finished(key)) is not None:
+        looked_at_ns, before = now_ns(), state_of(path)
+        known = self._seen.find(path, before)
+        seen = self._seen_as(path, known)
+        counts = self._folder.finished(seen.key)
+        if counts is None and known is not None:
+            seen = self._seen_as(path, None)  # what is read is recorded by the bytes that it has
+            counts = self._folder.finished(seen.key)
+        entry.content, entry.kind = seen.content, seen.kind
+        if counts is not None:
             entry.state, entry.counts = "unchanged", counts
+            if state_of(path) == before:
+                self._seen.note(path, before, seen, looked_at_ns=looked_at_ns)
             return
-        for block in read_input_blocks(path, entry.kind, self._options):
+        settings = settled(path, entry.kind, self._options)
+        self._say_columns(entry.kind, settings)
+        for block in read_input_blocks(path, entry.kind, settings):
             new = self._new_rows(number, block, entry)
             if len(new):
                 plan = self._cache.plan(new["text_hash"].to_pylist())
@@ -200,10 +231,37 @@ class ScoreRun:
                 work = Work(number, new, plan, entry.counts, ended)
                 yield work, new.take(pa.array(plan.new, pa.int64()))
         entry.state = "read"
-        if _state_of_file(path) == before:
-            self._ended.append(_End(number, key, Finished(entry.name, entry.counts)))
+        if state_of(path) == before:
+            ends = self._unknown if only_unknown(entry.counts) else self._ended
+            ends.append(_End(number, seen.key, Finished(entry.name, entry.counts)))
+            self._seen.note(path, before, seen, looked_at_ns=looked_at_ns)
         else:
             self._say(f"{path}: changed while it was read; the next run reads it again")
+
+    def _seen_as(self, path: Path, known: Seen | None) -> Seen:
+        """A file as this run asks for it; its bytes are read if they are not known."""
+        if known is not None and known.asked == self._asked:
+            return known
+        content = content_digest(path) if known is None else known.content
+        kind = detect(path, self._options)
+        key = input_key(
+            path,
+            content,
+            kind,
+            self._options,
+            columns=None if kind == TWEETS else settled(path, kind, self._options).read,
+            filters=self._filters.to_dict(),
+        )
+        return Seen(content, kind, self._asked, key)
+
+    def _say_columns(self, kind: str, settings: InputOptions) -> None:
+        """Say once which columns are read of files of texts."""
+        if kind != TWEETS and settings.read not in self._columns_said:
+            self._columns_said.append(settings.read)
+            named = [f"{name} = {column!r}" for name, column in settings.read.items() if column]
+            none = [name for name, column in settings.read.items() if column is None]
+            lacks = f"; none for {', '.join(none)}" if none else ""
+            self._say(f"columns: {', '.join(named)}{lacks}")
 
     def _new_rows(self, number: int, block: InputBlock, entry: InputReport) -> pa.Table:
         """Count a block; its rows that are to be scored."""
@@ -260,11 +318,3 @@ class ScoreRun:
         }
         others = [name for name in columns if name not in SCORE_COLUMNS]
         return pa.table({name: columns[name] for name in (*SCORE_COLUMNS, *others)})
-
-
-def _state_of_file(path: Path) -> tuple[int, int, int]:
-    try:
-        found = split_place(path)[0].stat()
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, ScoreError
-from pipeline.progress import Say, silent
+from pipeline.errors import ConfigError, ScoreError, listed
+from pipeline.progress import Say, counted, silent
 from pipeline.scoring.ledger import File, Ledger
 from pipeline.scoring.parts import (
     SET_ASIDE,
@@ -51,14 +51,15 @@ from pipeline.scoring.place import (
     open_ledger,
     read_score_card,
 )
-from pipeline.scoring.summary import reason_kind
+from pipeline.scoring.summary import CLASHES, reason_kind
 from pipeline.texts import TWEETS, InputOptions, detect, file_stem, read_dump
 from store.tables import read_arrays, write_arrays, write_json
+from store.upkeep import unmet
 
 DELETED = "_deleted.safetensors"
 COPY = "_deleted.copy.safetensors"
 """The list stands twice: it is the one thing that cannot be made again from other files."""
-CLASH = "scored before with another text: id "
+CLASH = f"{CLASHES}: id "
 """How the reason of a quarantined row begins whose id was there with another text."""
 _FORMAT_VERSION = 1
 _SALT_BYTES = 32
@@ -230,6 +231,8 @@ class DeletionReport:
         unreadable: lines of the dumps that could not be read: tweets of the authors may be in them.
         without_author: tweets of the dumps that do not say who wrote them.
         incomplete: what each such dump lacks, in words.
+        missing: ids that were given, are not in the scores, and had not been deleted before (of a
+            lift: had not been deleted).
     """
 
     output: str
@@ -246,6 +249,20 @@ class DeletionReport:
     unreadable: int = 0
     without_author: int = 0
     incomplete: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def not_found(self, ids: Sequence[str], of_file: Sequence[str]) -> ScoreError | None:
+        """The error where one of some ids, or every one of a file, was not there; None otherwise.
+
+        Args:
+            ids: named one by one.
+            of_file: listed in one, as all tweets that were deleted anywhere.
+        """
+        if not (named := unmet(self.missing, ids, of_file)):
+            return None
+        said = "is" if len(named) == 1 else "are"
+        what = "among the deleted" if self.is_lifted else "in the scores"
+        return ScoreError(f"{self.output}: {shown_ids(named)} {said} not {what}")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -254,16 +271,18 @@ class DeletionReport:
     def __str__(self) -> str:
         if self.is_lifted:
             said = (
-                f"{self.forgotten} of {self.ids} ids were deleted, and are scored again by the"
-                " next run that reads their dumps"
+                f"of {counted(self.ids, 'id')} {self.forgotten:,} had been deleted, scored again"
+                " by the next run that reads their dumps"
             )
         else:
             verb = "would go" if self.dry_run else "removed"
             said = (
-                f"{self.found} rows of {self.ids} ids found and {verb},"
-                f" {self.lines} quarantined lines, {self.files} files rewritten;"
-                f" {self.listed} deleted ids in all are not scored here again"
+                f"{counted(self.found, 'row')} of {counted(self.ids, 'id')} found and {verb},"
+                f" {counted(self.lines, 'quarantined line')}, {counted(self.files, 'file')}"
+                f" rewritten; {counted(self.listed, 'deleted id')} in all: not scored here again"
             )
+            if self.missing:
+                said += f"; not in the scores: {shown_ids(self.missing)}"
         text = f"{self.output}: {said}"
         if self.not_searched:
             text += (
@@ -271,6 +290,11 @@ class DeletionReport:
                 " delete them once their rows have come back"
             )
         return text
+
+
+def shown_ids(ids: Sequence[str]) -> str:
+    """Some ids in a message: ``id 7``, ``ids 7, 8 and 3 more``."""
+    return f"id{'s' * (len(ids) > 1)} {listed(ids)}"
 
 
 class IncompleteDeletion(ScoreError):
@@ -351,17 +375,32 @@ def _delete(
                 not_searched=tuple(sorted(map(str, (folder / SET_ASIDE).glob("*.damaged")))),
             )
             if forget:
+                names = sorted(wanted)
+                known = Deleted.load(folder).mask(names)
                 number = forget_ids(folder, ledger, wanted, dry_run=dry_run)
-                listed = len(Deleted.load(folder))
-                return replace(report, forgotten=number, listed=listed, is_lifted=True)
+                return replace(
+                    report,
+                    forgotten=number,
+                    listed=len(Deleted.load(folder)),
+                    is_lifted=True,
+                    missing=_unmarked(names, known),
+                )
+            before = Deleted.load(folder)
             found, deleted = delete_ids(folder, ledger, wanted, dry_run=dry_run)
+            unlisted = sorted(wanted - found.ids - searched.ids)
+            known = before.mask(unlisted)
     return replace(
         report,
+        missing=_unmarked(unlisted, known),
         found=found.rows + left.rows,
         lines=found.lines + left.lines,
         files=found.files + left.files,
         listed=len(deleted),
     )
+
+
+def _unmarked(names: Sequence[str], marks: NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(name for name, is_marked in zip(names, marks, strict=True) if not is_marked)
 
 
 @dataclass
@@ -381,6 +420,8 @@ class Swept:
     rows: int = 0
     lines: int = 0
     files: int = 0
+    ids: set[str] = field(default_factory=set)
+    """Of the wanted ids those that were there."""
 
     def add(self, path: Path, number: int) -> None:
         """Count what was taken out of a file."""
@@ -472,22 +513,26 @@ def delete_ids(
 ) -> tuple[Swept, Deleted]:
     """Take ids out of an open folder of scores, and list them."""
     deleted, wanted = Deleted.load(folder), frozenset(ids)
-    listed = deleted.with_ids(wanted)
+    longer = deleted.with_ids(wanted)
     if not dry_run:
-        listed.save(folder)
+        longer.save(folder)
     files = ledger.files()
     if not any(file.num_repeated for file in files):  # else an id may be in other files too
         places = {entry.file for entry in ledger.known(map(id_key, wanted)).values()}
         files = [one for one in files if one.number in places or is_quarantine(Path(one.path))]
 
+    there: set[str] = set()
+
     def is_wanted(names: Sequence[str]) -> NDArray[np.bool_]:
+        there.update(wanted.intersection(names))
         return np.fromiter(map(wanted.__contains__, names), bool, len(names))
 
     found = sweep(folder, ledger, files, is_wanted, dry_run=dry_run)
-    listed = replace(listed, pending=False)
+    found.ids = there
+    longer = replace(longer, pending=False)
     if not dry_run:
-        listed.save(folder)
-    return found, listed
+        longer.save(folder)
+    return found, longer
 
 
 def forget_ids(folder: Path, ledger: Ledger, ids: Collection[str], *, dry_run: bool) -> int:

@@ -17,21 +17,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config import NormaliseConfig, RunConfig, ScoreConfig
-from pipeline.errors import ConfigError, ScoreError
+from pipeline.errors import ConfigError, ScoreInputError
 from pipeline.heads import Drift, Head, describe_heads, wanted_tasks
-from pipeline.progress import Say, silent
-from pipeline.runfolder import RunFolder, run_config
-from pipeline.scoring.batch import IncompleteScores, ScoreRun, score_card
+from pipeline.progress import Say, counted, silent
+from pipeline.runfolder import RunFolder, check_stage, run_config
+from pipeline.scoring.batch import IncompleteScores, ScoreRun, WrongInputs, score_card
 from pipeline.scoring.cascade import Cascade, CascadeScorer
 from pipeline.scoring.distributed import ScoreRecipe, computing
 from pipeline.scoring.folder import open_scores
-from pipeline.scoring.place import DRIFT, RUNS
+from pipeline.scoring.inputs import check_apart, check_inputs, find_inputs
+from pipeline.scoring.parts import check_files
+from pipeline.scoring.place import DRIFT, RUNS, check_claim, check_place
 from pipeline.scoring.prediction import trained_normalisation
 from pipeline.scoring.scorer import Scorer
-from pipeline.scoring.summary import ScoreReport, total
-from pipeline.texts import INPUT_FORMATS, Filters, InputOptions, split_place
-from store import ActivationStore
-from store.tables import write_json
+from pipeline.scoring.seen import SeenFiles
+from pipeline.scoring.summary import ScoreReport
+from pipeline.texts import INPUT_FORMATS, USUAL, Filters, InputOptions, usual_columns
+from store import ActivationStore, StoreError
+from store.tables import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,16 @@ class ScoreOptions:
         heads: head folders, instead of a run.
         tasks: score these only; default all.
         format: one of ``INPUT_FORMATS``.
-        text, id: columns of files of texts; default ``text``, and ``id`` if there is one. Giving
-            either says that the files are no tweet dumps.
+        text, id, time, lang: columns of files of texts; default those under ``[score]``, else the
+            first of the corpus's that a file has, else ``text``, ``id``, ``created_at``, ``lang``.
+            Giving any says that the files are no tweet dumps.
         model: the backbone's location, if it moved.
         device: torch device.
         trust_remote_code: the model's own code may run, where the heads ask for it; so it may where
             the run is a TOML file that allows it, of the model that it names.
         cascade: let easy texts leave early, as ``cascade.json`` of the run says.
         keep_text: unreadable lines keep how they begin; default ``keep_text`` of the run's store.
+        check_content: look at the bytes of every file, also of those of the same size and time.
         dry_run: read and count only: no model, nothing written.
     """
 
@@ -58,11 +63,14 @@ class ScoreOptions:
     format: str = "auto"
     text: str | None = None
     id: str | None = None
+    time: str | None = None
+    lang: str | None = None
     model: str | None = None
     device: str = "auto"
     trust_remote_code: bool = False
     cascade: bool = False
     keep_text: bool | None = None
+    check_content: bool = False
     dry_run: bool = False
 
     @property
@@ -102,7 +110,7 @@ def score_files(
         score_files(dumps, output=Path("scores"), options=ScoreOptions(heads=folders))
 
     Args:
-        inputs: tweet dumps or files of texts.
+        inputs: tweet dumps, files of texts, or folders of these.
         run: a run folder, or the TOML file of a finished run.
         output: where the Parquet goes; default ``score.output`` of the configuration.
         options: what to score with, and how to read the files.
@@ -113,34 +121,39 @@ def score_files(
         The counts.
 
     Raises:
-        ConfigError: wrong arguments; nothing was read.
+        ConfigError: wrong arguments, or no file that can be read as asked; nothing was written.
         IncompleteScores: a file failed, or too many rows were unreadable; has the counts.
+        WrongInputs: the same in a dry run; or every row's language or time is not known.
         SalientError: nothing could be scored.
     """
     started, begun_at = time.monotonic(), datetime.now(UTC)
     options = options or ScoreOptions()
-    _check_inputs(inputs, options)
     source = find_heads(run, options.heads, options.tasks, say=say)
     heads = [Head.load(folder) for folder in source.folders]
     options = replace(options, trust_remote_code=trusts(source.config, heads, options))
     config = _settings(source.config, settings)
-    filters = _filters(config)
-    reading = _reading(options, config, check_normalisation(heads, source.config))
+    reading = _reading(options, config, source.config, check_normalisation(heads, source.config))
+    filters = _filters(config, any_language=reading.lang is not None)
     target = _target(output, config)
+    check_apart(inputs, target)
+    paths = find_inputs(inputs, say=say)
     say(f"heads: {describe_heads(heads)}")
     cascade = _cascade(source, [head.card.task for head in heads]) if options.cascade else None
     card = score_card(heads, cascade)
+    check_claim(target, card)
+    check_inputs(paths, reading, filters)
     scorer = None if options.dry_run else _load_scorer(source, cascade, options, config, say)
     report = ScoreReport(str(target), str(card["fingerprint"]), dry_run=options.dry_run)
     report.details = _details(source, filters, reading, begun_at)
     here = None if scorer is None else scorer.score_along
     recipe = ScoreRecipe.of(source.folders, **options.loading)
-    keep_text = _keeps_text(options, source.config)
     opening: dict[str, Any] = {"buffer_rows": config.buffer_rows, "dry_run": options.dry_run}
+    opening["keep_text"] = keep_text = _keeps_text(options, source.config)
     with (
-        open_scores(target, card, **opening, keep_text=keep_text, say=say) as folder,
+        open_scores(target, card, **opening, say=say) as folder,
         computing(here, source.config, recipe, target, say) as compute,
     ):
+        seen = SeenFiles.load(target, trust=not options.check_content, say=say)
         files = ScoreRun(
             folder,
             report,
@@ -148,21 +161,45 @@ def score_files(
             filters=filters,
             cache_texts=config.cache_texts,
             compute=compute,
+            seen=seen,
             say=say,
         )
-        files.run(inputs)
+        files.run(paths)
         folder.flush()
         report.files_written = folder.files_written
         report.elapsed_s = time.monotonic() - started
-        report.problem = _problem(report, config.max_errors)
-        if scorer is not None:
-            name = f"{begun_at:%Y%m%dT%H%M%S%f}-{os.getpid()}"
-            _write_records(
-                target, name, scorer, files.drift, report, config, say, keep_text=keep_text
-            )
+        report.judge(config.max_errors)
+        if scorer is None:
+            report.estimate_s = _estimate(source, heads, report.counts()["computed"])
+            for line in report.warnings:
+                say(f"warning: {line}")
+        else:
+            seen.save(target)
+            name, found = f"{begun_at:%Y%m%dT%H%M%S%f}-{os.getpid()}", (files.drift, report)
+            _write_records(target, name, scorer, *found, config, say, keep_text=keep_text)
     if report.problem is not None:
-        raise IncompleteScores(report)
+        raise _failure(report)
     return report
+
+
+def _failure(report: ScoreReport) -> IncompleteScores:
+    """The error of a run that failed; of a dry run, which has written nothing, the input's."""
+    is_input = report.nothing_known or report.dry_run
+    return (WrongInputs if is_input else IncompleteScores)(report)
+
+
+def _estimate(source: Source, heads: Sequence[Head], num_texts: int) -> float | None:
+    """Seconds that texts take, if `salient plan` has measured these heads."""
+    if source.config is None or not RunFolder(Path(source.config.run_dir)).plan.is_file():
+        return None
+    try:
+        chosen = read_json(RunFolder(Path(source.config.run_dir)).plan)["chosen"]
+        prints = {task: one["fingerprint"] for task, one in chosen["heads"].items()}
+        rate = float(chosen["speed"]["texts_per_s"])
+    except (StoreError, KeyError, TypeError, ValueError):  # of another version, or damaged
+        return None
+    same = prints == {head.card.task: head.fingerprint for head in heads}
+    return num_texts / rate if same and rate > 0 else None
 
 
 def _details(
@@ -174,14 +211,6 @@ def _details(
         "normalise": reading.normalise.model_dump(),
         "heads": [str(folder) for folder in source.folders],
     }
-
-
-def _check_inputs(inputs: Sequence[Path], options: ScoreOptions) -> None:
-    if options.format not in INPUT_FORMATS:
-        raise ConfigError(f"--format {options.format!r}: choose one of {', '.join(INPUT_FORMATS)}")
-    for path in inputs:
-        if not split_place(path)[0].is_file():
-            raise ConfigError(f"{path}: no such input file")
 
 
 def find_heads(
@@ -198,7 +227,10 @@ def find_heads(
         config = run_config(run_path, say=say)
         run = RunFolder(Path(config.run_dir))
         found = {task.name: run.head(task.name) for task in config.tasks}
-        source = Source(tuple(found[name] for name in wanted_tasks(tasks, list(found))), config)
+        folders = tuple(found[name] for name in wanted_tasks(tasks, list(found)))
+        if not all((folder / "head.json").is_file() for folder in folders):
+            check_stage(run.path, run_path, "consolidate")
+        source = Source(folders, config)
     else:
         by_task = {_task_of(folder): folder for folder in heads}
         if len(by_task) < len(heads):
@@ -260,9 +292,11 @@ def _settings(config: RunConfig | None, changes: dict[str, Any]) -> ScoreConfig:
         raise ConfigError(f"{where}: {first['msg']}, not {first['input']!r}") from None
 
 
-def _filters(config: ScoreConfig) -> Filters:
+def _filters(config: ScoreConfig, *, any_language: bool) -> Filters:
+    """The filters; a column that the caller names may hold languages by any name."""
     return Filters.of(
         languages=config.languages,
+        any_language=any_language,
         since=config.since,
         until=config.until,
         retweets=config.retweets,
@@ -270,12 +304,14 @@ def _filters(config: ScoreConfig) -> Filters:
 
 
 def _reading(
-    options: ScoreOptions, config: ScoreConfig, normalise: NormaliseConfig
+    options: ScoreOptions, config: ScoreConfig, run: RunConfig | None, normalise: NormaliseConfig
 ) -> InputOptions:
+    if options.format not in INPUT_FORMATS:
+        raise ConfigError(f"--format {options.format!r}: choose one of {', '.join(INPUT_FORMATS)}")
     return InputOptions(
         format=options.format,
-        text=options.text,
-        id=options.id,
+        **{name: getattr(options, name) or getattr(config, name) for name in USUAL},
+        usual=usual_columns(() if run is None else run.corpus),
         normalise=normalise,
         block_rows=config.block_rows,
         max_line_bytes=config.max_line_bytes,
@@ -292,6 +328,8 @@ def _target(output: Path | None, config: ScoreConfig) -> Path:
             "no output folder: give --out FOLDER, or `output` under [score] of the TOML file given"
             " as --run (a run's folder does not say where)"
         )
+    check_place(target)
+    check_files(target)
     return target
 
 
@@ -305,13 +343,13 @@ def check_normalisation(heads: Sequence[Head], config: RunConfig | None) -> Norm
     """How texts were normalised in training.
 
     Raises:
-        ScoreError: the configuration, or this version, normalises otherwise.
+        ScoreInputError: the configuration, or this version, normalises otherwise.
     """
     normalise = trained_normalisation(heads)
     if config is not None and config.normalise != normalise:
         now, then = config.normalise.model_dump(), normalise.model_dump()
         key = next(key for key in now if now[key] != then[key])
-        raise ScoreError(
+        raise ScoreInputError(
             f"normalise.{key} is {str(now[key]).lower()} in the configuration, and was"
             f" {str(then[key]).lower()} when the heads were trained; set it back, or extract and"
             " train again"
@@ -332,7 +370,7 @@ def _load_scorer(
         _check_scorer(scorer, source.config, config.parity_samples, say)
         return scorer
     both = cascade.scorer(RunFolder(Path(source.config.run_dir)), **options.loading)
-    say(f"cascade: texts may leave after blocks 0..{both.early.depth}")
+    say(f"cascade: texts may leave after {counted(both.early.depth + 1, 'block')}")
     _check_scorer(both.full, source.config, config.parity_samples, say)
     return both
 
@@ -341,7 +379,7 @@ def _check_scorer(scorer: Scorer, config: RunConfig | None, num_samples: int, sa
     """Say what runs; compare with the run's stored activations, where they are at hand."""
     backbone = scorer.extractor.backbone
     num_layers = scorer.heads[0].card.num_layers
-    say(f"backbone: {backbone.model_type}, blocks 0..{scorer.depth} of {num_layers}")
+    say(f"backbone: {backbone.model_type}, {scorer.depth + 1} of {num_layers} blocks")
     if scorer.golden_difference is not None:
         say(f"golden texts: outputs {scorer.golden_difference:.1e} of their range apart at most")
     if config is None:
@@ -373,23 +411,7 @@ def _write_records(
     """Leave the drift report and the run's summary in the folder; say what is to be warned of."""
     if drift.dates:
         found = scorer.write_drift(target / DRIFT, name, drift, threshold=config.drift_warning)
-        report.warnings = list(found["warnings"])
+        report.warnings += found["warnings"]
     for line in report.warnings:
         say(f"warning: {line}")
     write_json(target / RUNS / f"{name}.json", report.record(keep_text=keep_text))
-
-
-def _problem(report: ScoreReport, max_errors: float) -> str | None:
-    """Why the run failed although it came to its end; None if it did not."""
-    failed = [one for one in report.inputs if one.state == "failed"]
-    if failed:
-        more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
-        return f"{failed[0].problem}{more}"
-    if report.error_share > max_errors:
-        counts = report.counts() + report.counts(state="unchanged")
-        return (
-            f"{total(counts, 'quarantined')} of {counts['read']} rows were unreadable, more than"
-            f" the allowed share {max_errors:g} (score.max_errors); {report.output}/_quarantine"
-            " says which and why"
-        )
-    return None

@@ -8,6 +8,7 @@
       _runs/….json                       the summary of every run
       _drift/….json, ….png               how far the texts are from those the heads know
       _ledger.sqlite, _ledger.json       bookkeeping; may be lost (``pipeline.scoring.ledger``)
+      _inputs.parquet                    contents of files known by name and state; may be lost
       _deleted.safetensors and its copy  digests of deleted ids (``pipeline.scoring.deletion``)
       .lock                              held by the one process that has the folder open
 
@@ -30,7 +31,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ScoreError
 from pipeline.progress import Say, silent
 from pipeline.scoring.deletion import CLASH, Deleted, catch_up
 from pipeline.scoring.ledger import Finished, Ledger, Published
@@ -44,8 +44,8 @@ from pipeline.scoring.parts import (
     read_part,
     row_keys,
 )
-from pipeline.scoring.place import FORMAT_VERSION, SCORE_CARD, alone, open_ledger, read_score_card
-from pipeline.scoring.summary import Counts, reason_kind
+from pipeline.scoring.place import FORMAT_VERSION, SCORE_CARD, alone, check_claim, open_ledger
+from pipeline.scoring.summary import CLASHES, Counts, reason_kind
 from store.tables import table_digest, write_json, write_table
 
 
@@ -79,7 +79,7 @@ def open_scores(
     wanted = {"format_version": FORMAT_VERSION, **card, "keep_text": keep_text}
     with ExitStack() as stack:
         stack.enter_context(alone(path, dry_run=dry_run, say=say))
-        found = _check_claim(path, card)
+        found = check_claim(path, card)
         old = found
         if found is None:
             # Whose they are at once; that there are no texts only once that is so.
@@ -98,17 +98,6 @@ def open_scores(
         )
         yield folder
         folder.flush()
-
-
-def _check_claim(path: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the folder says of itself, if it is claimed, by these heads."""
-    found = read_score_card(path)
-    if found is not None and found.get("fingerprint") != card["fingerprint"]:
-        raise ScoreError(
-            f"{path}: holds scores of other heads (fingerprint {found.get('fingerprint')}, these"
-            f" are {card['fingerprint']}); write to another folder"
-        )
-    return found
 
 
 @dataclass
@@ -198,7 +187,7 @@ class ScoreFolder:
                 if earlier is None:
                     self._pending[key] = text
                 elif clashing[-1]:
-                    counts["quarantined/scored before with another text"] += 1
+                    counts[f"quarantined/{CLASHES}"] += 1
                 else:
                     counts[outcome] += 1
         bad = _clashes(rows.filter(pa.array(clashing, pa.bool_()))) if any(clashing) else None

@@ -19,13 +19,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import ScoreError
+from pipeline.errors import ScoreError, ScoreInputError
 from store import StoreError
 from store.disk import COLUMN_CHECKSUMS, fill_file, sync_directory
 from store.tables import read_table, write_table
@@ -50,6 +51,8 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 _MAX_ID = 1 << 63
+CHECKED: dict[str, Any] = {"page_checksum_verification": True}
+"""How pyarrow opens a Parquet file."""
 UNREADABLE = (pa.ArrowException, OSError, KeyError, ValueError, TypeError, MemoryError)
 """What reading Parquet may raise: arrow's errors are of several families, and the names of columns
 may be no UTF-8 any more."""
@@ -122,7 +125,7 @@ def check_files(folder: Path) -> None:
             except FileNotFoundError:  # another process has removed it since
                 continue
             if stat.S_ISLNK(mode):
-                raise ScoreError(
+                raise ScoreInputError(
                     f"{path}: is a symbolic link; a folder of scores holds its files itself: put"
                     " the file in its place, or remove the link"
                 )
@@ -161,7 +164,7 @@ def read_part(
         " another program rewrote it, give it a name of its own)"
     )
     with reading(path, remedy, "damaged, or no scores"):
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with path.open("rb") as source, pq.ParquetFile(source, **CHECKED) as file:
             foreign = _is_foreign(path, file.schema_arrow)
             if foreign:
                 for batch in file.iter_batches(batch_size=_READ_ROWS, columns=wanted):
@@ -217,8 +220,8 @@ def has_column(path: Path, name: str) -> bool:
         ScoreError: it cannot be read at the moment.
     """
     try:
-        with reading(path, ""):
-            return name in pq.read_schema(path).names
+        with reading(path, ""), path.open("rb") as file:
+            return name in pq.read_schema(file).names
     except DamagedFile:
         return False
 
@@ -246,7 +249,7 @@ def rewrite_part(path: Path, keep: NDArray[np.bool_]) -> None:
         path.unlink()
         sync_directory(path.parent)
         return
-    with pq.ParquetFile(path) as file:
+    with path.open("rb") as source, pq.ParquetFile(source) as file:
         schema = file.schema_arrow
     foreign = _is_foreign(path, schema)
     columns = tuple(schema.names)
@@ -259,7 +262,10 @@ def rewrite_part(path: Path, keep: NDArray[np.bool_]) -> None:
 
     def fill(target: Path) -> None:
         options = {"compression": "zstd", "write_page_checksum": True}
-        with pq.ParquetWriter(target, schema.remove_metadata(), **options) as writer:
+        with (
+            target.open("wb") as file,  # a path may read like an address
+            pq.ParquetWriter(file, schema.remove_metadata(), **options) as writer,
+        ):
             for table in tables():
                 writer.write_table(table.replace_schema_metadata())
 

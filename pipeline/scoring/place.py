@@ -7,20 +7,21 @@ with alone(folder, dry_run=False), open_ledger(folder, dry_run=False) as ledger:
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Record, checked
-from pipeline.errors import ConfigError, ScoreError
+from pipeline.errors import ConfigError, ScoreInputError
 from pipeline.locking import one_at_a_time
 from pipeline.progress import Say, silent
 from pipeline.scoring.ledger import LEDGER, NOTE, Ledger
 from pipeline.scoring.parts import DamagedFile, check_files, part_files, reading, repair_command
-from store.disk import check_writable_file_system
+from store.disk import address_as_typed, address_kind, check_writable_file_system, explain
 from store.tables import read_json
 
 SCORE_CARD = "_salient.json"
@@ -32,6 +33,10 @@ FORMAT_VERSION = 3
 READABLE = (2, 3)
 """Format 2 knew no deleted ids: its programs would have scored them again."""
 _LOCK = ".lock"
+
+
+class WrongPlace(ScoreInputError):
+    """Scores of these heads cannot be written there."""
 
 
 class _Version(Record):
@@ -50,11 +55,9 @@ def alone(path: Path, *, dry_run: bool, say: Say = silent) -> Iterator[None]:
     What killed runs left half written is removed.
 
     Raises:
-        ScoreError: the folder is something else, leads elsewhere, or cannot be written.
+        ScoreInputError: the folder is something else, leads elsewhere, or cannot be written.
     """
-    for name in ("zarr.json", "run.json", "head.json"):
-        if (path / name).exists():
-            raise ScoreError(f"{path}: holds {name}: no folder for scores; choose another")
+    check_place(path)
     check_files(path)
     with ExitStack() as stack:
         if not dry_run:
@@ -64,6 +67,43 @@ def alone(path: Path, *, dry_run: bool, say: Say = silent) -> Iterator[None]:
         if not dry_run:
             _remove_leftovers(path)
         yield
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no scores can be written: before anything else is done.
+
+    Raises:
+        WrongPlace: an address such as ``s3://bucket/scores``, a file, another kind of folder.
+    """
+    if (kind := address_kind(path)) is not None:
+        remedy = (
+            f"leave {kind}:// out"
+            if kind == "file"
+            else f"scores are written to a folder of this machine or of a shared POSIX file system;"
+            f" copy them to {kind}:// afterwards"
+        )
+        raise WrongPlace(f"{address_as_typed(path)}: {remedy}")
+    if path.exists() and not path.is_dir():
+        raise WrongPlace(f"{path}: is a file; scores are written to a folder: choose another name")
+    for name in ("zarr.json", "run.json", "head.json"):
+        if (path / name).exists():
+            raise WrongPlace(f"{path}: holds {name}: no folder for scores; choose another")
+
+
+def check_claim(path: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a folder says of itself, if it is claimed, by these heads.
+
+    Raises:
+        WrongPlace: it holds scores of other heads.
+    """
+    found = read_score_card(path)
+    if found is not None and found.get("fingerprint") != card["fingerprint"]:
+        raise WrongPlace(
+            f"{path}: holds scores of other heads (fingerprint {found.get('fingerprint')}, these"
+            f" are {card['fingerprint']}); score with these into a new folder, all inputs again,"
+            " and switch to it when it is complete"
+        )
+    return found
 
 
 def check_scores(path: Path) -> None:
@@ -98,7 +138,9 @@ def _check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise ScoreError(
+        if error.errno == errno.ENOSPC:
+            raise explain(error, path) from error
+        raise ScoreInputError(
             f"{path}: cannot be written ({error.strerror}); choose another folder"
         ) from None
     check_writable_file_system(path)
@@ -117,7 +159,8 @@ def read_score_card(path: Path) -> dict[str, Any] | None:
 
     Raises:
         DamagedFile: it is damaged, or says something else than it should.
-        ScoreError: it is of another format, or cannot be read.
+        ScoreInputError: it is of another format.
+        ScoreError: it cannot be read.
     """
     if not (path / SCORE_CARD).is_file():
         return None
@@ -131,7 +174,7 @@ def read_score_card(path: Path) -> dict[str, Any] | None:
             if version > FORMAT_VERSION
             else "write to another folder"
         )
-        raise ScoreError(
+        raise ScoreInputError(
             f"{path}: scores of format {version!r}, this version writes {FORMAT_VERSION}; {remedy}"
         )
     checked(_Card, found, where=where, remedy=remedy, error=DamagedFile)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.config import NormaliseConfig, ScoreConfig
-from pipeline.errors import ConfigError, CorpusError, ScoreError, did_you_mean
+from pipeline.errors import ConfigError, CorpusError, ScoreInputError, did_you_mean
 from pipeline.heads import Head, Sheet, backbone_facts, head_facts
 from pipeline.scoring.cache import CachePlan, TextCache
 from pipeline.texts import BLOCK_CHARS, given_or_missing, given_texts, normaliser
@@ -283,13 +283,13 @@ def trained_normalisation(heads: Sequence[Head]) -> NormaliseConfig:
     """How texts were normalised in training.
 
     Raises:
-        ScoreError: in a way that this version does not know.
+        ScoreInputError: in a way that this version does not know.
     """
     trained = heads[0].card.extraction["normalise"]
     try:
         return NormaliseConfig.model_validate(trained)
     except ValidationError:
-        raise ScoreError(
+        raise ScoreInputError(
             f"the heads were trained on texts normalised with {trained}, and this version knows"
             f" {', '.join(NormaliseConfig.model_fields)} only; install the version that trained"
             " them"

@@ -27,6 +27,7 @@ from pipeline.progress import Say, silent
 from pipeline.scoring.deletion import Deleted, finish_deletion, sweep
 from pipeline.scoring.ledger import LEDGER, Carried, File, Ledger, Published, remove_ledger
 from pipeline.scoring.parts import (
+    CHECKED,
     SET_ASIDE,
     UNREADABLE,
     DamagedFile,
@@ -349,7 +350,7 @@ def _lost(path: Path, known: File | None) -> tuple[int | None, tuple[str, ...] |
     if known is not None:
         return known.num_rows + known.num_repeated, known.sources
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with path.open("rb") as source, pq.ParquetFile(source, **CHECKED) as file:
             names = file.read(columns=["source_file"])["source_file"].unique().to_pylist()
         return None, tuple(sorted(map(str, names)))
     except UNREADABLE:

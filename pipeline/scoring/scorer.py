@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from pipeline.backbone import Backbone, Encoded, load_recorded
 from pipeline.config import SCORE_COLUMNS
-from pipeline.errors import ScoreError
+from pipeline.errors import ScoreError, ScoreInputError
 from pipeline.extraction import (
     STORED,
     Extractor,
@@ -128,17 +128,17 @@ class Scorer(Predicting):
         references: Mapping[str, Reference] | None = None,
     ) -> None:
         if not heads:
-            raise ScoreError("no heads to score with; run `salient consolidate` first")
+            raise ScoreInputError("no heads to score with; run `salient consolidate` first")
         if len(_recorded(heads)) > 1 and len({_described(head) for head in heads}) > 1:
             raise _different(heads)
         names = [head.card.task for head in heads]
         if len(set(names)) != len(names):
-            raise ScoreError(f"two heads for one task among {names}; give one head per task")
+            raise ScoreInputError(f"two heads for one task among {names}; give one head per task")
         self.heads = tuple(heads)
         self.references = dict(references or {})
         for head in heads:
             if odd := [s for s in head.features if s.array is None and s != NGRAMS]:
-                raise ScoreError(
+                raise ScoreInputError(
                     f"head {head.card.task!r} reads the {odd[0].label}, which is there to be"
                     " compared with only; name another head, such as the chosen one"
                 )
@@ -189,7 +189,7 @@ class Scorer(Predicting):
         for head in heads:
             self.columns += [head.card.task, *head_columns(head).values()]
         if twice := [name for name in self.columns if self.columns.count(name) > 1]:
-            raise ScoreError(
+            raise ScoreInputError(
                 f"two columns of the scores would be called {twice[0]!r}; rename the task or class"
             )
         self.fingerprint = heads_fingerprint(heads)
@@ -239,7 +239,7 @@ class Scorer(Predicting):
         if len(recorded) > 1:
             raise _different(self.heads)
         here = self.extractor.fingerprint(normalisation=self.normalise)
-        raise ScoreError(
+        raise ScoreInputError(
             f"{self.extractor.backbone.source}: not the backbone these heads were trained on"
             f" (extraction fingerprint {here[:12]}, expected {recorded[0][:12]}); give the same"
             " model files and revision, or train the heads again"
@@ -507,7 +507,7 @@ def _check_features(head: Head, read: Mapping[Source, Array], backbone: Backbone
     for source, features in read.items():
         size = backbone.width(source.site) * len(head.card.poolings)
         if source.layer not in backbone.site_layers(source.site) or features[-1] >= size:
-            raise ScoreError(
+            raise ScoreInputError(
                 f"{head.place}: feature {features[-1]} of {source.label} is read, and"
                 f" {backbone.source} has {size} there in {backbone.num_layers} blocks; give the"
                 " model that it was trained on"
@@ -539,8 +539,8 @@ def _described(head: Head) -> tuple[object, ...]:
     return card.num_layers, card.stored_dtype, *sizes
 
 
-def _different(heads: Sequence[Head]) -> ScoreError:
-    return ScoreError(
+def _different(heads: Sequence[Head]) -> ScoreInputError:
+    return ScoreInputError(
         "these heads were trained on activations of different extractions; score them in separate"
         f" runs: {', '.join(head.card.task for head in heads)}"
     )

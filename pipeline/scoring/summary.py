@@ -12,13 +12,37 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.progress import counted
+from pipeline.texts import TWEETS
+
 Counts = Counter[str]
 """Name -> rows; reasons after a slash: ``filtered/language``, ``quarantined/not JSON``."""
 OUTCOMES = ("scored", "already_scored", "repeated", "filtered", "quarantined")
 """What can become of a row: scored now; its id scored by an earlier run; its id scored before in
 this run; left out by a filter or no tweet; unreadable, or another text under an id scored before.
 """
+CLASHES = "scored before with another text"
+"""The kind of reason of rows whose id was there with another text."""
+UNKNOWN = {
+    "language unknown": ("language", "time unknown", "too early", "too late"),
+    "time unknown": ("too early", "too late"),
+}
+"""Reason of a row whose language or time is not known -> those of rows where it is."""
+REMEDIES = {
+    "language unknown": (
+        "name the column that has it with --lang-column (or `lang` under [score])",
+        "leave --lang out",
+    ),
+    "time unknown": (
+        "name the column that has it with --time (or `time` under [score])",
+        "leave --since and --until out",
+    ),
+}
+"""Reason -> what helps with files that have columns, and what with tweets too."""
+LARGE_SHARE = 0.5
+"""Of rows left out since something is not known, or none let through, from which a run warns."""
 _NOTES = ("empty", "truncated", "retweets", "recovered", "long", "cut", "computed")
+_ASKED = {f"filtered/{one}" for one in ("language", *UNKNOWN, *UNKNOWN["time unknown"])}
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _MAX_KIND_CHARS = 60
 
@@ -37,6 +61,18 @@ def by_reason(counts: Mapping[str, int], name: str) -> dict[str, int]:
     """Reason -> rows, the most frequent first."""
     found = {key.partition("/")[2]: n for key, n in counts.items() if key.startswith(f"{name}/")}
     return dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
+
+
+def only_unknown(counts: Mapping[str, int]) -> str | None:
+    """Why no row could be told from those that are left out; None where one could, or none came."""
+    passed = [*OUTCOMES[:3], f"quarantined/{CLASHES}"]
+    if any(counts.get(name, 0) for name in passed):
+        return None
+    for reason, others in UNKNOWN.items():
+        known = sum(counts.get(f"filtered/{other}", 0) for other in others)
+        if counts.get(f"filtered/{reason}", 0) and not known:
+            return reason
+    return None
 
 
 @dataclass
@@ -69,10 +105,14 @@ class ScoreReport:
     files_written: int = 0
     elapsed_s: float = 0.0
     problem: str | None = None
+    nothing_known: bool = False
+    """The problem is that every row was left out, since its language or time is not known."""
     warnings: list[str] = field(default_factory=list)
     """Such as texts unlike those that the heads were validated on."""
     details: dict[str, Any] = field(default_factory=dict)
     """Facts for the record: filters, versions, times."""
+    estimate_s: float | None = None
+    """In a dry run: how long the model takes, where `salient plan` has measured it."""
 
     def counts(self, *, state: str | None = None) -> Counts:
         """Of the rows that this run read, or of the files in a state."""
@@ -93,11 +133,78 @@ class ScoreReport:
         """Rows that this run scored, or would have."""
         return sum(one.counts["scored"] for one in self.inputs if one.state != "unchanged")
 
-    @property
-    def error_share(self) -> float:
-        """Share of quarantined rows, those of unchanged files included: a rerun judges alike."""
-        everything = self.counts() + self.counts(state="unchanged")
-        return total(everything, "quarantined") / max(everything["read"], 1)
+    def judge(self, max_errors: float) -> None:
+        """Say why the run failed although it came to its end, if it did, and what to look at.
+
+        Args:
+            max_errors: share of unreadable rows that is no failure: of what this run read, or if it
+                read nothing, of what earlier ones did, so that a rerun judges alike. A file most of
+                whose rows are unreadable fails each run, however much else there is.
+        """
+        unknown = self.unknown_only()
+        self.problem = self._failed_file() or self._unreadable(max_errors) or unknown
+        self.nothing_known = unknown is not None and self.problem == unknown
+        self.warnings = list(self.left_out())
+
+    def _failed_file(self) -> str | None:
+        failed = [one for one in self.inputs if one.state == "failed"]
+        more = f" (and {counted(len(failed) - 1, 'more file')})" if len(failed) > 1 else ""
+        return f"{failed[0].problem}{more}" if failed else None
+
+    def _unreadable(self, max_errors: float) -> str | None:
+        counts = self.counts()
+        counts = counts if counts["read"] else self.counts(state="unchanged")
+        most = max(max_errors, LARGE_SHARE)
+        parts = [("", counts, max_errors)]
+        parts += [(f"{one.name}: ", one.counts, most) for one in self.inputs]
+        for where, counts, share in parts:
+            if total(counts, "quarantined") > share * counts["read"]:
+                return f"{where}{self._said_of(counts, max_errors)}"
+        return None
+
+    def _said_of(self, counts: Counts, max_errors: float) -> str:
+        clashes, rows = counts[f"quarantined/{CLASHES}"], counted(counts["read"], "row")
+        bad = total(counts, "quarantined") - clashes
+        said = [f"{bad:,} of {rows} were unreadable"] * (bad > 0)
+        said += [f"{clashes:,} of {rows} have ids that were {CLASHES}"] * (clashes > 0)
+        remedy = "; is --id the right column?" * (clashes > 0)
+        return (
+            f"{' and '.join(said)}, more than the allowed share {max_errors:g} (score.max_errors);"
+            f" {self.output}/_quarantine says which and why{remedy}"
+        )
+
+    def unknown_only(self) -> str | None:
+        """Why nothing could be scored, where every row was left out as unknown, those of unchanged
+        files included: where one of these could be told, the question is no mistake."""
+        counts = self.counts() + self.counts(state="unchanged")
+        reason = only_unknown(counts)
+        if reason is None:
+            return None
+        number = counted(counts[f"filtered/{reason}"], "row")
+        return f"nothing was scored: {number} left out ({reason}); {self._remedy(reason)}"
+
+    def _remedy(self, reason: str) -> str:
+        own = [one for one in self.inputs if one.counts[f"filtered/{reason}"]]
+        by_column, always = REMEDIES[reason]
+        return always if all(one.kind == TWEETS for one in own) else f"{by_column}, or {always}"
+
+    def left_out(self) -> Iterator[str]:
+        """Warnings of large shares that the filters left out of what this run read."""
+        counts = self.counts()
+        asked = counts["read"] - sum(
+            count
+            for name, count in counts.items()
+            if name.startswith(("filtered/", "quarantined/")) and name not in _ASKED
+        )
+        for reason in REMEDIES:
+            number = counts[f"filtered/{reason}"]
+            if number > LARGE_SHARE * asked:
+                yield f"{number:,} of {asked:,} rows left out ({reason}); {self._remedy(reason)}"
+        if counts["filtered/language"] == asked > 0:
+            yield (
+                f"all {asked:,} rows left out (language): none is of the languages asked for; are"
+                " these the codes that the files use?"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The operator's summary, as JSON on one line."""
@@ -119,6 +226,7 @@ class ScoreReport:
             "unchanged_rows": self.counts(state="unchanged")["read"],
             "files_written": self.files_written,
             "elapsed_s": round(self.elapsed_s, 1),
+            **({} if self.estimate_s is None else {"estimate_s": round(self.estimate_s, 1)}),
             "problem": self.problem,
             "warnings": self.warnings,
         }
@@ -143,13 +251,18 @@ class ScoreReport:
     def summary(self) -> str:
         """One line for a person."""
         counts = self.counts()
-        what = "to score" if self.dry_run else f"scored in {self.files_written} files"
-        parts = [f"{counts['read']} rows read", f"{counts['scored']} {what}"]
-        parts += [f"{count} {words}" for count, words in self._rest(counts) if count]
+        files = counted(self.files_written, "file")
+        what = "to score" if self.dry_run else f"scored in {files}"
+        parts = [f"{counted(counts['read'], 'row')} read", f"{counts['scored']:,} {what}"]
+        parts += [f"{count:,} {words}" for count, words in self._rest(counts) if count]
         unchanged = [one for one in self.inputs if one.state == "unchanged"]
         if unchanged:
-            rows = self.counts(state="unchanged")["read"]
-            parts.append(f"{len(unchanged)} files ({rows} rows) unchanged since an earlier run")
+            rows = counted(self.counts(state="unchanged")["read"], "row")
+            parts.append(
+                f"{counted(len(unchanged), 'file')} ({rows}) unchanged since an earlier run"
+            )
+        if self.estimate_s is not None:
+            parts.append(f"about {max(self.estimate_s, 1):,.0f} s of computing")
         return ", ".join(parts)
 
     @staticmethod

@@ -25,7 +25,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, HubError, missing
+from pipeline.backbone import told, unreached
+from pipeline.errors import ConfigError, HubError, HubInputError, HubUnreachable, missing
 from pipeline.extraction import read_outputs
 from pipeline.heads import REFERENCE_FILE, Head, Reference, describe_heads
 from pipeline.progress import Say, silent
@@ -41,7 +42,7 @@ from pipeline.sharing.packing import (
     pack,
     write_heads,
 )
-from pipeline.sharing.refusals import told, unreached
+from store.errors import SalientError
 from store.tables import write_json
 
 README = "README.md"
@@ -49,6 +50,7 @@ RECORD = "hub.json"
 """In a folder that was pulled to: where its heads are from."""
 MAX_BYTES = 2**34
 """Of all files of a repository together."""
+RAISED: dict[str, type[SalientError]] = {"refused": HubInputError, "unreachable": HubUnreachable}
 MAX_README_BYTES = 2**20
 MAX_HEADS = 256
 _FILE = re.compile(rf"{HEADS}/([A-Za-z0-9][A-Za-z0-9_.-]*)/({'|'.join(map(re.escape, FILES))})")
@@ -158,7 +160,7 @@ def push(
         planned = Pushed(address.repository, files, card)
         if dry_run:
             return planned
-        with _library(), told(address, "pushed"):
+        with _library(), told(address, "pushed", **RAISED):
             return _commit(planned, folder, heads, private=private, say=say)
 
 
@@ -235,7 +237,7 @@ def pull(name: str, folder: Path | None = None, *, say: Say = silent) -> Pulled:
     address = HubAddress.parse(name)
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is there already and not empty; name a new folder")
-    with _library(), told(address, "pulled"):
+    with _library(), told(address, "pulled", **RAISED):
         fetched = _fetched(address, say)
     commit = fetched.name
     if not address.pinned:
@@ -332,7 +334,7 @@ def _cached(address: HubAddress) -> Path:
             local_files_only=True,
         )
     except LocalEntryNotFoundError:
-        raise HubError(
+        raise HubInputError(
             f"{address}: is not, or not whole, in the cache of huggingface_hub, and HF_HUB_OFFLINE"
             " is set; unset it, or pull once where there is a network"
         ) from None
@@ -348,20 +350,20 @@ def _chosen(address: HubAddress, sizes: dict[str, int | None]) -> list[str]:
     names = [name for name in sizes if _FILE.fullmatch(name)]
     tasks = {name.split("/")[1] for name in names if name.endswith(f"/{CARD}")}
     if not tasks:
-        raise HubError(
+        raise HubInputError(
             f"{address}: holds no heads (no {HEADS}/TASK/{CARD}); name a repository that"
             " `salient push` wrote"
         )
     names = [name for name in names if name.split("/")[1] in tasks]
     for name in names:
         if (sizes[name] or 0) > FILES[name.split("/")[2]]:
-            raise HubError(
+            raise HubInputError(
                 f"{address}: {name} has {sizes[name]:,} bytes, more than a head's"
                 f" {FILES[name.split('/')[2]]:,}; nothing was fetched"
             )
     total = sum(sizes[name] or 0 for name in names)
     if len(tasks) > MAX_HEADS or total > MAX_BYTES:
-        raise HubError(
+        raise HubInputError(
             f"{address}: {len(tasks)} heads of {total:,} bytes, more than {MAX_HEADS} or"
             f" {MAX_BYTES:,}; nothing was fetched"
         )

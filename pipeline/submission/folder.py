@@ -27,7 +27,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pipeline.config import Line, checked, read_record
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, JobInputError
 from store.tables import read_json, write_json
 
 FORMAT_VERSION = 1
@@ -36,8 +36,11 @@ BEATS = "a driver that lives writes it anew within seconds; else submit it again
 SILENT_FOR_S = 60.0
 """A driver on another machine without a sign of life for so long is taken for dead."""
 ENDED = ("done", "failed", "cancelled", "stopped", "lost")
-STAGES = ("run", "extract", "probe", "consolidate", "rank", "ablate", "score")
-LOADING = ("run", "extract", "ablate", "score")
+STAGES = (
+    *("run", "extract", "probe", "consolidate", "rank", "ablate", "plan", "report"),
+    "score",
+)
+LOADING = ("run", "extract", "ablate", "plan", "score")
 """Stages that load the model."""
 TRUST = "--trust-remote-code"
 """Word of a driver's own command line, never of a job's folder: the model's own code may run."""
@@ -220,17 +223,17 @@ def find_job(wanted: str | None) -> JobFolder:
     """A job by the beginning of its id; None: the youngest.
 
     Raises:
-        ClusterError: none such, or several.
+        JobInputError: none such, or several.
     """
     jobs = list(all_jobs())
     if not jobs:
-        raise ClusterError(f"{jobs_root()}: no jobs; `salient submit run.toml` makes one")
+        raise JobInputError(f"{jobs_root()}: no jobs; `salient submit run.toml` makes one")
     if wanted is None:
         return jobs[0]
     found = [job for job in jobs if job.id.startswith(wanted)]
     if len(found) != 1:
         what = "several jobs begin" if found else "no job begins"
-        raise ClusterError(f"{what} with {wanted!r} in {jobs_root()}; `salient jobs` lists them")
+        raise JobInputError(f"{what} with {wanted!r} in {jobs_root()}; `salient jobs` lists them")
     return found[0]
 
 

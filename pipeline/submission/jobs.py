@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.errors import ClusterError, ConfigError, require
+from pipeline.errors import AGAIN, FAILED, WRONG, ClusterError, ConfigError, require
 from pipeline.progress import speed
 from pipeline.submission import slurm
 from pipeline.submission.folder import (
@@ -154,8 +154,8 @@ def _script(config: RunConfig, card: JobCard, command: Sequence[str], *, log: st
         name=f"salient-{card.name}-{card.stage}",
         log=log,
         folder=Path(card.folder),
-        # Scoring computes in the driver; the other stages leave the work to the workers.
-        cores=(config.cluster.cores or 1) if card.stage == "score" else 1,
+        # These compute in the driver; the other stages leave the work to the workers.
+        cores=(config.cluster.cores or 1) if card.stage in ("score", "plan") else 1,
     )
 
 
@@ -200,7 +200,11 @@ def describe(job: JobFolder) -> dict[str, Any]:
             shown += f", {pace}"
     note = state.note
     if state.state in ("failed", "cancelled", "stopped", "lost"):
-        note += f"{'; ' if note else ''}submit the same again to go on where it ended"
+        again = {
+            WRONG: "mend that, and submit it again",
+            AGAIN: "it may pass: submit the same again later to go on where it ended",
+        }.get(state.exit_code or FAILED, "submit the same again to go on where it ended")
+        note += f"{'; ' if note else ''}{again}"
     return {
         "job": job.id,
         "state": state.state,
@@ -212,6 +216,7 @@ def describe(job: JobFolder) -> dict[str, Any]:
         "driver": f"{state.host}:{state.pid}" if state.pid else "",
         "elapsed_s": None if begin is None else round(end - begin, 1),
         "progress": shown,
+        "exit_code": state.exit_code,
         "note": note,
         "log": str(job.log),
     }

@@ -13,12 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import ClusterConfig
-from pipeline.errors import ClusterError, ConfigError
+from pipeline.errors import ClusterError, ClusterUnreachable, ConfigError, JobInputError
 
 WARNING_S = 60
 """The driver is told so long before its wall time that it must stop."""
 COMMAND_S = 60
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED", "RESIZING")
+SILENT = (
+    *("Unable to contact slurm controller", "Socket timed out", "Connection refused"),
+    *("Zero Bytes were transmitted", "Communication connection failure", "Resource temporarily"),
+)
+"""In what Slurm says where its controller does not answer."""
 RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING")
 
 
@@ -121,7 +126,7 @@ def cancel_job(batch_id: str) -> None:
 
 def _run(*command: str) -> str:
     if shutil.which(command[0]) is None:
-        raise ClusterError(
+        raise JobInputError(
             f"{command[0]}: no such command on this machine; submit from a login node of the"
             " cluster, or print the script with --dry-run and take it there"
         )
@@ -130,8 +135,11 @@ def _run(*command: str) -> str:
             command, capture_output=True, text=True, timeout=COMMAND_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ClusterError(f"{command[0]}: no answer within {COMMAND_S} s; try again") from None
+        raise ClusterUnreachable(
+            f"{command[0]}: no answer within {COMMAND_S} s; try again"
+        ) from None
     if done.returncode:
         reason = done.stderr.strip().replace("\n", "; ")
-        raise ClusterError(f"{shlex.join(command)}: {reason}")
+        kind = ClusterUnreachable if any(sign in reason for sign in SILENT) else ClusterError
+        raise kind(f"{shlex.join(command)}: {reason}")
     return done.stdout

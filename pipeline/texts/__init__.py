@@ -10,7 +10,8 @@ tar, zip), `framing` (JSON values), `records` (the tweets in a value, with their
 `dumps` (rows, and the quarantine); a table through `containers`, `charsets` (encodings), a reader
 of `formats` (they share `blocks`, and are `delimited`, `jsonrows`, `columnar`, `published`) and
 `rows`; `sources` finds a set's files, `labels` reads its labels. `duplicates` says which texts are
-nearly the same, `given` takes what a caller has in Python, `memory` makes a corpus of it.
+nearly the same, `given` takes what a caller has in Python, `memory` makes a corpus of it;
+`firstlook` guesses a file's columns and tasks, for a configuration to begin with.
 
 Tables that take a new row: `normalise.NORMALISERS`, `records.READERS` (kinds of tweets and pages),
 `formats.FORMATS` (files of rows), `inputs.READERS` (what `salient score` reads),

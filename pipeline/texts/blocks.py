@@ -88,17 +88,27 @@ class Blocks:
             self._rows, self._lines, self._num_chars = [], [], 0
 
 
+class MissingColumn(CorpusError):
+    """A file lacks ``column``; ``columns`` are those that it has."""
+
+    def __init__(self, message: str, column: str, columns: Sequence[str]) -> None:
+        super().__init__(message)
+        self.column, self.columns = column, tuple(columns)
+
+
 def missing_column(
     path: str | Path, column: str, found: Iterable[str], *, remedy: str = ""
-) -> CorpusError:
+) -> MissingColumn:
     """The error for a column that a file lacks; names those it has and the closest."""
     names = list(dict.fromkeys(found))
     nested = next((name for name in names if name.endswith(f".{column}")), None)
     hint = f"did you mean {nested!r}?" if nested else did_you_mean(column, names)
     shown = ", ".join(repr(name) for name in names[:30])
-    return CorpusError(
+    return MissingColumn(
         f"{path}: no column {column!r}{hint and f'; {hint}'}; the columns are {shown or 'none'}"
-        f"{remedy and f'; {remedy}'}"
+        f"{remedy and f'; {remedy}'}",
+        column,
+        names,
     )
 
 

@@ -41,7 +41,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Iterator[RowBlock]:
     """Parquet, a group of rows after the other."""
     _check_unpacked(path, PARQUET_MAGIC, "Parquet")
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as source, pq.ParquetFile(source) as file:
             schema = file.schema_arrow
         for column in wanted.columns:
             if column not in schema.names:
@@ -103,7 +103,7 @@ def _unreadable(path: Path, format: str, error: Exception) -> CorpusError:
 def _parquet_batches(path: Path, wanted: Wanted, texts: list[str]) -> Iterator[pa.RecordBatch]:
     # Values that repeat, as a dictionary page has them, stay one value each: a page of one long
     # text may stand for a million rows.
-    with pq.ParquetFile(path, read_dictionary=texts) as file:
+    with path.open("rb") as source, pq.ParquetFile(source, read_dictionary=texts) as file:
         for group in range(file.num_row_groups):
             facts = file.metadata.row_group(group)
             row_bytes = max(facts.total_byte_size, 0) // max(facts.num_rows, 1) + 1

@@ -43,6 +43,7 @@ _XZ_MAX_MEMORY = 1 << 28  # `xz -9` needs 65 MB
 _ZIP_MAGIC = re.compile(rb"PK(?:\x03\x04|\x05\x06)")
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack in pieces of any size
 _ZIP_ENCRYPTED = 1
+BREAKS_OFF, DAMAGED = "breaks off before its end", "damaged"
 _WORKBOOK = "xl/workbook.xml"
 
 
@@ -55,6 +56,11 @@ class StreamBreak(Exception):
     def __init__(self, reason: str, *, remedy: str = "get the whole file again") -> None:
         super().__init__(reason)
         self.remedy = remedy
+
+
+def is_break(reason: str) -> bool:
+    """Whether a line could not be read because the stream breaks there."""
+    return reason.endswith(BREAKS_OFF) or reason.startswith(DAMAGED)
 
 
 class Refused(StreamBreak):
@@ -337,12 +343,12 @@ def _decompressed(chunks: Iterator[bytes], name: str, codec: Codec) -> Iterator[
                 try:
                     yield from codec.pieces(decompressor, data)
                 except _DAMAGE as error:
-                    raise StreamBreak(f"damaged {name}: {error}") from None
+                    raise StreamBreak(f"{DAMAGED} {name}: {error}") from None
                 data = b""
                 if decompressor.eof:
                     data, decompressor, started = decompressor.unused_data, codec.make(), False
     if started:
-        raise StreamBreak(f"{name} breaks off before its end")
+        raise StreamBreak(f"{name} {BREAKS_OFF}")
 
 
 _DAMAGE = (zlib.error, OSError, EOFError, lzma.LZMAError, zstandard.ZstdError)

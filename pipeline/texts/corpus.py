@@ -23,8 +23,9 @@ from typing import Any, cast
 import pyarrow as pa
 
 from pipeline.config import CorpusSource, NormaliseConfig, RunConfig, SplitConfig, TaskConfig
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, listed
 from pipeline.progress import counted
+from pipeline.texts.counts import count_lines, label_counts, no_classes
 from pipeline.texts.duplicates import least_hashes
 from pipeline.texts.filters import row_filter
 from pipeline.texts.labels import (
@@ -94,6 +95,14 @@ class CorpusReport:
     """Texts whose rows have different labels; they are kept."""
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
     """Labelled rows per split."""
+    splits_given: dict[str, list[str]] = field(default_factory=dict)
+    """Splits that columns or files give some labelled rows."""
+    splits_drawn: dict[str, list[str]] = field(default_factory=dict)
+    """Splits that are drawn for rows of the task without one, or because no row gives them."""
+    label_counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Rows of each class or label per split, or the range of the numbers."""
+    warnings: tuple[str, ...] = ()
+    """What is odd about the labels, in sentences."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values."""
@@ -167,6 +176,9 @@ def load_corpus(
     for _, parts in groupby(files, key=lambda file: (id(file.source), file.whole)):
         rows += _read_table(list(parts), tasks, normalise, seed, counts, missing)
     _check_ids(rows)
+    for task in tasks:
+        if not any(task.name in row.labels for row in rows):
+            raise _no_labels(task, files, counts)
     counts["unlabelled"] = sum(not row.labels for row in rows)
     rows = [row for row in rows if row.labels]
     groups = least_hashes({row.text_hash: row.text for row in rows})
@@ -187,12 +199,13 @@ def load_corpus(
             found = _classes(task, kept)
             if len(found) < 2:
                 where = [file.where for file in files if task.name in file.source.labels]
-                raise _too_few_classes(task, where, found, labelled, kept, counts)
+                raise _too_few_classes(task, where, found, labelled, kept)
             classes[task.name] = found
         conflicts[task.name] = _num_conflicts(task.name, kept)
         labels[task.name] = _label_table(task, kept, ids, classes.get(task.name, ()))
     samples = _sample_table(rows, ids)
     shared = [size for size in Counter(groups.values()).values() if size > 1]
+    origin = {task.name: _given_and_drawn(task, rows) for task in tasks}
     report = CorpusReport(
         folders=tuple(notes),
         rows_read=counts["read"],
@@ -209,6 +222,12 @@ def load_corpus(
         near_leaks=near_leaks,
         conflicting_texts=conflicts,
         splits={name: _split_sizes(name, table) for name, table in labels.items()},
+        splits_given={name: given for name, (given, _) in origin.items()},
+        splits_drawn={name: drawn for name, (_, drawn) in origin.items()},
+        label_counts={
+            task.name: label_counts(task, labels[task.name], classes.get(task.name, ()))
+            for task in tasks
+        },
     )
     return Corpus(samples, labels, classes, report)
 
@@ -240,7 +259,8 @@ def _read_table(
             continue
         rows += _rows_of(file, tasks, normalise, names, columns, lines, made, counts, missing)
         counts["kept"] += len(lines)
-    if counts["kept"] == num_before:
+    num_lines = counts["kept"] - num_before
+    if num_lines == 0:
         if empty is not None and len(parts) == 1:
             raise empty
         wanted_rows = ", ".join(f"{name} = {value!r}" for name, value in source.where.items())
@@ -248,6 +268,12 @@ def _read_table(
             f"{parts[0].whole}: no row has {wanted_rows}; check the corpus entry's where"
             if source.where
             else f"{parts[0].whole}: its {counted(len(parts), 'file')} have no rows of data"
+        )
+    if not rows:
+        raise CorpusError(
+            f"{parts[0].whole}: column {source.text!r} is empty in all {counted(num_lines, 'row')}"
+            f"{' that `where` keeps' * bool(source.where)}, once normalised; name the column of"
+            " texts under `text`"
         )
     if source.limit is not None and len(rows) > source.limit:
         counts["over_limit"] += len(rows) - source.limit
@@ -437,6 +463,13 @@ def _splits(
     return assign_splits(plan, fractions={"val": fractions.val, "test": fractions.test}, seed=seed)
 
 
+def _given_and_drawn(task: TaskConfig, rows: Sequence[_KeptRow]) -> tuple[list[str], list[str]]:
+    """The splits that a task's rows give, and those that are drawn for some."""
+    found = {row.split for row in rows if task.name in row.labels}
+    drawn = [one for one in ("val", "test") if None in found or one not in found]
+    return [one for one in SPLITS if one in found], drawn
+
+
 def _id_key(id: str) -> tuple[int, str]:
     return len(id), id  # numbers in numerical order
 
@@ -472,6 +505,13 @@ def _classes(task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]]) -> tuple[st
     )
     if len(classes) < 2:
         return classes  # the caller says why
+    trained = [row for row, split in kept if split == "train"]
+    number = Counter(label for row in trained for label in labels(row))
+    counts = {"train": {"rows": len(trained), "labels": number}}
+    if told := no_classes(task, counts, in_python=False):
+        own = {one: None for row in trained for one in _label_columns(row.file.source, task.name)}
+        where = listed(dict.fromkeys(row.file.where for row in trained))
+        raise CorpusError(f"{where}: column {listed(map(repr, own))}: {told}")
     for row, _ in kept:
         for label in labels(row):
             if label not in classes:
@@ -483,22 +523,34 @@ def _classes(task: TaskConfig, kept: Sequence[tuple[_KeptRow, str]]) -> tuple[st
     return classes
 
 
+def _no_labels(
+    task: TaskConfig, files: Sequence[SourceFile], counts: Mapping[str, int]
+) -> CorpusError:
+    own = [file for file in files if task.name in file.source.labels]
+    where = listed(dict.fromkeys(file.where for file in own))
+    columns = dict.fromkeys(one for f in own for one in _label_columns(f.source, task.name))
+    named = f"column{'s' * (len(columns) > 1)} {listed(map(repr, columns))}"
+    have = "has" if len(columns) == 1 else "have"
+    rows = counted(counts["read"] - counts["filtered"], "row")
+    if counts["empty"]:
+        rows += f" with a text ({counted(counts['empty'], 'text')} empty)"
+    return CorpusError(
+        f"{where}: {named} {have} no label of task {task.name!r} in any of {rows}; fill it in, or"
+        " name the column of labels under `labels`"
+    )
+
+
 def _too_few_classes(
     task: TaskConfig,
     files: Sequence[str],
     classes: Sequence[str],
     labelled: Sequence[tuple[_KeptRow, str]],
     kept: Sequence[tuple[_KeptRow, str]],
-    counts: Mapping[str, int],
 ) -> CorpusError:
     names = "labels" if task.type == "multilabel" else "classes"
     noun = "label" if task.type == "multilabel" else "class"
     num_trained = sum(split == "train" for _, split in kept)
-    if not labelled:
-        cause = f"none of {counted(counts['read'], 'row')} has both a label and a text"
-        cause += f" ({counts['empty']} texts are empty)" * (counts["empty"] > 0)
-        remedy = "check the corpus entry's columns `text` and `labels`"
-    elif not num_trained and len(kept) < len(labelled):
+    if not num_trained and len(kept) < len(labelled):
         cause = "no training row is left: each has, once normalised, the text of a later split"
         remedy = "keep each text in one split, or set urls or users = false under [normalise]"
     elif not num_trained:
@@ -609,4 +661,10 @@ def describe_corpus(corpus: Corpus) -> str:
             if count
         )
         lines.append(f"  task {task}: {parts}{notes}")
+        drawn, given = report.splits_drawn.get(task), report.splits_given.get(task, [])
+        if drawn and given:
+            lines.append(f"    given: {' and '.join(given)} only; {' and '.join(drawn)} drawn")
+        elif drawn:
+            lines.append(f"    no row gives a split: {' and '.join(drawn)} drawn")
+        lines += [f"    {line}" for line in count_lines(report.label_counts.get(task, {}))]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,13 +64,15 @@ class DumpBlock:
     be read (``QUARANTINE_SCHEMA``). ``counts`` adds up over blocks: ``read``, ``tweets``,
     ``notices`` and ``quarantined`` records; ``retweets``; ``recovered`` retweets whose own text
     lacks something and whose full text was found; ``long`` tweets whose full text was found beside
-    a cut one; ``cut`` texts that stay so. ``notices`` counts the notices by kind.
+    a cut one; ``cut`` texts that stay so. ``notices`` counts the notices by kind. ``broken`` says
+    of the last block why nothing comes after it, though the dump should go on.
     """
 
     table: pa.Table
     quarantine: pa.Table
     counts: dict[str, int]
     notices: dict[str, int]
+    broken: str | None = None
 
 
 def read_dump(
@@ -98,22 +100,25 @@ def read_dump(
     if path.is_dir():
         raise DumpError(f"{path}: is a folder; name the dump files in it")
     builder = _BlockBuilder(block_rows, normaliser(normalise or NormaliseConfig()))
-    member_name = readable(path.name)
+    member_name, broken = readable(path.name), None
     try:
         for member in members(path):
             member_name = member.name
             for item in json_values(member.chunks, max_bytes=max_line_bytes):
                 readings = [item] if isinstance(item, Unreadable) else read_record(item.value)
+                if isinstance(item, Unreadable) and item.breaks:
+                    broken = item.reason
                 for reading in readings:
                     builder.add(reading, member_name, item.line)
                     if builder.is_full:
                         yield builder.take()
     except StreamBreak as error:
-        builder.add(Unreadable(1, str(error), ""), member_name, 1)
+        broken = str(error)
+        builder.add(Unreadable(1, broken, ""), member_name, 1)
     except OSError as error:
         raise DumpError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not builder.is_empty:
-        yield builder.take()
+        yield replace(builder.take(), broken=broken)
 
 
 class _BlockBuilder:

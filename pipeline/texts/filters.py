@@ -26,6 +26,21 @@ from pipeline.errors import ConfigError
 from pipeline.texts.labels import canonical
 from pipeline.texts.timestamps import TIME_FORMATS, parse_time
 
+LANGUAGES = {
+    "arabic": "ar", "basque": "eu", "bengali": "bn", "bulgarian": "bg", "catalan": "ca",
+    "chinese": "zh", "croatian": "hr", "czech": "cs", "danish": "da", "dutch": "nl",
+    "english": "en", "estonian": "et", "finnish": "fi", "french": "fr", "german": "de",
+    "greek": "el", "gujarati": "gu", "hebrew": "iw", "hindi": "hi", "hungarian": "hu",
+    "icelandic": "is", "indonesian": "in", "italian": "it", "japanese": "ja", "korean": "ko",
+    "latvian": "lv", "lithuanian": "lt", "malay": "ms", "marathi": "mr", "norwegian": "no",
+    "persian": "fa", "polish": "pl", "portuguese": "pt", "romanian": "ro", "russian": "ru",
+    "serbian": "sr", "slovak": "sk", "slovenian": "sl", "spanish": "es", "swedish": "sv",
+    "tagalog": "tl", "tamil": "ta", "telugu": "te", "thai": "th", "turkish": "tr",
+    "ukrainian": "uk", "urdu": "ur", "vietnamese": "vi", "welsh": "cy",
+}  # fmt: skip
+"""A language's English name -> its code in tweets."""
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+"""BCP 47; the codes of Twitter's own, as ``und`` and ``qme``, are such, too."""
 RETWEETS = ("keep", "drop", "only")
 _COMPARISON = re.compile(r"(>=|<=|>|<)\s*([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)")
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -56,23 +71,29 @@ class Filters:
         since: str | None = None,
         until: str | None = None,
         retweets: str = "keep",
+        any_language: bool = False,
     ) -> Filters:
         """Filters as a person writes them.
 
         Args:
-            languages: codes as Twitter's, such as ``en``.
+            languages: codes as Twitter's, such as ``en``; in any case.
             since, until: times or dates (UTC); ``until`` itself is left out.
             retweets: one of ``RETWEETS``.
+            any_language: languages may be called anything, as in a column of a table.
 
         Raises:
-            ConfigError: a time that is none, times in the wrong order, an unknown choice.
+            ConfigError: a language that is no code, a time that is none, times in the wrong order,
+                an unknown choice.
         """
         if retweets not in RETWEETS:
             raise ConfigError(f"retweets {retweets!r}: choose one of {', '.join(RETWEETS)}")
         start, end = _seconds("since", since), _seconds("until", until)
         if start is not None and end is not None and start >= end:
             raise ConfigError(f"since {since!r} is not before until {until!r}: nothing would pass")
-        return cls(tuple(sorted(set(languages))), start, end, retweets)
+        if not any_language:
+            for language in languages:
+                _check_language(language)
+        return cls(tuple(sorted({one.lower() for one in languages})), start, end, retweets)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -103,15 +124,36 @@ class Filters:
                 lambda rows: pc.equal(pc.fill_null(rows["is_retweet"], False), drop),
             )
         if self.languages:
-            yield "language unknown", lambda rows: pc.is_null(rows["lang"])
+            yield "language unknown", lambda rows: pc.equal(pc.fill_null(_languages(rows), ""), "")
             wanted = pa.array(self.languages, pa.string())
-            yield "language", lambda rows: pc.invert(pc.is_in(rows["lang"], value_set=wanted))
+            yield "language", lambda rows: pc.invert(pc.is_in(_languages(rows), value_set=wanted))
         if self.since is not None or self.until is not None:
             yield "time unknown", lambda rows: pc.is_null(rows["created_at"])
         if self.since is not None:
             yield "too early", lambda rows: pc.less(rows["created_at"], self.since)
         if self.until is not None:
             yield "too late", lambda rows: pc.greater_equal(rows["created_at"], self.until)
+
+
+def _languages(rows: pa.Table) -> pa.ChunkedArray:
+    """The languages of rows as they are compared; an empty cell says no more than a null."""
+    return pc.utf8_lower(pc.utf8_trim_whitespace(rows["lang"]))
+
+
+def _check_language(language: str) -> None:
+    """Refuse what no tweet says of its language.
+
+    Raises:
+        ConfigError: it is no code; with the one that is meant, if its English name is known.
+    """
+    if _LANGUAGE.fullmatch(language):
+        return
+    code = LANGUAGES.get(language.strip().lower())
+    meant = f"did you mean {code!r}?" if code else "write one as 'en' (ISO 639)."
+    raise ConfigError(
+        f"language {language!r} is no code as tweets have it: {meant} Where a table calls languages"
+        " otherwise, name its column with --lang-column"
+    )
 
 
 def _seconds(name: str, value: str | None) -> int | None:

@@ -7,7 +7,7 @@ first bytes of their own, one of the tables of those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import CorpusError
@@ -25,6 +25,7 @@ from pipeline.texts.containers import StreamBreak, members, peek, readable
 from pipeline.texts.delimited import read_csv, read_lines, read_tsv
 from pipeline.texts.jsonrows import read_jsonl
 from pipeline.texts.published import TEXTS_ENDING, read_folders, read_trees, read_tweeteval
+from store.disk import address_kind
 
 FORMATS: dict[str, Callable[[Path, Wanted], Iterator[RowBlock]]] = {
     "csv": read_csv,
@@ -38,6 +39,8 @@ FORMATS: dict[str, Callable[[Path, Wanted], Iterator[RowBlock]]] = {
     "folders": read_folders,
 }
 """Format -> its reader."""
+LABELLED = tuple(name for name in FORMATS if name != "text")
+"""Formats of labelled sets."""
 FOLDERS = "folders"
 """The one whose path is a folder."""
 HEADERLESS = ("csv", "tsv")
@@ -50,6 +53,8 @@ _MAGIC = {
     STREAM_MAGIC: "arrow",
     FEATHER1_MAGIC: "arrow",
 }
+_WORKBOOK_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+"""Of Excel's files before 2007; newer ones are zip archives (``containers``)."""
 _SUFFIXES = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -70,17 +75,26 @@ PLAIN = Layout()
 """Of a file that says all of itself."""
 
 
-def detect_format(path: str | Path, *, text: str | None = None, layout: Layout = PLAIN) -> str:
+def detect_format(
+    path: str | Path,
+    *,
+    text: str | None = None,
+    layout: Layout = PLAIN,
+    choices: Sequence[str] = (),
+) -> str:
     """The key of ``FORMATS`` that a file's name and first bytes speak for.
 
     A file of tab-separated columns may be called ``.txt``; with ``text`` given, only if it has that
-    column, and other ``.txt`` files are plain lines of ``text``.
+    column, and other ``.txt`` files are plain lines of ``text``. An error offers ``choices``,
+    default the formats of labelled sets.
 
     Raises:
         CorpusError: no such file, or the format cannot be told.
     """
     path = Path(path)
     name, head = _beginning(path)
+    if head.startswith(_WORKBOOK_MAGIC):
+        raise CorpusError(f"{path}: is an Excel workbook; save its sheet as CSV, and name that")
     for magic, format in _MAGIC.items():
         if head.startswith(magic):
             return format
@@ -108,7 +122,7 @@ def detect_format(path: str | Path, *, text: str | None = None, layout: Layout =
         return "csv"
     raise CorpusError(
         f"{path}: cannot tell the format from the name or the first line; "
-        f"set format to one of {', '.join(FORMATS)}"
+        f"set format to one of {', '.join(choices or LABELLED)}"
     )
 
 
@@ -121,8 +135,13 @@ def _beginning(path: Path) -> tuple[str, bytes]:
     except StreamBreak as error:
         raise CorpusError(f"{path}: {error}; {error.remedy}") from None
     except FileNotFoundError:
+        if (kind := address_kind(path)) is not None:
+            written = str(path).replace(f"{kind}:/", f"{kind}://", 1)  # Path took a slash
+            raise CorpusError(
+                f"{written}: is an address, and texts are files of this machine; copy it here first"
+            ) from None
         raise CorpusError(
-            f"{path}: no such file; check the path (relative to the configuration)"
+            f"{path}: no such file; check the path (in a configuration it is relative to that)"
         ) from None
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror}") from None

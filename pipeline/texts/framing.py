@@ -54,11 +54,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A place where no value could be read, why, and how it begins."""
+    """A place where no value could be read, why, and how it begins; ``breaks`` if the stream ends
+    there before its end."""
 
     line: int
     reason: str
     excerpt: str
+    breaks: bool = False
 
 
 def json_values(
@@ -172,7 +174,7 @@ def _from_lines(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unr
             else:
                 yield Value(number, value)
     except StreamBreak as error:
-        yield Unreadable(max(number, 1), str(error), excerpt(unfinished))
+        yield Unreadable(max(number, 1), str(error), excerpt(unfinished), breaks=True)
     else:
         if unfinished:
             yield Unreadable(number, "not JSON: the file ends within a value", excerpt(unfinished))
@@ -273,7 +275,7 @@ class _Scanner:
             else:
                 yield self._next_scalar()
         if self._broken is not None:
-            yield Unreadable(self._line, str(self._broken), "")
+            yield Unreadable(self._line, str(self._broken), "", breaks=True)
 
     def _fill(self, num_chars: int = _FILL_CHARS) -> bool:
         """Read on; False at the end of the stream."""

@@ -7,8 +7,8 @@
         block.counts     # read = rows + notices + bad; retweets, recovered, long, cut
 
 Dumps of tweets come in any layout and packing (``pipeline.texts.dumps``); any other file is one of
-texts with named columns (``pipeline.texts.rows``): ``id``, ``created_at`` and ``lang`` are used
-where it has them.
+texts with named columns (``pipeline.texts.rows``): those that the options name, else of the usual
+ones the first that it has (:func:`settled`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import NormaliseConfig
+from pipeline.config import CorpusSource, NormaliseConfig
 from pipeline.errors import CorpusError
-from pipeline.texts.blocks import Layout
-from pipeline.texts.containers import Refused, StreamBreak, members, readable, split_place
+from pipeline.texts.blocks import Layout, MissingColumn, RowBlock
+from pipeline.texts.containers import Refused, StreamBreak, is_break, members, readable, split_place
 from pipeline.texts.dumps import QUARANTINE_SCHEMA, read_dump
 from pipeline.texts.formats import detect_format, file_stem
 from pipeline.texts.framing import MAX_LINE_BYTES, Value, json_values
@@ -49,6 +50,13 @@ ROWS_SCHEMA = pa.schema(
 )
 READING = 1
 """Raised when a file is to be read again by a newer version that finds more in it."""
+USUAL: Mapping[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "id": ("id",),
+    "time": ("created_at",),
+    "lang": ("lang",),
+}
+"""What is read of a file of texts -> columns that it is looked for in."""
 _VOTES = 200
 _MAX_VALUES = 10_000
 _MAX_BAD = 100_000
@@ -62,8 +70,13 @@ class InputOptions:
     """One of ``INPUT_FORMATS``."""
     text: str | None = None
     id: str | None = None
-    """Columns of files of texts; default ``text``, and ``id`` if there is one. Giving either says
-    that the files are no dumps of tweets."""
+    time: str | None = None
+    lang: str | None = None
+    """Columns of files of texts, which must be there; default the first of ``usual`` that is.
+    Giving any says that the files are no dumps of tweets."""
+    usual: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: USUAL)
+    """Of each of the four above, columns that are read where a file has them; of the texts at least
+    one."""
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
     block_rows: int = 4096
     max_line_bytes: int = MAX_LINE_BYTES
@@ -83,7 +96,27 @@ class InputOptions:
     @property
     def names_columns(self) -> bool:
         """Whether files are said to be of texts in columns."""
-        return bool(self.text or self.id or self.columns or self.delimiter)
+        named = (self.text, self.id, self.time, self.lang, self.columns, self.delimiter)
+        return any(named)
+
+    @property
+    def read(self) -> dict[str, str | None]:
+        """The four columns that are named."""
+        return {name: getattr(self, name) for name in USUAL}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that tells what is read, as JSON."""
+        facts = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**facts, "normalise": self.normalise.model_dump(), "usual": dict(self.usual)}
+
+
+def usual_columns(corpus: Sequence[CorpusSource]) -> dict[str, tuple[str, ...]]:
+    """What is read of a file of texts -> columns that it is looked for in: a corpus's own first."""
+    own = {name: [getattr(one, name, None) for one in corpus] for name in USUAL}
+    return {
+        name: tuple(dict.fromkeys([*filter(None, own[name]), *usual]))
+        for name, usual in USUAL.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -105,15 +138,57 @@ def detect(path: Path, options: InputOptions) -> str:
         return options.format
     if not options.names_columns and _holds_tweets(path, options):
         return TWEETS
-    return detect_format(path, text=options.text or "text", layout=options.layout)
+    for text in _texts_of(options):
+        format = detect_format(path, text=text, layout=options.layout, choices=INPUT_FORMATS[1:])
+        if format != "text":
+            break
+    return format
+
+
+def _texts_of(options: InputOptions) -> tuple[str, ...]:
+    return (options.text,) if options.text else options.usual["text"]
+
+
+def settled(path: Path, kind: str, options: InputOptions) -> InputOptions:
+    """The options with the columns that are read of a file: named ones, else the usual ones it has.
+
+    Raises:
+        CorpusError: its beginning cannot be read, so that nobody knows which it has.
+    """
+    if kind == TWEETS or not options.usual:
+        return options
+    first, *others = _texts_of(options)
+    columns: dict[str, Any] = {**options.read, "text": first}
+    for name, usual in options.usual.items() if kind != "text" else ():
+        if getattr(options, name) is None and (name != "text" or others):
+            columns[name] = _first_there(path, usual, options, format=kind) or columns[name]
+    return replace(options, **columns, usual={})
+
+
+def check_input(path: Path, kind: str, options: InputOptions) -> None:
+    """Look at the first row of a file.
+
+    Args:
+        path, kind: the file.
+        options: from :func:`settled`.
+
+    Raises:
+        CorpusError: it lacks a column, or cannot be read as its kind.
+    """
+    if kind == TWEETS:
+        return
+    check_encoding(path, options.encoding, kind)
+    names = [name for name in options.read.values() if name]
+    with suppress(EmptyFile):
+        next(_rows(path, names, options, format=kind), None)
 
 
 def read_blocks(path: Path, kind: str, options: InputOptions) -> Iterator[InputBlock]:
     """One input file as blocks of at most ``options.block_rows`` rows, in bounded memory.
 
     Raises:
-        CorpusError, DumpError: the file cannot be read as its kind. Damage within it is in
-            ``bad``.
+        CorpusError, DumpError: the file cannot be read as its kind, or, after all that can be
+            read of it, it breaks off before its end. Other damage within it is in ``bad``.
     """
     return READERS[kind](path, options)
 
@@ -131,7 +206,15 @@ def content_digest(path: Path) -> str:
         raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def input_key(path: Path, content: str, kind: str, options: InputOptions, **others: Any) -> str:
+def input_key(
+    path: Path,
+    content: str,
+    kind: str,
+    options: InputOptions,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    **others: Any,
+) -> str:
     """What makes reading a file again futile: its bytes, and all that its rows depend on.
 
     Args:
@@ -139,6 +222,7 @@ def input_key(path: Path, content: str, kind: str, options: InputOptions, **othe
         content: from :func:`content_digest`.
         kind: from :func:`detect`.
         options: columns and normalisation.
+        columns: that are read of it, from :func:`settled`.
         others: further JSON values that decide which rows are scored.
     """
     facts = {
@@ -151,6 +235,13 @@ def input_key(path: Path, content: str, kind: str, options: InputOptions, **othe
         "normalise": options.normalise.model_dump(),
         **others,
     }
+    # Only what once could not be: the keys of earlier versions stay as they are.
+    if read := {
+        name: column
+        for name, column in (columns or {}).items()
+        if column not in (None, USUAL[name][0], facts.get(name))
+    }:
+        facts["read"] = read
     if (inside := split_place(path)[1]) is not None:
         facts["inside"] = inside
     if options.max_line_bytes != MAX_LINE_BYTES:  # not there before it could be set
@@ -197,26 +288,25 @@ def _read_tweets(path: Path, options: InputOptions) -> Iterator[InputBlock]:
         counts = Counter({name: block.counts[name] for name in _DUMP_COUNTS})
         counts.update({f"filtered/{kind}": count for kind, count in block.notices.items()})
         yield InputBlock(block.table.select(ROWS_SCHEMA.names), block.quarantine, counts)
+        if block.broken is not None:
+            raise _broken_off(path, block.broken)
 
 
 _DUMP_COUNTS = ("read", "retweets", "recovered", "long", "cut")
 
 
 def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[InputBlock]:
-    def column(name: str) -> str | None:
-        return name if _has_column(path, name, options, format=format) else None
-
+    options = settled(path, format, options)
     check_encoding(path, options.encoding, format)
     bad: list[dict[str, Any]] = []
-    name = readable(path.name)
+    name, broken = readable(path.name), ""
 
     def on_bad(line: int, reason: str, excerpt: str) -> None:
+        nonlocal broken
+        broken = reason if is_break(reason) else broken
         bad.append({"source_file": name, "line": line, "reason": reason, "excerpt": excerpt})
         if len(bad) == _MAX_BAD:
-            raise CorpusError(
-                f"{path}: {len(bad)} rows cannot be read as {format}, the last of them line {line}:"
-                f" {reason}; is it another format? (--format {', '.join(INPUT_FORMATS)})"
-            )
+            raise _another_format(path, format, line, reason)
 
     def block(rows: pa.Table) -> InputBlock:
         unread = pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA)
@@ -228,9 +318,9 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
         for table in read_texts(
             path,
             text=options.text or "text",
-            id=options.id or column("id"),
-            time=column("created_at"),
-            lang=column("lang"),
+            id=options.id,
+            time=options.time,
+            lang=options.lang,
             format=format,
             normalise=options.normalise,
             block_rows=options.block_rows,
@@ -246,36 +336,64 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
         failure = error
     if bad:
         yield block(ROWS_SCHEMA.empty_table())
+    if failure is None and broken:
+        failure = _broken_off(path, broken)
     if failure is not None:
         raise failure
 
 
-def _has_column(path: Path, name: str, options: InputOptions, *, format: str) -> bool:
-    """Whether a file has a column; of JSON lines, whether one of the first block has it."""
-    if format == "text":
-        return False
+def _broken_off(path: Path, reason: str) -> CorpusError:
+    """The error for a file that ends before its end, when all that is before that has been read."""
+    return CorpusError(
+        f"{path}: {reason}; what comes before that is read, the rest is not there: fetch the file"
+        " again, or unpack what is left of it into another"
+    )
+
+
+def _first_there(
+    path: Path, names: Sequence[str], options: InputOptions, *, format: str
+) -> str | None:
+    """The first of some columns that a file has; of JSON lines, that one of the first block has.
+
+    Raises:
+        CorpusError: that cannot be told. To go on without a column that is there would make up ids.
+    """
+    for name in names:
+        with suppress(MissingColumn, EmptyFile):
+            next(_rows(path, [name], options, format=format), None)
+            return name
+    return None
+
+
+def _rows(
+    path: Path, names: Sequence[str], options: InputOptions, *, format: str
+) -> Iterator[RowBlock]:
+    """Some columns of a file, of which nothing but the beginning is wanted."""
     num_bad = 0
 
     def on_bad(line: int, reason: str, excerpt: str) -> None:
         nonlocal num_bad
         num_bad += 1
         if num_bad == _MAX_BAD:
-            raise CorpusError(f"{path}: {num_bad} rows cannot be read as {format}")
+            raise _another_format(path, format, line, reason)
 
-    blocks = read_rows(
+    return read_rows(
         path,
-        [name],
+        names,
         format=format,
-        block_rows=options.block_rows,  # as many as the reader looks for its columns in
+        # Of JSON lines as many as the reader looks for its columns in.
+        block_rows=options.block_rows if format == "jsonl" else 1,
         on_bad=on_bad,
         max_line_bytes=options.max_line_bytes,
         layout=options.layout,
     )
-    try:
-        next(blocks, None)
-    except CorpusError:
-        return False
-    return True
+
+
+def _another_format(path: Path, format: str, line: int, reason: str) -> CorpusError:
+    return CorpusError(
+        f"{path}: {_MAX_BAD} rows cannot be read as {format}, the last of them line {line}:"
+        f" {reason}; is it another format? (--format {', '.join(INPUT_FORMATS)})"
+    )
 
 
 READERS: dict[str, Callable[[Path, InputOptions], Iterator[InputBlock]]] = {

@@ -19,6 +19,7 @@ from pipeline.errors import did_you_mean
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _INTEGER = re.compile(r"[+-]?\d+")
+_COMMA_NUMBER = re.compile(r"[+-]?\d+(?:,\d+)?")
 _ABSENT = {"", "nan"}
 _NULLS = {"NA", "N/A", "<NA>", "#N/A", "null", "NULL"}
 """How programs write a missing value; "None" and "none" are classes of many sets."""
@@ -253,6 +254,12 @@ def read_sets(
     return out
 
 
+def is_listed(value: str, separator: str | None) -> bool:
+    """Whether a cell is a list, or one with a separator; None: the one that needs no telling."""
+    listed = separator is None and _as_list(value.strip()) is not None
+    return listed or (separator or SEPARATOR) in value
+
+
 def _separator_of(value: str, known: Collection[str]) -> str:
     """What stands between the known labels of a cell; "" if they are not all known."""
     keys = {canonical(one) for one in known}
@@ -329,6 +336,12 @@ def read_flags(
     ]
 
 
+def has_decimal_commas(labels: Collection[str]) -> bool:
+    """Whether labels read like numbers with a decimal comma, or like two numbers each."""
+    found = [_COMMA_NUMBER.fullmatch(one) for one in labels]
+    return None not in found and any("," in one for one in labels)
+
+
 def read_numbers(values: Sequence[str | None]) -> list[float | None]:
     """The numbers of a regression label column.
 
@@ -345,7 +358,10 @@ def read_numbers(values: Sequence[str | None]) -> list[float | None]:
                 raise ValueError
             number = float(value)
         except ValueError:
-            raise BadLabel(row, value, "is not a number; a regression task needs numbers") from None
+            remedy = "a regression task needs numbers"
+            if _COMMA_NUMBER.fullmatch(value.strip()):
+                remedy = "write a decimal point, not a comma"
+            raise BadLabel(row, value, f"is not a number; {remedy}") from None
         if not math.isfinite(number):
             raise BadLabel(row, value, "is not a finite number")
         if abs(number) > MOST:

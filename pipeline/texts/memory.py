@@ -18,6 +18,7 @@ import pyarrow as pa
 from pipeline.config import NormaliseConfig, TaskConfig
 from pipeline.errors import CorpusError
 from pipeline.texts.corpus import SAMPLES_SCHEMA, Corpus, CorpusReport
+from pipeline.texts.counts import label_counts, no_classes
 from pipeline.texts.duplicates import least_hashes
 from pipeline.texts.labels import MOST, cannot_be_told
 from pipeline.texts.normalise import normaliser
@@ -62,6 +63,10 @@ def memory_corpus(
     """
     if task.type == "regression":
         _check_numbers([float(label) for label in labels if not isinstance(label, tuple)])
+    if task.type == "classification":
+        rows = {"rows": len(labels), "labels": Counter(map(str, labels))}
+        if told := no_classes(task, {"train": rows}, in_python=True):
+            raise CorpusError(f"y: {told}")
     hashes = [text_hash(text) for text in texts]
     different = dict(zip(hashes, texts, strict=True))
     groups = least_hashes(different)
@@ -88,6 +93,8 @@ def memory_corpus(
         },
         schema=SAMPLES_SCHEMA,
     )
+    table = _label_table(task, hashes, splits, labels, weights)
+    classes = {} if task.labels is None else {task.name: task.labels}
     shared = [size for size in Counter(groups.values()).values() if size > 1]
     report = CorpusReport(
         rows_read=len(texts),
@@ -96,9 +103,9 @@ def memory_corpus(
         near_duplicate_groups=len(shared),
         near_duplicate_texts=sum(shared),
         splits={task.name: dict(Counter(splits))},
+        splits_drawn={task.name: ["val"]},
+        label_counts={task.name: label_counts(task, table, task.labels or ())},
     )
-    table = _label_table(task, hashes, splits, labels, weights)
-    classes = {} if task.labels is None else {task.name: task.labels}
     return Corpus(samples, {task.name: table}, classes, report)
 
 

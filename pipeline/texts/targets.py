@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config import TaskConfig
-from pipeline.errors import ProbeError
+from pipeline.errors import RunInputError
 from store import ActivationStore
 from store.tables import table_digest
 
@@ -93,12 +93,12 @@ class Target:
         """Positions and targets of a split.
 
         Raises:
-            ProbeError: a label outside the classes, or samples that the store does not hold.
+            RunInputError: a label outside the classes, or samples that the store does not hold.
         """
         table = self._table.filter(pc.equal(self._table["split"], split))
         positions = self._store.positions(table["id"].to_pylist())
         if (missing := int((positions < 0).sum())) > 0:
-            raise ProbeError(
+            raise RunInputError(
                 f"task {self.task.name!r}: {missing} of {len(positions)} {split} samples are not in"
                 " the store; run `salient extract` first"
             )
@@ -124,8 +124,8 @@ class Target:
                 out[row, place[name]] = 1
         return out
 
-    def _unknown(self, label: str, split: Split) -> ProbeError:
-        return ProbeError(
+    def _unknown(self, label: str, split: Split) -> RunInputError:
+        return RunInputError(
             f"task {self.task.name!r}: label {label!r} of the {split} split is not among the"
             f" classes {list(self.classes)}; list it under `labels` or remove the row"
         )
@@ -135,10 +135,10 @@ def load_target(store: ActivationStore, task: TaskConfig) -> Target:
     """The labels of ``task`` that the store keeps.
 
     Raises:
-        ProbeError: no labels, or too few to train and validate on.
+        RunInputError: no labels, or too few to train and validate on.
     """
     if task.name not in store.tasks():
-        raise ProbeError(
+        raise RunInputError(
             f"task {task.name!r} has no labels in the store; it has {list(store.tasks())};"
             " run `salient extract` first"
         )
@@ -148,18 +148,18 @@ def load_target(store: ActivationStore, task: TaskConfig) -> Target:
     held = "multilabel" if spec.get("type") == "multilabel" else "classification"
     held = held if classes else "regression"
     if held != task.type:
-        raise ProbeError(
+        raise RunInputError(
             f"task {task.name!r}: the store holds it as {HELD_AS[held]}, the"
             f" configuration says {task.type}; run `salient extract` with this configuration first"
         )
     if task.positive is not None and task.positive not in classes:
-        raise ProbeError(
+        raise RunInputError(
             f"task {task.name!r}: positive {task.positive!r} is not one of {list(classes)}"
         )
     target = Target(task, classes, table, store)
     for split in ("train", "val"):
         if not len(target.rows(split)):
-            raise ProbeError(
+            raise RunInputError(
                 f"task {task.name!r}: the {split} split is empty; check `split` or [splits]"
             )
     return target

@@ -5,6 +5,8 @@ from .backfill import plan_backfill as plan_backfill
 from .deletion import add_tombstones as add_tombstones
 from .deletion import delete_from_plan as delete_from_plan
 from .deletion import doomed_records as doomed_records
+from .deletion import known_authors as known_authors
+from .deletion import planned_ids as planned_ids
 from .leftovers import dead_plans as dead_plans
 from .leftovers import half_written as half_written
 from .leftovers import remove_texts as remove_texts

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from store.commits.plans import AppendPlan, PlanRecord, new_plan_id, save_plan
-from store.errors import StoreError
+from store.errors import StoreInputError
 from store.layout import StoreSchema
 from store.records import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, SampleIndex, Snapshot
 
@@ -24,19 +24,21 @@ def backfill_layers(
     """The layers a backfill must bring, by array; StoreError where the layout cannot take them."""
     extra = [name for name in poolings if name not in schema.poolings]
     if extra:
-        raise StoreError(
+        raise StoreInputError(
             f"pooling {extra[0]!r} cannot be added: each shard holds all poolings of its layer "
             f"({', '.join(schema.poolings)}); extract into a second store with poolings "
             f"{extra} and join the two by sample id"
         )
     if layers and not schema.layers:
-        raise StoreError(
+        raise StoreInputError(
             "FFN layers cannot be added to a store of hidden states only; extract a new store"
         )
     if hidden_layers and schema.hidden_size is None and hidden_size is None:
-        raise StoreError("hidden states need hidden_size: this store has none yet")
+        raise StoreInputError("hidden states need hidden_size: this store has none yet")
     if hidden_size is not None and schema.hidden_size not in (None, hidden_size):
-        raise StoreError(f"hidden_size is {schema.hidden_size} in this store, not {hidden_size}")
+        raise StoreInputError(
+            f"hidden_size is {schema.hidden_size} in this store, not {hidden_size}"
+        )
     wanted = {
         "ffn": tuple(layer for layer in layers if layer not in (schema.layers or ())),
         "hidden": tuple(layer for layer in hidden_layers if layer not in schema.hidden_layers),
@@ -68,7 +70,7 @@ def plan_backfill(
     samples = index.visible_rows(0, snapshot.num_samples).select(SAMPLE_SCHEMA.names)
     missing = samples["text"].null_count - int(index.dead.sum())
     if missing:
-        raise StoreError(
+        raise StoreInputError(
             f"{missing} of this store's samples came without a text, so nothing can be computed for"
             " them; extract a new store, with all that is wanted"
         )
@@ -99,7 +101,7 @@ def plan_backfill(
 def check_texts(schema: StoreSchema) -> None:
     """Refuse a store without texts."""
     if not schema.store_text:
-        raise StoreError(
+        raise StoreInputError(
             "this store keeps no texts, so nothing can be computed for its samples; extract a new"
             " store, with all that is wanted"
         )

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from store import disk
 from store.commits.plans import AppendPlan, active_plan_id
+from store.errors import StoreInputError
 from store.records import (
     DELETED_SCHEMA,
     INDEX,
@@ -47,6 +48,49 @@ def _is_doomed(
             wanted = pa.array([str(value) for value in values], pa.string())
             found |= pc.is_in(table[name], value_set=wanted).to_numpy()
     return found
+
+
+def known_authors(
+    root: Path, snapshot: Snapshot, index: SampleIndex, author_ids: Sequence[str]
+) -> set[str]:
+    """Those of some authors that samples have, stored or to come.
+
+    Raises:
+        StoreInputError: no sample names its author.
+    """
+    columns = [table["author_id"] for table in (index.records, *_planned(root, snapshot))]
+    if all(column.null_count == len(column) for column in columns):
+        raise StoreInputError(
+            f"{root}: this store keeps no authors (no sample names one), so it cannot delete by"
+            " author; set author = COLUMN under [[corpus]] and extract anew, or delete by id"
+        )
+    wanted = pa.array([str(name) for name in author_ids], pa.string())
+    found: set[str] = set()
+    for column in columns:
+        found.update(pc.unique(column.filter(pc.is_in(column, value_set=wanted))).to_pylist())
+    return found
+
+
+def planned_ids(
+    root: Path,
+    snapshot: Snapshot,
+    ids: Sequence[str] | None,
+    author_ids: Sequence[str] | None,
+) -> set[str]:
+    """Those of some ids, or of some authors, that the plan under way names."""
+    found: set[str] = set()
+    for table in _planned(root, snapshot):
+        found.update(_ids(table, _is_doomed(table, ids, author_ids)))
+    return found
+
+
+def _planned(root: Path, snapshot: Snapshot) -> list[pa.Table]:
+    """Ids and authors of the plan under way; none without one."""
+    plan_id = active_plan_id(root)
+    if plan_id is None:
+        return []
+    plan = AppendPlan.load(root, plan_id, samples_per_shard=snapshot.schema.samples_per_shard)
+    return [table.select(["id", "author_id"]) for table in (plan.table("samples"), plan.aliases())]
 
 
 def add_tombstones(root: Path, snapshot: Snapshot, doomed: pa.Table) -> Snapshot:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from store import disk
 from store.commits.plans import AppendPlan, shard_name
-from store.errors import StoreError
+from store.errors import StoreBusy, StoreError
 from store.layout import (
     ArrayLayout,
     Block,
@@ -236,7 +236,7 @@ def _check_space(
     )
     free = shutil.disk_usage(plan.root).free
     if free < needed:
-        raise StoreError(
+        raise StoreBusy(
             f"{plan.root}: no space left on the disk: the block needs {needed:,} bytes, "
             f"{free:,} are free; free some space and run again, finished blocks are kept"
         )

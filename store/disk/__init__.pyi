@@ -28,12 +28,16 @@ from .durable import sync_directories as sync_directories
 from .durable import sync_directory as sync_directory
 from .durable import write_file as write_file
 from .durable import write_files as write_files
+from .filestate import FileState as FileState
 from .location import LocalLocation as LocalLocation
 from .location import Location as Location
+from .location import address_as_typed as address_as_typed
+from .location import address_kind as address_kind
 from .location import check_folders as check_folders
 from .location import confined as confined
 from .location import locate as locate
 from .location import read_into as read_into
+from .location import refuse_address as refuse_address
 from .location import unreadable as unreadable
 from .locks import check_writable_file_system as check_writable_file_system
 from .locks import locked as locked

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from store.errors import StoreError
+from store.errors import PASSES, WRONG_PATH, StoreBusy, StoreError, StoreInputError
 
 Buffer = Any  # bytes, memoryview or a C-contiguous ndarray
 TEMPORARY_SUFFIX = ".tmp"
@@ -48,21 +48,24 @@ def _step(name: str) -> None:
 def explain(error: OSError, path: Path) -> StoreError:
     """A StoreError that says what the operating system refused and what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
+        return StoreBusy(
             f"{path}: no space left on the disk (or quota); nothing committed is harmed: "
             "free some space and run again, finished blocks are kept"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(
+        return StoreInputError(
             f"{path}: not writable ({error.strerror}); writing needs permission on the whole "
             "store directory, reading does not"
         )
     if error.errno == errno.ELOOP:
-        return StoreError(
+        return StoreInputError(
             f"{path}: a symbolic link stands where a file is to be written, which might lead "
             "anywhere; remove the link"
         )
-    return StoreError(f"{path}: {error.strerror or error}; nothing committed is harmed")
+    if error.errno in WRONG_PATH:
+        return StoreInputError(f"{path}: cannot be made ({error.strerror}); choose another path")
+    kind = StoreBusy if error.errno in PASSES else StoreError
+    return kind(f"{path}: {error.strerror or error}; nothing committed is harmed")
 
 
 def sync_directory(path: Path) -> None:

@@ -9,9 +9,11 @@ a path from a file becomes a path on this machine, and none leads out of the sto
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,11 +24,15 @@ import numpy.typing as npt
 
 from store.disk.checked import FROM_BACKUP, damaged
 from store.disk.durable import explain
-from store.errors import StoreError
+from store.errors import PASSES, SalientError, StoreBusy, StoreError, StoreInputError
 
 Bytes = npt.NDArray[np.uint8]
 LOCAL_KINDS = ("file", "local")
 """What fsspec calls this machine's own files: they are read with the same care."""
+_BEGINS_AS_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_HOLDS_ADDRESS = re.compile(
+    r"(?:^|/)(abfss?|adl|az|dbfs|file|ftp|gcs|gs|hdfs|hf|https?|oci|r2|s3[an]?|sftp|ssh|webhdfs):(?:/|$)"
+)
 
 
 def check_relative(path: str, *, said_by: str) -> str:
@@ -252,7 +258,17 @@ class RemoteLocation:
         import fsspec
 
         self.address = address.rstrip("/")
-        self._files, self._root = fsspec.core.url_to_fs(self.address, **options)
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.address, **options)
+        except ImportError as error:
+            raise StoreInputError(
+                f"{self.address}: {_without_package(self.address, error)}"
+            ) from None
+        except ValueError as error:  # no such scheme, or an address that it cannot have
+            raise StoreInputError(
+                f"{self.address}: no address of a store ({error}); give a local folder, or s3://…,"
+                " gs://…, https://… and the like, as fsspec reads them"
+            ) from None
 
     def _path(self, path: str) -> str:
         check_relative(path, said_by=self.address)
@@ -262,18 +278,21 @@ class RemoteLocation:
         """See `Location.read`."""
         if max_bytes is not None:  # before the download
             _check_size(f"{self.address}/{path}", self.size(path), max_bytes, remedy)
-        return bytes(self._files.cat_file(self._path(path)))
+        with _reached(f"{self.address}/{path}"):
+            return bytes(self._files.cat_file(self._path(path)))
 
     def size(self, path: str) -> int:
         """See `Location.size`."""
-        return int(self._files.info(self._path(path))["size"])
+        with _reached(f"{self.address}/{path}"):
+            return int(self._files.info(self._path(path))["size"])
 
     def read_ranges(self, path: str, offsets: list[int], buffers: list[Bytes]) -> int:
         """See `Location.read_ranges`."""
         size = self.size(path)
         stops = [offset + len(buffer) for offset, buffer in zip(offsets, buffers, strict=True)]
         name = self._path(path)
-        parts = self._files.cat_ranges([name] * len(offsets), offsets, stops, on_error="raise")
+        with _reached(f"{self.address}/{path}"):
+            parts = self._files.cat_ranges([name] * len(offsets), offsets, stops, on_error="raise")
         for part, buffer in zip(parts, buffers, strict=True):
             if len(part) == len(buffer):
                 buffer[:] = np.frombuffer(part, np.uint8)
@@ -286,7 +305,8 @@ class RemoteLocation:
     def names(self, folder: str) -> list[str]:
         """See `Location.names`."""
         try:
-            found = self._files.ls(self._path(folder), detail=False, refresh=True)
+            with _reached(f"{self.address}/{folder}"):
+                found = self._files.ls(self._path(folder), detail=False, refresh=True)
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -297,6 +317,51 @@ class RemoteLocation:
         """See `Location.files`."""
         for name in self._files.find(self._root):
             yield str(name)[len(self._root.rstrip("/")) :].lstrip("/")
+
+
+def _without_package(address: str, error: ImportError) -> str:
+    """What to install for an address; some file systems have a package, others need several."""
+    from fsspec.registry import known_implementations
+
+    scheme = address.partition("://")[0]
+    package = known_implementations.get(scheme, {}).get("class", "fsspec").partition(".")[0]
+    if package == "fsspec":
+        return f"a package is not installed that {scheme}:// needs ({error})"
+    return f"{scheme}:// needs the package {package}, which is not installed: pip install {package}"
+
+
+_REMOTE_NETWORK = ("Connect", "Timeout", "Network", "EndpointConnection", "Gaierror", "DNS")
+"""In the names of what HTTP libraries raise where nobody answers; they share no class."""
+
+
+@contextlib.contextmanager
+def _reached(where: str) -> Iterator[None]:
+    """Say what a remote file system's library raises in one line; FileNotFoundError goes on."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, SalientError):
+        raise
+    except PermissionError as error:
+        raise StoreInputError(
+            f"{where}: may not be read ({_said(error)}); check the address and the credentials"
+        ) from None
+    except Exception as error:
+        names = " ".join(kind.__name__ for kind in type(error).__mro__)
+        passes = isinstance(error, OSError) and (error.errno in PASSES or error.errno is None)
+        if passes or any(name.lower() in names.lower() for name in _REMOTE_NETWORK):
+            raise StoreBusy(
+                f"{where}: cannot be reached now ({_said(error)}); check the network, try again"
+            ) from None
+        if isinstance(error, OSError):
+            raise
+        raise StoreInputError(
+            f"{where}: cannot be read ({_said(error)}); check the address and the credentials"
+        ) from None
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def _check_size(where: str, size: int, max_bytes: int | None, remedy: str) -> None:
@@ -312,7 +377,7 @@ def _too_large(where: str, size: int, remedy: str) -> StoreError:
 
 
 def _unlisted(where: str, error: OSError) -> StoreError:
-    return StoreError(
+    return StoreInputError(
         f"{where}: what is in it cannot be seen ({error.strerror or error}); allow the store's "
         "folders to be read and searched by who opens it"
     )
@@ -320,9 +385,44 @@ def _unlisted(where: str, error: OSError) -> StoreError:
 
 def unreadable(where: str, error: OSError, remedy: str) -> StoreError:
     """The error for a file that is there and cannot be read."""
-    return StoreError(
+    denied = error.errno in (errno.EACCES, errno.EPERM)
+    return (StoreInputError if denied else StoreError)(
         f"{where}: cannot be read ({error.strerror or error}); allow it to be read, or {remedy}"
     )
+
+
+def address_kind(path: str | Path) -> str | None:
+    """``s3`` of ``s3://bucket/scores``, also where it has become the path ``s3:/bucket/scores``.
+
+    None for a path of this machine. What is written goes to one; a folder ``s3:`` is never meant.
+    """
+    text = str(path)
+    found = _HOLDS_ADDRESS.search(text)
+    if found is None and not Path(text.partition("/")[0]).is_dir():
+        found = _BEGINS_AS_ADDRESS.match(text)
+    return found[1] if found else None
+
+
+def address_as_typed(path: str | Path) -> str:
+    """``s3://bucket/x`` or ``file:///x``, also where it has become the path ``s3:/bucket/x``."""
+    found = _BEGINS_AS_ADDRESS.match(str(path))
+    if found is None:
+        return str(path)
+    rest = str(path)[found.end() :].lstrip("/")
+    return f"{found[1]}://{'/' * (found[1] in LOCAL_KINDS)}{rest}"
+
+
+def refuse_address(path: str | Path) -> None:
+    """Refuse to write to an address such as ``s3://bucket/store``.
+
+    Raises:
+        StoreInputError: it is one.
+    """
+    if address_kind(path) is not None:
+        raise StoreInputError(
+            f"{address_as_typed(path)}: stores and exports are written to this machine or a shared"
+            " POSIX file system; copy them there afterwards (reading from there is fine)"
+        )
 
 
 def locate(path: str | Path) -> LocalLocation | RemoteLocation:

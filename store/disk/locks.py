@@ -3,12 +3,16 @@
 In a store `commit.lock` is held for the moments of a commit, and `append.lock` is the lease of the
 one process whose append is under way. They are `flock` locks: the kernel drops them when the
 process dies.
+
+Who comes second waits: for as long as it takes, or, with ``SALIENT_WAIT_S=60`` in the environment,
+for so many seconds; then `StoreBusy` says who holds the lock.
 """
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import stat
 import time
@@ -17,12 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from store.disk.durable import explain
-from store.errors import StoreError
+from store.errors import StoreBusy, StoreError, StoreInputError
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
 WAIT_IN_SILENCE_S = 2.0
+PATIENCE = "SALIENT_WAIT_S"
+"""Environment variable: seconds to wait for a lock at most; without it there is no end."""
 # Network file systems without locks and atomic renames that all clients see.
 UNSAFE_FILE_SYSTEMS = ("cifs", "smb3", "smbfs", "vboxsf", "9p", "ncpfs", "afs", "davfs")
 UNSAFE_OPTIONS = {
@@ -53,6 +59,7 @@ class FileLock:
             signed: write this process's name into the file, for those who wait.
 
         Raises:
+            StoreBusy: held for longer than ``SALIENT_WAIT_S`` allows.
             StoreError: no permission, or the file system has no locks.
         """
         if self.held:
@@ -77,7 +84,7 @@ class FileLock:
         _held_in_this_process.add(self)
 
     def _wait(self, descriptor: int, on_wait: Callable[[str], None] | None) -> None:
-        started = time.monotonic()
+        started, longest = time.monotonic(), _patience()
         told = False
         while True:
             try:
@@ -86,13 +93,19 @@ class FileLock:
             except BlockingIOError:
                 pass
             except OSError as error:
-                raise StoreError(
+                raise StoreInputError(
                     f"{self.path}: the file system has no locks ({error.strerror}); write the "
                     "store to a local disk or a POSIX file system with locks"
                 ) from error
-            if not told and (on_wait or time.monotonic() - started > WAIT_IN_SILENCE_S):
+            waited = time.monotonic() - started
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+            if waited >= longest:
+                raise StoreBusy(
+                    f"{self.path}: held by {holder} for more than {longest:g} s ({PATIENCE}); try"
+                    " again when that has ended"
+                )
+            if not told and (on_wait or waited > WAIT_IN_SILENCE_S):
                 told = True
-                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
                 if on_wait:
                     on_wait(holder)
                 else:
@@ -105,6 +118,17 @@ class FileLock:
             os.close(self._descriptor)
             self._descriptor = None
             _held_in_this_process.discard(self)
+
+
+def _patience() -> float:
+    text = os.environ.get(PATIENCE, "").strip()
+    try:
+        longest = float(text or "inf")
+    except ValueError:
+        longest = math.nan
+    if not longest >= 0:
+        raise StoreInputError(f"{PATIENCE} is {text!r}; give seconds, such as 60, or unset it")
+    return longest
 
 
 _held_in_this_process: set[FileLock] = set()
@@ -152,7 +176,7 @@ def check_writable_file_system(path: Path, mounts: str | None = None) -> None:
     bad = [option for option in UNSAFE_OPTIONS.get(kind, ()) if option in options]
     if bad or kind in UNSAFE_FILE_SYSTEMS or kind.startswith("fuse."):
         detail = f"{kind} mounted with {bad[0]}" if bad else kind
-        raise StoreError(
+        raise StoreInputError(
             f"{path}: writing to {detail} is not safe, its locks do not reach other machines; "
             "write to a local disk or a shared POSIX file system with locks (reading is fine)"
         )

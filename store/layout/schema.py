@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from store import disk
-from store.errors import DISTRIBUTION, StoreError
+from store.errors import DISTRIBUTION, StoreError, StoreInputError
 
 FORMAT_VERSION = 2
 """2 keeps a checksum in every JSON file, and the slots of a snapshot as columns."""
@@ -76,7 +76,7 @@ class ArrayLayout:
             return self.layers.index(int(layer))
         except ValueError:
             option = {"ffn": "layers", "peak": "layers", "hidden": "hidden"}.get(self.name)
-            raise StoreError(
+            raise StoreInputError(
                 f"array {self.name!r} has no layer {layer}: it holds {_ranges(self.layers)}"
                 + (
                     f"; `salient store add STORE --{option} {layer}` adds one of the model's"
@@ -249,7 +249,9 @@ class StoreSchema:
     def array(self, name: str) -> ArrayLayout:
         """Layout of one array; StoreError names the arrays there are."""
         if name not in self.arrays:
-            raise StoreError(f"no array {name!r} in this store; it holds {', '.join(self.arrays)}")
+            raise StoreInputError(
+                f"no array {name!r} in this store; it holds {', '.join(self.arrays)}"
+            )
         return self.arrays[name]
 
     @property
@@ -380,7 +382,7 @@ def refuse_newer(data: Mapping[str, JSON], *, where: str) -> None:
         return
     found = _PRODUCT.fullmatch(written_by) if isinstance(written_by, str) else None
     wanted = f"salient >= {found[1]}" if found else "the version that wrote the store"
-    raise StoreError(
+    raise StoreInputError(
         f"{where}: store format {version}, this Salient reads up to {FORMAT_VERSION}: install "
         f"{wanted} (or extract again with this one)"
     )

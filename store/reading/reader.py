@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.disk import FROM_BACKUP, Location
-from store.errors import DamagedShardError, StoreError
+from store.errors import DamagedShardError, StoreError, StoreInputError
 from store.layout import (
     ArrayLayout,
     Manifest,
@@ -64,7 +64,7 @@ class ActivationReader:
         self, location: Location, snapshot: Snapshot, dead: npt.NDArray[np.bool_], *, check: str
     ) -> None:
         if check not in CHECKS:
-            raise StoreError(f"check {check!r} is not one of {', '.join(CHECKS)}")
+            raise StoreInputError(f"check {check!r} is not one of {', '.join(CHECKS)}")
         self.location = location
         self.snapshot = snapshot
         self.schema = snapshot.schema
@@ -140,7 +140,7 @@ class ActivationReader:
         layout = self.schema.array(array)
         asked = np.asarray(features, dtype=np.int64).ravel()
         if len(asked) and not (asked.min() >= 0 and asked.max() < layout.rows):
-            raise StoreError(
+            raise StoreInputError(
                 f"array {array!r}: feature {int(asked.min() if asked.min() < 0 else asked.max())} "
                 f"does not exist; valid are 0 to {layout.rows - 1} (pooling * width + unit)"
             )
@@ -446,7 +446,7 @@ class ActivationReader:
         positions = positions.astype(np.int64).ravel()
         if len(positions) and not (positions.min() >= 0 and positions.max() < total):
             bad = int(positions.min() if positions.min() < 0 else positions.max())
-            raise StoreError(
+            raise StoreInputError(
                 f"sample position {bad} does not exist; valid are 0 to {total - 1} (positions() "
                 "gives -1 for unknown ids: drop those first)"
             )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store.disk import Location, locate
-from store.errors import StoreError
+from store.errors import StoreBusy, StoreError, StoreInputError
 from store.layout import StoreSchema
 from store.reading.reader import ActivationReader, Samples
 from store.records import (
@@ -97,8 +97,11 @@ class StoreView:
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Whether a store has been created at `path`."""
+        location = locate(path)
         try:
-            load_snapshot(locate(path))
+            load_snapshot(location)
+        except StoreBusy:
+            raise
         except StoreError:
             return False
         return True
@@ -229,7 +232,7 @@ class StoreView:
             chosen[found[found >= 0]] = True
             keep &= chosen
         elif split is not None or label is not None:
-            raise StoreError("select by split or label needs task=...")
+            raise StoreInputError("select by split or label needs task=...")
         return np.flatnonzero(keep).astype(np.int64)
 
     # -- activations ------------------------------------------------------------------------

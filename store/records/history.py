@@ -6,13 +6,14 @@ rename: a reader sees the old state or the new one.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shlex
 from pathlib import Path
 
 from store import disk
 from store.disk import LocalLocation, Location
-from store.errors import StoreError
+from store.errors import StoreError, StoreInputError
 from store.layout import (
     ROOT_DOCUMENT,
     Root,
@@ -41,16 +42,37 @@ def read_root(location: Location) -> Root:
     try:
         content = location.read(ROOT_DOCUMENT, max_bytes=disk.MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(
-            f"{location.address}: no activation store here; create one with "
-            "ActivationStore.create or `salient extract`, or check the path"
-        ) from None
+        raise StoreInputError(f"{location.address}: {_instead(location)}") from None
     except OSError as error:
         raise disk.unreadable(where, error, disk.FROM_BACKUP) from error
     try:
         return _checked_root(content, where, disk.FROM_BACKUP)
     except StoreError:
         return _checked_root(content, where, root_remedy(location))  # says what to do
+
+
+_NAME_ONE = "name a store that `salient extract` or `salient run` has written"
+OTHERS = {
+    "run.json": "is a run's folder; its store is where the run's TOML file says, as [store] path",
+    "head.json": "is a head's folder",
+    "_salient.json": "is a folder of scores",
+    "config.json": "is a model's folder",
+}
+"""File -> what a folder with it is, in place of a store."""
+
+
+def _instead(location: Location) -> str:
+    """What is there that is no store."""
+    if isinstance(location, disk.LocalLocation):
+        if not location.root.exists():
+            return f"no such folder; {_NAME_ONE}"
+        if not location.root.is_dir():
+            return "is a file; name a store's folder"
+    for name, what in OTHERS.items():
+        with contextlib.suppress(OSError, StoreError):
+            if location.size(name) >= 0:
+                return f"no activation store here: it {what}"
+    return f"no activation store here; {_NAME_ONE}"
 
 
 def _checked_root(content: bytes, where: str, remedy: str) -> Root:
@@ -167,8 +189,8 @@ def _length(location: Location, path: str) -> int:
         return -1
 
 
-def _no_such_snapshot(location: Location, snapshot_id: str) -> StoreError:
-    return StoreError(
+def _no_such_snapshot(location: Location, snapshot_id: str) -> StoreInputError:
+    return StoreInputError(
         f"{location.address}: no snapshot {snapshot_id!r}; list them with `salient store "
         "snapshots` (gc removes old ones)"
     )

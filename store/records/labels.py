@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from store import disk
 from store.disk import Location
-from store.errors import StoreError
+from store.errors import StoreInputError
 from store.records.samples import read_parquet
 from store.records.snapshots import LABELS, TASK_NAME, LabelRecord, Snapshot
 
@@ -26,13 +26,13 @@ LABEL_TYPES = (pa.string(), pa.float64())
 def as_labels(task: str, table: pa.Table) -> pa.Table:
     """Validate a label table: id (string), split (string), label (string or float64)."""
     if not TASK_NAME.fullmatch(task):
-        raise StoreError(
+        raise StoreInputError(
             f"task name {task!r}: use letters, digits, '_', '-' and '.', beginning with a letter "
             "or digit"
         )
     missing = {"id", "split", "label"} - set(table.column_names)
     if missing:
-        raise StoreError(
+        raise StoreInputError(
             f"labels of task {task!r} have the columns {', '.join(table.column_names)}; missing: "
             f"{', '.join(sorted(missing))}"
         )
@@ -46,7 +46,7 @@ def as_labels(task: str, table: pa.Table) -> pa.Table:
     }
     for name, column in columns.items():
         if column.null_count:
-            raise StoreError(
+            raise StoreInputError(
                 f"labels of task {task!r}: {column.null_count} rows have no {name}; drop them"
             )
     return pa.table(columns)
@@ -65,7 +65,7 @@ def write_labels(
 def read_labels(location: Location, snapshot: Snapshot, task: str) -> pa.Table:
     """A task's table as it was put."""
     if task not in snapshot.labels:
-        raise StoreError(
+        raise StoreInputError(
             f"{location.address}: no labels of task {task!r}; the store has "
             f"{', '.join(snapshot.labels) or 'none'}"
         )

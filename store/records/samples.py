@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from store import disk
 from store.disk import Location
-from store.errors import StoreError
+from store.errors import StoreError, StoreInputError
 from store.records.snapshots import IndexPart, Snapshot
 
 Positions = npt.NDArray[np.int64]
@@ -67,7 +67,7 @@ def as_samples(table: pa.Table, *, store_text: bool) -> pa.Table:
     """
     names = table.column_names
     if "id" not in names or not {"text", "text_hash"} & set(names):
-        raise StoreError(
+        raise StoreInputError(
             f"samples have the columns {', '.join(names)}; they need id and text (or text_hash)"
         )
     columns: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def as_samples(table: pa.Table, *, store_text: bool) -> pa.Table:
         missing = columns[name].null_count
         if missing:
             row = pc.index(pc.is_null(columns[name]), pa.scalar(True)).as_py()
-            raise StoreError(f"samples: {missing} rows have no {name}, the first is row {row}")
+            raise StoreInputError(f"samples: {missing} rows have no {name}, the first is row {row}")
     return pa.table(columns, schema=SAMPLE_SCHEMA)
 
 
@@ -96,7 +96,7 @@ def _cast(table: pa.Table, field: pa.Field) -> Any:
     try:
         return column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise StoreError(
+        raise StoreInputError(
             f"samples: column {field.name} is {column.type}, needed is {field.type}"
         ) from error
 

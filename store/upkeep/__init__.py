@@ -1,6 +1,6 @@
 """Looking after a store: what it holds, whether it is sound, what can go, archives.
 
-Read first: `inspection`, then `compaction`, `garbage` and `export`.
+Read first: `inspection`, then `removal`, `compaction`, `garbage` and `export`.
 """
 
 import lazy_loader

@@ -5,3 +5,5 @@ from .garbage import gc as gc
 from .inspection import describe_snapshots as describe_snapshots
 from .inspection import info as info
 from .inspection import verify as verify
+from .removal import delete_samples as delete_samples
+from .removal import unmet as unmet

@@ -32,7 +32,7 @@ from store.commits import (
     unneeded,
 )
 from store.disk import LocalLocation, locked, process_lock
-from store.errors import StoreError
+from store.errors import StoreInputError
 from store.layout import (
     LayerKey,
     LayerSummary,
@@ -96,7 +96,7 @@ def compact(store: ActivationStore) -> CompactReport:
         with locked(root / COMMIT_LOCK):
             snapshot = commit_finished(root)
             if active_plan_id(root) is not None:
-                raise StoreError(
+                raise StoreInputError(
                     f"{root}: an append is not finished; run it again to finish it, then compact"
                 )
             report = _compact(root, store, snapshot)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from store import disk
 from store.activations import ActivationStore
-from store.errors import StoreError
+from store.errors import StoreInputError
 from store.layout import (
     ROOT_DOCUMENT,
     encode_document,
@@ -26,6 +26,8 @@ from store.layout import (
 AnyArray = npt.NDArray[np.generic]
 MAX_BLOSC_BYTES = 2**31 - 17
 BLOSC_LEVEL = 5
+TABLES = (".parquet", ".pq", ".csv", ".tsv", ".arrow", ".feather")
+"""Endings of tables, which an archive is not."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,9 @@ class ExportReport:
     source_bytes: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.path}: {self.num_bytes / 1e6:.3f} MB, "
-            f"{self.source_bytes / max(1, self.num_bytes):.2f}x smaller than its source"
-        )
+        times = self.source_bytes / max(1, self.num_bytes)
+        size = f"{times:.2f}x smaller" if times >= 1 else f"{1 / max(times, 1e-9):.2f}x larger"
+        return f"{self.path}: {self.num_bytes / 1e6:.3f} MB, {size} than its source"
 
 
 def export_archive(store: ActivationStore, path: str | Path, *, keepbits: int = 5) -> ExportReport:
@@ -53,17 +54,24 @@ def export_archive(store: ActivationStore, path: str | Path, *, keepbits: int = 
     Raises:
         StoreError: the path exists, or shards too large for Blosc.
     """
+    disk.refuse_address(path)
     target = Path(path).absolute()
+    if target.suffix.lower() in TABLES:
+        raise StoreInputError(
+            f"{path}: an archive is a folder of the whole store, and that is a table's name; name"
+            " a folder, or for a table of some neurons say which (--layer N --neuron M)"
+        )
     _refuse_existing(target)
     schema = store.schema
     largest = 10 if schema.dtype == "float16" else 23
     if not 1 <= keepbits <= largest:
-        raise StoreError(
+        raise StoreInputError(
             f"export: keepbits is {keepbits}; valid for {schema.dtype}: 1 to {largest}"
         )
     most_rows = max(layout.rows for layout in schema.arrays.values())
     if most_rows * schema.samples_per_shard * schema.itemsize > MAX_BLOSC_BYTES:
-        raise StoreError("export: shards over 2 GB cannot be compressed with Blosc")
+        raise StoreInputError("export: shards over 2 GB cannot be compressed with Blosc")
+    disk.make_directories(target.parent)
     try:
         with disk.made_beside(target) as root:
             num_bytes = _write_archive(store, root, keepbits)
@@ -142,18 +150,24 @@ def export_parquet(
     Raises:
         StoreError: the path exists; no such layer, unit or pooling.
     """
+    disk.refuse_address(path)
     target = Path(path)
     _refuse_existing(target)
+    if target.suffix.lower() in TABLES[2:]:
+        raise StoreInputError(
+            f"{path}: the table is written as Parquet; name it {target.stem}.parquet"
+        )
     layout = store.schema.array(array)
     names = tuple(poolings or layout.poolings)
     unknown = [name for name in names if name not in layout.poolings]
     if unknown:
-        raise StoreError(
+        raise StoreInputError(
             f"export: no pooling {unknown[0]!r}; the array has {', '.join(layout.poolings)}"
         )
     outside = [unit for unit in units if not 0 <= unit < layout.width]
     if outside:
-        raise StoreError(f"export: no unit {outside[0]}; valid are 0 to {layout.width - 1}")
+        what = "neuron" if array == "ffn" else "unit"
+        raise StoreInputError(f"export: no {what} {outside[0]}; valid are 0 to {layout.width - 1}")
     samples = store.samples()
     table = samples.select(["id", "created_at", "n_tokens", "truncated"])
     wanted = [(name, unit) for name in names for unit in units]
@@ -177,5 +191,5 @@ def _refuse_existing(path: Path) -> None:
         raise _exists_already(path)
 
 
-def _exists_already(path: Path) -> StoreError:
-    return StoreError(f"{path}: exists already; choose another path or remove it first")
+def _exists_already(path: Path) -> StoreInputError:
+    return StoreInputError(f"{path}: exists already; choose another path or remove it first")

@@ -18,7 +18,7 @@ from store import disk
 from store.activations import ActivationStore
 from store.commits import catch_up, dead_plans, half_written, unneeded
 from store.disk import Location, locked
-from store.errors import StoreError
+from store.errors import StoreInputError
 from store.records import (
     COMMIT_LOCK,
     INDEX,
@@ -61,7 +61,7 @@ def gc(store: ActivationStore, *, keep: int = 10, dry_run: bool = False) -> GcRe
         dry_run: only say what would go.
     """
     if keep < 1:
-        raise StoreError(f"gc: keep is {keep}; at least the current snapshot must stay (1)")
+        raise StoreInputError(f"gc: keep is {keep}; at least the current snapshot must stay (1)")
     root = store.writable_root()
     with locked(root / COMMIT_LOCK):
         if not dry_run:

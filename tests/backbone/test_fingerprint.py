@@ -11,11 +11,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.backbone import fingerprint as module
-from pipeline.backbone.fingerprint import SETTLED_NS, fingerprint
+from pipeline.backbone.fingerprint import fingerprint
 from pipeline.backbone.loading import load_backbone
 from pipeline.backbone.silencing import silenced
 from pipeline.errors import BackboneError
 from pipeline.extraction.extractor import Extractor
+from store.disk.filestate import SETTLED_NS, FileState
 
 SETTINGS = {"site": "x", "max_length": 4}
 
@@ -144,8 +145,8 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     folder: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_clock(monkeypatch, folder / "model.safetensors", after_ns=10 * SETTLED_NS)
-    states = iter([(9, 1, 1, 1), (9, 2, 1, 1), (9, 2, 1, 1), (9, 2, 1, 1), (9, 2, 1, 1)])
-    monkeypatch.setattr(module, "_state", lambda file: next(states))
+    states = iter(FileState(9, mtime_ns, 1, 1) for mtime_ns in (1, 2, 2, 2, 2))
+    monkeypatch.setattr(FileState, "of", lambda file: next(states))
     assert of(folder) == of(folder) == of(folder)
     assert len(read_files) == 2
 

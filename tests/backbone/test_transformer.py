@@ -449,7 +449,7 @@ def test_a_models_own_code_that_fails_is_told_with_its_cause(tmp_path):
         ("./nowhere", {}, "no such model directory"),
         ("roberta-base", {}, "40-digit commit"),
         ("roberta-base", {"revision": "main"}, "40-digit commit"),
-        ("package:no-such-model", {}, "pip install"),
+        ("package:no-such-model", {}, "no installed Python package of this name"),
         (__file__, {}, "is a file"),
     ],
 )

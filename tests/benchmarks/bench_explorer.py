@@ -1,6 +1,7 @@
 """Measure the explorer's answers on a synthetic store.
 
     python tests/benchmarks/bench_explorer.py [--quick] [--json] [--dir DIR] [--samples N]
+                                              [--map TEXTS]
 
 The store has the embedded encoder's shape (6 layers of 1,536 neurons, two poolings) and 100,000
 made-up texts with labels of three classes (10,000 with --quick); its activations are random, the
@@ -8,7 +9,9 @@ model that highlights tokens is the real one. Every neuron asked for is a differ
 its rows are read, and their checksums compared, for the first time. With --json the last line is
 one JSON object with the keys open_s, neuron_ms and neuron_max_ms (values, ranks, distribution and
 twelve highlighted texts), text_ms (a text's decisions: the model runs once), stored_ms (the same
-without the model, from the shards), correlated_ms and find_ms.
+without the model, from the shards), correlated_ms and find_ms. With --map only the map of texts is
+measured, on a store of so many made-up texts with one layer of 256 neurons: map_s and map_mib (what
+the process takes for it at most, beyond what it has), shade_ms (one view of it) and tap_ms.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -79,11 +83,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--dir", type=Path)
     parser.add_argument("--samples", type=int)
+    parser.add_argument("--map", type=int)
     options = parser.parse_args()
     num_samples = options.samples or (10_000 if options.quick else 100_000)
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
-        write_store(Path(folder) / "store", num_samples)
-        result = measure(Path(folder) / "store")
+        if options.map:
+            num_samples = options.map
+            write_layer(Path(folder) / "store", num_samples)
+            result = measure_map(Path(folder) / "store")
+        else:
+            write_store(Path(folder) / "store", num_samples)
+            result = measure(Path(folder) / "store")
     for name, value in result.items():
         print(f"{name:16} {value:10.1f}")
     if options.json:
@@ -129,6 +139,65 @@ def measure(path: Path) -> dict[str, float]:
     searches = [timed(atlas.texts.find, f"happy mat {word}") for word in WORDS[:5]]
     result["find_ms"] = statistics.median(searches)
     return result
+
+
+def write_layer(path: Path, num_samples: int) -> None:
+    """A store of one layer: shifted copies of a few random blocks, and labels of three classes."""
+    schema = StoreSchema(num_layers=1, neuron_size=256, samples_per_shard=16384)
+    store = ActivationStore.create(path, schema)
+    draw = np.random.default_rng(0)
+    size = schema.samples_per_shard
+    layer = draw.normal(size=(2, 256, size)).astype(np.float16)
+    step = 32 * size
+    for first in range(0, num_samples, step):
+        ids = [str(10**18 + i) for i in range(first, min(first + step, num_samples))]
+        plan = store.plan_append(pa.table({"id": ids, "text": [f"text {i}" for i in ids]}))
+        for block in plan.blocks:
+            part = np.roll(layer, 7 * block.start + 1, axis=1)[None, ..., : len(block)]
+            tokens = np.full(len(block), 16, np.int32)
+            store.write_block(plan, block, {"ffn": part}, n_tokens=tokens, truncated=tokens == 0)
+        store.commit()
+    ids = store.samples()["id"]
+    labels = pa.array(np.array(["bad", "fair", "good"])[np.arange(len(ids)) % 3])
+    rows = {"id": ids, "split": pa.array(["train"] * len(ids)), "label": labels}
+    store.put_labels("mood", pa.table(rows), spec={"classes": ["bad", "fair", "good"]})
+
+
+def measure_map(path: Path) -> dict[str, float]:
+    """Seconds and MiB of a map, milliseconds of a view and of a click."""
+    import holoviews as hv
+    import psutil
+
+    from pipeline.explorer.mapview import MapView
+    from pipeline.explorer.plots import compile_map, map_plot
+    from pipeline.explorer.sources import Sources
+
+    atlas = Atlas.open(path)
+    sources = Sources("bench", atlas, None)
+    view = MapView(sources, chosen=lambda: Neuron(0, "max", 7))
+    compile_map()
+    own = psutil.Process()
+    before, peak, stop = own.memory_info().rss, [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.01):
+            peak[0] = max(peak[0], own.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    found = sources.text_map(view.source.value)
+    result = {"map_s": time.perf_counter() - start}
+    hv.render(map_plot(found, view.colouring()), backend="bokeh")
+    start = time.perf_counter()
+    hv.render(map_plot(found, view.colouring()), backend="bokeh")
+    result["shade_ms"] = 1e3 * (time.perf_counter() - start)
+    start = time.perf_counter()
+    found.nearest(0.1, 0.1, 10)
+    result["tap_ms"] = 1e3 * (time.perf_counter() - start)
+    stop.set()
+    watcher.join()
+    return result | {"map_mib": peak[0] / 2**20}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.commands.line import run_command
 from pipeline.extraction.adding import add_layers
-from pipeline.scoring import batch, files, folder
+from pipeline.scoring import batch, files, folder, seen
 from pipeline.scoring.cache import TextCache
 from pipeline.scoring.folder import ScoreFolder
 from pipeline.scoring.ledger import Ledger
@@ -36,6 +36,8 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "after a file is written": (folder, "write_table", AFTER),
     "within the ledger's transaction": (Ledger, "_insert", AFTER),
     "after files are recorded": (Ledger, "record", AFTER),
+    "before files are noted": (seen, "write_table", BEFORE),
+    "after files are noted": (seen, "write_table", AFTER),
     "before the run's summary": (files, "write_json", BEFORE),
     "after the run's summary": (files, "write_json", AFTER),
 }

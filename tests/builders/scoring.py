@@ -19,6 +19,7 @@ from pipeline.heads.drift import Drift
 from pipeline.scoring.batch import ScoreRun
 from pipeline.scoring.folder import open_scores
 from pipeline.scoring.scorer import Compute, Scored
+from pipeline.scoring.seen import SeenFiles
 from pipeline.scoring.summary import OUTCOMES, ScoreReport
 from pipeline.texts.filters import Filters
 from pipeline.texts.inputs import InputOptions
@@ -53,17 +54,27 @@ def compute_up_to(stop: int | None) -> Compute:
 
 
 def run_without_model(
-    inputs: Sequence[Path], output: Path, stop: int | None = None, *, keep_text: bool = True
+    inputs: Sequence[Path],
+    output: Path,
+    stop: int | None = None,
+    *,
+    keep_text: bool = True,
+    languages: Sequence[str] = (),
+    note: bool = False,
+    trust: bool = True,
 ) -> ScoreReport:
     """Score files as the command does, but for the model; every text's score is its hash."""
     report = ScoreReport(str(output), "made")
     card = {"fingerprint": "made", "tasks": {}}
     with open_scores(output, card, buffer_rows=20, keep_text=keep_text) as folder:
-        options, filters = InputOptions(block_rows=8), Filters.of()
+        options, filters = InputOptions(block_rows=8), Filters.of(languages=languages)
+        seen = SeenFiles.load(output, trust=trust) if note else SeenFiles()
         ScoreRun(
             folder, report, options=options, filters=filters, cache_texts=30,
-            compute=compute_up_to(stop),
+            compute=compute_up_to(stop), seen=seen,
         ).run(inputs)  # fmt: skip
+        if note:
+            seen.save(output)
     check_balance(report)
     return report
 

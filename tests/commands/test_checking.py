@@ -92,9 +92,9 @@ def test_a_model_with_other_numbers_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(make_odd_model("odd-width", tmp_path))
-    facts = checked(capsys, path, code=1)
+    facts = checked(capsys, path, code=2)
     assert facts["status"] == "failed" and "own forward pass" in str(facts["problem"])
-    assert run_command(["check", path, "-q"]) == 1
+    assert run_command(["check", path, "-q"]) == 2
     out, err = capsys.readouterr()
     assert "fine" not in out and "own forward pass" in out
     assert err.startswith("salient: ") and err.count("\n") == 1
@@ -143,10 +143,10 @@ def test_what_was_passed_over_and_did_not_fit_is_told(
 
 
 def test_a_refused_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = checked(capsys, str(tmp_path), code=1)
+    facts = checked(capsys, str(tmp_path), code=2)
     assert facts["status"] == "refused" and "no config.json" in str(facts["problem"])
     assert {"versions", "machine"} <= set(facts) and "family" not in facts
-    assert run_command(["check", str(tmp_path), "-q"]) == 1
+    assert run_command(["check", str(tmp_path), "-q"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
 
@@ -161,7 +161,7 @@ def test_no_traceback_and_no_home(
         raise KeyError(f"{path}/weights")
 
     monkeypatch.setattr(checking, "load_from_settings", broken)
-    facts = checked(capsys, "~/model/bert", code=1)
+    facts = checked(capsys, "~/model/bert", code=2)
     assert "KeyError" in str(facts["problem"]) and "broken" in str(facts["traceback"])
     assert str(tmp_path / "home") not in json.dumps(facts)
 

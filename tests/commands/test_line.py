@@ -92,9 +92,9 @@ def test_stages_one_by_one(
     assert len(probes) == 2 * (3 + 4)
     names = ["layer_000", "layer_001", "layer_002", "hidden_000"]
     assert [one["source"] for one in probes][:4] == names
-    assert run_command(["consolidate", config, "-q"]) == 0
+    assert run_command(["consolidate", str(tmp_path / "run"), "-q"]) == 0
     out = capsys.readouterr().out
-    for part in ("final hidden state", "TF-IDF", "best single layer", "chosen:", "0..2"):
+    for part in ("final hidden state", "TF-IDF", "best single layer", "chosen:", "3/3"):
         assert part in out
     assert (tmp_path / "run" / "figures" / "mood.png").stat().st_size > 10_000
     texts = tmp_path / "texts.txt"
@@ -144,31 +144,31 @@ def other_architecture(folder: Path) -> None:
 
 HEADER = "id,text,created_at,mood,level\n"
 MISTAKES: dict[str, tuple[Callable[[Path], object], int, list[str]]] = {
-    "missing file": (lambda f: (f / "tweets.csv").unlink(), 1, ["tweets.csv"]),
-    "empty file": (corpus(""), 1, ["tweets.csv", "empty"]),
-    "header only": (corpus(HEADER), 1, ["tweets.csv"]),
-    "wrong column": (edit('id = "id"', 'text = "txt"'), 1, ["tweets.csv", "'txt'", "text"]),
+    "missing file": (lambda f: (f / "tweets.csv").unlink(), 2, ["tweets.csv"]),
+    "empty file": (corpus(""), 2, ["tweets.csv", "empty"]),
+    "header only": (corpus(HEADER), 2, ["tweets.csv"]),
+    "wrong column": (edit('id = "id"', 'text = "txt"'), 2, ["tweets.csv", "'txt'", "text"]),
     "unknown label": (
         edit('type = "classification"', 'type = "classification"\nlabels = ["glad", "blue"]'),
-        1,
+        2,
         ["tweets.csv", "'sad'", "glad", "blue"],
     ),
     "text for a number": (
-        edit('level = "level"', 'level = "mood"'), 1, ["tweets.csv", "mood", "'glad'", "number"],
+        edit('level = "level"', 'level = "mood"'), 2, ["tweets.csv", "mood", "'glad'", "number"],
     ),
     "one class": (
-        corpus(HEADER + "".join(f"{i},t{i},,a,0.{i}\n" for i in range(20))), 1, ["mood", "class"],
+        corpus(HEADER + "".join(f"{i},t{i},,a,0.{i}\n" for i in range(20))), 2, ["mood", "class"],
     ),
-    "no such model": (edit("/model", "/modle"), 1, ["modle"]),
+    "no such model": (edit("/model", "/modle"), 2, ["modle"]),
     "unpinned hub name": (
-        lambda f: edit(str(f / "model"), "roberta-base")(f), 1, ["roberta-base", "revision"],
+        lambda f: edit(str(f / "model"), "roberta-base")(f), 2, ["roberta-base", "revision"],
     ),
-    "no tokenizer": (no_tokenizer, 1, ["model", "tokenizer"]),
-    "no weights": (lambda f: (f / "model" / "model.safetensors").unlink(), 1, ["safetensors"]),
+    "no tokenizer": (no_tokenizer, 2, ["model", "tokenizer"]),
+    "no weights": (lambda f: (f / "model" / "model.safetensors").unlink(), 2, ["safetensors"]),
     "damaged weights": (
-        lambda f: (f / "model" / "model.safetensors").write_bytes(b"x" * 50), 1, ["model"],
+        lambda f: (f / "model" / "model.safetensors").write_bytes(b"x" * 50), 2, ["model"],
     ),
-    "architecture": (other_architecture, 1, ["mamba", "missing", "config.json"]),
+    "architecture": (other_architecture, 2, ["mamba", "missing", "config.json"]),
     "config typo": (edit("folds", "flods"), 2, ["head.flods", "did you mean 'folds'"]),
     "config syntax": (edit("[head]", "[head"), 2, ["run.toml", "TOML"]),
     "no config": (lambda f: (f / "run.toml").unlink(), 2, ["run.toml", "salient init"]),
@@ -177,19 +177,19 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], int, list[str]]] = {
             edit("tweets.csv", "tweets.csv.gz")(f),
             (f / "tweets.csv.gz").write_bytes(gzip.compress((f / "tweets.csv").read_bytes())[:400]),
         ),
-        1,
+        2,
         ["tweets.csv.gz"],
     ),
     "bad bytes": (
         lambda f: (f / "tweets.csv").write_bytes(HEADER.encode() + b"1,caf\xe9,,glad,0.5\n"),
-        1,
+        2,
         ["tweets.csv", "2"],
     ),
     "duplicate id": (
-        corpus(HEADER + "1,one,,glad,0.5\n1,two,,sad,0.1\n"), 1, ["tweets.csv", "1"],
+        corpus(HEADER + "1,one,,glad,0.5\n1,two,,sad,0.1\n"), 2, ["tweets.csv", "1"],
     ),
     "store path is a file": (
-        lambda f: (f / "activations").write_text("mine"), 1, ["activations"],
+        lambda f: (f / "activations").write_text("mine"), 2, ["activations"],
     ),
 }  # fmt: skip
 

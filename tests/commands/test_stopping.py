@@ -205,3 +205,25 @@ def test_an_interrupt_that_came_through_exec_changes_no_exit_code(tmp_path: Path
         check=False,
     )
     assert found.returncode == 143
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_is_how_the_explorer_ends(
+    finished_run: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    pytest.importorskip("panel", reason="needs the extra: salient-neurons[explore]")
+    code = f"""
+import os, sys
+import pipeline.explorer
+from pipeline.explorer import server
+
+def serve(*_, announce, **__):
+    announce("http://127.0.0.1/")
+    os.kill(os.getpid(), {int(number)})
+
+server.serve = pipeline.explorer.serve = serve
+from pipeline.commands import main
+main()
+"""
+    run = str(finished_run.parent / "run")
+    assert run_python(code, "explore", run) == (0, "salient: stopped\n")

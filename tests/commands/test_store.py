@@ -18,7 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.extraction.adding import add_layers
 from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.storing import StoreOptions, extract_block, open_store
-from store import ActivationStore, StoreError
+from store import ActivationStore, StoreError, StoreInputError
 from store.upkeep.inspection import verify
 from tests.builders.command_processes import add_and_die
 from tests.builders.forking import start
@@ -46,7 +46,7 @@ def test_look_verify_and_damage(store: Path, capsys: pytest.CaptureFixture[str])
     assert run_command(["store", "verify", str(store)]) == 1
     assert "ffn/c/1/0/0/0" in capsys.readouterr().out
     assert run_command(["store", "gc", str(store), "--dry-run"]) == 0
-    assert run_command(["store", "info", str(store / "nowhere")]) == 1
+    assert run_command(["store", "info", str(store / "nowhere")]) == 2
     assert capsys.readouterr().err.startswith("salient: ")
 
 
@@ -67,9 +67,55 @@ def test_delete_compact_export(store: Path, capsys: pytest.CaptureFixture[str]) 
     columns = pq.read_table(table).column_names
     assert columns[-2:] == ["ffn_1_max_5", "ffn_1_max_7"]
     assert pq.read_table(table).num_rows == 157
-    assert run_command(["store", "export", str(store), str(table)]) == 1
+    assert run_command(["store", "export", str(store), str(table)]) == 2
     assert run_command(["store", "export", str(store), "x", "--layer", "1"]) == 2
     capsys.readouterr()
+
+
+def test_a_deletion_says_what_became_of_each_name(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = ActivationStore.open(store).samples()["id"].to_pylist()
+    delete = ["store", "delete", str(store)]
+    assert run_command([*delete, "--id", ids[0], "--id", ids[1], "--dry-run"]) == 0
+    assert capsys.readouterr().out == "2 ids would be deleted; nothing was written\n"
+    assert run_command([*delete, "--id", ids[0], "--id", "98", "--id", "99"]) == 1
+    told = capsys.readouterr()
+    assert told.out.startswith("1 id deleted; 2 are not in the store\n")
+    assert "store compact" in told.out
+    assert told.err == "salient: ids 98, 99: not in the store; all others were deleted\n"
+    assert ActivationStore.open(store).num_living == 159
+    assert run_command([*delete, "--id", ids[0]]) == 0  # as asked for, if not by this command
+    assert capsys.readouterr().out == "0 ids deleted; 1 was deleted before\n"
+    assert run_command([*delete, "--id", ids[0], "--id", "98", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["deleted"], report["unknown_ids"]) == (0, ["98"])
+    assert report["deleted_before"] == [ids[0]]
+    # A file lists what was deleted anywhere: that the store lacks some is no failure.
+    (store.parent / "gone").write_text(f"98\n{ids[0]}\n99\n")
+    for _ in range(2):
+        assert run_command([*delete, "--ids-file", str(store.parent / "gone")]) == 0
+        assert "1 was deleted before; 2 are not in the store\n" in capsys.readouterr().out
+    (store.parent / "gone").write_text("98\n99\n")
+    assert run_command([*delete, "--ids-file", str(store.parent / "gone")]) == 1
+    assert "ids 98, 99: not in the store\n" in capsys.readouterr().err
+    (store.parent / "latin").write_bytes(b"caf\xe9")
+    assert run_command([*delete, "--ids-file", str(store.parent / "latin")]) == 2
+    assert "latin: cannot be read" in capsys.readouterr().err
+    with pytest.raises(StoreInputError, match=r"keeps no authors .* set author = "):
+        ActivationStore.open(store).delete(author_ids=["X"])
+
+
+def test_a_run_stands_for_its_store(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RunConfig.load(finished_run).store.path
+    for path in (finished_run.parent / "run", finished_run, store):
+        assert run_command(["store", "info", str(path)]) == 0
+        assert store in capsys.readouterr().out
+    # It may come from elsewhere: what is to be changed is named by who asks for it.
+    for words in (["delete", "--id", "1"], ["compact"], ["gc"], ["add", "--hidden", "all"]):
+        run = str(finished_run.parent / "run")
+        assert run_command(["store", words[0], run, *words[1:]]) == 2
+        assert f"name that itself: the run says that it is {store}" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -159,16 +205,16 @@ def test_additions_that_cannot_be_made_are_refused(
     shutil.copytree(extracted / "final" / "activations", store)
     other = make_tiny_model("bert", tmp_path / "other", seed=5)
     add_all = ["store", "add", str(store), "--hidden", "all", "--quiet"]
-    assert run_command([*add_all, "--model", str(other)]) == 1
+    assert run_command([*add_all, "--model", str(other)]) == 2
     assert f"was made with another model than {other} is now" in capsys.readouterr().err
     schema = ActivationStore.open(store).schema
     assert schema.hidden_layers == (schema.num_layers,)
     private = tmp_path / "private"
     ActivationStore.create(private, replace(schema, store_text=False))
-    assert run_command(["store", "add", str(private), "--hidden", "all"]) == 1
+    assert run_command(["store", "add", str(private), "--hidden", "all"]) == 2
     assert "keeps no texts" in capsys.readouterr().err
     ActivationStore.create(tmp_path / "unknown", replace(schema, provenance={}))
-    assert run_command(["store", "add", str(tmp_path / "unknown"), "--hidden", "all"]) == 1
+    assert run_command(["store", "add", str(tmp_path / "unknown"), "--hidden", "all"]) == 2
     assert "does not say which model" in capsys.readouterr().err
 
 

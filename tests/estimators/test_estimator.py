@@ -293,10 +293,11 @@ def test_two_processes_share_the_cache(quick: dict[str, Any], moods: Moods) -> N
 
 def test_reprs(fitted: SalientClassifier, quick: dict[str, Any]) -> None:
     line = repr(fitted)
-    for part in ("backbone bert", "of 3 blocks", "features", "macro_f1", "cross_validation"):
+    for part in ("backbone bert", "of 3 blocks", "features", "macro_f1", "out of fold"):
         assert part in line, part
     page = fitted._repr_mimebundle_()["text/html"]
     assert page == fitted._repr_html_() and "<table" in page and "of 3 blocks" in page
+    assert "<table" in page and page.count("out of fold") == 1  # the report is shown by itself
     assert "out of fold" in repr(fitted.report_) and "<table" in fitted.report_._repr_html_()
     new = SalientClassifier(model="a<b")
     assert repr(new) == "SalientClassifier(model='a<b')"
@@ -326,7 +327,11 @@ def test_mistakes_are_value_errors_that_name_them(quick: dict[str, Any], moods: 
     refused("row 3 has no label", y=[*moods.mood[:3], None, *moods.mood[4:]])
     refused("too few", X=["a"] * 4, y=["a", "b"] * 2)
     refused(r"metric 'r2' does not fit", metric="r2")
-    refused(r": max_depth: .*not 2", max_depth=2)
+    refused("max_depth: 2 is no share of the model's blocks; give .* up to 1", max_depth=2)
+    refused(r'different training texts.*\(config\["head"\]\["folds"\]\)',
+            X=moods.texts[:4], y=[*"abab"])  # fmt: skip
+    refused("y: 120 different classes .* is it free text", y=[f"id{i}" for i in range(120)])
+    refused("y: 120 different classes .* take SalientRegressor", y=[*range(120)])
     refused(r"did you mean 'lexical'", config={"head": {"lexcal": True}})
     refused(r"valid sections", config={"heads": {}})
     refused(r"head.max_depth is the parameter max_depth", config={"head": {"max_depth": 0.5}})

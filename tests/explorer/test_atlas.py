@@ -13,43 +13,28 @@ from pipeline.backbone.transformer import Backbone
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ExtractError
 from pipeline.explorer.atlas import Atlas, Neuron
-from pipeline.explorer.fragments import TextRow, explain_html, fragment, pieces, text_rows
+from pipeline.explorer.fragments import (
+    TextGroup,
+    TextRow,
+    explain_html,
+    fragment,
+    pieces,
+    speaks,
+    standing_html,
+    text_rows,
+)
 from pipeline.explorer.tokenmaps import TokenMap, TokenPlaces, TokenReader
+from pipeline.heads.attribution import contributions
 from pipeline.neurons.rankings import ranking_table
 from pipeline.probes.importance import feature_rank
-from store import ActivationStore, StoreSchema
+from pipeline.probes.model import load_probe
+from pipeline.report.voices import Voice
+from pipeline.runfolder import RunFolder
+from store import ActivationStore
 from store.layout import ffn
 from store.tables import write_table
+from tests.builders.neurons import NASTY, write_store
 from tests.builders.runs import write_mood_run
-
-NASTY = "<script>document.title = 'broken'</script> & <b>bold</b>"
-
-
-def write_store(path: Path, *, num_samples: int = 150, seed: int = 0) -> np.ndarray:
-    """A store of two layers with random activations; returns them (layer, pooling, unit, n)."""
-    schema = StoreSchema(num_layers=2, neuron_size=5, samples_per_shard=64)
-    store = ActivationStore.create(path, schema)
-    draw = np.random.default_rng(seed)
-    data = draw.normal(size=(2, 2, 5, num_samples)).astype(np.float16)
-    data[1, 0, 3] = -data[0, 1, 2] + 0.1 * draw.normal(size=num_samples)
-    texts = [NASTY if i == 7 else f"text number {i}" for i in range(num_samples)]
-    ids = [f"id{i}" for i in range(num_samples)]
-    plan = store.plan_append(pa.table({"id": ids, "text": texts}))
-    for block in plan.blocks:
-        part = data[..., block.start : block.stop]
-        counts = np.ones(len(block), np.int32)
-        store.write_block(plan, block, {"ffn": part}, n_tokens=counts, truncated=counts == 0)
-    store.commit()
-    splits = ["train", "val", "test"]
-    mood = {
-        "id": ids,
-        "split": [splits[i % 3] for i in range(num_samples)],
-        "label": [f"<i>{'ab'[i % 2]}</i>" for i in range(num_samples)],
-    }
-    spec = {"classes": ["<i>a</i>", "<i>b</i>"]}
-    store.put_labels("mood", pa.table(mood), spec=spec)
-    store.put_labels("level", pa.table({**mood, "label": data[0, 0, 0].astype(np.float64)}))
-    return data
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +51,9 @@ def test_values_top_and_distribution_are_those_of_the_numbers(
     neuron = Neuron(1, "max", 4)
     values = atlas.values(neuron)
     np.testing.assert_array_equal(values, data[1, 1, 4].astype(np.float32))
+    for i, (pooling, own) in enumerate(atlas.in_each_pooling(neuron).items()):
+        assert pooling == ("mean", "max")[i]
+        np.testing.assert_array_equal(own, data[1, i, 4].astype(np.float32))
     np.testing.assert_array_equal(atlas.top(values, 9), np.argsort(-values)[:9])
     np.testing.assert_array_equal(atlas.top(values, 9, lowest=True), np.argsort(values)[:9])
     assert len(atlas.top(values, 10**6)) == len(values)
@@ -154,8 +142,11 @@ def test_everything_shown_is_escaped(made: tuple[Atlas, np.ndarray]) -> None:
     neuron = Neuron(0, "max", 2)
     values = atlas.values(neuron)
     rows = text_rows(atlas, None, neuron, np.array([7, 0]), values, "mood")
-    html = fragment("texts", rows, "<u>")
-    html += fragment("found", [{"position": 7, "id": NASTY, "text": NASTY}], NASTY)
+    html = fragment("texts", [TextGroup("<u>", rows)], "<u>")
+    html += fragment("legend", [("<u>", "#000000")]) + fragment("scale", "<u>", 0, 1, ["#000000"])
+    html += fragment("near", [{"position": 7, "id": NASTY, "text": NASTY, "label": "<i>a</i>"}])
+    html += fragment("messages", [NASTY]) + fragment("heading", neuron)
+    html += fragment("found", [{"position": 7, "id": NASTY, "text": NASTY, "label": NASTY}], NASTY)
     html += fragment("found", [], NASTY) + fragment("header", NASTY, NASTY, [NASTY])
     html += explain_html(atlas, None, position=7) + explain_html(atlas, None, text=NASTY)
     assert "&lt;script&gt;" in html and "&lt;i&gt;" in html
@@ -170,6 +161,7 @@ def test_pieces_give_the_text_back_and_mark_its_tokens() -> None:
     found = TokenMap(text, spans[:, 0], spans[:, 1], values)
     special, space, *parts = pieces(found, scale=2.0)
     assert special.peak and "special" in special.text and space.text == " "
+    assert special.heat == 1.0
     assert "".join(part.text for part in parts) == text
     marked = [(part.text, part.heat) for part in parts if part.value is not None]
     assert marked == [("a", 0.25), ("<b>", 0.0), ("cat", 1.0)]
@@ -212,7 +204,58 @@ def test_a_run_adds_ranks_and_decisions_and_its_model_the_tokens(finished_run: P
         else:
             assert float(decision.outcome) == pytest.approx(float(outputs[0, 0]), rel=1e-2)
         assert abs(decision.reasons[0].contribution) >= abs(decision.reasons[-1].contribution)
+        slices = {source: stored[source][at] for source, at in head.features.items()}
+        parts = contributions(head, slices).towards(
+            head.card.classes.index(decision.outcome) if head.card.classes else None
+        )
+        sizes = np.sort(np.abs(np.concatenate([*parts.values()])))[::-1]
+        assert decision.carried == pytest.approx(sizes[:12].sum() / sizes.sum())
+        assert decision.num_others == max(len(sizes) - 12, 0)
     assert "your text" in explain_html(atlas, reader, text="an angry dog")
+
+
+def test_a_neuron_speaks_with_the_weights_of_its_layers_probe(finished_run: Path) -> None:
+    config = RunConfig.load(finished_run)
+    folder = RunFolder(Path(config.run_dir))
+    atlas = Atlas.open(config.store.path, run=config.run_dir)
+    neuron = Neuron(2, "max", 7)
+    voices = {voice.task: voice for voice in atlas.voices(neuron)}
+    for task, voice in voices.items():
+        weights = load_probe(folder, task, ffn(2)).weights[:, atlas.check(neuron)]
+        if task == "level":
+            assert voice.kind == "regression" and voice.weights["value"] == pytest.approx(
+                weights[0]
+            )
+            continue
+        assert list(voice.weights) == list(atlas.heads[task].card.classes)
+        assert sum(voice.weights.values()) == pytest.approx(0, abs=1e-6)
+        spread = list(voice.weights.values())
+        logits = weights if len(weights) > 1 else np.array([0, weights[0]])
+        np.testing.assert_allclose(spread, logits - logits.mean(), atol=1e-6)
+    html = standing_html(atlas, neuron, "mood", {}, chosen=True)
+    assert speaks(voices["mood"]) in html and "Weight in the layer's probe, mood" in html
+    # Without the run's probes there is nothing to say, and no failure.
+    atlas.run = RunFolder(folder.path / "nowhere")
+    atlas._probes.clear()
+    assert atlas.voices(neuron) == []
+    assert "Weight in" not in standing_html(atlas, neuron, "mood", {}, chosen=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "words"),
+    [
+        ("classification", {"a": 0.2, "b": -0.15, "c": -0.05}, "for a +0.200, against b -0.150"),
+        ("multilabel", {"a": 0.2, "b": 0.1}, "for a +0.200"),
+        ("multilabel", {"a": -0.2, "b": -0.1}, "against a -0.200"),
+        ("multilabel", {"a": 0.0}, "neither for nor against"),
+        ("regression", {"value": -0.5}, "lowers the value -0.500"),
+        ("regression", {"value": 0.5}, "raises the value +0.500"),
+    ],
+)
+def test_signs_are_said_in_words(kind: str, weights: dict[str, float], words: str) -> None:
+    voice = Voice("mood", weights, kind)
+    assert speaks(voice) == words and speaks(None) == "–"
+    assert abs(voice.by_size()[0][1]) == max(map(abs, weights.values()))
 
 
 def before_and_at_peak(row: TextRow) -> tuple[str, str]:
@@ -288,7 +331,12 @@ def test_other_rankings_are_shown_where_they_were_made(finished_run: Path, tmp_p
         ranks = {rank.task: rank.others for rank in atlas.ranks(atlas.name(2, feature))}
         assert ranks == {"mood": {"anova_f": expected[feature]}, "level": {}}
     html = fragment(
-        "ranks", Neuron(2, "max", 1), atlas.ranks(Neuron(2, "max", 1)), {"anova_f": "<F>"}
+        "standing",
+        Neuron(2, "max", 1),
+        [{**vars(rank), "speaks": "–"} for rank in atlas.ranks(Neuron(2, "max", 1))],
+        None,
+        {"anova_f": "<F>"},
+        True,
     )
     assert "&lt;F&gt; " in html
 
@@ -308,7 +356,7 @@ def test_no_model_is_fetched_for_a_store(finished_run: Path) -> None:
     ):
         for kind in (TokenReader, TokenPlaces):
             with pytest.raises(ExtractError, match=r"the store: .*(dtype|hook|odd)"):
-                kind.for_store(replace(schema, provenance=odd))  # type: ignore[attr-defined]
+                kind.for_store(replace(schema, provenance=odd))
     odd = {**schema.provenance, "normalise": {"eval": True}}
     with pytest.raises(ExtractError, match=r"the store: .*eval: unknown key"):
         TokenReader.for_store(replace(schema, provenance=odd))

@@ -210,7 +210,7 @@ def test_bad_ids_are_named(ids: Any, says: str, model: str) -> None:
         ({"sites": "fnn"}, "sites.*'ffn', 'hidden', 'router' or 'experts'.*not 'fnn'"),
         ({"sites": ()}, "sites names none"),
         ({"poolings": "mean"}, "give a list of them"),
-        ({"poolings": ["median"]}, "unknown pooling 'median'; valid: mean, max"),
+        ({"poolings": ["median"]}, "poolings.*'mean', 'max', 'first' or 'last', not 'median'"),
         ({"layers": [3]}, r"layers \[3\] of ffn: .* this model has 0 to 2"),
         ({"layers": []}, "name at least one"),
         ({"layers": [0, -3]}, "each once"),

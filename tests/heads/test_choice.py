@@ -17,11 +17,14 @@ from pipeline.heads.candidates import linear_part
 from pipeline.heads.choice import (
     Candidate,
     Judge,
+    Rule,
+    Scores,
     best_of,
     candidate_rows,
     choose,
     losses_of,
     standard_error,
+    why_chosen,
 )
 from pipeline.heads.joint import Joint
 from pipeline.heads.model import Dense, Edges, Part
@@ -160,6 +163,87 @@ def test_what_is_chosen_gives_little_away_and_is_no_deeper(
     best = min(surely or [full], key=lambda head: head.loss)
     assert chosen.loss - best.loss <= 0.02 * max(constant - best.loss, 0)
     assert (chosen.depth, chosen.num_features) <= (best.depth, best.num_features)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 8), st.floats(0, 3), st.floats(0.5, 2))
+def test_why_a_head_was_chosen_is_said_in_one_line(
+    seed: int, count: int, errors: float, constant: float
+) -> None:
+    draw = np.random.default_rng(seed)
+    heads = [
+        candidate(
+            draw.exponential(size=30),
+            depth=int(draw.integers(4)),
+            num_features=int(draw.integers(1, 4)),
+        )
+        for _ in range(count)
+    ]
+    rule = Rule(draw.integers(8, size=30), constant, errors)
+    options = {"constant_loss": constant, "standard_errors": errors}
+    chosen = choose(heads, rule.groups, **options)
+    told = why_chosen(chosen, heads, rule, num_layers=6, loss="log loss")
+    assert told.isprintable() and "nan" not in told
+    assert "depth" not in told
+    if count > 1 and chosen is rule.best(heads):
+        smaller = [
+            h for h in heads if (h.depth, h.num_features) < (chosen.depth, chosen.num_features)
+        ]
+        assert ("nothing smaller surely costs" in told) == bool(smaller)
+    elif count > 1:
+        assert f"of 6 blocks, {rule.best(heads).num_features:,} feature" in told
+
+
+def test_why_in_words() -> None:
+    best = candidate(around(0.5), depth=5, num_features=2000)
+    near = candidate(behind(8), depth=3, num_features=100, kind="sparse")
+    far = candidate(behind(30), depth=1, num_features=20, kind="sparse")
+    rule = Rule(ALONE, CONSTANT, 3.0)
+    how = {"num_layers": 6, "loss": "log loss"}
+    told = why_chosen(best, [best, far], rule, **how)
+    assert told.startswith("nothing smaller surely costs less than 2 % of what is learnt")
+    assert "the nearest is sparse on 2 of 6 blocks, 20 features (log loss +0.4" in told
+    close = candidate(behind(5), depth=3, num_features=100, kind="sparse")
+    assert chosen_of([best, close, far]) is close
+    told = why_chosen(close, [best, close, far], rule, **how)
+    assert "against dense on 6 of 6 blocks, 2,000 features" in told
+    assert told.endswith("; nothing smaller surely does")
+    assert near is not best
+    lucky = candidate(behind(-1, 3), depth=5, num_features=2000, kind="stack")
+    told = why_chosen(best, [best, lucky], rule, **how)
+    assert (
+        "stack on 6 of 6 blocks, 2,000 features has the least log loss, but is not surely" in told
+    )
+
+
+def test_scores_of_judged_rows_have_intervals_and_gains() -> None:
+    draw = np.random.default_rng(0)
+    targets = draw.normal(size=60)
+    judge = judged(None, targets, "mae")
+
+    def head(noise: float, kind: str = "sparse") -> Candidate:
+        values = (targets + noise * draw.normal(size=60)).astype(np.float32)[None, :, None]
+        return judge.candidate(kind, [linear(1)], values, selection="made", size=0.5)
+
+    good, poor = head(0.1), head(2.0)
+    scores = Scores(judge, 0)
+    low, high = scores.bounds(good) or (0, 0)
+    assert low < good.score < high
+    gain = scores.gain(good, poor)
+    assert gain["value"] == pytest.approx(poor.score - good.score)
+    assert 0 < gain["low"] < gain["value"] < gain["high"]
+    randoms = [head(noise, "random") for noise in (3.0, 0.5, 1.0)]
+    (entry,) = scores.by_size([(good, randoms)])
+    assert entry["salient"]["score"] == pytest.approx(good.score)
+    assert entry["random"]["draws"] == sorted(one.score for one in randoms)
+    assert entry["random"]["score"] == entry["random"]["draws"][1]
+    assert entry["random"]["score_interval"][0] < entry["random"]["score"]
+    gain = entry["gain"]
+    assert gain["value"] == pytest.approx(entry["random"]["score"] - good.score)  # less is better
+    assert gain["low"] < gain["value"] < gain["high"]
+    few = judged(None, targets[:10], "mae")
+    one = few.candidate("dense", [linear(1)], np.zeros((1, 10, 1), np.float32), selection="made")
+    assert Scores(few, 0).bounds(one) is None
+    assert Scores(few, 0).gain(one, one) == {"value": 0.0, "low": None, "high": None}
 
 
 def linear(outputs: int, width: int = 4, source: Source = SOURCE) -> Part:

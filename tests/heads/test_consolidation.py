@@ -33,7 +33,7 @@ from store.layout import NGRAMS, ffn
 from store.tables import read_arrays, read_table
 from tests.builders.runs import write_mood_run
 
-BASELINES = ("all", "final", "final_mean", "final_unit", "hidden", "lexical", "random")
+BASELINES = ("all", "final", "final_mean", "final_unit", "hidden", "layer", "lexical", "random")
 
 
 def changed(finished_run: Path, folder: Path, **head: Any) -> RunConfig:
@@ -100,6 +100,47 @@ def test_what_is_held_out_is_told_from_what_the_head_says(finished_run: Path) ->
         assert np.array_equal(own, held_out) != is_known
         # Held out or not, they are logits of one scale.
         assert np.corrcoef(own[:, 0], held_out[:, 0])[0, 1] > 0.5
+
+
+def test_what_a_figure_needs_is_there_for_both_kinds_of_rows(finished_run: Path) -> None:
+    config = RunConfig.load(finished_run)
+    folder = RunFolder(Path(config.run_dir))
+    for task, entry in read_metrics(folder)["tasks"].items():
+        metric, num_rows = entry["metric"], entry["num_judged"]
+        chosen = Head.load(folder.head(task)).card
+        assert num_rows == chosen.provenance["num_train"] + chosen.provenance["num_val"]
+        heads = [entry["chosen"], *(entry["baselines"][name] for name in BASELINES)]
+        for head in heads:
+            low, high = head["score_interval"]
+            assert low <= head["score"] <= high
+            low, high = head["test_interval"][metric]
+            assert low <= head["test"][metric] <= high
+        for baseline in heads[1:]:
+            assert {*baseline["gain"]} == {*baseline["score_gain"]} == {"value", "low", "high"}
+            apart = entry["chosen"]["score"] - baseline["score"]
+            assert baseline["score_gain"]["value"] == pytest.approx(apart)
+        tried = read_table(folder.sweep(task)).to_pylist()
+        sparse = {
+            (r["depth"], r["num_features"]): r["score"] for r in tried if r["kind"] == "sparse"
+        }
+        found = {
+            (size["depth"], size["num_features"]): size["salient"]["score"]
+            for size in entry["by_size"]
+        }
+        assert found == sparse
+        for size in entry["by_size"]:
+            draws = size["random"]["draws"]
+            assert (
+                len(draws) == 3 and draws == sorted(draws) and size["random"]["score"] == draws[1]
+            )
+        assert entry["chosen"]["choice"]["why"].isprintable()
+
+
+def test_a_head_is_shown_in_a_line(finished_run: Path) -> None:
+    folder = RunFolder(Path(RunConfig.load(finished_run).run_dir)).head("mood")
+    shown = repr(Head.load(folder))
+    assert shown.startswith("<Head mood (") and "of 3 blocks" in shown and "macro_f1" in shown
+    assert len(shown) < 120
 
 
 def test_reported_test_metrics_are_those_of_the_saved_head(finished_run: Path) -> None:

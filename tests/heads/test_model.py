@@ -141,7 +141,7 @@ def test_damaged_heads_are_refused(tmp_path: Path) -> None:
     for changes, problem in (
         ({"format_version": 9}, "head format 9"),
         ({"depth": 1}, "do not belong together"),
-        ({"depth": 3}, r"not a head card .*depth 3 of 3"),
+        ({"depth": 3}, r"not a head card .*4 of 3 blocks"),
         ({"depth": "2"}, r"not a head card: member 'depth': .* valid integer, not '2'"),
         ({"selektion": "all"}, "not a head card: member 'selektion'"),
         ({"task": "../other"}, "not a head card: member 'task'"),

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from pipeline.measures.bootstrap import Resamples, difference, interval, intervals
+from pipeline.measures.bootstrap import (
+    FEW_ROWS,
+    LEAST_ROWS,
+    Resamples,
+    difference,
+    doubt_of_rows,
+    interval,
+    intervals,
+)
 from pipeline.measures.metrics import METRICS, metric_names, predictions, probabilities, score
 
 CLASSES = metric_names("classification")
@@ -104,6 +112,17 @@ def test_differences_are_paired() -> None:
     assert gap.high - gap.low < 0.4 * (alone.high - alone.low)
     same = difference("auc", y, ours, ours, resamples=resamples)
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, LEAST_ROWS - 1, LEAST_ROWS, FEW_ROWS - 1, FEW_ROWS])
+def test_few_rows_have_no_interval_and_more_are_doubted(rows: int) -> None:
+    outputs = np.linspace(-1, 1, rows)[:, None]
+    found = interval("accuracy", np.arange(rows) % 2, outputs, resamples=Resamples(rows))
+    assert 0 <= found.value <= 1
+    assert np.isfinite([found.low, found.high]).all() == (rows >= LEAST_ROWS)
+    doubt = doubt_of_rows(rows)
+    assert (doubt is None) == (rows >= FEW_ROWS)
+    assert ("none is given" in (doubt or "")) == (rows < LEAST_ROWS)
 
 
 def test_an_undefined_metric_has_no_interval() -> None:

@@ -18,10 +18,11 @@ from pipeline.config import RunConfig
 from pipeline.errors import ExtractError, HeadError
 from pipeline.extraction.extractor import Extractor
 from pipeline.heads.model import Head
+from pipeline.measures.bootstrap import LEAST_ROWS
 from pipeline.measures.metrics import score
 from pipeline.neurons.ablation import AblationOptions, ablate
 from pipeline.neurons.arms import token_means
-from pipeline.report.terminal import fitted_line
+from pipeline.report.terminal import ablation_rows, fitted_line
 from pipeline.runfolder import RunFolder
 from pipeline.texts.lookup import sample_texts
 from pipeline.texts.targets import load_target
@@ -123,6 +124,16 @@ def test_nothing_silenced_changes_nothing(own_run: RunConfig) -> None:
             assert task[head][what]["interval"] == [0, 0]
 
 
+def test_few_texts_have_no_interval(own_run: RunConfig) -> None:
+    """Draws of a dozen texts again and again would look sure of a change of nothing."""
+    options = AblationOptions(top=1, draws=1, limit=LEAST_ROWS - 1)
+    task = ablate(own_run, tasks=["mood"], options=options)["tasks"]["mood"]
+    for head in ("chosen", "hidden"):
+        for what in ("salient", "random", "difference"):
+            assert task[head][what]["interval"] == [None, None]
+    assert {row.interval for row in ablation_rows(task)} == {"", "—"}
+
+
 def test_blocks_make_no_difference_and_reports_of_other_tasks_stay(
     own_run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,8 +216,8 @@ def test_command(
         assert error.startswith(f"salient: {message}"), error
         assert error.count("\n") == 1
     shutil.rmtree(own_run.run_dir)
-    assert run_command(run) == 1
-    assert capsys.readouterr().err.endswith("no finished run here; run `salient run` first\n")
+    assert run_command(run) == 2
+    assert "not extracted yet: `salient extract" in capsys.readouterr().err
 
 
 def test_another_model_is_refused(own_run: RunConfig, tmp_path: Path) -> None:

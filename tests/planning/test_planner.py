@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -189,6 +190,11 @@ def test_texts_from_a_file_and_none_at_all(finished_run: Path, tmp_path: Path) -
     write_mood_csv(tmp_path / "new.csv", num_rows=50, seed=3)
     assert len(measuring_rows(config, 20, texts=tmp_path / "new.csv")) == 20
     assert len(measuring_rows(config, 10)) == 10
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.write(tmp_path / "new.csv", "a.csv")
+        archive.write(tmp_path / "new.csv", "b.csv")
+    MeasureOptions(texts=tmp_path / "z.zip" / "a.csv").check()
+    assert len(measuring_rows(config, 20, texts=tmp_path / "z.zip" / "a.csv")) == 20
     (tmp_path / "none.txt").write_text("\n\n")
     with pytest.raises(ExtractError, match="no texts in it"):
         measuring_rows(config, 10, texts=tmp_path / "none.txt")
@@ -266,7 +272,7 @@ def test_the_command(
     toml = str(home.parent / "run.toml")
     assert run_command(["plan", str(home), "--rounds", "1", "-q"]) == 0
     text = capsys.readouterr().out
-    assert "smallest: blocks 0.." in text and "texts/s" in text and "chosen" in text
+    assert "smallest: " in text and "texts/s" in text and "chosen" in text
     assert all((home / "figures" / f"plan.{suffix}").stat().st_size for suffix in ("png", "svg"))
     arguments = ["--task", "mood", "--min-texts-per-s", "1", "--rounds", "1", "-q", "--json"]
     assert run_command(["plan", toml, *arguments]) == 0
@@ -282,7 +288,7 @@ def test_the_command(
     ):
         assert run_command(["plan", str(home), *words, "--rounds", "1", "-q"]) == code
         assert message in capsys.readouterr().err
-    assert run_command(["plan", str(tmp_path), "-q"]) == 1
+    assert run_command(["plan", str(tmp_path), "-q"]) == 2
     assert "no run here" in capsys.readouterr().err
 
 

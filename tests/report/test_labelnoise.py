@@ -172,7 +172,7 @@ def test_labels_are_of_a_finished_run(
     with pytest.raises(ConfigError, match="not a run"):
         read_label_doubts(tmp_path / "tweets.csv")
     assert run_command(["inspect", own_run.store.path, "--labels"]) != 0
-    assert "no run here" in capsys.readouterr().err
+    assert "not a run; there is one at" in capsys.readouterr().err
     (Path(own_run.run_dir) / "heads" / "mood" / "chosen" / "held_out.safetensors").unlink()
     with pytest.raises(Exception, match=r"held_out.safetensors"):
         read_label_doubts(Path(own_run.run_dir))
@@ -208,7 +208,7 @@ def test_the_page_has_them_escaped(noisy_run: tuple[Path, set[str]]) -> None:
     pytest.importorskip("holoviews", reason="needs the extra: salient[report]")
     from dataclasses import replace
 
-    from pipeline.report import page
+    from pipeline.report import page, tables
 
     run = read_run(noisy_run[0])
     mood = run.tasks[0]
@@ -217,9 +217,9 @@ def test_the_page_has_them_escaped(noisy_run: tuple[Path, set[str]]) -> None:
     hostile = mood.doubts.table.from_pylist([row], schema=mood.doubts.table.schema)
     pairs = (replace(mood.doubts.pairs[0], likely=NASTY), *mood.doubts.pairs[1:])
     task = replace(mood, doubts=replace(mood.doubts, table=hostile, pairs=pairs))
-    view = page.view_of(task)
+    view = page.view_of(task, run.card)
     html = page.render(run, [replace(view, figures=view.figures[:1])])
     assert "Labels to look at again" in html and NASTY not in html
     assert html.count("&lt;script&gt;alert(1)") >= 3
-    assert "x" * (page.MOST_CHARACTERS - len(NASTY)) + " …" in html
+    assert "x" * (tables.MOST_CHARACTERS - len(NASTY)) + " …" in html
     assert 'style="width: 100.0%"' in html

@@ -16,18 +16,28 @@ from pipeline.commands.line import run_command
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.heads.model import KINDS
-from pipeline.report.facts import read_run
+from pipeline.report.facts import RunFacts, read_run
 from store.tables import read_json, write_json, write_table
 
 pytest.importorskip("holoviews", reason="needs the extra: salient-neurons[report]")
-from pipeline.report import charts, figures, page
+from pipeline.report import charts, figures, page, tables
 
 NASTY = "</script><script>alert(1)</script>"
 
 
-def test_every_kind_of_head_has_a_colour_of_its_own() -> None:
-    assert list(figures.KIND_COLOURS) == list(KINDS)
-    assert len({*figures.KIND_COLOURS.values(), charts.GREY}) == len(KINDS) + 1
+def test_lines_and_marks_of_one_figure_differ() -> None:
+    assert list(figures.KIND_STYLES) == list(KINDS)
+    others = {figures.BASELINE_STYLES[name] for name in ("random", "layer")}
+    drawn = [charts.CHOSEN, *figures.KIND_STYLES.values(), *others]
+    assert len({(style.colour, style.mark) for style in drawn}) == len(drawn)
+    beside = [charts.CHOSEN, *figures.BASELINE_STYLES.values()]
+    assert len({(style.colour, style.mark) for style in beside}) == len(beside)
+    assert {style.mark for style in (*drawn, *beside)} <= set(page.SWATCHES)
+
+
+def tables_of(run: RunFacts, task: int = 0) -> dict[str, tables.PageTable]:
+    """A task's tables by their names."""
+    return {table.name: table for table in tables.page_tables(run.tasks[task], run.card)}
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +76,27 @@ def test_report_has_every_figure_and_escapes_all_text(copied_run: Path, tmp_path
     hostile = replace(mood.predictions, classes=(NASTY, r"$$x$$ \(y\) <blink>"))
     metrics = {**mood.metrics, "classes": [NASTY, "<blink>"]}
     tasks = (replace(mood, predictions=hostile, metrics=metrics), level)
-    views = [page.view_of(task) for task in tasks]
+    views = [page.view_of(task, run.card) for task in tasks]
     names = [[figure.name for figure in view.figures] for view in views]
     assert names[0] == [
-        "by-layer", "by-depth", "pareto", "importance", "overlap", "confusion", "calibration",
+        "compared", "by-depth", "by-size", "by-layer", "confusion", "calibration",
+        "pareto", "importance", "overlap",
     ]  # fmt: skip
-    assert names[1] == ["by-layer", "by-depth", "pareto", "importance", "predicted"]
+    assert names[1] == [
+        "compared",
+        "by-depth",
+        "by-size",
+        "by-layer",
+        "predicted",
+        "pareto",
+        "importance",
+    ]
     html = page.render(replace(run, tasks=tasks), views)
     assert NASTY not in html and "<blink>" not in html
     assert html.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 3
     own = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
-    assert re.findall(r"""(?:src|href)=["'](?!data:|#)""", own) == []
-    for figure in views[0].figures:
+    assert re.findall(r"""(?:src|href)=["'](?!data:|#|http://localhost:5006/)""", own) == []
+    for figure in views[0].figures[::3]:
         charts.write_image(figure, tmp_path / f"{figure.name}.svg", title=NASTY)
         text = (tmp_path / f"{figure.name}.svg").read_text()
         assert "<script" not in text and len(text) > 5000
@@ -89,7 +108,7 @@ def test_report_names_what_the_run_was_made_from(copied_run: Path, tmp_path: Pat
     card["config"]["store"]["poolings"] = ["max"]
     write_json(tmp_path / "run" / "run.json", card)
     run = read_run(tmp_path / "run")
-    view = page.view_of(run.tasks[1])
+    view = page.view_of(run.tasks[1], run.card)
     html = page.render(run, [replace(view, figures=view.figures[:1])])
     for name, value in (
         ("poolings", "max"),
@@ -102,27 +121,27 @@ def test_report_names_what_the_run_was_made_from(copied_run: Path, tmp_path: Pat
 def test_the_n_grams_of_a_head_that_reads_them_are_named(copied_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(copied_run, run)
-    assert page.view_of(read_run(run).tasks[0]).ngrams == ()
+    assert "ngrams" not in tables_of(read_run(run))
     heads = run / "heads" / "mood"
     shutil.rmtree(heads / "chosen")
     shutil.copytree(heads / "baseline_lexical", heads / "chosen")
     found = read_run(run)
-    view = page.view_of(replace(found.tasks[0], predictions=None))
-    assert len(view.ngrams) == page.TOP_NGRAMS
-    assert {towards for _, towards, _ in view.ngrams} == {"glad", "sad"}
+    shown = tables_of(found)["ngrams"]
+    assert len(shown.rows) == tables.TOP_NGRAMS < len(shown.raw["ngram"])
+    assert {row[1] for row in shown.rows} == {"glad", "sad"}
+    view = page.view_of(replace(found.tasks[0], predictions=None), found.card)
     html = page.render(found, [replace(view, figures=view.figures[:1])])
-    assert "Most important n-grams" in html
-    for ngram, towards, share in view.ngrams:
-        assert f"<td>{escape(ngram)}</td><td>{towards}</td><td>{share}</td>" in html
+    for ngram, towards, share in shown.rows:
+        cells = (f'text">{escape(ngram)}', f'name">{towards}', f'number">{share}')
+        assert "".join(f'<td class="{cell}</td>' for cell in cells) in html
 
 
 def test_an_ablation_has_a_row_for_each_head_and_arm(copied_run: Path) -> None:
-    mood = read_run(copied_run).tasks[0]
-    rows = [vars(row) for row in page.view_of(mood).ablation]
-    assert [row["head"] for row in rows] == 4 * ["chosen (sparse)"] + 4 * ["final hidden state"]
-    assert [row["silenced"] for row in rows[:4]] == ["nothing", "salient", "random", "difference"]
-    assert [row["score"] for row in rows[:4]] == ["0.6000", "0.5000", "0.5000", ""]
-    assert [row["interval"] for row in rows[:2]] == ["", "-0.2000, +0.0000"]
+    rows = tables_of(read_run(copied_run))["ablation"].raw
+    assert rows["head"] == 4 * ["chosen (sparse)"] + 4 * ["final hidden state"]
+    assert rows["silenced"][:4] == ["nothing", "salient", "random", "difference"]
+    assert rows["score"][:4] == ["0.600", "0.500", "0.500", ""]
+    assert rows["interval"][:2] == ["", "[-0.200, 0.000]"]
 
 
 def test_names_of_classes_are_no_formulas() -> None:
@@ -171,16 +190,24 @@ def test_report_command_says_what_it_leaves_out(
     command = ["report", str(run), "--out", str(page), "--images", "svg", "--json"]
     assert run_command(command) == 0
     written = json.loads(capsys.readouterr().out)
-    assert written["page"] == str(page) and len(written["figures"]) == 6
-    assert all(
-        Path(path).parent == tmp_path / "out" / "page_figures" for path in written["figures"]
-    )
+    assert written["page"] == str(page) and len(written["figures"]) == 10
+    folder = tmp_path / "out" / "page_figures"
+    assert all(Path(path).parent == folder for path in written["figures"])
     text = page.read_text()
-    for words in ("no importance table", "no rankings", "no predictions of the test split"):
+    for words in ("no importance table", "no predictions of the test split"):
         assert words in text
+    assert "no rankings: <code>salient rank</code> compares" in text
+    linked = re.findall(r'href="(page_[^"]+)"', text)
+    assert {(tmp_path / "out" / own).is_file() for own in linked} == {True}
+    assert {Path(own) for own in linked if own.endswith("svg")} == {
+        Path(path).relative_to(tmp_path / "out") for path in written["figures"]
+    }
+    assert {Path(path).name for path in written["tables"]} == {
+        f"{task}-{table}.csv" for task in ("mood", "level") for table in ("scores", "heads")
+    } | {"mood-ablation.csv"}
     assert run_command(["report", str(run), "--images", "gif"]) == 2
     assert "'gif'" in capsys.readouterr().err
     (run / "metrics.json").unlink()
     with pytest.raises(ConfigError, match="not finished"):
         read_run(run)
-    assert run_command(["report", str(tmp_path / "nowhere")]) == 1
+    assert run_command(["report", str(tmp_path / "nowhere")]) == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +13,14 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.report.facts import Predictions, TaskFacts
-from pipeline.report.scores import best_by_depth, judging, remarks, score_rows
+from pipeline.report.scores import best_by_depth, judging, num_layers_of, remarks, score_rows
 from pipeline.report.terminal import depth_table, task_table
 from pipeline.runfolder import RunFolder, read_metrics
 from store.tables import read_table
+from tests.builders.metrics import made_up_task
 
 pytest.importorskip("holoviews", reason="needs the extra: salient-neurons[report]")
 from pipeline.report import figures
-
-GAIN = {"value": 0.07034, "low": -0.00256, "high": 0.09847}
 
 
 def rendered(table: object, width: int = 100) -> str:
@@ -38,10 +36,11 @@ def test_tables_and_overview_show_every_model(finished_run: Path, tmp_path: Path
     for name, task in tasks.items():
         sweep = read_table(RunFolder(Path(config.run_dir)).sweep(name))
         text = rendered(task_table(name, task))
-        assert f"{task['chosen']['test'][task['metric']]:.3f}".removeprefix("0") in text
+        assert f"{task['chosen']['test'][task['metric']]:.3f} [" in text
         for model in ("final hidden state", "best single layer", "best hidden state", "chosen"):
             assert model in text
-        assert f"0..{task['chosen']['depth']} *" in rendered(depth_table(name, task, sweep))
+        chosen = f"{task['chosen']['depth'] + 1}/{num_layers_of(task)} *"
+        assert chosen in rendered(depth_table(name, task, sweep))
         figures.write_overview(TaskFacts(name, task, sweep), tmp_path / f"{name}.png")
         header = (tmp_path / f"{name}.png").read_bytes()[:24]
         width, height = struct.unpack(">II", header[16:])
@@ -70,80 +69,30 @@ def test_calibration_and_confusion_are_counts() -> None:
     assert len(found.reliability(50).count) == 4
 
 
-def entry(depth: int, loss: float, **others: Any) -> dict[str, Any]:
-    """A head's entry in ``metrics.json``."""
-    return {
-        "kind": "dense",
-        "depth": depth,
-        "num_features": 16128,
-        "val": 0.7,
-        "score": 0.72,
-        "loss": loss,
-        "test": {"pearson": 0.71},
-        "test_interval": {"pearson": [0.679, 0.738]},
-        **others,
-    }
-
-
-def made_up_task(**others: Any) -> dict[str, Any]:
-    probe = {
-        "val": 0.6,
-        "test": {"pearson": 0.65},
-        "test_interval": {"pearson": [0.61, 0.68]},
-    }
-    behind = {"kind": "dense", "difference": 0.0009, "standard_error": 0.0002, "loss": 0.0138}
-    choice = {
-        "loss": 0.0146,
-        "deepest": 3,
-        "best": behind | {"depth": 3, "num_features": 16128},
-        "full_depth": behind | {"depth": 5, "num_features": 23808},
-        "conventional": behind | {"depth": 5, "num_features": 768, "difference": -0.004},
-    }
-    baselines = {
-        "all": entry(3, 0.01447, gain=GAIN),
-        "final": entry(5, 0.01867, kind="final", gain=GAIN),
-        "lexical": entry(0, 0.01899, kind="lexical", gain=GAIN),
-        "majority": {"kind": "majority", "test": {"pearson": None}, "gain": {"low": None}},
-    }
-    return {
-        "metric": "pearson",
-        "type": "regression",
-        "num_test": 1002,
-        "layers": [probe | {"source": i, "val": 0.6 + 0.01 * i} for i in range(6)],
-        "hidden_states": [probe | {"source": i, "val": 0.6 - 0.01 * i} for i in range(7)],
-        "baselines": baselines,
-        "hidden": baselines["final"],
-        "gain": GAIN,
-        "sparse": entry(3, 0.01621, kind="sparse", num_features=332),
-        "chosen": entry(3, 0.0146, kind="ensemble", num_features=1643, choice=choice),
-        **others,
-    }
-
-
 def test_a_row_of_the_scores_for_everything_that_is_compared() -> None:
     rows = {row.model: row for row in score_rows(made_up_task())}
     assert list(rows) == [
         "majority", "TF-IDF", "final hidden state", "all features, same blocks",
-        "best single layer: 5", "best hidden state: 0", "best sparse head", "chosen: ensemble",
+        "best single layer", "best hidden state", "best sparse head", "chosen: ensemble",
     ]  # fmt: skip
     assert [row.blocks for row in rows.values()] == [
         "0/6", "0/6", "6/6", "4/6", "6/6", "0/6", "4/6", "4/6",
     ]  # fmt: skip
     chosen, final = rows["chosen: ensemble"], rows["final hidden state"]
-    assert (chosen.features, chosen.loss, chosen.score) == ("1,643", ".01460", ".7200")
-    assert (final.test, final.gain) == (".710 (.679-.738)", "+.070 (-.003 to .098)")
-    assert rows["majority"].test == "-" and rows["majority"].gain == ""
-    assert rows["best single layer: 5"].score == ""  # of validation alone: another measure
+    assert (chosen.features, chosen.loss, chosen.score) == ("1,643", "0.01460", "0.720")
+    assert (final.test, final.gain) == ("0.710 [0.679, 0.738]", "+0.070 [-0.003, 0.098]")
+    assert rows["majority"].test == "—" and rows["majority"].gain == ""
+    assert rows["best single layer"].score == ""  # of validation alone: another measure
     assert judging(made_up_task()) == "loss (squared error) and score out of fold"
     assert remarks(made_up_task()) == [
-        "chosen head less final hidden state: +.070 (-.003 to .098)",
-        "at most 4 of 6 blocks: squared error +.0009 ± .0002 against full depth",
+        "chosen head less final hidden state: +0.070 [-0.003, 0.098]",
+        "chosen head: at most 4 of 6 blocks: squared error +0.0009 ± 0.0002 against all blocks",
     ]
 
 
 def test_a_gain_in_a_metric_of_which_less_is_better() -> None:
     less = remarks(made_up_task(metric="mae"))[0]
-    assert less == "final hidden state less chosen head: +.070 (-.003 to .098)"
+    assert less == "final hidden state less chosen head: +0.070 [-0.003, 0.098]"
 
 
 def test_a_head_chosen_after_the_test_has_no_gains() -> None:
@@ -158,7 +107,7 @@ def test_an_older_run_has_one_baseline_and_no_losses() -> None:
     path = Path(__file__).parents[1] / "formats" / "1" / "run"
     for name, task in read_metrics(RunFolder(path))["tasks"].items():
         first, *rows = score_rows(task)
-        assert (first.model, first.blocks, first.features) == ("final hidden state", "3/3", "all")
+        assert (first.model, first.blocks, first.features) == ("final hidden state", "3/3", "—")
         assert all(row.loss == "" and row.score for row in (first, *rows))
         assert "loss" not in rendered(task_table(name, task))
         assert "score on validation" in rendered(task_table(name, task))
@@ -169,7 +118,8 @@ def test_an_older_run_has_one_baseline_and_no_losses() -> None:
 @pytest.mark.parametrize(
     ("width", "columns"),
     [
-        (100, {"blocks", "features", "loss", "score", "test", "gain"}),
+        (105, {"blocks", "features", "loss", "score", "test", "gain"}),
+        (100, {"blocks", "features", "score", "test", "gain"}),
         (80, {"blocks", "test", "gain"}),
         (60, {"blocks", "test"}),
         (50, {"test"}),
@@ -183,7 +133,7 @@ def test_narrow_terminals_get_fewer_columns(width: int, columns: set[str]) -> No
     found = {w for w in ("blocks", "features", " loss ", "score ", "test", "gain") if w in head}
     assert {word.strip() for word in found} == columns
     text = "\n".join(lines)
-    assert ".710 (.679-.738)" in text and "…" not in text
+    assert "0.710 [0.679, 0.738]" in text and "…" not in text
     sweep = pa.Table.from_pylist(
         [
             {"kind": kind, "depth": depth, "num_features": 16128, "loss": 0.2, "score": 0.7277,
@@ -194,4 +144,4 @@ def test_narrow_terminals_get_fewer_columns(width: int, columns: set[str]) -> No
     )  # fmt: skip
     lines = rendered(depth_table("anger", made_up_task(), sweep), width).splitlines()
     assert max(map(len, lines)) <= width
-    assert "…" not in "".join(lines) and ".7277" in "".join(lines)
+    assert "…" not in "".join(lines) and "0.728" in "".join(lines)

@@ -396,18 +396,29 @@ def test_a_deletion_killed_at_every_step(made: Path, tmp_path: Path, after: str)
 def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(place / "out")
     command = ["score", "delete", out, "-q"]
-    assert run_command([*command, "--id", IDS[0], "--id", "4", "--json"]) == 0
+    unknown = ["--id", IDS[0], "--id", "4", "--json"]
+    assert run_command([*command, *unknown, "--dry-run"]) == 1
+    assert capsys.readouterr().err == f"salient: {out}: id 4 is not in the scores\n"
+    assert run_command([*command, *unknown]) == 1  # and all that is there has gone
     found = json.loads(capsys.readouterr().out)
     assert (found["status"], found["ids"], found["found"], found["listed"]) == ("done", 2, 1, 2)
+    assert found["missing"] == ["4"]
     (place / "none").write_text("\n 4 \n")
-    assert run_command([*command, "--ids", str(place / "none")]) == 0
-    assert "0 rows of 1 ids found" in capsys.readouterr().out
+    assert run_command([*command, "--ids", str(place / "none")]) == 0, "deleted before"
+    assert "0 rows of 1 id found" in capsys.readouterr().out
+    (place / "some").write_text(f"{IDS[1]}\n5\n")
+    assert run_command([*command, "--ids", str(place / "some"), "--dry-run"]) == 0
+    assert "not in the scores: id 5" in capsys.readouterr().out
+    (place / "some").write_text("5\n6\n")
+    assert run_command([*command, "--ids", str(place / "some"), "--dry-run"]) == 1
+    assert "ids 5, 6 are not in the scores" in capsys.readouterr().err
     (place / "authors").write_text("102\n")
     dumps = list(map(str, whole(place)))
     assert run_command([*command, *dumps, "--authors", str(place / "authors"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["found"] == NUM_TWEETS // 4
     assert run_command([*command, "--id", IDS[0], "--forget"]) == 0
-    assert "1 of 1 ids were deleted" in capsys.readouterr().out
+    assert "of 1 id 1 had been deleted" in capsys.readouterr().out
+    assert run_command([*command, "--id", IDS[0], "--forget"]) == 1
     for words in (command, [*command, "--ids", str(place / "nowhere")]):
         assert run_command(words) == 2
     assert run_command(["score", "delete", str(place / "day1"), "--id", "1"]) == 2

@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import os
+import random
 import shutil
 import threading
 import zipfile
@@ -24,16 +25,17 @@ from hypothesis import HealthCheck, given, settings
 
 from pipeline.commands.line import run_command
 from pipeline.config import NormaliseConfig, RunConfig
-from pipeline.errors import ConfigError, ScoreError
+from pipeline.errors import ConfigError, InputError, ScoreError
 from pipeline.heads.activations import stored_activations
 from pipeline.heads.model import Head
 from pipeline.runfolder import RunFolder
-from pipeline.scoring.batch import IncompleteScores
+from pipeline.scoring.batch import IncompleteScores, WrongInputs
 from pipeline.scoring.files import ScoreOptions, score_files
 from pipeline.scoring.scorer import Scorer
-from pipeline.scoring.summary import ScoreReport
+from pipeline.scoring.summary import REMEDIES, ScoreReport
 from pipeline.texts.targets import load_target
 from store import ActivationStore, text_hash
+from store.tables import write_json
 from tests.builders.dumps import (
     MADE_UP,
     RAW,
@@ -199,7 +201,7 @@ def test_files_in_a_zip_are_named(score: Score, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/day.csv", "id,text\n1,rain\n")
         archive.writestr("b/day.csv", "id,text\n2,tea\n3,sun\n")
-    with pytest.raises(IncompleteScores) as failure:
+    with pytest.raises(ConfigError) as failure:
         score(path)
     remedy = f'{path}: holds 2 files: a/day.csv, b/day.csv; name one, as in "{path}/a/day.csv"'
     assert str(failure.value) == remedy
@@ -218,6 +220,60 @@ def test_too_many_bad_lines_fail_the_run_and_its_rerun(score: Score, tmp_path: P
         found = check_balance(failure.value.report)
         assert (found["status"], found["inputs"]["unchanged"]) == ("failed", unchanged)
     assert len(scores(tmp_path / "out")) == len(quarantine(tmp_path / "out")) == 1
+
+
+def test_a_file_of_rubbish_fails_a_run_with_however_many_other_rows(
+    score: Score, tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    write_tweets(tmp_path / "old" / "a", [v1(i) for i in range(100)])
+    score(tmp_path / "old")
+    (tmp_path / "old" / "b").write_bytes(b"{rubbish\n" * 3)
+    for unchanged in (1, 2):  # as files are read, and when nothing is
+        with pytest.raises(
+            IncompleteScores, match=r"3 of 3 rows were unreadable.*0\.05"
+        ) as failure:
+            score(tmp_path / "old", max_errors=0.05)
+        assert failure.value.report.to_dict()["inputs"]["unchanged"] == unchanged
+    write_tweets(tmp_path / "old" / "b", [v1(200)])
+    score(tmp_path / "old", max_errors=0.05)
+    # Of a night's own rows a fifth, of all much less.
+    (tmp_path / "old" / "c").write_bytes(jsonl([v1(i) for i in range(300, 304)]) + b"{rubbish\n")
+    with pytest.raises(IncompleteScores, match="1 of 5 rows were unreadable"):
+        score(tmp_path / "old", max_errors=0.05)
+
+
+def test_a_dump_that_breaks_off_fails_until_it_is_whole(score: Score, tmp_path: Path) -> None:
+    order = random.Random(0)
+    tweets = [v1(i, text="".join(order.choices("abcdefgh ", k=200))) for i in range(300)]
+    path, packed = tmp_path / "day.gz", gzip.compress(jsonl(tweets))
+    path.write_bytes(packed[: len(packed) // 2])
+    known = 0
+    for _ in range(2):
+        with pytest.raises(IncompleteScores, match=r"day\.gz: gz breaks off.*fetch") as failure:
+            score(path)
+        found = check_balance(failure.value.report)
+        assert found["inputs"] == {"named": 1, "read": 0, "unchanged": 0, "failed": 1}
+        assert found["already_scored"] == known and found["quarantined"] == 1
+        known += found["scored"]
+    assert 50 < known < 299 and len(quarantine(tmp_path / "out")) == 1
+    path.write_bytes(packed)
+    assert score(path).scored == 300 - known
+
+
+def test_scores_are_not_written_among_what_is_scored(score: Score, tmp_path: Path) -> None:
+    dumps = tmp_path / "dumps"
+    dumps.mkdir()
+    write_tweets(dumps / "a", [v1(0)])
+    for target in (dumps, tmp_path, tmp_path / "dumps" / ".." / "dumps"):
+        with pytest.raises(InputError, match=r"the folder of files to score.*give scores one"):
+            score(dumps, output=target)
+    (dumps / "link").symlink_to(dumps / "a")
+    (dumps / "scores").mkdir()
+    (dumps / "scores" / "link").symlink_to(dumps / "a")
+    with pytest.raises(InputError, match="link: is a symbolic link"):
+        score(dumps, output=dumps / "scores")
+    assert sorted(one.name for one in dumps.iterdir()) == ["a", "link", "scores"]
 
 
 def test_one_broken_file_does_not_stop_the_others(score: Score, tmp_path: Path) -> None:
@@ -277,7 +333,7 @@ def test_odd_values_and_names_of_files_lose_nothing(score: Score, tmp_path: Path
 def test_a_parquet_file_with_two_columns_of_one_name(score: Score, tmp_path: Path) -> None:
     path = tmp_path / "twice.parquet"
     pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"]), path)
-    with pytest.raises(IncompleteScores, match=r"twice\.parquet: is not a readable Parquet file"):
+    with pytest.raises(ConfigError, match=r"twice\.parquet: is not a readable Parquet file"):
         score(path)
 
 
@@ -373,6 +429,122 @@ def test_no_line_of_mutated_real_objects_is_unaccounted_for(
         check_mutants([value], heads, tmp_path)
 
     check()
+
+
+# --- columns, folders, what is not known --------------------------------------------------------
+
+
+def write_rows(path: Path, columns: dict[str, Any], num_rows: int = 3) -> Path:
+    """A CSV whose values are as given, or of a function of the row's number."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for i in range(num_rows):
+            writer.writerow(value(i) if callable(value) else value for value in columns.values())
+    return path
+
+
+ROWS: dict[str, Any] = {
+    "tid": str,
+    "body": lambda i: f"a happy cat {i}",
+    "posted": "2024-05-06",
+    "tongue": lambda i: ["en", "de", ""][i],
+}
+
+
+def test_the_columns_of_the_run_and_named_ones(finished_run: Path, tmp_path: Path) -> None:
+    path, run = write_rows(tmp_path / "in.csv", ROWS), finished_run.with_name("columns.toml")
+    own = {"text": "body", "id": "tid", "time": "posted"}
+    lines = finished_run.read_text().splitlines()
+    kept = [line for line in lines if line.partition(" ")[0] not in own]
+    at = kept.index("[[corpus]]") + 1
+    kept[at:at] = [f'{name} = "{column}"' for name, column in own.items()]
+    run.write_text("\n".join(kept) + "\n")
+    said: list[str] = []
+    score_files([path], run, tmp_path / "run", say=said.append)
+    assert "columns: text = 'body', id = 'tid', time = 'posted'; none for lang" in said
+    with run.open("a") as file:
+        file.write('[score]\nlang = "tongue"\nlanguages = ["en"]\n')
+    assert score_files([path], run, tmp_path / "lang").scored == 1
+    run.unlink()
+    options = ScoreOptions(**own, lang="tongue")
+    score_files([path], finished_run, tmp_path / "named", options=options)
+    for name in ("run", "named"):
+        assert scores(tmp_path / name)["id"].to_pylist() == ["0", "1", "2"]
+        assert [p.name for p in (tmp_path / name).glob("date=*")] == ["date=2024-05-06"]
+    words = {"options": options, "since": "2024-06-01"}
+    report = score_files([path], finished_run, tmp_path / "named", **words)
+    assert report.to_dict()["filtered_by"] == {"too early": 3}
+    with pytest.raises(ConfigError, match=r"no column 'text'.*--text$"):
+        score_files([path], finished_run, tmp_path / "none")
+    assert not (tmp_path / "none").exists(), "and no model was loaded"
+
+
+def test_a_run_that_knows_no_language_fails_until_it_does(score: Score, tmp_path: Path) -> None:
+    columns = {"id": str, "text": "a cat", "lang": "", "tongue": "en"}
+    path = write_rows(tmp_path / "in.csv", columns)
+    known = write_tweets(tmp_path / "known", [v1(0)])
+    for dry_run in (False, False, True):
+        with pytest.raises(WrongInputs, match=r"nothing was scored: 3 rows left out .*--lang-col"):
+            score(path, languages=("en",), dry_run=dry_run)
+    # Beside a file whose languages are known it is a warning, and once.
+    remedy = ", or ".join(REMEDIES["language unknown"])
+    both = score(known, path, languages=("en",))
+    assert both.warnings == [f"3 of 4 rows left out (language unknown); {remedy}"]
+    again = score(known, path, languages=("en",))
+    assert again.to_dict()["inputs"]["unchanged"] == 2 and again.warnings == []
+    assert score(path, languages=("en",), lang="tongue").scored == 3
+    assert "none is of the languages" in score(known, languages=("tl",)).warnings[0]
+    # Nor is it a mistake beside an archive of an earlier run whose languages are known.
+    late = write_tweets(tmp_path / "late", [v1(1, lang=None)])
+    one = "1 of 1 rows left out (language unknown); leave --lang out"
+    assert score(known, late, languages=("en",)).warnings == [one]
+    nowhere = write_tweets(tmp_path / "nowhere", [{**v1(i), "lang": None} for i in (7, 8)])
+    with pytest.raises(
+        WrongInputs, match=r"2 rows left out \(language unknown\); leave --lang out$"
+    ):
+        score(nowhere, output=tmp_path / "other", languages=("en",))
+    path = write_rows(tmp_path / "t.csv", {"id": str, "text": "b", "created_at": "soon"}, 2)
+    with pytest.raises(WrongInputs, match=r"2 rows left out \(time unknown\).*--time"):
+        score(path, since="2024-01-01")
+
+
+def test_a_folder_is_scored_as_its_files(score: Score, tmp_path: Path) -> None:
+    dumps = tmp_path / "dumps"
+    (dumps / "2021" / "_part").mkdir(parents=True)
+    write_tweets(dumps / "2021" / "b", [v1(1)])
+    write_tweets(dumps / "2021" / "_part" / "c", [v1(2)])
+    write_tweets(dumps / "a", [v1(0)])
+    score(dumps, output=dumps / "scores")
+    report = score(dumps, output=dumps / "scores")
+    assert [Path(one.name).name for one in report.inputs] == ["a", "b"]
+    assert report.to_dict()["inputs"]["unchanged"] == len(scores(dumps / "scores")) == 2
+
+
+def test_ids_with_other_texts_are_no_unreadable_rows(score: Score, tmp_path: Path) -> None:
+    score(write_rows(tmp_path / "in.csv", {"id": str, "text": "one"}))
+    path = write_rows(tmp_path / "in.csv", {"id": str, "text": "two"})
+    with pytest.raises(IncompleteScores, match="3 of 3 rows have ids that were sco") as failure:
+        score(path, max_errors=0.5)
+    assert "unreadable" not in str(failure.value)
+
+
+def test_a_dry_run_says_how_long_it_takes_where_that_is_known(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path / "in.csv", {"id": str, "text": lambda i: f"cat {i % 2}"}, 8)
+    config = RunConfig.load(finished_run)
+    folder = RunFolder(Path(config.run_dir))
+    heads = [(task.name, Head.load(folder.head(task.name))) for task in config.tasks]
+    prints = {name: {"fingerprint": head.fingerprint} for name, head in heads}
+    for known, expected in ((prints, 4.0), ({**prints, "mood": {"fingerprint": "x"}}, None)):
+        plan = {"chosen": {"heads": known, "speed": {"texts_per_s": 0.5}}}
+        write_json(folder.plan, plan)
+        options = ScoreOptions(dry_run=True)
+        report = score_files([path], finished_run, tmp_path / "out", options=options)
+        assert report.estimate_s == expected
+        assert ("about 4 s of computing" in report.summary()) == (expected is not None)
+    folder.plan.unlink()
 
 
 # --- filters, retweets --------------------------------------------------------------------------
@@ -567,6 +739,30 @@ def test_the_command_prints_a_summary_line_whatever_happens(
     assert [json.loads(run.read_text())["status"] for run in runs] == ["done", "failed"]
 
 
+def test_the_command_says_what_it_does_and_refuses_early(
+    heads: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write_rows(tmp_path / "in.csv", ROWS), tmp_path / "out"
+    command = ["score", str(path), *(w for folder in heads for w in ("--heads", str(folder)))]
+    columns = ["--text", "body", "--id", "tid", "--time", "posted", "--lang-column", "tongue"]
+    asked = ["--lang", "en", "--since", "2024-05-06", "--check-content", "--dry-run"]
+    assert run_command([*command, *columns, *asked, "--out", str(out)]) == 0
+    found = capsys.readouterr()
+    assert found.err.startswith("[    0.0 s] loading")
+    assert "columns: text = 'body', id = 'tid', time = 'posted', lang = 'tongue'" in found.err
+    assert found.out.endswith("3 rows read, 1 to score, 1 left out (language), 1 left out (language"
+                              " unknown)\n")  # fmt: skip
+    for words in (
+        [*columns[:4], "--lang", "english"],
+        [*columns[:4], "--lang", "en"],
+        [*columns[:4], "--out", "s3://bucket/scores"],
+        ["--text", "boddy"],
+    ):
+        assert run_command([*command, "--out", str(out), *words, "-q"]) == 2
+    assert run_command(["score", str(tmp_path / "none"), *command[2:], "--out", str(out)]) == 2
+    assert not out.exists()
+
+
 def test_texts_are_kept_as_in_the_store_of_the_run(finished_run: Path, tmp_path: Path) -> None:
     config = finished_run.with_name("without.toml")
     config.write_text(finished_run.read_text().replace("[store]", "[store]\nkeep_text = false"))
@@ -581,9 +777,8 @@ def test_texts_are_kept_as_in_the_store_of_the_run(finished_run: Path, tmp_path:
     headless.write_text("7,secret\n8,other\n")
     for name, keep_text in (("run", None), ("said", True)):
         with pytest.raises(IncompleteScores, match="secret"):
-            score_files(
-                [headless], config, tmp_path / name, options=ScoreOptions(keep_text=keep_text)
-            )
+            options = ScoreOptions(keep_text=keep_text)
+            score_files([dump, headless], config, tmp_path / name, options=options, max_errors=1.0)
         records = "".join(run.read_text() for run in (tmp_path / name / "_runs").iterdir())
         assert ("secret" in records) == bool(keep_text)
     config.unlink()

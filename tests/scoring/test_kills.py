@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from tests.builders.runs import RUN_TOML
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 Place = tuple[Path, list[Path]]
 NUM_TWEETS = 600
-ONCE = {name for name in POINT_NAMES if "claimed" in name or "summary" in name}
+ONCE = {name for name in POINT_NAMES if re.search("claimed|noted|summary", name)}
 """Points that a run passes once."""
 
 
@@ -118,6 +119,12 @@ def check_kills(place: Place, whole: Path, output: Path, point: str, numbers: li
 )
 def test_a_killed_run_is_completed(place: Place, whole: Path, tmp_path: Path, point: str) -> None:
     check_kills(place, whole, tmp_path / "scores", point, [2, 3])
+
+
+def test_a_run_killed_once_files_are_noted_is_completed(
+    place: Place, whole: Path, tmp_path: Path
+) -> None:
+    check_kills(place, whole, tmp_path / "scores", "after files are noted", [1])
 
 
 @pytest.mark.slow

@@ -283,7 +283,7 @@ def test_a_scorer_shows_what_it_is(finished_run: Path, tiny_bert: Path, tmp_path
     text, html = repr(scorer), scorer._repr_html_()
     for shown in (
         tiny_bert.name,
-        "of 3 blocks",
+        "blocks",
         "mood",
         "level",
         "hidden units",
@@ -292,7 +292,7 @@ def test_a_scorer_shows_what_it_is(finished_run: Path, tiny_bert: Path, tmp_path
     ):
         assert shown in text and shown in html, shown
     head = Head.load(Path(RunConfig.load(finished_run).run_dir) / "heads/mood/chosen")
-    assert f"{head.card.depth + 1} of 3 blocks" in text
+    assert f"runs {head.card.depth + 1} of 3 blocks" in text
     (tmp_path / "x").mkdir()
     folders = write_heads(tmp_path / "x", tiny_bert)
     plain = load_scorer(folders[:1])

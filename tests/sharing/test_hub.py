@@ -135,7 +135,7 @@ def test_revisions(hub: StandIn, client: Client, run: Path, pushed: str, tmp_pat
     assert json.loads(out)["commit"] == pushed and "is now at" not in err
     assert f"/snapshots/{pushed}/heads/mood" in json.loads(out)["heads"]["mood"]
     code, _, err = client.salient("pull", f"{MOODS}@{'0' * 40}")
-    assert code == 1 and "no such revision" in err
+    assert code == 2 and "no such revision" in err
 
 
 def test_a_commit_in_the_cache_serves_without_the_hub(
@@ -148,9 +148,9 @@ def test_a_commit_in_the_cache_serves_without_the_hub(
     assert code == 0 and "cannot be reached, so the copy in the cache is used" in err
     shutil.rmtree(json.loads(out)["heads"]["level"])
     code, _, err = client.salient("pull", f"{MOODS}@{pushed}")
-    assert code == 1 and "cannot be reached" in err  # the library knows that it is not whole
+    assert code == 75 and "cannot be reached" in err  # the library knows that it is not whole
     code, _, err = client.salient("pull", MOODS)
-    assert code == 1 and hub.url in err and "cannot be reached" in err and "HF_ENDPOINT" in err
+    assert code == 75 and hub.url in err and "cannot be reached" in err and "HF_ENDPOINT" in err
 
 
 def test_offline(hub: StandIn, client: Client, run: Path, pushed: str, tmp_path: Path) -> None:
@@ -163,9 +163,9 @@ def test_offline(hub: StandIn, client: Client, run: Path, pushed: str, tmp_path:
         code, _, err = client.salient("pull", f"{MOODS}@{pushed}", tmp_path / "mine")
         assert code == 0 and "HF_HUB_OFFLINE is set, so what is in the cache is used" in err
         code, _, err = client.salient("pull", f"{MOODS}@{'0' * 40}")
-        assert code == 1 and "not whole, in the cache" in err and "HF_HUB_OFFLINE is set" in err
+        assert code == 2 and "not whole, in the cache" in err and "HF_HUB_OFFLINE is set" in err
         code, _, err = client.salient("push", run, MOODS)
-        assert code == 1 and "HF_HUB_OFFLINE is set; unset it" in err
+        assert code == 2 and "HF_HUB_OFFLINE is set; unset it" in err
         assert len(hub.seen) == before
     finally:
         client.python(f"{switch}False")
@@ -173,19 +173,19 @@ def test_offline(hub: StandIn, client: Client, run: Path, pushed: str, tmp_path:
 
 def test_who_may_do_what(hub: StandIn, client: Client, run: Path, pushed: str) -> None:
     code, _, err = client.salient("push", run, "hub:alice/fresh", token=None)
-    assert code == 1 and "hf auth login" in err and "alice/fresh" not in hub.repositories
+    assert code == 2 and "hf auth login" in err and "alice/fresh" not in hub.repositories
     code, _, err = client.salient("push", run, "hub:bob/moods")
-    assert code == 1 and "HTTP 403" in err and "write access" in err
+    assert code == 2 and "HTTP 403" in err and "write access" in err
     code, _, err = client.salient("pull", "hub:alice/nothing")
-    assert code == 1 and "no such repository, or a private one" in err
+    assert code == 2 and "no such repository, or a private one" in err
     hub.repositories["bob/gated"] = Repository(gated=True)
     hub.repositories["bob/gated"].add({}, "initial commit")
     code, _, err = client.salient("pull", "hub:bob/gated", token="hf_SomebodyElsesToken")
-    assert code == 1 and "gives access on request" in err and "hf_" not in err
+    assert code == 2 and "gives access on request" in err and "hf_" not in err
     for status, part in ((401, "hf auth login"), (403, "access to pull"), (500, "run again later")):
         hub.fail[("GET", "/api/models/alice/moods")] = status
         code, _, err = client.salient("pull", MOODS)
-        assert code == 1 and part in err and TOKEN not in err
+        assert code == (75 if status == 500 else 2) and part in err and TOKEN not in err
 
 
 def test_private_repositories(hub: StandIn, client: Client, run: Path, pushed: str) -> None:
@@ -193,7 +193,7 @@ def test_private_repositories(hub: StandIn, client: Client, run: Path, pushed: s
     code, _, err = client.salient("push", run, "hub:alice/own", "--private")
     assert code == 0 and "made, private" in err and hub.repositories["alice/own"].private
     assert client.salient("pull", "hub:alice/own")[0] == 0
-    assert client.salient("pull", "hub:alice/own", token=None)[0] == 1
+    assert client.salient("pull", "hub:alice/own", token=None)[0] == 2
     code, _, err = client.salient("push", run, MOODS, "--private")
     assert code == 2 and "is there already, and public" in err
     assert files(hub).keys() == files(hub, revision=pushed).keys()
@@ -215,7 +215,8 @@ def test_a_push_that_fails_has_published_nothing(
     hub.blobs.clear()
     hub.fail[call] = status
     code, _, err = client.salient("push", run, MOODS)
-    assert code == 1 and "cannot be pushed" in err and "Traceback" not in err and TOKEN not in err
+    assert code == (2 if status == 403 else 75) and "cannot be pushed" in err
+    assert "Traceback" not in err and TOKEN not in err
     assert set(files(hub)) == {".gitattributes"}
     hub.fail.clear()
     assert client.salient("push", run, MOODS)[0] == 0
@@ -256,9 +257,9 @@ def test_another_model_and_other_golden_outputs_are_refused(
     save_file(weights | {name: weights[name] * np.float32(1.5)}, other / "model.safetensors")
     words = ("score", texts, "--out", tmp_path / "out", "-q", "--heads")
     code, _, err = client.salient(*words, f"{MOODS}@{pushed}", "--model", other)
-    assert code == 1 and "not the backbone these heads were trained on" in err, err
+    assert code == 2 and "not the backbone these heads were trained on" in err, err
     code, _, err = client.salient(*words, f"{MOODS}@{pushed}")
-    assert code == 1 and "./bert: no such model directory" in err and "--model" in err
+    assert code == 2 and "./bert: no such model directory" in err and "--model" in err
     path = tmp_path / "golden.json"
     content = files(hub, revision=pushed)["heads/mood/golden.json"]
     path.write_bytes(content)
@@ -312,7 +313,7 @@ def test_a_strangers_repository(
     assert not [path for _, path in hub.seen if path.endswith((".py", ".pkl", "/x/head.json"))]
 
     code, err, target = pull({"config.json": b"{}"}, "no heads")
-    assert code == 1 and "holds no heads" in err and "salient push" in err
+    assert code == 2 and "holds no heads" in err and "salient push" in err
     lacking = {name: content for name, content in good.items() if name != "heads/mood/golden.json"}
     code, err, target = pull(lacking, "no golden texts")
     assert code == 1 and "heads/mood has no golden.json" in err and not target.exists()
@@ -322,7 +323,7 @@ def test_a_strangers_repository(
     hub.sizes["heads/mood/head.json"] = 10**12
     before = len(hub.seen)
     code, err, target = pull(good, "too large")
-    assert code == 1 and "nothing was fetched" in err and len(hub.seen) == before + 1
+    assert code == 2 and "nothing was fetched" in err and len(hub.seen) == before + 1
 
 
 def test_no_head_allows_a_models_own_code(
@@ -338,7 +339,7 @@ def test_no_head_allows_a_models_own_code(
     texts.write_text("id,text\n1,a happy cat\n", "utf-8")
     words = ("score", texts, "--out", tmp_path / "out", "--task", "mood", "--model", model)
     code, _, err = client.salient(*words, "--heads", f"{MOODS}@{commit}")
-    assert code == 1 and "would run as you" in err and "--trust-remote-code" in err
+    assert code == 2 and "would run as you" in err and "--trust-remote-code" in err
 
 
 def test_wrong_words(client: Client, run: Path, tmp_path: Path) -> None:

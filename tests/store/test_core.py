@@ -22,6 +22,7 @@ from store import (
     Block,
     ChangedTextError,
     StoreError,
+    StoreInputError,
     StoreSchema,
     open_dataset,
     text_hash,
@@ -284,8 +285,16 @@ def test_values_that_cannot_be_stored_are_refused(store: ActivationStore) -> Non
 
 
 def test_opening_what_is_not_a_store(tmp_path: Path, store: ActivationStore) -> None:
-    with pytest.raises(StoreError, match="no activation store here"):
+    with pytest.raises(StoreError, match="nowhere: no such folder"):
         ActivationStore.open(tmp_path / "nowhere")
+    with pytest.raises(StoreInputError, match="no activation store here; name a store"):
+        ActivationStore.open(tmp_path)
+    signs = {"run.json": "a run's folder", "head.json": "a head", "_salient.json": "of scores"}
+    for sign, what in signs.items():
+        (tmp_path / sign).mkdir()
+        (tmp_path / sign / sign).touch()
+        with pytest.raises(StoreInputError, match=f"no activation store here: it is .*{what}"):
+            ActivationStore.open(tmp_path / sign)
     (tmp_path / "zarr.json").write_text(json.dumps({"zarr_format": 3}))
     with pytest.raises(StoreError, match="not the root of a Salient store"):
         ActivationStore.open(tmp_path)

@@ -27,6 +27,17 @@ def store(tmp_path: Path) -> ActivationStore:
     return ActivationStore.open(root)
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/s", "s3:/bucket/s", "memory://bucket/s"])
+def test_no_store_is_made_at_an_address(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = address.replace("s3:/b", "s3://b")
+    with pytest.raises(StoreError, match=f"^{typed}: stores and exports are written to this"):
+        ActivationStore.create(address, SCHEMA)
+    assert not list(tmp_path.iterdir())
+
+
 def test_reading_through_fsspec(store: ActivationStore) -> None:
     files = fsspec.filesystem("memory")
     files.put(str(store.location.root), "/bucket/s", recursive=True)

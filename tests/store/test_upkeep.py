@@ -30,6 +30,7 @@ from store.upkeep.compaction import compact
 from store.upkeep.export import export_archive, export_parquet
 from store.upkeep.garbage import gc
 from store.upkeep.inspection import describe_snapshots, info, verify
+from store.upkeep.removal import DeleteReport, delete_samples
 from tests.builders.store_processes import SCHEMA, append_all, make_samples, values_of, write_one
 
 
@@ -259,12 +260,13 @@ def test_export_archive(store: ActivationStore, tmp_path: Path) -> None:
 
 def test_export_parquet(store: ActivationStore, tmp_path: Path) -> None:
     store.delete(["id2"])
-    export_parquet(store, tmp_path / "n.parquet", layer=1, units=[5, 0], poolings=["max"])
+    report = export_parquet(store, tmp_path / "n.parquet", layer=1, units=[5, 0], poolings=["max"])
+    assert "x larger than its source" in str(report), "a table says more than these few numbers"
     table = pq.read_table(tmp_path / "n.parquet")
     ids = store.samples()["id"].to_pylist()
     assert table["id"].to_pylist() == ids
     np.testing.assert_array_equal(table["ffn_1_max_5"].to_numpy(), want(ids, layer=1)[:, 6 + 5])
-    with pytest.raises(StoreError, match="no unit 6"):
+    with pytest.raises(StoreError, match="no neuron 6; valid are 0 to 5"):
         export_parquet(store, tmp_path / "m.parquet", layer=1, units=[6])
 
 
@@ -576,3 +578,24 @@ def test_each_part_of_the_index_is_read_once_after_a_delete(
     rows = Counter(path for path in reads if "/rows-" in path)
     assert max(rows.values()) <= 3  # once for the index before, once after, once for the slots
     assert verify(ActivationStore.open(tmp_path / "s")).sound
+
+
+def test_authors_and_samples_to_come_are_found_too(tmp_path: Path) -> None:
+    ActivationStore.create(tmp_path / "s", SCHEMA)
+    append_all(tmp_path / "s", [with_authors(range(0, 20))])
+    store = ActivationStore.open(tmp_path / "s")
+    store.plan_append(with_authors(range(20, 30)))
+    wanted = (["id1", "id25", "nobody"], ["author2", "Anonymous"])
+    for dry_run in (True, False):
+        report = delete_samples(store, wanted[0], authors=wanted[1], dry_run=dry_run)
+        assert report.not_found(["nobody"]) == "id nobody and author Anonymous"
+        num, report = report.deleted, replace(report, deleted=0, dry_run=False)
+        assert report == DeleteReport(0, (), ("nobody",), ("Anonymous",))
+        assert num > 2 and (store.positions(["id1"]) >= 0).all() == dry_run
+    again = delete_samples(store, ["id1"], authors=["author2"])
+    assert (again.deleted, again.deleted_before, again.not_found()) == (
+        0,
+        ("id1",),
+        "author author2",
+    )
+    store.release()

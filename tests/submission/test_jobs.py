@@ -127,7 +127,8 @@ def test_a_failed_job_says_why(tmp_path: Path, tiny_bert: Path) -> None:
     wait_until(lambda: status_of(job).state not in ("queued", "running"))
     facts = describe(job)
     assert facts["state"] == "failed"
-    assert "no run here" in facts["note"]
+    assert "not extracted yet" in facts["note"] and facts["exit_code"] == 2
+    assert facts["note"].endswith("mend that, and submit it again")
 
 
 def test_a_killed_driver_is_noticed(tmp_path: Path, tiny_bert: Path) -> None:
@@ -254,3 +255,26 @@ def test_the_batch_script_can_be_printed(tmp_path: Path, tiny_bert: Path) -> Non
 )
 def test_wall_times_in_seconds(walltime: str | None, seconds: int | None) -> None:
     assert slurm.walltime_s(ClusterConfig(walltime=walltime).walltime) == seconds
+
+
+def test_a_stages_words_are_checked_before_it_starts(
+    tmp_path: Path, tiny_bert: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = str(write_mood_run(tmp_path / "run", tiny_bert))
+    submit_it = ["submit", path]
+    for words, said in (
+        (["rank", "--stabilty", "5"], "No such option: --stabilty"),
+        (["rank", "extra"], "unexpected extra argument"),
+        (["score", "--out", "o"], "Missing argument 'INPUT...'"),
+        (["plan", "--rounds", "no"], "--rounds"),
+    ):
+        assert run_command([*submit_it, *words]) == 2
+        error = capfd.readouterr().err
+        assert said in error and f"Usage: salient {words[0]}" in error
+    assert not list(jobs_root().glob("*"))
+    for words in (["plan", "--rounds", "3"], ["report"], ["rank", "--stability", "5"]):
+        assert run_command([*submit_it, *words, "--dry-run"]) == 0
+        shown = capfd.readouterr().out.split("-m pipeline ")[1]
+        assert shown.split() == [words[0], path, *words[1:]]
+    assert run_command([*submit_it, "score", "a b.csv", "--out", "o", "--dry-run"]) == 0
+    assert f"score 'a b.csv' --out o --run {path}" in capfd.readouterr().out

@@ -622,8 +622,6 @@ def test_drawn_splits_are_stratified(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"text": " "}, "none of 60 rows has both a label and a text (60 texts are empty); check"),
-        ({"mood": None}, "none of 60 rows has both a label and a text; check the corpus entry's"),
         ({"text": "https://t.co/{id}"}, "no training row is left: each has, once normalised, the"),
         ({"part": "val"}, "none of 60 labelled rows is in the training split; check the corpus"),
         ({"mood": "glad"}, "all 36 training rows have the one class 'glad'; add rows with another"),
@@ -645,8 +643,49 @@ def test_why_there_are_too_few_classes(
     assert expected in found
 
 
+def test_a_column_without_texts_or_labels_is_named(tmp_path: Path) -> None:
+    labels = {"mood": "mood"}
+    blank = write_jsonl(tmp_path / "a.jsonl", [row | {"text": " "} for row in made_rows()])
+    told = "column 'text' is empty in all 60 rows, once normalised; name the column of texts"
+    assert message({"path": blank, "labels": labels}).startswith(f"{blank}: {told}")
+    for type in ("classification", "regression", "multilabel"):
+        path = write_jsonl(tmp_path / "b.jsonl", [row | {"mood": None} for row in made_rows()])
+        found = message(
+            {"path": path, "labels": labels}, tasks=[TaskConfig(name="mood", type=type)]
+        )
+        told = "column 'mood' has no label of task 'mood' in any of 60 rows; fill it in, or name"
+        assert found.startswith(f"{path}: {told}")
+    rows = [row | ({"text": ""} if i % 2 else {"mood": None}) for i, row in enumerate(made_rows())]
+    path = write_jsonl(tmp_path / "c.jsonl", rows)
+    assert "in any of 60 rows with a text (30 texts empty)" in message(
+        {"path": path, "labels": labels}
+    )
+
+
+def test_what_is_given_and_what_is_drawn_is_told(tmp_path: Path) -> None:
+    for given, told in (
+        (["train"], "    given: train only; val and test drawn"),
+        (["train", "train", "train", "test"], "    given: train and test only; val drawn"),
+        (None, "    no row gives a split: val and test drawn"),
+    ):
+        rows = made_rows(120)
+        if given:
+            rows = [row | {"part": given[i // 3 % len(given)]} for i, row in enumerate(rows)]
+        path = write_jsonl(tmp_path / "a.jsonl", rows)
+        source = {"path": path, "labels": {"mood": "mood"}} | ({"split": "part"} if given else {})
+        corpus = load(source)
+        lines = describe_corpus(corpus).splitlines()
+        assert told in lines
+        classes = [line for line in lines if line.split()[0] in corpus.classes["mood"]]
+        assert [sum(map(int, line.split()[1:])) for line in classes] == [
+            sum(own["labels"][name] for own in corpus.report.label_counts["mood"].values())
+            for name in corpus.classes["mood"]
+        ]
+
+
 def test_too_few_rows(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", made_rows(4))
+    rows = [row | {"mood": i % 2} for i, row in enumerate(made_rows(2))]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
     assert "no labelled rows for" in message({"path": path, "labels": {"mood": "mood"}})
 
 

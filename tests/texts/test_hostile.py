@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import CorpusError
 from pipeline.texts.inputs import InputOptions, detect, read_blocks
 from tests.builders.dumps import v1
 from tests.builders.hostile_dumps import LINE_BYTES, NOISE, SOURCES, accounted, zst
@@ -179,8 +180,10 @@ def test_headers_of_a_tar_within_headers(tmp_path: Path) -> None:
 
 def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"PK\x03\x04" + random.Random(0).randbytes(500))
-    (block,) = read_blocks(tmp_path / "a.json", "tweets", InputOptions())
-    assert block.bad["reason"].to_pylist() == ["damaged zip: File is not a zip file"]
+    blocks = read_blocks(tmp_path / "a.json", "tweets", InputOptions())
+    assert next(blocks).bad["reason"].to_pylist() == ["damaged zip: File is not a zip file"]
+    with pytest.raises(CorpusError, match=r"a\.json: damaged zip.*fetch the file again"):
+        next(blocks)
 
 
 def test_a_zip_of_zeros(tmp_path: Path) -> None:

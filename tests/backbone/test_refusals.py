@@ -1,24 +1,19 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pipeline.errors import ConfigError, HubError
-from pipeline.sharing.address import HubAddress
-from pipeline.sharing.hub import pull
-from pipeline.sharing.refusals import cleared, told, unreached
-from store.errors import MissingExtra
+from pipeline.backbone.refusals import cleared, told, unreached
+from pipeline.errors import ConfigError, HubError, HubInputError, HubUnreachable
 from tests.builders.hub import TOKEN
 
-ADDRESS = HubAddress("alice/moods")
 
-
-def said(error: Exception) -> str:
-    with pytest.raises(HubError) as caught, told(ADDRESS, "pulled"):
+def said(error: Exception, kind: type[HubError] = HubInputError) -> str:
+    raised = {"refused": HubInputError, "unreachable": HubUnreachable}
+    with pytest.raises(HubError) as caught, told("hub:alice/moods", "pulled", **raised):  # type: ignore[arg-type]
         raise error
+    assert type(caught.value) is kind
     return str(caught.value)
 
 
@@ -37,22 +32,19 @@ def test_statuses_and_causes() -> None:
         return error
 
     assert "HTTP 403: the token may not do that" in said(http(403))
-    assert "run again later" in said(http(503)) and "HTTP 418: RuntimeError: in full" in said(
-        http(418)
-    )
+    assert "run again later" in said(http(503), HubUnreachable)
+    assert "HTTP 418: RuntimeError: in full" in said(http(418))
     failed = RuntimeError("Error while uploading")
     failed.__cause__ = http(429)
-    assert "too many requests" in said(failed)
+    assert "too many requests" in said(failed, HubUnreachable)
     lost = RuntimeError("Error while uploading")
     lost.__cause__ = ConnectionError("refused")
-    assert "cannot be reached" in said(lost) and "HF_ENDPOINT" in said(lost)
+    found = said(lost, HubUnreachable)
+    assert "cannot be reached" in found and "HF_ENDPOINT" in found
     assert unreached(ConnectionError()) and not unreached(ValueError())
     assert said(ValueError("odd")).endswith("(ValueError: odd)")
-    with pytest.raises(ConfigError), told(ADDRESS, "pulled"):
+    with (
+        pytest.raises(ConfigError),
+        told("x", "pulled", refused=HubInputError, unreachable=HubUnreachable),
+    ):
         raise ConfigError("as it is")
-
-
-def test_the_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtra, match=r"pip install .+\[extract\]'"):
-        pull("hub:alice/moods")

@@ -1,6 +1,6 @@
 """What a hub's library raises, as one line: what it was about, the cause, the remedy.
 
-    with told(address, "pulled"):
+    with told("org/model", "fetched", refused=BackboneError, unreachable=BackboneUnreachable):
         snapshot_download(...)
 
 The library is an optional package whose exceptions change their modules between versions, so they
@@ -15,13 +15,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import HubError, first_line
-from pipeline.sharing.address import HubAddress
+from pipeline.errors import first_line
 from store.errors import SalientError
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 BY_NAME = {
-    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set; unset it where there is a network",
+    "OfflineModeIsEnabled": (
+        "it is not whole in the cache of huggingface_hub, and HF_HUB_OFFLINE is set; unset it, or"
+        " fetch it once where there is a network"
+    ),
     "GatedRepoError": f"its owner gives access on request: ask on its page, then {LOG_IN}",
     "DisabledRepoError": "the hub has disabled it; take another",
     "RevisionNotFoundError": (
@@ -49,20 +51,35 @@ NETWORK |= {"ConnectionError", "ConnectTimeout", "Timeout", "LocalEntryNotFoundE
 """Exceptions of any HTTP library that say that the hub was not reached."""
 
 
+PASSES = (408, 409, 412, 425, 429)
+"""Of these, and of all from 500 on, the same may be asked again later."""
+
+
 @contextmanager
-def told(address: HubAddress, doing: str) -> Iterator[None]:
-    """Raise what goes wrong inside as HubError.
+def told(
+    address: object,
+    doing: str,
+    *,
+    refused: type[SalientError],
+    unreachable: type[SalientError],
+) -> Iterator[None]:
+    """Raise what goes wrong inside as one of two classes.
 
     Args:
         address: what it is about.
-        doing: "pulled" or "pushed".
+        doing: "pulled", "pushed" or "fetched".
+        refused: the hub's answer stays the same until something is mended.
+        unreachable: it does not answer, or not now.
     """
     try:
         yield
     except SalientError:
         raise
     except Exception as error:
-        raise HubError(f"{address}: cannot be {doing} ({_cause(error)})") from None
+        cause, passes = _cause(error)
+        raise (unreachable if passes else refused)(
+            f"{address}: cannot be {doing} ({cause})"
+        ) from None
 
 
 def unreached(error: BaseException) -> bool:
@@ -71,23 +88,33 @@ def unreached(error: BaseException) -> bool:
     return "OfflineModeIsEnabled" not in names and bool(names & NETWORK)
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException) -> tuple[str, bool]:
+    """What is said of an error, and whether it may pass."""
     for one in _chain(error):
         names = _names(one)
+        if "LocalEntryNotFoundError" in names and _offline():
+            return BY_NAME["OfflineModeIsEnabled"], False
         if found := next((BY_NAME[name] for name in BY_NAME if name in names), None):
-            return found
+            return found, False
         status = getattr(getattr(one, "response", None), "status_code", None)
         if isinstance(status, int):
             said = BY_STATUS.get(status)
             if said is None and status >= 500:
                 said = "the hub itself has trouble; run again later"
-            return f"HTTP {status}: {said or cleared(first_line(one))}"
+            said = f"HTTP {status}: {said or cleared(first_line(one))}"
+            return said, status in PASSES or status >= 500
     if any(unreached(one) for one in _chain(error)):
         return (
             f"{_endpoint()} cannot be reached: {cleared(first_line(_chain(error)[-1]))}; check the"
             " network, and HF_ENDPOINT if you set it"
-        )
-    return cleared(first_line(error))
+        ), True
+    return cleared(first_line(error)), False
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
