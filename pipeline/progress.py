@@ -1,14 +1,18 @@
-"""Progress for people: a bar on a terminal, a line now and then elsewhere.
+"""Progress for people: lines, a bar on a terminal, a line now and then elsewhere.
 
-``Say`` is any function of a line. :class:`Terminal` is one that also draws; ``advance`` uses that
-where it can, so that the stages need not know who listens.
+``Say`` is any function of a line: what happens once is said. How far work is goes by event
+(:mod:`pipeline.events`), and :class:`Terminal` is a ``Say`` that also listens and draws a bar::
+
+    with showing(True) as say:
+        stages.run(config, say=say)
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import escape
 from importlib import import_module
 from typing import Any, TextIO
@@ -16,9 +20,13 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.events import Event, Listener, Progressed, RowsScored, watch
+
 Say = Callable[[str], None]
 LINE_EVERY_S = 10.0
 """Least time between two lines about the same work, where no bar can be drawn."""
+SCORED_EVERY_S = 5.0
+"""Least time between two lines about rows scored."""
 
 
 def silent(_: str) -> None:
@@ -28,15 +36,6 @@ def silent(_: str) -> None:
 def counted(number: int, noun: str) -> str:
     """``1 group``, ``1,200 groups``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-Watcher = Callable[[dict[str, Any]], None]
-_watchers: list[Watcher] = []
-
-
-def watch(watcher: Watcher) -> None:
-    """Tell ``watcher`` of all work under way in this process: what, done, total, unit, rate."""
-    _watchers.append(watcher)
 
 
 class Terminal:
@@ -54,9 +53,7 @@ class Terminal:
         self._bar: Progress | None = None
         self._task: Any = None
         self._work: tuple[str, int] | None = None
-        self._work_begin = 0.0
-        self._done_before = 0
-        self._spoke = 0.0
+        self._spoke = self._begin
 
     def __call__(self, line: str) -> None:
         """Print a line."""
@@ -68,32 +65,51 @@ class Terminal:
         else:
             print(text, file=self._stream, flush=True)
 
-    def advance(self, what: str, done: int, total: int, unit: str, note: str = "") -> None:
-        """Show that ``done`` of ``total`` units are done."""
-        now = time.monotonic()
-        if self._work != (what, total):
-            self._stop()
-            self._work = (what, total)
-            # Counted from the first report: what went before was no steady rate.
-            self._work_begin, self._done_before, self._spoke = now, done, now
-        rate = (done - self._done_before) / max(now - self._work_begin, 1e-9)
-        facts = {"what": what, "done": done, "total": total, "unit": unit, "rate": rate}
-        for watcher in _watchers:
-            watcher({**facts, "note": note})
+    def hear(self, event: Event) -> None:
+        """Show how far work is."""
         if self._quiet:
             return
-        if self._stream.isatty():
-            self._draw(what, done, total, f"{speed(rate, unit)} {note}")
-        elif done >= total or now - self._spoke >= LINE_EVERY_S:
-            self._spoke = now
-            left = f", {_clock((total - done) / rate)} left" if rate and done < total else ""
-            pace = f", {speed(rate, unit)}" if rate else ""
-            extra = f", {note}" if note else ""
-            self(f"{what} {done:,} of {total:,} {unit} ({done / total:.0%}){pace}{left}{extra}")
-        if done >= total:
-            self._stop()
+        if isinstance(event, Progressed):
+            self._advance(event)
+        elif isinstance(event, RowsScored) and time.monotonic() - self._spoke >= SCORED_EVERY_S:
+            self._spoke = time.monotonic()
+            what = "to score" if event.dry_run else "scored"
+            self(
+                f"{event.read:,} rows read, {event.scored:,} {what}"
+                f" ({speed(event.rate, 'rows')}), {event.files_done:,} of"
+                f" {counted(event.num_files, 'file')} done"
+            )
 
-    def _draw(self, what: str, done: int, total: int, note: str) -> None:
+    def close(self) -> None:
+        """Take the bar of work that ended early away."""
+        self._work = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _advance(self, event: Progressed) -> None:
+        now = time.monotonic()
+        if self._work != (event.what, event.total):
+            self.close()
+            self._work, self._spoke = (event.what, event.total), now
+        if self._stream.isatty():
+            self._draw(event)
+        elif event.done >= event.total or now - self._spoke >= LINE_EVERY_S:
+            self._spoke = now
+            rest, pace = event.total - event.done, speed(event.rate, event.unit)
+            parts = [
+                f"{event.what} {event.done:,} of {event.total:,} {event.unit}"
+                f" ({event.done / max(event.total, 1):.0%})",
+                pace,
+                f"{_clock(rest / event.rate)} left" if event.rate and rest > 0 else "",
+                event.note,
+            ]
+            self(", ".join(part for part in parts if part))
+        if event.done >= event.total:
+            self.close()
+
+    def _draw(self, event: Progressed) -> None:
+        note = f"{speed(event.rate, event.unit)} {event.note}"
         if self._bar is None:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -105,14 +121,8 @@ class Terminal:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task(what, total=total, note=note)
-        self._bar.update(self._task, completed=done, note=note)
-
-    def _stop(self) -> None:
-        self._work = None
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+            self._task = self._bar.add_task(event.what, total=event.total, note=note)
+        self._bar.update(self._task, completed=event.done, note=note)
 
 
 class Notebook(Terminal):
@@ -126,21 +136,33 @@ class Notebook(Terminal):
         """Print a line."""
         print(line, flush=True)
 
-    def advance(self, what: str, done: int, total: int, unit: str, note: str = "") -> None:
-        """Show that ``done`` of ``total`` units are done."""
-        display = import_module("IPython.display")
-        share = done / max(total, 1)
-        text = f"{what} {done:,} of {total:,} {unit} ({share:.0%}) {note}".rstrip()
-        html = f'<progress value="{done}" max="{max(total, 1)}"></progress> {escape(text)}'
-        if done >= total:
-            text = html = ""
-        shown = {"text/plain": text, "text/html": html}
-        if self._handle is None and text:
-            self._handle = display.display(shown, raw=True, display_id=True)
-        elif self._handle is not None:
-            self._handle.update(shown, raw=True)
-        if done >= total:
+    def hear(self, event: Event) -> None:
+        """Show how far work is."""
+        if not isinstance(event, Progressed):
+            return
+        share = event.done / max(event.total, 1)
+        text = (
+            f"{event.what} {event.done:,} of {event.total:,} {event.unit} ({share:.0%})"
+            f" {event.note}".rstrip()
+        )
+        bar = f'<progress value="{event.done}" max="{max(event.total, 1)}"></progress>'
+        ended = event.done >= event.total
+        self._show("" if ended else text, "" if ended else f"{bar} {escape(text)}")
+        if ended:
             self._handle = None
+
+    def close(self) -> None:
+        """Take the bar of work that ended early away."""
+        self._show("", "")
+        self._handle = None
+
+    def _show(self, text: str, html: str) -> None:
+        shown = {"text/plain": text, "text/html": html}
+        if self._handle is not None:
+            self._handle.update(shown, raw=True)
+        elif text:
+            display = import_module("IPython.display")
+            self._handle = display.display(shown, raw=True, display_id=True)
 
 
 def teller(progress: bool | None = None) -> Say:
@@ -157,19 +179,31 @@ def teller(progress: bool | None = None) -> Say:
     return Terminal() if progress or sys.stderr.isatty() else silent
 
 
+@contextmanager
+def showing(
+    progress: bool | None = None, through: Callable[[Listener], Listener] = lambda hear: hear
+) -> Iterator[Say]:
+    """The teller of work that is asked for from Python, which also sees how far that work is.
+
+    Args:
+        progress: as for :func:`teller`.
+        through: makes a listener that hears in its place and passes on what it will.
+    """
+    say = teller(progress)
+    if not isinstance(say, Terminal):
+        yield say
+        return
+    with watch(through(say.hear), here=True):
+        try:
+            yield say
+        finally:
+            say.close()
+
+
 def _in_notebook() -> bool:
     """Whether a Jupyter kernel runs this process."""
     shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
-
-
-def advance(say: Say, what: str, done: int, total: int, unit: str, *, note: str = "") -> None:
-    """Report work under way to whoever listens: as a bar if they can draw one, else as a line."""
-    listener = getattr(say, "advance", None)
-    if listener is not None:
-        listener(what, done, total, unit, note)
-    else:
-        say(f"{what} {done} of {total} {unit}")
 
 
 def speed(rate: float, unit: str) -> str:

@@ -21,6 +21,7 @@ from pipeline.backbone import Backbone, check_named, engine_of
 from pipeline.cluster import at_most, map_tasks, workers_for
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, CorpusError, RunInputError
+from pipeline.events import Tally, stage
 from pipeline.extraction import (
     SET_ASIDE_SCHEMA,
     ExtractReport,
@@ -51,7 +52,7 @@ from pipeline.probes import (
     task_rows,
     write_importance,
 )
-from pipeline.progress import Say, advance, counted, silent
+from pipeline.progress import Say, counted, silent
 from pipeline.runfolder import (
     RunFolder,
     content_of,
@@ -126,6 +127,11 @@ def extract(config: RunConfig, *, say: Say = silent) -> ExtractReport:
     Raises:
         SalientError: a bad source, model or store; what the store had stays as it was.
     """
+    with stage("extract", config.run_dir):
+        return _extract(config, say)
+
+
+def _extract(config: RunConfig, say: Say) -> ExtractReport:
     corpus = prepare(config, say=say)
     folder = RunFolder(Path(config.run_dir))
     _check_writable(folder)
@@ -261,7 +267,7 @@ def probe(config: RunConfig, *, say: Say = silent) -> list[ProbeResult]:
     Raises:
         ProbeError: nothing extracted yet, or a task that cannot be fitted.
     """
-    with workers_for(config, say):
+    with stage("probe", config.run_dir), workers_for(config, say):
         return _probe(config, say)
 
 
@@ -300,7 +306,7 @@ def _announcer(
     config: RunConfig, store: ActivationStore, say: Say
 ) -> Callable[[list[ProbeResult]], None]:
     """Tells of the probes of each layer in turn."""
-    num_done, num_layers = 0, len(stored_sources(store.schema))
+    num_done, tally = 0, Tally("probed", len(stored_sources(store.schema)), "layers")
 
     def announce(results: list[ProbeResult]) -> None:
         nonlocal num_done
@@ -313,7 +319,7 @@ def _announcer(
                 f" {result.val_score:.4f} at penalty {result.penalty:g}{note}"
             )
         num_done += 1
-        advance(say, "probed", num_done, num_layers, "layers", note="of all sites")
+        tally(num_done, note="of all sites")
 
     return announce
 
@@ -341,7 +347,8 @@ def consolidate(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
     Raises:
         ProbeError, StoreError: Phase 1 is not complete.
     """
-    with workers_for(config, say), one_at_a_time(Path(config.run_dir), say):
+    folder = Path(config.run_dir)
+    with stage("consolidate", folder), workers_for(config, say), one_at_a_time(folder, say):
         return _consolidate(config, say)
 
 
@@ -377,13 +384,13 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
                 say("heads: done before")
                 return done
 
-    num_done = 0
+    num_done, tally = 0, Tally("consolidated", len(config.tasks), "tasks")
 
     def announce(result: HeadResult) -> None:
         nonlocal num_done
         _say_head(result, say)
         num_done += 1
-        advance(say, "consolidated", num_done, len(config.tasks), "tasks")
+        tally(num_done)
 
     say("heads: trying kinds, and numbers of blocks")
     arguments = [(config, snapshot, task) for task in config.tasks]
@@ -419,7 +426,7 @@ def run(config: RunConfig, *, say: Say = silent) -> dict[str, Any]:
 
     Where ``head.ranking`` is another than the probes' weights, neurons are ranked in between.
     """
-    with workers_for(config, say):
+    with stage("run", config.run_dir), workers_for(config, say):
         extract(config, say=say)
         probe(config, say=say)
         folder = RunFolder(Path(config.run_dir))
@@ -454,7 +461,13 @@ def learn(
     Raises:
         SalientError: a bad setting, model or store, or a task that cannot be fitted.
     """
-    tell = say if tell is None else tell
+    with stage("learn", config.run_dir):
+        return _learn(config, corpus, backbone, say, say if tell is None else tell)
+
+
+def _learn(
+    config: RunConfig, corpus: Corpus, backbone: Backbone | None, say: Say, tell: Say
+) -> list[HeadResult]:
     folder = RunFolder(Path(config.run_dir))
     _check_early(config, corpus)
     _check_writable(folder)

@@ -15,7 +15,7 @@ from tests.builders.paths import ROOT
 
 WINGS = sorted(path.parent for path in ROOT.glob("pipeline/*/__init__.py"))
 STORE_WINGS = sorted(path.parent for path in ROOT.glob("store/*/__init__.py"))
-MAX_MODULES = 10
+MAX_MODULES = 11
 MAX_LINES, MAX_PARAMETERS = 85, 12
 
 
@@ -24,7 +24,7 @@ def dotted(path: Path) -> str:
 
 
 def test_the_root_holds_wings_and_few_modules() -> None:
-    assert len(WINGS) == 18 and len(STORE_WINGS) == 6
+    assert len(WINGS) == 19 and len(STORE_WINGS) == 6
     assert len(list((ROOT / "pipeline").glob("*.py"))) <= MAX_MODULES
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -222,12 +224,49 @@ def test_what_looks_at_a_run_takes_label_sets(
     assert set(plan.picked.heads) == {"topics", "tags"}
     page = str(tmp_path / "report.html")
     assert run_command(["report", run, "--images", "none", "--out", page]) == 0
-    assert ">never</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ">never</td>" in html
+    for title in ("Score by label", "Calibration", "Label by label"):
+        assert html.count(f">{title}</h3>") == 2
+
+
+def test_the_figures_of_label_sets_name_their_labels(topics_run: Path) -> None:
+    pytest.importorskip("holoviews", reason="needs the extra: salient-neurons[report]")
+    from pipeline.report.facts import read_run
+    from pipeline.report.figures import task_figures
+    from pipeline.report.labelsets import MOST_LABELS, by_label
+
+    topics, tags = read_run(topics_run).tasks
+    found = topics.predictions
+    assert found is not None
+    wrong = found.targets.copy()
+    wrong[:5] = 1 - wrong[:5]
+    missing = replace(topics, predictions=replace(found, decided=wrong))
+    names = {figure.name for figure in task_figures(missing)}
+    assert {"compared", "by-label", "missed", "calibration"} <= names and "confusion" not in names
+    # Of a ranking there is no score of whoever gives every label.
+    captions = {figure.name: figure.caption for figure in task_figures(tags)}
+    assert "Every label" not in captions["compared"]
+    assert "every label" in {f.name: f.caption for f in task_figures(topics)}["by-layer"]
+    number = MOST_LABELS + 2
+    many = replace(
+        found,
+        classes=tuple(map(str, range(number))),
+        **{
+            name: np.repeat(getattr(found, name)[:, :1], number, axis=1)
+            for name in ("targets", "decided", "probability")
+        },
+    )
+    drawn = by_label(replace(topics, predictions=many))
+    assert drawn is not None and f"{MOST_LABELS} most frequent of {number} labels" in drawn.caption
 
 
 def test_the_explorer_shows_label_sets(topics_run: Path) -> None:
     pytest.importorskip("panel", reason="needs the extra: salient-neurons[explore]")
     from pipeline.explorer.atlas import Atlas, Neuron
+    from pipeline.explorer.choices import subset
+    from pipeline.explorer.exports import texts_csv
+    from pipeline.explorer.fragments import explain_html
 
     config = RunConfig.load(topics_run)
     atlas = Atlas.open(config.store.path, run=config.run_dir)
@@ -239,9 +278,22 @@ def test_the_explorer_shows_label_sets(topics_run: Path) -> None:
     assert names[0] == "no label" and "animal, beast" in names[1]
     values = atlas.values(Neuron(1, "mean", 3))
     found = atlas.distribution(values, "topics")
-    assert found is not None and [name for name, _ in found.names] == list(TOPICS)
+    assert found is not None and [name for name, _ in found.names] == [*TOPICS, "no label"]
     assert dict(found.names)["never"] == 0
     text = atlas.texts.at([both])[0]
-    for decision in atlas.decisions(atlas.sample(both), text):
+    decisions = list(atlas.decisions(atlas.sample(both), text))
+    for decision in decisions:
         assert set(decision.probabilities) == set(load_classes(config, decision.task))
         assert decision.reasons
+    # Each label that is given has reasons of its own, the most probable first.
+    about = [one.about for one in decisions if one.task == "topics"]
+    assert sorted(map(str, about)) == sorted(decisions[-1].outcome.split(", "))
+    without = subset(atlas.texts, "topics", label="no label")
+    assert without[some] and not without[both]
+    html = explain_html(atlas, None, position=both)
+    assert html.count("what speaks for and against the label") == len(decisions)
+    assert html.count('<p class="soft">glad ') == 1  # probabilities, once
+    shown = {"highest": np.array([some, both])}
+    exported = texts_csv(atlas, "topics", Neuron(1, "mean", 3), shown, {"mean": values})
+    rows = list(csv.DictReader(io.StringIO(exported)))
+    assert json.loads(rows[0]["label"]) == [] and "animal" in json.loads(rows[1]["label"])

@@ -12,21 +12,21 @@ from importlib import import_module
 
 import pytest
 
-from pipeline.texts.framing import _start_pattern
+from pipeline.texts.scanning import _start_pattern
 from tests.builders.paths import ROOT
 from tests.builders.regex_work import ANCHORED, as_text, worst_growth
 
 METHODS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub", "subn"}
 MADE_AT_RUN_TIME = {
-    "pipeline.texts.framing": ["_start_pattern(indent)"],
+    "pipeline.texts.scanning": ["_start_pattern(indent)"],
     "store.upkeep.keptfiles": [
         "f'({samples})/c/(0|[1-9][0-9]*)|({shards})/c/[0-9]+/0/0/(0|[1-9][0-9]*)'"
     ],
 }
 """Module -> the expressions of patterns that depend on more than the module itself."""
 MADE = {
-    "framing, no indent": (_start_pattern(0), "search"),
-    "framing, an indent": (_start_pattern(3), "search"),
+    "scanning, no indent": (_start_pattern(0), "search"),
+    "scanning, an indent": (_start_pattern(3), "search"),
     "a store's chunks": (
         r"(id|text)/c/(0|[1-9][0-9]*)|(ffn|hidden)/c/[0-9]+/0/0/(0|[1-9][0-9]*)",
         "fullmatch",
@@ -120,7 +120,16 @@ def test_work_grows_with_the_text_and_no_faster(place: str) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    [r"""[)\]}>"'.,;:!?]+$""", r"\s+$", r"(a+)+b", r"a*a*b", r"<[^>]*x", r"(?:a|b)*c", r".*,x"],
+    [
+        r"""[)\]}>"'.,;:!?]+$""",
+        r"a\(\s*\(?\s*x",
+        r"\s+$",
+        r"(a+)+b",
+        r"a*a*b",
+        r"<[^>]*x",
+        r"(?:a|b)*c",
+        r".*,x",
+    ],
 )
 def test_more_work_than_that_is_noticed(pattern: str) -> None:
     assert worst_growth(pattern, "search")[0] > QUADRATIC

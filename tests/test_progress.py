@@ -1,4 +1,4 @@
-"""Progress: lines now and then where no bar can be drawn, a bar on a terminal, facts for jobs."""
+"""Progress: lines now and then where no bar can be drawn, a bar on a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import Terminal, advance, counted, silent, teller
+from pipeline.events import RowsScored, Tally, emit, watch
+from pipeline.progress import Terminal, counted, showing, silent, teller
 from tests.builders.paths import ROOT
 
 
@@ -22,9 +22,11 @@ def test_lines_are_few_and_say_the_rate(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now)
     stream = io.StringIO()
     say = Terminal(stream)
-    for done in range(0, 1001, 10):
-        advance(say, "extracted", done, 1000, "texts", note="3 workers")
-        now += 1
+    tally = Tally("extracted", 1000, "texts")
+    with watch(say.hear):
+        for done in range(0, 1001, 10):
+            tally(done, note="3 workers")
+            now += 1
     say("the end")
     lines = stream.getvalue().splitlines()
     assert len(lines) == 11
@@ -37,30 +39,52 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Screen()
     say = Terminal(stream)
-    advance(say, "extracted", 5, 10, "texts")
-    say("[red]a line[/red] between")
-    advance(say, "extracted", 10, 10, "texts")
-    say("the end")
+    tally = Tally("extracted", 10, "texts")
+    with watch(say.hear):
+        tally(5)
+        say("[red]a line[/red] between")
+        tally(10)
+        say("the end")
     assert "10/10" in stream.getvalue()
     assert "[red]a line[/red] between" in stream.getvalue()
 
 
-def test_quiet_is_quiet_but_watchers_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, object]] = []
-    monkeypatch.setattr(progress, "_watchers", [])
-    progress.watch(seen.append)
+def test_a_quiet_one_shows_nothing() -> None:
     stream = io.StringIO()
     say = Terminal(stream, quiet=True)
     say("nothing")
-    advance(say, "scored", 1, 2, "rows")
+    with watch(say.hear):
+        Tally("drawn", 2, "figures")(2)
     assert stream.getvalue() == ""
-    assert (seen[0]["what"], seen[0]["done"], seen[0]["total"]) == ("scored", 1, 2)
 
 
-def test_a_plain_function_hears_of_progress_too() -> None:
-    lines: list[str] = []
-    advance(lines.append, "extracted", 5, 10, "texts")
-    assert lines == ["extracted 5 of 10 texts"]
+def test_a_bar_of_work_that_failed_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", Screen())
+    with pytest.raises(RuntimeError), showing() as say:
+        assert isinstance(say, Terminal)
+        Tally("extracted", 10, "texts")(5)
+        assert say._bar is not None
+        raise RuntimeError
+    assert say._bar is None
+    Tally("extracted", 10, "texts")(6)
+    assert say._bar is None  # hears no more
+
+
+def test_rows_scored_are_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now)
+    stream = io.StringIO()
+    with watch(Terminal(stream).hear):
+        for block in range(1, 8):
+            now += 2
+            facts = {"num_rows": 900, "read": 1000 * block, "scored": 900 * block, "rate": 450.0}
+            dry_run = block > 5
+            emit(RowsScored(path="a.jsonl", files_done=1, num_files=3, dry_run=dry_run, **facts))
+    assert [line.partition("] ")[2] for line in stream.getvalue().splitlines()] == [
+        "3,000 rows read, 2,700 scored (450 rows/s), 1 of 3 files done",
+        "6,000 rows read, 5,400 to score (450 rows/s), 1 of 3 files done",
+    ]
 
 
 def test_one_thing_is_no_things() -> None:
@@ -83,9 +107,9 @@ def test_a_notebook_gets_a_bar_that_goes() -> None:
     nbclient = pytest.importorskip("nbclient", reason="needs the extra: salient-neurons[dev]")
     nbformat = pytest.importorskip("nbformat", reason="needs the extra: salient-neurons[dev]")
     cells = [
-        "from pipeline.progress import advance, teller\nsay = teller()",
-        "advance(say, 'encoded', 5, 10, '<texts>')",
-        "advance(say, 'encoded', 10, 10, 'texts')\nsay('the end')",
+        "from pipeline.events import Tally, watch\nfrom pipeline.progress import teller",
+        "say = teller()\nstop = watch(say.hear)\ntally = Tally('encoded', 10, '<texts>')\ntally(5)",
+        "tally(10)\nstop()\nsay('the end')",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     resources = {"metadata": {"path": str(ROOT)}}

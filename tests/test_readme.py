@@ -44,7 +44,7 @@ README = pages()["README.md"]
 GUIDE = {name: page for name, page in pages().items() if page is not README}
 ALL_BLOCKS = [block for page in pages().values() for block in page.blocks]
 OWN_CODE = {
-    "notebooks/guide/operating.md": "airflow",
+    "notebooks/guide/operating.md": ("airflow", "dagster"),
 }
 """Python that other programs run: compiled, its command parsed."""
 PRINTED = {
@@ -172,6 +172,7 @@ OTHER_PROGRAMS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "jupyter": (lambda words: None, "serves until it is stopped; test_notebooks.py runs them"),
     "ssh": (parse_inner, "needs a server"),
     "ln": (check_link, ""),
+    "cat": (parse_inner, "standard input is the tests'"),
 }
 """Other programs in shell blocks, what checks their words, and why they are not run."""
 
@@ -220,6 +221,11 @@ def fill(folder: Path) -> None:
     )
     (folder / "new.csv").write_text(f"id,text,created_at\n{lines}")
     (folder / "authors.txt").write_text("1\n")
+    table = "".join(
+        f'"4","{7 * 10**17 + i}","Mon Nov 23 09:00:0{i} PST 2026","NO_QUERY","anna","{text}"\n'
+        for i, text in enumerate(TEXTS)
+    )
+    (folder / "sentiment140.csv").write_text(table)
     (folder / "dumps").mkdir()
     with gzip.open(folder / "dumps" / "2026-11-23.jsonl.gz", "wt") as dump:
         for i, text in enumerate(TEXTS):
@@ -275,6 +281,11 @@ def fewer(text: str, model: Path) -> str:
     return text
 
 
+def is_foreign(block: Block) -> bool:
+    """Whether a block of Python is one that another program runs."""
+    return any(word in block.text for word in OWN_CODE.get(block.page, ()))
+
+
 def run_page(page: Page, folder: Path, model: Path, names: dict[str, Any]) -> int:
     """Carry out a page's blocks; returns how many commands were run."""
     num_run = 0
@@ -285,7 +296,7 @@ def run_page(page: Page, folder: Path, model: Path, names: dict[str, Any]) -> in
                 num_run += carry_out(words)
                 if words[:2] == ["salient", "init"] and words[2] == "run.toml":
                     small(folder / "run.toml", model)
-        elif block.language == "python" and OWN_CODE.get(page.name, "\0") not in block.text:
+        elif block.language == "python" and not is_foreign(block):
             exec(compile(fewer(block.text, model), page.name, "exec"), names)
     return num_run
 
@@ -369,8 +380,9 @@ def test_no_exception_is_left_over() -> None:
         assert any(line.split()[0] == program for line in lines), program
     for begin in PRINTED:
         assert any(not b.language and b.text.startswith(begin) for b in ALL_BLOCKS), begin
-    for name, word in OWN_CODE.items():
-        assert any(b.language == "python" and word in b.text for b in GUIDE[name].blocks), name
+    for name, words in OWN_CODE.items():
+        code = [b.text for b in GUIDE[name].blocks if b.language == "python"]
+        assert all(any(word in text for text in code) for word in words), name
 
 
 @pytest.mark.parametrize("block", [b for b in ALL_BLOCKS if b.language == "toml"])
@@ -388,7 +400,7 @@ def operating(language: str) -> list[str]:
 
 
 def test_schedulers_call_one_and_the_same_command() -> None:
-    for language, number in {"ini": 1, "cron": 2, "python": 1}.items():
+    for language, number in {"ini": 1, "cron": 2, "python": 2}.items():
         assert len(re.findall(SCORE, "".join(operating(language)))) == number, language
     parse(SCORE.replace("\\", "").split())
 
@@ -418,19 +430,23 @@ def test_lines_of_cron_and_scrontab() -> None:
 
 
 def test_units_of_systemd(tmp_path: Path) -> None:
-    service, timer = operating("ini")
+    service, timer, follower = operating("ini")
     known = configparser.ConfigParser(interpolation=None)
     known.optionxform = str  # type: ignore[method-assign, assignment]
-    known.read_string(service)
-    program, *words = shlex.split(known["Service"]["ExecStart"])
-    parse(words)
+    for unit in (follower, service):
+        known.read_string(unit)
+        program, *words = shlex.split(known["Service"]["ExecStart"].replace("\\\n", ""))
+        parse(words)
     known.read_string(timer)
     assert known["Install"]["WantedBy"] == "timers.target"
     if not (analyze := shutil.which("systemd-analyze")):
         return
     (tmp_path / "salient.service").write_text(service.replace(program, "/bin/sh"))
     (tmp_path / "salient.timer").write_text(timer)
-    names = [str(tmp_path / f"salient.{kind}") for kind in ("service", "timer")]
+    (tmp_path / "follow.service").write_text(follower.replace(program, "/bin/sh"))
+    names = [
+        str(tmp_path / name) for name in ("salient.service", "salient.timer", "follow.service")
+    ]
     said = subprocess.run(
         [analyze, "verify", "--man=no", *names], capture_output=True, text=True, check=False
     )
@@ -438,8 +454,7 @@ def test_units_of_systemd(tmp_path: Path) -> None:
 
 
 def test_the_cron_job_of_kubernetes() -> None:
-    (text,) = operating("yaml")
-    job = yaml.safe_load(text)
+    job, _ = map(yaml.safe_load, operating("yaml"))
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
     check_times(job["spec"]["schedule"].split())
     inner = job["spec"]["jobTemplate"]["spec"]
@@ -458,6 +473,25 @@ def test_the_cron_job_of_kubernetes() -> None:
     assert set(never) < set(codes) and not {0, 75, 130, 143} & set(never)
 
 
+def test_the_alerts_name_metrics_that_there_are() -> None:
+    _, rules = map(yaml.safe_load, operating("yaml"))
+    page = GUIDE["notebooks/guide/operating.md"]
+    told = {name for row in table(page, "metric") for name in re.findall(r"`(salient\w+)", row[0])}
+    told |= {
+        f"salient_score{name}"
+        for row in table(page, "metric")
+        for name in re.findall(r"`…(\w+)", row[0])
+    }
+    source = (ROOT / "pipeline" / "scoring" / "metrics.py").read_text(encoding="utf-8")
+    written = {f"salient_score_{name}" for name in re.findall(r'f"\{name\}_(\w+)"', source)}
+    assert told == written | {"salient_score_last_success_timestamp_seconds"}
+    (group,) = rules["groups"]
+    for rule in group["rules"]:
+        assert set(re.findall(r"salient_\w+", rule["expr"])) <= told, rule
+        labels = re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])
+        assert set(labels) <= {"run", "output", "task"}
+
+
 def test_the_task_of_airflow() -> None:
     (block,) = (text for text in operating("python") if "airflow" in text)
     tree = ast.parse(block)
@@ -470,6 +504,8 @@ def test_the_task_of_airflow() -> None:
     check_times(ast.literal_eval(given["schedule"]).split())
     assert isinstance(given["bash_command"], ast.BinOp)
     parse(ast.literal_eval(given["bash_command"].right).split())
+    (other,) = (text for text in operating("python") if "dagster" in text)
+    assert compile(other, "dagster", "exec")
 
 
 # What the text names.

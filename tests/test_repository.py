@@ -12,7 +12,12 @@ from tests.builders.extras import PROJECT, wanted
 from tests.builders.paths import ROOT, tracked_files
 
 LOCKED = ("all", "dev")
-CONDA_NAMES = {"dask-core": "dask", "matplotlib-base": "matplotlib", "pytorch": "torch"}
+CONDA_NAMES = {
+    "dask-core": "dask",
+    "matplotlib-base": "matplotlib",
+    "prometheus_client": "prometheus-client",
+    "pytorch": "torch",
+}
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:

@@ -5,9 +5,9 @@ exit code. Each wing is imported when its command is called, so that help and a 
 once.
 
 Read first: `line` (all commands together, errors to exit codes). The groups: `training` (run and
-its stages), `checking`, `scoring`, `jobs`, `looking`, `helping`, `sharing`, `store`; `options`,
-`arguments` and `printing` are what they share. `entry` starts the process, `stopping` ends it when
-it is told to.
+its stages), `checking`, `scoring`, `shares`, `jobs`, `looking`, `helping`, `sharing`, `store`;
+`options`, `arguments` and `printing` are what they share. `entry` starts the process, `stopping`
+ends it when it is told to.
 """
 
 import lazy_loader

@@ -19,12 +19,15 @@ from pipeline.commands import (
     jobs,
     looking,
     models,
+    planning,
     scoring,
+    shares,
     sharing,
     store,
     training,
 )
 from pipeline.commands.options import STORE
+from pipeline.commands.printing import at_end
 from pipeline.commands.stopping import INTERRUPTED, end_stopped, was_stopped
 from pipeline.errors import EXIT_CODES, EXTRAS, exit_code, missing
 from store.errors import DISTRIBUTION, SalientError
@@ -70,7 +73,9 @@ def _version() -> str:
 
 
 app.add_typer(store.app, name="store", rich_help_panel=STORE)
-for part in (training, checking, models, scoring, jobs, looking, helping, sharing):
+for part in (
+    training, checking, models, planning, scoring, shares, jobs, looking, helping, sharing,
+):  # fmt: skip
     app.add_typer(part.app)
 
 
@@ -81,7 +86,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``salient``; default those of this process.
     """
     try:
-        return _run(arguments)
+        with at_end:
+            return _run(arguments)
     except KeyboardInterrupt:
         return end_stopped()
     except Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from store.errors import MissingExtra
 if TYPE_CHECKING:
     from pipeline.progress import Terminal
 
+at_end = ExitStack()
+"""What is closed when the command under way ends, however it ends."""
 WIDTH = 110
 """Of tables in a file or a log, where no terminal says how wide they may be."""
 _unknown = not sys.stdout.isatty() and "COLUMNS" not in os.environ
@@ -24,15 +27,19 @@ out = Console(soft_wrap=True, highlight=False, width=WIDTH if _unknown else None
 
 
 def terminal(quiet: bool) -> Terminal:
-    """Where a command's progress goes."""
+    """Where a command's progress goes, until the command ends."""
+    from pipeline.events import watch
     from pipeline.progress import Terminal
 
-    return Terminal(quiet=quiet)
+    found = Terminal(quiet=quiet)
+    at_end.callback(found.close)
+    at_end.enter_context(watch(found.hear, here=True))
+    return found
 
 
 def print_json(data: Any) -> None:
     """Print one JSON object on one line."""
-    print(json.dumps(data, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(data, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def show_metrics(

@@ -1,130 +1,52 @@
-"""Commands that score: `salient plan` and `salient score`, with what looks after its folder."""
+"""`salient score`: files, standard input or a folder that fills, into Parquet by date."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
+from pipeline.commands import upkeep
 from pipeline.commands.arguments import run_at
 from pipeline.commands.options import SCORE, AsJson, Device, Model, Quiet, TrustCode
 from pipeline.commands.printing import out, print_json, terminal
-from pipeline.errors import ConfigError, require
-from store.errors import MissingExtra
+from pipeline.commands.stopping import GentleStop
+from pipeline.errors import ConfigError, ScoreError, require
+from pipeline.events import Event, ScoreFinished, watch
+
+if TYPE_CHECKING:
+    from pipeline.progress import Say
+    from pipeline.scoring import Following, ScoreOptions, ScoreReport
 
 # A command's options are its parameters: a limit on their number is for other functions.
 app = typer.Typer()
-upkeep = typer.Typer()
-"""What may follow ``salient score`` in place of an input: a file of such a name is ``./repair``."""
 
 
 class ScoreCommand(TyperCommand):
-    """``salient score INPUT...``, or one of the commands of ``upkeep``."""
+    """``salient score INPUT...``, or one of the commands of ``pipeline.commands.upkeep``."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
         """The context of the command that the first word names."""
-        others = typer.main.get_command(upkeep).commands  # type: ignore[attr-defined]
+        others = typer.main.get_command(upkeep.app).commands  # type: ignore[attr-defined]
         if args and args[0] in others:
             name = f"{info_name} {args[0]}"
             return others[args[0]].make_context(name, args[1:], parent=parent, **extra)
-        return super().make_context(info_name, args, parent=parent, **extra)
-
-
-@app.command(rich_help_panel=SCORE)
-def plan(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="Folders, or TOML files, of finished runs."),
-    ],
-    tasks: Annotated[
-        list[str] | None, typer.Option("--task", help="Plan for this task; may be repeated.")
-    ] = None,
-    pick: Annotated[
-        str | None,
-        typer.Option(help="best, or smallest (default): fewest layers within --tolerance of it."),
-    ] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(min=0, help="Default head.tolerance of the configuration.")
-    ] = None,
-    min_texts_per_s: Annotated[
-        float | None,
-        typer.Option(min=0, help="Pick among depths that are this fast; makes best the default."),
-    ] = None,
-    apply: Annotated[
-        bool, typer.Option("--apply", help="Make the picked heads the chosen ones.")
-    ] = False,
-    cascade: Annotated[
-        bool,
-        typer.Option(
-            "--cascade", help="Find when easy texts may leave early, for score --cascade."
-        ),
-    ] = False,
-    loss: Annotated[
-        float, typer.Option(min=0, help="Of each task's metric on validation, for --cascade.")
-    ] = 0.005,
-    texts: Annotated[
-        Path | None, typer.Option(help="A file to measure on; default labelled texts of the run.")
-    ] = None,
-    num_texts: Annotated[
-        int | None, typer.Option(min=1, help="Texts to measure on; default 256, 4096 on a GPU.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed passes at every depth.")] = 5,
-    model: Model = None,
-    trust_remote_code: TrustCode = False,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure what scoring costs at every depth; pick how deep to go for all tasks together."""
-    say = terminal(quiet)
-    require("torch")
-    say("loading heads and model")
-    from pipeline import report
-    from pipeline.planning import MeasureOptions, plan_runs
-    from pipeline.runfolder import RunFolder
-
-    drawn: list[Path] = []
-
-    def show(facts: Mapping[str, Any], run: RunFolder) -> None:
-        try:
-            drawn.extend(report.write_plan(facts, run.figures))
-        except (ConfigError, MissingExtra, OSError) as error:
-            print(f"salient: no plot: {error}", file=sys.stderr)
-        if not as_json:
-            out.print(report.plan_table(facts), "")
-            for line in report.plan_lines(facts):
-                out.print(escape(line))
-
-    found = plan_runs(
-        [run_at(one) for one in runs],
-        tasks=tasks or (),
-        pick=pick,
-        tolerance=tolerance,
-        min_texts_per_s=min_texts_per_s,
-        apply=apply,
-        loss=loss if cascade else None,
-        measuring=MeasureOptions(texts, num_texts, rounds, model, device, trust_remote_code),
-        say=say,
-        on_plan=show,
-    )
-    if as_json:
-        print_json(found.facts)
-        return
-    if cascade:
-        out.print("", report.cascade_table(found.facts["cascade"]), "")
-    first, *others = found.written
-    for path in (first, *drawn, *others):
-        out.print(f"written: {escape(str(path))}")
+        context = super().make_context(info_name, args, parent=parent, **extra)
+        if not context.resilient_parsing:  # also where a job is only to be submitted
+            names = ("inputs", "follow", "until_idle", "dry_run")
+            _check_usage(*(context.params[name] for name in names))
+        return context
 
 
 HEADS, READING, FILTERS = "What scores", "How files are read", "Which rows"
+FOLLOWING = "A folder that fills"
 """Groups of options on the page of help of ``score``."""
 
 RunPath = Annotated[
@@ -163,21 +85,23 @@ Format = Annotated[
 TextColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column of the text, in files of texts; default that of the run's corpus, or `text`.",
+        help="Column of the text, or its number in a file without a header; default that of the"
+        " run's corpus, or as tools usually call it.",
         rich_help_panel=READING,
     ),
 ]
 IdColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column of the id; default the run's or `id` if any, else file name and line.",
+        help="Column of the id, or its number; default the run's, or as tools usually call it; else"
+        " file name and line.",
         rich_help_panel=READING,
     ),
 ]
 TimeColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column of the time, for date=… and --since; default the run's or `created_at`.",
+        help="Column of the time, or its number, for date=… and --since; default as usual.",
         rich_help_panel=READING,
     ),
 ]
@@ -185,8 +109,36 @@ LanguageColumn = Annotated[
     str | None,
     typer.Option(
         "--lang-column",
-        help="Column of the language, for --lang; default `lang`.",
+        help="Column of the language, or its number, for --lang; default as usual.",
         rich_help_panel=READING,
+    ),
+]
+AuthorColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the author; default `author_id`, `user_id` … if any.",
+        rich_help_panel=READING,
+    ),
+]
+TextEncoding = Annotated[
+    str | None,
+    typer.Option(
+        help="Of all inputs, such as cp1252; default UTF-8, or as the byte order mark says.",
+        rich_help_panel=READING,
+    ),
+]
+DetectLanguage = Annotated[
+    bool | None,
+    typer.Option(
+        "--detect-language/--no-detect-language",
+        help="Find the language of rows that do not say it (extra: languages).",
+        rich_help_panel=READING,
+    ),
+]
+OutFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="parquet (default), or delta: a Delta table (--format delta means this too).",
     ),
 ]
 Languages = Annotated[
@@ -208,6 +160,41 @@ Retweets = Annotated[
         help="keep (default), drop, or only: nothing but retweets.", rich_help_panel=FILTERS
     ),
 ]
+QUIET_S = 60.0
+"""As ``pipeline.scoring.Following`` has it, which this module imports only when it is needed."""
+Follow = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Instead of INPUT: score the files of a folder as they become complete, until told to"
+        " stop (SIGTERM or Ctrl-C end it with 0).",
+        rich_help_panel=FOLLOWING,
+    ),
+]
+QuietS = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds for which a file must not have changed; renamed from a name such as x.part"
+        " it is complete at once.",
+        rich_help_panel=FOLLOWING,
+    ),
+]
+UntilIdle = Annotated[
+    bool,
+    typer.Option(
+        "--until-idle",
+        help="End when all files are scored and none is becoming complete.",
+        rich_help_panel=FOLLOWING,
+    ),
+]
+Metrics = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.prom",
+        help="Write metrics for node_exporter's textfile collector, also on failure.",
+    ),
+]
 MaxErrors = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Share of unreadable lines that is no failure: 0.05."),
@@ -224,23 +211,29 @@ MaxErrors = Annotated[
 )
 def score(
     inputs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="INPUT...",
-            help="Tweet dumps, files of texts, or folders: all files in and below them.",
+            help="Dumps of posts, files of texts, folders (all files in and below them), patterns"
+            " ('dumps/*.gz'), or - for standard input.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     run_path: RunPath = None,
     heads: HeadFolders = None,
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for date=…/*.parquet.")
     ] = None,
+    out_format: OutFormat = None,
     tasks: ScoredTasks = None,
     format: Format = "auto",
     text: TextColumn = None,
     id: IdColumn = None,
     time: TimeColumn = None,
     lang: LanguageColumn = None,
+    author: AuthorColumn = None,
+    encoding: TextEncoding = None,
+    detect_language: DetectLanguage = None,
     languages: Languages = None,
     since: Since = None,
     until: Until = None,
@@ -266,143 +259,156 @@ def score(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and count; run no model, write nothing.")
     ] = False,
+    metrics: Metrics = None,
+    follow: Follow = None,
+    quiet_s: QuietS = QUIET_S,
+    until_idle: UntilIdle = False,
     model: Model = None,
     trust_remote_code: TrustCode = False,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score texts or tweets into Parquet by date; run again to resume, nothing is done twice."""
+    """Score texts or posts into Parquet by date; run again to resume, nothing is done twice."""
     say = terminal(quiet)
-    require("torch")
-    say("loading heads and libraries")  # the latter alone may take many seconds
-    from pipeline.scoring import IncompleteScores, ScoreOptions, score_files
-    from pipeline.sharing import find_folders
+    run = str(run_path or ", ".join(map(str, heads or ())))
+    with ExitStack() as listeners:
+        if metrics is not None and not dry_run:  # a dry run writes nothing
+            from pipeline.scoring import metrics_file
 
-    options = ScoreOptions(
-        heads=find_folders(heads or (), say=say),
-        tasks=tasks or (),
-        format=format,
-        text=text,
-        id=id,
-        time=time,
-        lang=lang,
-        model=model,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        cascade=cascade,
-        keep_text=keep_text,
-        check_content=check_content,
-        dry_run=dry_run,
-    )
-    failure = None
+            listeners.enter_context(metrics_file(metrics, run=run, output=output))
+        if as_json:
+            listeners.enter_context(watch(summaries := _Summaries(), here=True))
+        require("torch")
+        say("loading heads and libraries")  # the latter alone may take many seconds
+        from pipeline.scoring import Following, ScoreOptions
+        from pipeline.sharing import find_folders
+
+        if format == "delta":
+            format, out_format = "auto", "delta"
+        options = ScoreOptions(
+            heads=find_folders(heads or (), say=say),
+            tasks=tasks or (),
+            format=format,
+            text=text,
+            id=id,
+            time=time,
+            lang=lang,
+            author=author,
+            encoding=encoding,
+            detect_language=detect_language,
+            model=model,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            cascade=cascade,
+            keep_text=keep_text,
+            check_content=check_content,
+            dry_run=dry_run,
+        )
+        settings = {
+            "languages": tuple(languages or ()),
+            "since": since,
+            "until": until,
+            "retweets": retweets,
+            "max_errors": max_errors,
+            "out_format": out_format,
+        }
+        show = summaries.show if as_json else _show
+        asked = show, run_path and run_at(run_path), output, options, settings, say
+        if follow is None:
+            _score(inputs or [], *asked)
+        else:
+            _follow(follow, Following(quiet_s, until_idle), *asked)
+
+
+def _check_usage(
+    inputs: Sequence[Path] | None, follow: Path | None, until_idle: object, dry_run: object
+) -> None:
+    """Refuse options that do not go together."""
+    if follow is None and not inputs:
+        raise ConfigError("no INPUT: name files, folders or -, or a folder with --follow DIR")
+    if follow is None and until_idle:
+        raise ConfigError("--until-idle goes with --follow DIR")
+    if follow is not None and inputs:
+        raise ConfigError(
+            f"--follow {follow}: takes the files of that folder and no INPUT, such as {inputs[0]};"
+            " put files there, or score them with a command of their own"
+        )
+    if follow is not None and dry_run:
+        raise ConfigError("--follow goes without --dry-run; name the folder as an INPUT for that")
+
+
+def _score(
+    inputs: Sequence[Path],
+    show: Callable[[ScoreReport], None],
+    run: Path | None,
+    output: Path | None,
+    options: ScoreOptions,
+    settings: Mapping[str, Any],
+    say: Say,
+) -> None:
+    """Score files, and show what became of them, also where the run has failed."""
+    from pipeline.scoring import IncompleteScores, score_files
+
     try:
-        report = score_files(
-            inputs,
-            run_path and run_at(run_path),
+        report = score_files(inputs, run, output, options=options, say=say, **settings)
+    except IncompleteScores as error:
+        show(error.report)
+        raise
+    show(report)
+
+
+def _follow(
+    folder: Path,
+    following: Following,
+    show: Callable[[ScoreReport], None],
+    run: Path | None,
+    output: Path | None,
+    options: ScoreOptions,
+    settings: Mapping[str, Any],
+    say: Say,
+) -> None:
+    """Follow a folder until told to stop: that is no failure, whatever files have failed."""
+    from pipeline.scoring import follow_files
+
+    stop = GentleStop()
+    with stop.heeded():
+        report = follow_files(
+            folder,
+            run,
             output,
             options=options,
+            following=following,
+            stop=stop,
+            on_round=show,
             say=say,
-            languages=tuple(languages or ()),
-            since=since,
-            until=until,
-            retweets=retweets,
-            max_errors=max_errors,
+            **settings,
         )
-    except IncompleteScores as error:
-        report, failure = error.report, error
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        out.print(f"{escape(report.output)}: {escape(report.summary())}")
-    if failure is not None:
-        raise failure
+    if report.failed and not stop.is_told:
+        first, more = next(iter(report.failed.values())), len(report.failed) - 1
+        raise ScoreError(f"{first}{f' (and {more} more)' * (more > 0)}")
 
 
-ScoresPath = Annotated[Path, typer.Argument(metavar="OUT", help="A folder of scores.")]
+def _show(report: ScoreReport) -> None:
+    for line in report.files_told() if report.dry_run else ():
+        out.print(escape(line))
+    out.print(f"{escape(report.output)}: {escape(report.summary())}")
 
 
-@upkeep.command()
-def repair(
-    output: ScoresPath,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
-    ] = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check every file of a folder of scores and mend it, from its Parquet files.
+class _Summaries:
+    """Prints what is heard of runs and rounds that end, as JSON: a listener, as metrics are."""
 
-    Damaged files are set aside in _quarantine/_damaged (or removed, if they may hold texts and the
-    folder keeps none), the ledger is made again, rows that are
-    there twice go. Rows that are lost come back when their input is scored again.
-    """
-    from pipeline.scoring import repair_scores
+    def __init__(self) -> None:
+        self._error: OSError | None = None
 
-    report = repair_scores(output, dry_run=dry_run, say=terminal(quiet))
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print(report)
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, ScoreFinished):
+            try:
+                print_json(event.summary)
+            except OSError as error:  # nobody reads it; of a listener it would only be logged
+                self._error = error
 
-
-@upkeep.command()
-def delete(
-    output: ScoresPath,
-    dumps: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="DUMP...", help="Dumps that say who wrote what, for --authors."),
-    ] = None,
-    ids: Annotated[
-        list[str] | None, typer.Option("--id", help="Of a tweet or row; may be repeated.")
-    ] = None,
-    ids_file: Annotated[
-        Path | None, typer.Option("--ids", help="A file with one id a line.")
-    ] = None,
-    authors_file: Annotated[
-        Path | None,
-        typer.Option("--authors", help="A file with one author's id a line: all in the dumps."),
-    ] = None,
-    forget: Annotated[
-        bool, typer.Option("--forget", help="Let these ids be scored again instead.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
-    ] = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Remove tweets from a folder of scores: rows, text hashes, ledger, quarantined lines.
-
-    Their ids are kept as keyed digests, and later runs leave them out: the same dump brings nothing
-    back. A quarantined line is known by its first 200 characters: if the id stands later, the line
-    stays (score with --no-keep-text to take all texts out of quarantine). Interrupted, the next
-    command that opens the folder ends the work. Of dumps with unreadable lines, or tweets that name
-    no author, what is found goes, and exit code 1 says that some may be left; so it says that an
-    id of --id, or every id of --ids, is not there: it is kept out from now on all the same.
-    """
-    from pipeline.errors import ScoreError
-    from pipeline.scoring import IncompleteDeletion, delete_scores, read_names
-
-    failure: ScoreError | None = None
-    listed = read_names(ids_file) if ids_file else []
-    try:
-        report = delete_scores(
-            output,
-            [*(ids or ()), *listed],
-            authors=read_names(authors_file) if authors_file else (),
-            dumps=dumps or (),
-            forget=forget,
-            dry_run=dry_run,
-            say=terminal(quiet),
-        )
-    except IncompleteDeletion as error:
-        report, failure = error.report, error
-    else:
-        failure = report.not_found(ids or (), listed)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print(report)
-    if failure is not None:
-        raise failure
+    def show(self, _: ScoreReport) -> None:
+        """Raise what was in the way of printing."""
+        if self._error is not None:
+            raise self._error

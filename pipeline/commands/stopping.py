@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -40,6 +41,54 @@ def _stop(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     if now - _told[1] > PATIENCE_S:  # cleaning up takes too long, or the first was lost
         os._exit(end_stopped())
+
+
+class GentleStop:
+    """Signals for a command whose normal end is to be told to stop, and which says so by 0.
+
+        stop = GentleStop()
+        with stop.heeded():
+            with stop.gently():
+                ...                 # the first signal raises nothing here, and stop.is_told then
+
+    Elsewhere, and for a signal that comes again after a moment, it is as in any command.
+    """
+
+    def __init__(self) -> None:
+        self.is_told = False
+        self.at_once = False
+        self._is_gentle = False
+        self._told_at = 0.0
+
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Within, signals come here."""
+        before = {number: signal.signal(number, self._told) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def gently(self) -> Iterator[None]:
+        """Within, what is in hand is finished first."""
+        self._is_gentle = True
+        try:
+            yield
+        finally:
+            self._is_gentle = False
+
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.is_told:
+            if now - self._told_at > PATIENCE_S:
+                self.at_once = True
+                _stop(number, frame)
+            return
+        self.is_told, self._told_at = True, now
+        if not self._is_gentle:
+            _stop(number, frame)
 
 
 def ignore_signals() -> None:

@@ -21,6 +21,7 @@ from pipeline.errors import did_you_mean
 
 SCORE_COLUMNS = (
     "id", "created_at", "source_file", "text_hash", "n_tokens", "truncated", "fingerprint",
+    "platform",
 )  # fmt: skip
 """Columns of scored Parquet files beside those of the tasks."""
 TYPE_METRICS = {
@@ -289,7 +290,8 @@ class CorpusSource(Section):
     has, or the rows of a file without one."""
     text: str = Field(default="text", examples=["body"])
     """Column of the text; in JSON also a path through objects and lists, as in ``"data.text"`` and
-    ``"posts.0.text"``, here and wherever a column is named."""
+    ``"posts.0.text"``; in CSV and TSV files without a header its number, from 1, as in ``"6"``;
+    here and wherever a column is named."""
     id: str | None = Field(default=None, examples=["id"])
     """Column of the id; without one, ids are made from the source's name and the row number."""
     time: str | None = Field(default=None, examples=["created_at"])
@@ -676,6 +678,8 @@ class ScoreConfig(Section):
 
     output: FolderPath | None = Field(default=None, examples=["scores"])
     """Folder of the scores, where ``--out`` names none."""
+    out_format: Literal["parquet", "delta"] = "parquet"
+    """How the folder keeps its rows: Parquet files by date, or the same files as a Delta table."""
     languages: tuple[str, ...] = Field(default=(), examples=[["en"]])
     """Score tweets of these languages only, by Twitter's codes (``en``); default: all."""
     since: str | None = Field(default=None, examples=["2026-11-01"])
@@ -687,19 +691,27 @@ class ScoreConfig(Section):
     max_errors: float = Field(default=0.05, ge=0, le=1, examples=[0.01])
     """Share of unreadable lines above which a scoring run fails."""
     text: str | None = Field(default=None, examples=["body"])
-    """Column of the text, in files of texts; default the first of the corpus's that a file has, or
-    ``text``. Naming any column says that files are no tweet dumps."""
+    """Column of the text, in files of texts; or its number, from 1, where a file has no header.
+    Default the corpus's where a file has it, or as tools usually call it (text, full_text, tweet,
+    content, body, message …). Naming any column says that files are no dumps of posts."""
     id: str | None = Field(default=None, examples=["tweet_id"])
-    """Column of the id; default the corpus's or ``id`` if a file has one, else its name and line
-    make it."""
+    """Column of the id; default the corpus's, or as usual (id, id_str, tweet_id, status_id …) if a
+    file has one, else its name and line make it."""
     time: str | None = Field(default=None, examples=["posted_at"])
-    """Column of the time; default the corpus's or ``created_at`` if a file has one."""
+    """Column of the time, or ``date + time + timezone`` where these stand apart; default the
+    corpus's, or as usual (created_at, timestamp, date …) if a file has one."""
     lang: str | None = Field(default=None, examples=["language"])
-    """Column of the language; default ``lang`` if a file has it."""
+    """Column of the language; default as usual (lang, language, tweet_lang …) if a file has one."""
+    author: str | None = Field(default=None, examples=["username"])
+    """Column of the author, by which `salient score delete` finds what an author wrote; default the
+    corpus's, or as usual (author_id, user_id, username …) if a file has one."""
+    detect_language: bool = False
+    """Find the language of texts that do not say it, for ``languages`` (extra: ``languages``). Of a
+    few words it is often wrong."""
     block_rows: int = Field(default=4096, ge=1, examples=[1024])
     """Rows read and scored at a time; fewer where their texts are very long."""
     encoding: Encoding | None = Field(default=None, examples=["cp1252"])
-    """Of files of texts, as under ``[[corpus]]``."""
+    """Of all inputs, as under ``[[corpus]]``."""
     columns: ColumnNames = Field(default=(), examples=[["id", "text"]])
     """Names for the columns of files of texts without a header, as under ``[[corpus]]``."""
     delimiter: Delimiter | None = Field(default=None, examples=[";"])

@@ -27,9 +27,10 @@ from pipeline.estimators.kept import Place, entry_key, kept_activations, remove
 from pipeline.estimators.labels import Labels, check_classes
 from pipeline.estimators.settings import cache_of, configured, in_own_words, task_of
 from pipeline.estimators.summary import Summary
+from pipeline.events import Event, Listener, Progressed
 from pipeline.extraction import StoreOptions, kept_model, schema_of
 from pipeline.heads import Head
-from pipeline.progress import Say, advance, counted, teller
+from pipeline.progress import Say, counted, showing
 from pipeline.runfolder import RunFolder
 from pipeline.texts import Corpus, memory_corpus, normalised
 from store import StoreError
@@ -107,8 +108,8 @@ def learn(
         how["weights"] = (weights / weights.mean()).tolist()
     try:
         corpus = memory_corpus(texts, labels.rows, config.tasks[0], **how)
-        with ALONE:
-            return _learn(config, labels, weights, corpus, parameters)
+        with ALONE, showing(parameters.get("progress"), LongWork) as tell:
+            return _learn(config, labels, weights, corpus, parameters, tell)
     except (CorpusError, ProbeError, HeadError) as error:
         if isinstance(error, ValueError):
             raise
@@ -141,9 +142,9 @@ def _learn(
     weights: Array | None,
     corpus: Corpus,
     parameters: Mapping[str, Any],
+    tell: Say,
 ) -> Learned:
     (task,) = config.tasks
-    tell = teller(parameters.get("progress"))
     cache = cache_of(parameters)
     backbone = kept_model(config.backbone, device=config.cluster.device)
     options = StoreOptions.of(config)
@@ -165,8 +166,7 @@ def _learn(
             run = RunFolder(Path(own.run_dir))
             _copy(place.golden, run.golden)
             try:
-                work = LongWork(tell)
-                (result,) = stages.learn(own, corpus, backbone=backbone, say=work, tell=tell)
+                (result,) = stages.learn(own, corpus, backbone=backbone, tell=tell)
             except StoreError as error:
                 raise _Unusable(place, error) from error
             if not place.golden.exists():
@@ -214,21 +214,19 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class LongWork:
-    """Shows work that takes a while, and no lines.
+    """Shows how far work is that takes a while.
 
     Args:
-        say: what shows it.
+        hear: what shows it.
     """
 
-    def __init__(self, say: Say) -> None:
-        self._say = say
+    def __init__(self, hear: Listener) -> None:
+        self._hear = hear
         self._began: dict[tuple[str, int], float] = {}
 
-    def __call__(self, line: str) -> None:
-        """Say nothing."""
-
-    def advance(self, what: str, done: int, total: int, unit: str, note: str = "") -> None:
-        """Show that ``done`` of ``total`` units are done."""
-        began = self._began.setdefault((what, total), time.monotonic())
-        if time.monotonic() - began >= SHOW_AFTER_S:
-            advance(self._say, what, done, total, unit, note=note)
+    def __call__(self, event: Event) -> None:
+        """Pass an event on if its work has taken long enough."""
+        if isinstance(event, Progressed):
+            began = self._began.setdefault((event.what, event.total), time.monotonic())
+            if time.monotonic() - began >= SHOW_AFTER_S:
+                self._hear(event)

@@ -25,9 +25,11 @@ from pipeline.estimators.summary import (
     model_features,
     salient_neurons,
 )
+from pipeline.events import Tally
 from pipeline.extraction import Golden, model_section, read_outputs
 from pipeline.heads import Head, Sheet, backbone_facts, head_facts
-from pipeline.progress import advance, teller
+from pipeline.prevalence import shares_of_outputs
+from pipeline.progress import showing
 from pipeline.scoring import Scorer, trained_normalisation
 from pipeline.texts import normaliser
 
@@ -98,6 +100,26 @@ class TextEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         blank = np.asarray([not text.strip() for text in texts])
         return np.where(blank[:, None], self._blank, rows)
 
+    def prevalence(self, X: Any) -> pd.DataFrame:
+        """Shares of the classes among texts, corrected for what the head gets wrong.
+
+            shares = clf.prevalence(texts)
+            shares[shares.method == "em"]
+
+        Args:
+            X: ``n`` texts; blank ones are left out and counted.
+
+        Returns:
+            As of ``salient.prevalence``: a row for each class and method, with ``share``, its 95 %
+            interval ``low`` to ``high``, and ``flag``. Of a regression the mean value.
+        """
+        check_is_fitted(self)
+        given = self._read(X)
+        texts = [text for text in given if text.strip()]
+        outputs = self._outputs(texts) if texts else np.zeros((0, self.head_.num_outputs))
+        found = shares_of_outputs(self.head_, outputs, num_empty=len(given) - len(texts))
+        return pd.DataFrame(found.to_pandas())
+
     def transform(self, X: Any) -> Array:
         """The activations that the head reads: features for any other estimator.
 
@@ -127,8 +149,8 @@ class TextEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """``(n, k)`` of texts, computed together as `salient score` does: different ones, a block
         at a time."""
         known: dict[str, int] = {}
-        found, done, say = [], 0, LongWork(teller(self.progress))
-        with ALONE:
+        found, done, tally = [], 0, Tally("computed", len(texts), "texts")
+        with ALONE, showing(self.progress, LongWork):
             scorer = self._scoring()
             for block in scorer.blocks(texts):
                 different = dict.fromkeys(text or "" for text in block)
@@ -137,7 +159,7 @@ class TextEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 if new:
                     found.append(compute(scorer, new))
                 done += len(block)
-                advance(say, "computed", done, len(texts), "texts")
+                tally(done)
         return np.concatenate(found)[[known[text] for text in texts]]
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.explorer.choices import groups_of
 from pipeline.explorer.decisions import Decision, decide
 from pipeline.explorer.places import Neuron, feature_of, neuron_at
 from pipeline.heads import Head
@@ -202,7 +203,7 @@ class Atlas:
             if labels is not None:
                 correlation = _correlation(values[chosen], labels.values[chosen])
         else:
-            groups = [(name, chosen & mask) for name, mask in labels.groups()]
+            groups = [(name, chosen & mask) for name, mask in groups_of(self.texts, task or "")]
         counts = [np.histogram(values[mask], edges)[0] for _, mask in groups]
         return Distribution(
             edges,
@@ -342,14 +343,15 @@ class Atlas:
     def decisions(
         self, vectors: Mapping[Source, Array], text: str | None = None
     ) -> Iterator[Decision]:
-        """What every head says of one text, and its largest reasons.
+        """What every head says of one text, and its largest reasons; of label sets one decision
+        for each label that is given.
 
         Args:
             vectors: source -> ``(features,)`` activations of the text, as stored.
             text: itself, which heads with n-grams read.
         """
         for head in self.heads.values():
-            yield decide(head, vectors, self.store.schema, text)
+            yield from decide(head, vectors, self.store.schema, text)
 
 
 def _product(block: Array, part: Array) -> Array:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.report import NO_LABEL
 from pipeline.texts import StoredTexts
 
 Array = NDArray[Any]
@@ -75,13 +76,26 @@ def splits(texts: StoredTexts, task: str) -> dict[str, Array]:
     return found
 
 
+def groups_of(texts: StoredTexts, task: str) -> list[tuple[str, Array]]:
+    """Class or label -> mask ``(samples,)`` of the texts with it, and last of those with no label,
+    where there are such; none for values."""
+    labels = texts.labels(task)
+    if labels is None or not labels.classes:
+        return []
+    groups = labels.groups()
+    if labels.values.ndim == 2 and NO_LABEL not in labels.classes:
+        without = labels.known & ~(labels.values == 1).any(axis=1)
+        groups += [(NO_LABEL, without)] if without.any() else []
+    return groups
+
+
 def label_groups(texts: StoredTexts, task: str) -> list[tuple[str, Array]]:
     """Class or label -> mask ``(samples,)`` of the texts with it; values are cut into thirds."""
     labels = texts.labels(task)
     if labels is None or not labels.known.any():
         return []
     if labels.classes:
-        return labels.groups()
+        return groups_of(texts, task)
     values = labels.values
     low, high = np.quantile(values[labels.known], [1 / 3, 2 / 3])
     masks = (values <= low, (values > low) & (values <= high), values > high)

@@ -1,12 +1,12 @@
 """What a head says of one text, and which features say it.
 
-decision = decide(head, vectors, schema, text="a happy cat")
+decision, *_ = decide(head, vectors, schema, text="a happy cat")
 decision.outcome, decision.reasons[0].contribution, decision.carried
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import HeadError
 from pipeline.explorer.places import Neuron, neuron_at
 from pipeline.heads import Head, contributions, text_activations
+from pipeline.report import set_words
 from store.layout import NGRAMS, Source, StoreSchema
 
 Array = NDArray[Any]
@@ -38,11 +39,11 @@ class Reason:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one head says of one text.
+    """What one head says of one text; of label sets one for each label that it gives.
 
     Attributes:
         task: the task's name.
-        outcome: class name, or the value.
+        outcome: class name, the labels or the value.
         probabilities: class -> probability; empty for regression.
         reasons: the largest contributions to the outcome, by size.
         rest: the sum of all other contributions.
@@ -63,8 +64,9 @@ class Decision:
 
 def decide(
     head: Head, vectors: Mapping[Source, Array], schema: StoreSchema, text: str | None = None
-) -> Decision:
-    """What a head says of one text, and its largest reasons.
+) -> Iterator[Decision]:
+    """What a head says of one text, and its largest reasons; of label sets those of each label that
+    it gives, the most probable first, or of the most probable one where it gives none.
 
     Args:
         head: the head.
@@ -84,22 +86,39 @@ def decide(
         beside: Mapping[Source, Any] = text_activations(head, [text])
         slices |= {source: rows.toarray()[0] for source, rows in beside.items()}
     found = contributions(head, slices)
+    classes = head.card.classes
     probabilities: dict[str, float] = {}
-    decided: int | None = None
+    decided: list[int | None] = [None]
     outcome = f"{found.outputs[0]:.4g}"
-    if head.card.classes:
+    if classes:
         probability = head.probabilities(found.outputs[None])
-        probabilities = dict(zip(head.card.classes, probability[0].tolist(), strict=True))
-        if head.multilabel:  # the reasons are those of the most probable label
-            decided, mask = int(probability[0].argmax()), head.decide(probability)[0]
-            outcome = ", ".join(np.array(head.card.classes)[mask]) or "no label"
+        probabilities = dict(zip(classes, probability[0].tolist(), strict=True))
+        if head.multilabel:
+            given = head.decide(probability)[0]
+            order = np.argsort(-probability[0], kind="stable")
+            decided = order[given[order]].tolist() or order[:1].tolist()
+            outcome = set_words(tuple(np.array(classes)[given]))
         else:
-            decided = int(head.decide(probability)[0])
-            outcome = head.card.classes[decided]
-    towards = found.towards(decided, alone=head.multilabel)
+            decided = head.decide(probability).tolist()
+            outcome = classes[decided[0] or 0]
+    for one in decided:
+        about = classes[one] if head.multilabel and one is not None else None
+        towards = found.towards(one, alone=head.multilabel)
+        reasons = _reasons(head, schema, towards, found.standardised)
+        yield Decision(head.card.task, outcome, probabilities, *reasons, about)
+
+
+def _reasons(
+    head: Head,
+    schema: StoreSchema,
+    towards: Mapping[Source, Array],
+    standardised: Mapping[Source, Array],
+) -> tuple[tuple[Reason, ...], float, int, float]:
+    """The largest contributions; the sum of all others and their number; the share that the largest
+    carry."""
     sources = list(towards)
     parts = np.concatenate([towards[source] for source in sources])
-    scaled = np.concatenate([found.standardised[source] for source in sources])
+    scaled = np.concatenate([standardised[source] for source in sources])
     features = np.concatenate([head.features[source] for source in sources])
     owner = np.repeat(np.arange(len(sources)), [len(towards[s]) for s in sources])
     order = np.argsort(-np.abs(parts), kind="stable")
@@ -110,16 +129,8 @@ def decide(
         for at in first.tolist()
     )
     size = float(np.abs(parts).sum())
-    return Decision(
-        head.card.task,
-        outcome,
-        probabilities,
-        reasons,
-        rest=float(parts[others].sum()),
-        num_others=len(others),
-        carried=float(np.abs(parts[first]).sum()) / size if size > 0 else 1.0,
-        about=head.card.classes[decided] if head.multilabel and decided is not None else None,
-    )
+    carried = float(np.abs(parts[first]).sum()) / size if size > 0 else 1.0
+    return reasons, float(parts[others].sum()), len(others), carried
 
 
 def _reason(

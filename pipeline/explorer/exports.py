@@ -5,9 +5,11 @@ texts_csv(atlas, "mood", neuron, {"highest": positions}, values)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.explorer.atlas import Atlas
@@ -29,7 +31,8 @@ def texts_csv(
 
     Args:
         atlas: the store.
-        task: whose splits and labels to add; labels of the test split are left out.
+        task: whose splits and labels to add, label sets as JSON arrays; labels of the test split
+            are left out.
         neuron: whose values they are.
         shown: name of a quantile -> positions ``(k,)``.
         values: pooling -> ``(samples,)``.
@@ -42,7 +45,7 @@ def texts_csv(
     for name, positions in shown.items():
         if not len(positions):
             continue
-        labels = atlas.texts.label_names(task, positions) if task else [""] * len(positions)
+        labels = _labels(atlas, task, positions) if task else [""] * len(positions)
         facts = zip(
             positions, atlas.texts.ids(positions), labels, atlas.texts.at(positions), strict=True
         )
@@ -52,3 +55,17 @@ def texts_csv(
             numbers = [f"{column[position]:.6g}" for column in values.values()]
             rows.append([*place, name, *numbers, *([text] if kept else [])])
     return csv_text(header, rows)
+
+
+def _labels(atlas: Atlas, task: str, positions: Array) -> list[str]:
+    """What a task's texts are labelled with, for a program; empty where that is not shown."""
+    found = atlas.texts.labels(task)
+    if found is None or found.values.ndim == 1:
+        return atlas.texts.label_names(task, positions)
+    names = np.array(found.classes)
+    return [
+        json.dumps(names[found.values[at] == 1].tolist(), ensure_ascii=False)
+        if found.known[at]
+        else ""
+        for at in positions
+    ]

@@ -5,7 +5,7 @@ All text is escaped by the template; a test shows a tweet with a ``<script>`` in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -196,15 +196,19 @@ def explain_html(
                 vectors = atlas.sample(position)
             text = "(the store keeps no texts)" if read is None else read
         html = fragment("sample", title, text, labels)
-        decided = [_view(decision) for decision in atlas.decisions(vectors, read)]
+        decided = list(_views(atlas.decisions(vectors, read)))
         return html + fragment("explanation", decided, atlas.strongest(vectors), task)
     except SalientError as error:
         return fragment("message", str(error))
 
 
-def _view(decision: Decision) -> dict[str, Any]:
-    sizes = [abs(reason.contribution) for reason in decision.reasons]
-    return {**vars(decision), "largest": max([*sizes, 1e-12])}
+def _views(decisions: Iterable[Decision]) -> Iterator[dict[str, Any]]:
+    """What the template shows: of a task with several decisions the first says them all."""
+    task = None
+    for one in decisions:
+        sizes = [abs(reason.contribution) for reason in one.reasons]
+        yield {**vars(one), "first": one.task != task, "largest": max([*sizes, 1e-12])}
+        task = one.task
 
 
 def standing_html(

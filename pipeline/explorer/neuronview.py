@@ -19,8 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import missing
-from pipeline.explorer.choices import QUANTILES, at_quantiles, quantile_label, splits, subset
-from pipeline.explorer.choices import label_groups as groups_of
+from pipeline.explorer.choices import (
+    QUANTILES,
+    at_quantiles,
+    label_groups,
+    quantile_label,
+    splits,
+    subset,
+)
 from pipeline.explorer.exports import texts_csv
 from pipeline.explorer.places import Neuron, Place, address
 from pipeline.explorer.sources import Sources
@@ -200,7 +206,7 @@ class NeuronView:
         self.split.options = {ANY: NOTHING} | {
             name: name for name in splits(atlas.texts, task or "")
         }
-        labels = groups_of(atlas.texts, task) if task else []
+        labels = label_groups(atlas.texts, task) if task else []
         self.label.options = {ANY: NOTHING} | {name: name for name, _ in labels}
         self.split.value = self.label.value = NOTHING
         rows = atlas.most_important(task) if task in atlas.ranking.tasks else []

@@ -20,7 +20,7 @@ from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.recorded import recorded_backbone
 from pipeline.extraction.routed import RoutedLayers
 from pipeline.extraction.storing import check_disk, extract_blocks
-from pipeline.progress import Say, advance, silent
+from pipeline.progress import Say, silent
 from store import ActivationStore, Block, StoreSchema
 from store.commits import backfilled_schema, check_texts
 
@@ -120,7 +120,8 @@ def add_layers(
             store,
             plan,
             find_texts,
-            lambda done, todo: advance(say, "added to", done, todo, "texts"),
+            bytes_per_text=added,
+            what="added to",
         )
         snapshot = store.commit()
     finally:

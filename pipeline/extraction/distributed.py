@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 from pipeline.cluster import Session
 from pipeline.config import RunConfig
 from pipeline.errors import ExtractError
+from pipeline.events import BlockWritten, Tally, emit
+from pipeline.extraction.footprint import Footprint
 from pipeline.extraction.storing import check_disk
 from pipeline.extraction.throughput import ExtractReport, Meter
 from pipeline.extraction.workbench import (
@@ -29,8 +31,8 @@ from pipeline.extraction.workbench import (
     prepare_store,
     write_texts,
 )
-from pipeline.progress import Say, advance
-from store import ActivationStore, AppendPlan
+from pipeline.progress import Say
+from store import ActivationStore, AppendPlan, Block
 from store.tables import write_table
 
 SCRATCH = ".blocks"
@@ -52,7 +54,8 @@ class WorkerShare:
     num_tokens: int
     busy_s: float
     """Seconds spent on blocks, loading the model included."""
-    gpu_bytes: int
+    memory: Footprint
+    """The most of its blocks."""
 
     @property
     def texts_per_s(self) -> float:
@@ -73,7 +76,16 @@ class ClusterReport(ExtractReport):
     def to_dict(self) -> dict[str, object]:
         """All figures, JSON-ready."""
         shares = {
-            name: {**vars(share), "texts_per_s": share.texts_per_s}
+            name: {
+                "num_blocks": share.num_blocks,
+                "num_texts": share.num_texts,
+                "num_tokens": share.num_tokens,
+                "busy_s": share.busy_s,
+                "texts_per_s": share.texts_per_s,
+                "estimated_bytes": share.memory.estimated,
+                "peak_bytes": share.memory.peak,
+                "gpu_bytes": share.memory.gpu,
+            }
             for name, share in self.workers.items()
         }
         return {**super().to_dict(), "workers": shares}
@@ -88,7 +100,8 @@ class ClusterReport(ExtractReport):
         if self.num_retries:
             lines.append(f"{self.num_retries} times a block ran again after its worker was lost")
         for name, share in sorted(self.workers.items()):
-            memory = f", {share.gpu_bytes / 1e9:.1f} GB of GPU memory" if share.gpu_bytes else ""
+            gpu = share.memory.gpu
+            memory = f", {gpu / 1e9:.1f} GB of GPU memory" if gpu else ""
             lines.append(
                 f"worker {name}: {share.num_blocks} blocks, {share.num_texts:,} texts in"
                 f" {share.busy_s:.1f} s, {share.texts_per_s:,.0f} texts/s{memory}"
@@ -134,7 +147,7 @@ def extract_on_workers(
         while True:
             plan = store.plan_append(texts)
             num_known = max(num_known, plan.num_known)
-            found = _run_blocks(session, recipe, store, plan, texts, scratch, say)
+            found = _run_blocks(session, recipe, store, plan, texts, scratch)
             reports += found
             deadly = next((report for report in found if report.set_aside), None)
             snapshot = store.commit()
@@ -176,7 +189,6 @@ def _run_blocks(
     plan: AppendPlan,
     texts: pa.Table,
     scratch: Path,
-    say: Say,
 ) -> list[BlockReport]:
     """Have a plan's blocks written; ends early with a block that must be set aside."""
     todo, done = sum(len(block) for block in plan.blocks), 0
@@ -188,17 +200,33 @@ def _run_blocks(
     if not store.schema.store_text:
         write_texts(plan, texts, scratch)
     tasks = [(recipe, plan.id, block.start, block.stop, str(scratch)) for block in plan.blocks]
-    reports = []
+    reports, tally = [], Tally("extracted", todo, "texts")
     stream = session.stream(compute_block, tasks, gpu=session.gpu, whole_worker=True, give_up=False)
     with closing(stream):
         for index, report in stream:
             reports.append(report)
             if report.set_aside:
                 break
-            done += len(plan.blocks[index])
-            note = f"{len(session.workers())} workers"
-            advance(say, "extracted", done, todo, "texts", note=note)
+            block = plan.blocks[index]
+            done += len(block)
+            if report.meter.num_texts:
+                emit(_written(store, block, report))
+            tally(done, note=f"{len(session.workers())} workers")
     return reports
+
+
+def _written(store: ActivationStore, block: Block, report: BlockReport) -> BlockWritten:
+    memory = report.meter.memory
+    return BlockWritten(
+        store=str(store.writable_root()),
+        start=block.start,
+        stop=block.stop,
+        elapsed_s=report.elapsed_s,
+        estimated_bytes=memory.estimated,
+        peak_bytes=memory.peak,
+        gpu_bytes=memory.gpu,
+        worker=report.worker,
+    )
 
 
 def _without(texts: pa.Table, plan: AppendPlan, report: BlockReport) -> tuple[pa.Table, pa.Table]:
@@ -240,16 +268,17 @@ def _summary(
         meter = report.meter
         for name in ("num_texts", "num_tokens", "num_slots", "num_truncated", "flops"):
             setattr(total, name, getattr(total, name) + getattr(meter, name))
+        total.memory = total.memory.most(meter.memory)
         for stage, seconds in meter.stage_s.items():
             total.stage_s[stage] += seconds
         if meter.num_texts:
-            before = shares.get(report.worker, WorkerShare(0, 0, 0, 0.0, 0))
+            before = shares.get(report.worker, WorkerShare(0, 0, 0, 0.0, Footprint()))
             shares[report.worker] = WorkerShare(
                 before.num_blocks + 1,
                 before.num_texts + meter.num_texts,
                 before.num_tokens + meter.num_tokens,
                 before.busy_s + report.elapsed_s,
-                max(before.gpu_bytes, report.gpu_bytes),
+                before.memory.most(meter.memory),
             )
     return ClusterReport(
         num_new=total.num_texts,
@@ -263,6 +292,8 @@ def _summary(
         snapshot_id=snapshot_id,
         whole=whole,
         engine=" and ".join(sorted({report.engine for report in reports if report.engine})),
+        estimated_bytes=total.memory.estimated,
+        peak_bytes=total.memory.peak,
         num_retries=num_retries,
         num_set_aside=num_set_aside,
         workers=shares,

@@ -26,12 +26,13 @@ from pipeline.backbone import Backbone, Encoded
 from pipeline.cluster import free_memory
 from pipeline.config import BackboneConfig, NormaliseConfig, StoreConfig, first_problem
 from pipeline.errors import ConfigError, CorpusError, ExtractError, did_you_mean
+from pipeline.events import Tally
 from pipeline.extraction.extractor import STORED, Extractor, Turned
 from pipeline.extraction.lanes import ahead
 from pipeline.extraction.loaded import MODEL, kept_model, model_section
 from pipeline.extraction.proving import prove_plain
 from pipeline.extraction.storing import StoreOptions, extract_into, made_with, schema_of
-from pipeline.progress import Say, advance, silent, teller
+from pipeline.progress import Say, showing
 from pipeline.texts import given_ids, given_pairs, given_texts, in_blocks, normaliser
 from store import ActivationStore, ChangedTextError, StoreSchema, open_dataset, text_hash
 from store.reading import in_memory
@@ -145,11 +146,11 @@ def encode(
     names = given_ids(ids, len(rows))
     clean = normaliser(asked.normalise)
     rows = [clean(text) for text in rows]
-    say = teller(progress)
-    if out is not None:
-        found = _into_store(asked, rows, names, device, batch_tokens, say)
-    else:
-        found = _encoder(asked, device, batch_tokens).dataset(rows, names, say)
+    with showing(progress) as say:
+        if out is not None:
+            found = _into_store(asked, rows, names, device, batch_tokens, say)
+        else:
+            found = _encoder(asked, device, batch_tokens).dataset(rows, names)
     return asked.shown(found)
 
 
@@ -385,7 +386,7 @@ class _Encoder:
         places: NDArray[np.int64],
         start: int,
         encoded: Encoded,
-        say: Say = silent,
+        tally: Tally | None = None,
     ) -> None:
         """Compute different texts, ``start`` being the first one's number.
 
@@ -393,12 +394,12 @@ class _Encoder:
             whole: from ``room``.
             places: ``(texts,)`` number of the different text at each place.
             start, encoded: the different texts that are computed.
-            say: told of progress.
+            tally: of the different texts.
         """
-        total = int(places.max(initial=-1)) + 1
 
         def on_batch(done: int) -> None:
-            advance(say, "encoded", start + done, total, "texts")
+            if tally is not None:
+                tally(start + done)
 
         dtype = STORED[self.options.dtype]
         pooled = self.extractor.compute(encoded, dtype=dtype, on_batch=on_batch)
@@ -424,10 +425,11 @@ class _Encoder:
             else:
                 whole[number][..., at] = layer[..., of]
 
-    def dataset(self, rows: list[str], names: list[str], say: Say) -> xr.Dataset:
+    def dataset(self, rows: list[str], names: list[str]) -> xr.Dataset:
         """All texts, block by block as a store's are computed, so that the bits are the same."""
         whole, places = self.room(len(rows)), _places(rows)
         different = list(dict.fromkeys(rows))
+        tally = Tally("encoded", len(different), "texts")
         size = self.schema(len(rows)).samples_per_shard
         starts = range(0, len(different), size)
 
@@ -435,7 +437,7 @@ class _Encoder:
             return start, self.extractor.encode(different[start : start + size])
 
         for start, encoded in ahead(starts, prepare):
-            self.fill(whole, places, start, encoded, say)
+            self.fill(whole, places, start, encoded, tally)
         return self.labelled(whole, rows, names)
 
     def labelled(

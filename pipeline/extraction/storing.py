@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +23,15 @@ import pyarrow as pa
 from pipeline.backbone import Backbone, Encoded, Engine, engine_of, load_from_settings
 from pipeline.config import BackboneConfig, NormaliseConfig, RunConfig, StoreConfig
 from pipeline.errors import ExtractBusy, ExtractInputError
+from pipeline.events import BlockWritten, Tally, emit
 from pipeline.extraction.extractor import STORED, Extractor, Pooled, Turned
+from pipeline.extraction.footprint import Footprint, resident_bytes
 from pipeline.extraction.golden import write_golden
 from pipeline.extraction.lanes import ahead, threads
 from pipeline.extraction.proving import proved
 from pipeline.extraction.routed import RoutedLayers
 from pipeline.extraction.throughput import ExtractReport, Meter, gemm_peak
-from pipeline.progress import Say, advance
+from pipeline.progress import Say
 from pipeline.runfolder import RunFolder
 from store import ActivationStore, AppendPlan, Block, StoreError, StoreSchema
 from store.layout import MAX_FLOAT16_INTEGER
@@ -36,13 +39,10 @@ from store.layout import MAX_FLOAT16_INTEGER
 PEAK_FROM_SECONDS = 60.0
 """Only runs this long are worth the half second that measuring the GEMM peak takes."""
 PROGRESS_SECONDS = 2.0
-"""Least time between two calls of ``progress``, but for those at the end of a block."""
+"""Least time between two events of progress, but for those at the end of a block."""
 
 MAX_EXPERTS_WIDTH = 65_536
 """Numbers a layer and pooling up to which experts are stored."""
-
-Progress = Callable[[int, int], None]
-"""Called with (texts done, texts to do)."""
 
 
 @dataclass(frozen=True)
@@ -324,20 +324,19 @@ def extract_corpus(
     store_path: str | Path,
     options: StoreOptions = DEFAULTS,
     *,
-    progress: Progress | None = None,
     batch_tokens: int | None = None,
 ) -> ExtractReport:
     """Extract the texts that a store does not have yet; run again to resume.
 
     Tokenising, computing and writing overlap: while one block is computed, the next is
-    tokenised and the previous one written.
+    tokenised and the previous one written. After every block, and in long ones every few seconds,
+    an event says how far it is; each block that is written is one too.
 
     Args:
         texts: columns id and text, and what else ``ActivationStore.plan_append`` takes.
         backbone: the model.
         store_path: the store; made if it is not there.
         options: what is stored.
-        progress: called after every block and, in long blocks, every few seconds.
         batch_tokens: as in ``Extractor``.
 
     Raises:
@@ -357,7 +356,9 @@ def extract_corpus(
     check_disk(store_path, todo * store.schema.bytes_per_sample)
     find_texts = _text_finder(plan, texts if not store.schema.store_text else None)
     try:
-        extract_blocks(extractor, store, plan, find_texts, progress)
+        extract_blocks(
+            extractor, store, plan, find_texts, bytes_per_text=store.schema.bytes_per_sample
+        )
         snapshot = store.commit()
     finally:
         store.release()  # whatever happened: others may append, and a rerun resumes
@@ -378,6 +379,8 @@ def extract_corpus(
         peak_flops_per_s=peak,
         snapshot_id=snapshot,
         engine=backbone.engine,
+        estimated_bytes=meter.memory.estimated,
+        peak_bytes=meter.memory.peak,
     )
 
 
@@ -386,7 +389,9 @@ def extract_blocks(
     store: ActivationStore,
     plan: AppendPlan,
     find_texts: Callable[[Block], list[str]],
-    progress: Progress | None,
+    *,
+    bytes_per_text: int,
+    what: str = "extracted",
 ) -> None:
     """Compute and write the blocks of a plan that are not finished; the caller commits.
 
@@ -395,39 +400,59 @@ def extract_blocks(
         store: the store.
         plan: from ``plan_append`` or ``plan_backfill``.
         find_texts: gives the texts of a block.
-        progress: as in ``extract_corpus``.
+        bytes_per_text: of the activations that the plan brings.
+        what: is done with texts, in events of progress.
     """
     _aim(extractor, plan)
-    todo, done = sum(len(block) for block in plan.blocks), 0
+    tally, done = Tally(what, sum(len(block) for block in plan.blocks), "texts"), 0
     dtype = STORED[store.schema.dtype]
+    before, meter = resident_bytes(), extractor.meter
 
     def encode(block: Block) -> tuple[Block, Encoded]:
         return block, extractor.encode(find_texts(block))
 
+    def ended(block: Block, begin: float, writing: Future[None]) -> None:
+        writing.result()
+        device = extractor.backbone.device
+        memory = Footprint.now(before, len(block), bytes_per_text, device)
+        meter.memory = memory.most(meter.memory)
+        emit(
+            BlockWritten(
+                store=str(store.writable_root()),
+                start=block.start,
+                stop=block.stop,
+                elapsed_s=time.perf_counter() - begin,
+                estimated_bytes=memory.estimated,
+                peak_bytes=memory.peak,
+                gpu_bytes=memory.gpu,
+            )
+        )
+
     with threads(1, "write") as writer:
-        writing: Future[None] | None = None
+        writing: Callable[[], None] | None = None
         for block, encoded in ahead(plan.blocks, encode):
-            on_batch = None if progress is None else _now_and_then(progress, done, todo)
+            begin = time.perf_counter()
+            on_batch = _now_and_then(tally, done)
             pooled = extractor.compute(encoded, dtype=dtype, on_batch=on_batch)
             if writing is not None:
-                writing.result()
-            writing = writer.submit(_write, store, plan, block, pooled, extractor.meter)
+                writing()
+            future = writer.submit(_write, store, plan, block, pooled, meter)
+            writing = partial(ended, block, begin, future)
             done += len(block)
-            if progress is not None:
-                progress(done, todo)
+            tally(done)
         if writing is not None:
-            writing.result()
+            writing()
 
 
-def _now_and_then(progress: Progress, before: int, todo: int) -> Callable[[int], None]:
-    """Report the texts of a block as they are done, but not after every batch of milliseconds."""
+def _now_and_then(tally: Tally, before: int) -> Callable[[int], None]:
+    """Tell of the texts of a block as they are done, but not after every batch of milliseconds."""
     last = time.monotonic()
 
     def on_batch(done: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= PROGRESS_SECONDS and before + done < todo:
+        if time.monotonic() - last >= PROGRESS_SECONDS and before + done < tally.total:
             last = time.monotonic()
-            progress(before + done, todo)
+            tally(before + done)
 
     return on_batch
 
@@ -556,7 +581,7 @@ def extract_into(
         texts, batch_tokens: as for ``extract_corpus``.
         backbone: the model, loaded by ``settings``.
         options: what is stored.
-        say: told of remarks and progress.
+        say: told of remarks.
 
     Raises:
         BackboneError, ExtractError: as of ``proved`` and ``extract_corpus``.
@@ -572,7 +597,6 @@ def extract_into(
         backbone,
         path,
         options,
-        progress=lambda done, todo: advance(say, "extracted", done, todo, "texts"),
         batch_tokens=batch_tokens,
     )
     return replace(report, whole=settings.whole)

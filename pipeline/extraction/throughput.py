@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.backbone import OneDnnLinear
+from pipeline.extraction.footprint import Footprint
 
 PEAK_SECONDS = 0.5
 PEAK_SHAPE = (2048, 1024, 4096)
@@ -26,6 +27,8 @@ class Meter:
     stage_s: dict[str, float] = field(
         default_factory=lambda: {"tokenise": 0.0, "compute": 0.0, "write": 0.0}
     )
+    memory: Footprint = field(default_factory=Footprint)
+    """The most of all blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,10 @@ class ExtractReport:
     """Whether heads must load the whole model, whatever blocks they run."""
     engine: str = ""
     """Kernels that ran: "torch", "onednn", or both where workers differ."""
+    estimated_bytes: int = 0
+    """Most memory that a process was expected to take for a block; 0 if there was none to do."""
+    peak_bytes: int = 0
+    """Most memory that a process had in its life, at the end of a block."""
 
     @property
     def texts_per_s(self) -> float:

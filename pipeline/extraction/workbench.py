@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from pipeline.cluster import WorkerRefused
 from pipeline.config import BackboneConfig, RunConfig
 from pipeline.extraction.extractor import Extractor
+from pipeline.extraction.footprint import Footprint, resident_bytes
 from pipeline.extraction.golden import write_golden
 from pipeline.extraction.proving import proved
 from pipeline.extraction.storing import StoreOptions, extract_block, load_for_store, open_store
@@ -78,8 +78,7 @@ class BlockReport:
     """Host and process."""
     elapsed_s: float = 0.0
     meter: Meter = field(default_factory=Meter)
-    gpu_bytes: int = 0
-    """Most GPU memory that the worker's tensors took so far."""
+    """Its memory is that of the worker's process."""
     crashed: tuple[str, ...] = ()
     """Workers that died over the block before."""
     set_aside: bool = False
@@ -107,6 +106,8 @@ class _Workbench:
         self._recipe: Recipe | None = None
         self._extractor: Extractor | None = None
         self._plan: tuple[str, ActivationStore, AppendPlan] | None = None
+        self.before_bytes = 0
+        """Memory of the process once its model was loaded."""
 
     @contextmanager
     def computing(self) -> Iterator[Callable[[], None]]:
@@ -125,6 +126,7 @@ class _Workbench:
         if self._extractor is None or recipe != self._recipe:
             self._extractor = None  # gone before the next one comes: both may not fit
             self._extractor, self._recipe = recipe.load(), recipe
+            self.before_bytes = resident_bytes()
         return self._extractor
 
     def plan(self, path: str, plan_id: str) -> tuple[ActivationStore, AppendPlan]:
@@ -189,10 +191,10 @@ def compute_block(recipe: Recipe, plan_id: str, start: int, stop: int, scratch: 
         extractor.meter = meter = Meter()
         texts = None if store.schema.store_text else _block_texts(plan, block, marks)
         extract_block(extractor, store, plan, block, texts=texts, on_computed=then_writing)
-        device = extractor.backbone.device
-        gpu_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        size, device = store.schema.bytes_per_sample, extractor.backbone.device
+        meter.memory = Footprint.now(bench.before_bytes, len(block), size, device)
         elapsed_s, engine = time.perf_counter() - begin, extractor.backbone.engine
-        return BlockReport(start, worker, elapsed_s, meter, gpu_bytes, crashed, engine=engine)
+        return BlockReport(start, worker, elapsed_s, meter, crashed, engine=engine)
 
 
 def _check_model(extractor: Extractor, recipe: Recipe, store: ActivationStore) -> None:

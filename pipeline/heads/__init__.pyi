@@ -9,6 +9,10 @@ from .consolidation import HeadResult as HeadResult
 from .consolidation import check_heads as check_heads
 from .consolidation import consolidate_target as consolidate_target
 from .consolidation import consolidate_task as consolidate_task
+from .corrections import Errors as Errors
+from .corrections import known_errors as known_errors
+from .corrections import read_errors as read_errors
+from .corrections import two_sided as two_sided
 from .drift import REFERENCE_FILE as REFERENCE_FILE
 from .drift import Comparison as Comparison
 from .drift import Drift as Drift

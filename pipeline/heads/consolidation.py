@@ -24,6 +24,7 @@ from pipeline.heads.activations import (
 )
 from pipeline.heads.candidates import Candidates, num_judging_folds
 from pipeline.heads.choice import Candidate, Judge, Scores, best_of, candidate_rows, standard_error
+from pipeline.heads.corrections import known_errors
 from pipeline.heads.drift import (
     MAX_FEATURES,
     REFERENCE_FILE,
@@ -445,7 +446,10 @@ class _HeadWriter:
         )
         reads = {edges.source for part in parts for edges in part.edges}
         lexicon = case.lexicon if NGRAMS in reads else None
-        return Head(card, parts, thresholds, lexicon), calibrated
+        head = Head(card, parts, thresholds, lexicon)
+        how: dict[str, Any] = {"groups": judge.groups, "seed": config.seed}
+        metrics["errors"] = known_errors(head, calibrated, judge.targets, **how)
+        return head, calibrated
 
     def _calibration(self, candidate: Candidate) -> Calibration:
         """Of a candidate; found once for one that goes by several names."""

@@ -16,6 +16,8 @@ from .confident import DoubtedLabels as DoubtedLabels
 from .confident import DoubtedValues as DoubtedValues
 from .confident import doubted_labels as doubted_labels
 from .confident import doubted_values as doubted_values
+from .confusion import Confusion as Confusion
+from .confusion import Slope as Slope
 from .folds import label_folds as label_folds
 from .folds import ordered_folds as ordered_folds
 from .folds import stratified_folds as stratified_folds
@@ -31,5 +33,15 @@ from .metrics import predictions as predictions
 from .metrics import probabilities as probabilities
 from .metrics import score as score
 from .metrics import utility as utility
+from .prevalence import CORRECTED as CORRECTED
+from .prevalence import SHARE_METHODS as SHARE_METHODS
+from .prevalence import Shares as Shares
+from .prevalence import cannot_tell as cannot_tell
+from .prevalence import class_shares as class_shares
+from .prevalence import is_flat as is_flat
+from .prevalence import mean_value as mean_value
+from .prevalence import misfit as misfit
+from .setshares import LabelSets as LabelSets
+from .setshares import label_shares as label_shares
 from .thresholds import calibrate_labels as calibrate_labels
 from .weighted import divide as divide

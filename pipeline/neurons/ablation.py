@@ -33,6 +33,7 @@ from pipeline.backbone import (
 )
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, HeadError, ProbeError
+from pipeline.events import Tally, stage
 from pipeline.extraction import Activations, Extractor, RoutedLayers
 from pipeline.heads import Head, text_activations, wanted_tasks
 from pipeline.locking import one_at_a_time
@@ -40,7 +41,7 @@ from pipeline.measures import LEAST_ROWS, METRICS, Resamples, as_judged, score
 from pipeline.neurons.arms import random_neurons, salient_neurons, token_means
 from pipeline.neurons.tables import ABLATIONS_VERSION, read_ablations
 from pipeline.probes import Probe, load_final_probe, read_importance
-from pipeline.progress import Say, advance, silent
+from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, open_snapshot, what_was_lost
 from pipeline.texts import Rows, Split, Target, load_target, sample_texts
 from store import ActivationStore
@@ -117,10 +118,10 @@ class _Bench:
     """A task's two heads over the backbone, on some texts."""
 
     def __init__(
-        self, backbone: Backbone, head: Head, hidden: Head | Probe, texts: Sequence[str], say: Say
+        self, backbone: Backbone, head: Head, hidden: Head | Probe, texts: Sequence[str]
     ) -> None:
         self.backbone, self.head, self.hidden = backbone, head, hidden
-        self.texts, self.say = texts, say
+        self.texts = texts
         self.stored = np.dtype(head.card.stored_dtype)
         self.final = Source("hidden", head.card.num_layers)
         read = {*head.features, self.final}
@@ -149,6 +150,7 @@ class _Bench:
         """Head -> outputs ``(n, outputs)`` with neurons silenced; ``what`` is for progress."""
         found: dict[str, list[Array]] = {name: [] for name in HEADS}
         extractor = self.extractor(silenced(self.backbone, neurons, values))
+        tally = Tally(f"{what}:", len(self.texts), "texts")
         for start in range(0, len(self.texts), self.block_size):
             texts = self.texts[start : start + self.block_size]
             activations = extractor(texts)
@@ -159,7 +161,7 @@ class _Bench:
             for name, part in self._judge(extractor.sources, activations, texts).items():
                 found[name].append(part)
             if len(self.texts) > self.block_size:  # else the result's own line says it all
-                advance(self.say, f"{what}:", start + len(texts), len(self.texts), "texts")
+                tally(start + len(texts))
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def _judge(
@@ -223,7 +225,7 @@ def ablate(
     folder = RunFolder(Path(config.run_dir))
     if not folder.metrics.is_file():
         raise HeadError(f"{folder.path}: no finished run here; run `salient run` first")
-    with one_at_a_time(folder.path, say):
+    with stage("ablate", folder.path), one_at_a_time(folder.path, say):
         kept = read_ablations(folder.ablation) if folder.ablation.is_file() else {}
         heads = {name: Head.load(folder.head(name)) for name in wanted}
         experiment = _Experiment.prepare(config, options, folder, tuple(heads.values()), say)
@@ -358,7 +360,7 @@ class _Experiment:
         card = head.card
         hidden = _final_state(self.folder, card.task, self.store)
         texts = sample_texts(self.store, rows.positions, self.config)
-        bench = _Bench(self.backbone, head, hidden, texts, self.say)
+        bench = _Bench(self.backbone, head, hidden, texts)
         intact, normalisation = bench.extractor(self.backbone), card.extraction["normalise"]
         if intact.compared(card.extraction_fingerprint, normalisation=normalisation) is None:
             raise HeadError(

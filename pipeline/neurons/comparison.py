@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pipeline.cluster import map_tasks
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.errors import ConfigError, ProbeError
+from pipeline.events import Tally, stage
 from pipeline.linear import Linear, StoreDesign
 from pipeline.locking import one_at_a_time
 from pipeline.neurons.rankings import ranking_table, streamed_values
@@ -46,7 +47,7 @@ from pipeline.probes import (
     read_rows,
     row_weights,
 )
-from pipeline.progress import Say, advance, silent
+from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, open_run
 from pipeline.texts import Rows, Target, load_target
 from store import ActivationStore
@@ -143,15 +144,15 @@ def rank(
                     f"{config.run_dir}: no probe of task {name!r} for layer {layer} with this"
                     f" configuration; run `salient probe` first ({why})"
                 )
-    num_done = 0
+    num_done, tally = 0, Tally("ranked", len(layers), "layers")
 
     def announce(_: dict[str, dict[str, pa.Table]]) -> None:
         nonlocal num_done
         num_done += 1
-        advance(say, "ranked", num_done, len(layers), "layers")
+        tally(num_done)
 
     arguments = [(config, snapshot, chosen, layer, options) for layer in layers]
-    with one_at_a_time(folder.path, say):
+    with stage("rank", folder.path), one_at_a_time(folder.path, say):
         parts = map_tasks(rank_layer, arguments, config.cluster, on_done=announce)
         found: dict[str, dict[str, pa.Table]] = {}
         for task in chosen:

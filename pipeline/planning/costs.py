@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, ExtractInputError
+from pipeline.events import Tally
 from pipeline.heads import Head
 from pipeline.planning.depth import Speed
-from pipeline.progress import Say, advance, silent
 from pipeline.scoring import Scored, Scorer
 from pipeline.texts import (
     InputOptions,
@@ -111,13 +111,11 @@ class Measurable(Protocol):
         """Score one table of rows."""
 
 
-def measure(
-    scorers: Sequence[Measurable], rows: pa.Table, *, rounds: int, say: Say = silent
-) -> list[Speed]:
+def measure(scorers: Sequence[Measurable], rows: pa.Table, *, rounds: int) -> list[Speed]:
     """Throughput of each scorer over the same rows: the median of rounds that take them in turn."""
     seconds: list[list[float]] = [[] for _ in scorers]
     num_tokens = 0
-    total = len(scorers) * (rounds + 1)
+    tally = Tally("measured", len(scorers) * (rounds + 1), "passes")
     for number in range(rounds + 1):
         for at, scorer in enumerate(scorers):
             start = time.perf_counter()
@@ -126,7 +124,7 @@ def measure(
             if number:  # the first round warms caches and lanes up
                 seconds[at].append(elapsed)
             num_tokens = int(np.sum(scored.table["n_tokens"].to_numpy()))
-            advance(say, "measured", number * len(scorers) + at + 1, total, "passes")
+            tally(number * len(scorers) + at + 1)
     found = []
     for own in seconds:
         middle = statistics.median(own)

@@ -116,7 +116,7 @@ def _measured(
     scorers = load_scorers(tasks, sets, measuring)
     first, backbone = scorers[0], scorers[0].extractor.backbone
     rows = measuring.rows(tasks[0].config, backbone.device)
-    speeds = measure(scorers, rows, rounds=measuring.rounds, say=say)
+    speeds = measure(scorers, rows, rounds=measuring.rounds)
     options = [
         Option(
             max(head.depth for head in heads.values()),

@@ -149,7 +149,7 @@ def build(
     )
     device = scorer.full.extractor.backbone.device
     rows = measuring.rows(plan.tasks[0].config, device, splits=("val",))
-    plain, own = measure([scorer.full, scorer], rows, rounds=measuring.rounds, say=say)
+    plain, own = measure([scorer.full, scorer], rows, rounds=measuring.rounds)
     early_table = scorer.early.score_table(rows).table
     return cascade, {
         "early_depth": best.option.depth,

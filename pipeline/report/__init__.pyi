@@ -12,6 +12,8 @@ from .labelnoise import check_doubts_path as check_doubts_path
 from .labelnoise import doubt_table as doubt_table
 from .labelnoise import read_label_doubts as read_label_doubts
 from .labelnoise import write_doubts as write_doubts
+from .mistakes import NO_LABEL as NO_LABEL
+from .mistakes import set_words as set_words
 from .page import write_report as write_report
 from .palette import AGAINST as AGAINST
 from .palette import FOR as FOR
@@ -19,6 +21,10 @@ from .palette import css as css
 from .palette import style_of as style_of
 from .results import RunResults as RunResults
 from .results import open_results as open_results
+from .shares import check_image_path as check_image_path
+from .shares import share_figures as share_figures
+from .shares import share_table as share_table
+from .shares import write_shares_image as write_shares_image
 from .sheets import csv_text as csv_text
 from .terminal import ablation_table as ablation_table
 from .terminal import cascade_table as cascade_table

@@ -40,6 +40,8 @@ MAX_LABEL = 18
 """Characters of a class's name on an axis."""
 THRESHOLD = Style(GREY, (4, 3), "")
 """Of a line that others are compared with."""
+FILE_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9, "handlelength": 3.2}
+"""How a legend looks in a file."""
 CHOSEN = Style(YELLOW, (), "star")
 """Of the chosen head's star, which has a dark line around it."""
 
@@ -347,18 +349,46 @@ def write_image(figure: Figure, path: Path, *, title: str = "") -> None:
         pyplot.close(image)
 
 
-def write_row(figures: Sequence[Figure], path: Path, *, title: str) -> None:
-    """Write figures side by side as one PNG or SVG."""
+def write_row(
+    figures: Sequence[Figure],
+    path: Path,
+    *,
+    title: str,
+    columns: int | None = None,
+    one_legend: bool = False,
+) -> None:
+    """Write figures side by side, in rows of so many columns, as one PNG or SVG.
+
+    Args:
+        figures: what to write.
+        path: the file.
+        title: above all.
+        columns: figures a row; default all.
+        one_legend: below all, in place of one below each.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _plain_text() as pyplot:
         parts = [
             _sized(figure).opts(backend="matplotlib", title=figure.title) for figure in figures
         ]
-        layout = hv.Layout(parts).opts(
-            backend="matplotlib", title=title, sublabel_format="", fig_inches=(13, 4.6), hspace=0.15
+        across = min(columns or len(parts), len(parts))
+        down = -(-len(parts) // across)
+        size = (13, 4.6) if columns is None else (1 + 5 * across, 4.6 * down)
+        layout = hv.Layout(parts).cols(across)
+        layout = layout.opts(
+            backend="matplotlib",
+            title=title,
+            sublabel_format="",
+            fig_inches=size,
+            hspace=0.15 if down == 1 else 0.4 if one_legend else 0.75,
         )
         image = hv.render(layout, backend="matplotlib")
-        _finish(image, figures)
+        _finish(image, [] if one_legend else figures)
+        if one_legend:
+            entries = {entry.label: entry for figure in figures for entry in legend_of(figure)}
+            handles = [_handle(entry) for entry in entries.values()]
+            how: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.04)}
+            image.legend(handles=handles, ncols=4, **FILE_LEGEND, **how)
         image.savefig(path, dpi=120, bbox_inches="tight", metadata=_undated(path))
         pyplot.close(image)
 
@@ -366,7 +396,6 @@ def write_row(figures: Sequence[Figure], path: Path, *, title: str) -> None:
 def _finish(image: Any, figures: Sequence[Figure]) -> None:
     """Legends below the axes; no labels between the ticks, which logarithmic axes of less than a
     decade would have."""
-    from matplotlib.lines import Line2D
     from matplotlib.ticker import NullFormatter
 
     for axes in image.axes:
@@ -374,31 +403,33 @@ def _finish(image: Any, figures: Sequence[Figure]) -> None:
             if axis.get_scale() == "log":
                 axis.set_minor_formatter(NullFormatter())
     for axes, figure in zip(image.axes, figures, strict=False):
-        handles = [
-            Line2D(
-                [],
-                [],
-                color=entry.style.colour,
-                linestyle=((0, entry.style.dash) if entry.style.dash else "-")
-                if entry.line
-                else "none",
-                marker=MATPLOTLIB_MARKS.get(entry.style.mark, ""),
-                markeredgecolor=BLACK if entry.style.mark == "star" else GREY,
-                markersize=13 if entry.style.mark == "star" else 6.5,
-                label=entry.label,
-            )
-            for entry in legend_of(figure)
-        ]
+        handles = [_handle(entry) for entry in legend_of(figure)]
         if handles:
             axes.legend(
                 handles=handles,
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.14),
                 ncols=min(2, math.ceil(len(handles) / 2)),
-                frameon=False,
-                fontsize=9,
-                handlelength=3.2,
+                **FILE_LEGEND,
             )
+
+
+def _handle(entry: Entry) -> Any:
+    """An entry of a legend, for Matplotlib."""
+    from matplotlib.lines import Line2D
+
+    dash: Any = (0, entry.style.dash) if entry.style.dash else "-"
+    star = entry.style.mark == "star"
+    return Line2D(
+        [],
+        [],
+        color=entry.style.colour,
+        linestyle=dash if entry.line else "none",
+        marker=MATPLOTLIB_MARKS.get(entry.style.mark, ""),
+        markeredgecolor=BLACK if star else GREY,
+        markersize=13 if star else 6.5,
+        label=entry.label,
+    )
 
 
 def _sized(figure: Figure) -> Any:

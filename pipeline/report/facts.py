@@ -22,6 +22,7 @@ from pipeline.config import DriftReport, RunConfig, read_record
 from pipeline.errors import ScoreError
 from pipeline.heads import Head, ngram_table, stored_outputs
 from pipeline.neurons import importance_cube, read_ablations, read_overlaps
+from pipeline.prevalence import SharesReport, find_shares
 from pipeline.probes import read_importance
 from pipeline.report.labelnoise import DOUBTS_SHOWN, LabelDoubts, doubts_of
 from pipeline.report.mistakes import Mistake, Predictions, find_mistakes
@@ -76,6 +77,7 @@ class TaskFacts:
         neurons: the most important ones, with what they speak for and the texts that excite them.
         doubts: the labels that its out-of-fold outputs most doubt.
         drift: of the texts scored with it, if there are scores.
+        shares: of classes among these texts, of all tasks.
         notes: what could not be shown, and why.
     """
 
@@ -93,6 +95,7 @@ class TaskFacts:
     neurons: tuple[SalientNeuron, ...] = ()
     doubts: LabelDoubts | None = None
     drift: DriftFacts | None = None
+    shares: SharesReport | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -136,14 +139,33 @@ def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
     config = run_config(path)
     ablated = read_ablations(folder.ablation) if folder.ablation.is_file() else {}
     drift = {} if scores is None else read_drift(scores)
+    shares, unknown = _read_shares(scores, folder.path)
     tasks = tuple(
-        replace(
-            _read_task(folder, config, name, entry, metrics.get("snapshot"), ablated.get(name)),
-            drift=drift.get(name),
-        )
+        replace(found, drift=drift.get(found.name), shares=shares, notes=(*found.notes, *unknown))
         for name, entry in metrics["tasks"].items()
+        for found in [
+            _read_task(folder, config, name, entry, metrics.get("snapshot"), ablated.get(name))
+        ]
     )
     return RunFacts(path, card, config, tasks, what_was_lost(config))
+
+
+def _read_shares(scores: Path | None, run: Path) -> tuple[SharesReport | None, tuple[str, ...]]:
+    """Shares by day in a folder of scores, or why there are none; where the folder does not say
+    what its heads get wrong, the run is asked."""
+    if scores is None:
+        return None, ()
+    try:
+        found = find_shares(scores, by="day")
+    except SalientError as error:
+        return None, (f"no shares of classes: {error}",)
+    known = set(zip(*(found.table[key].to_pylist() for key in ("task", "method")), strict=True))
+    if all((task, "adjusted") in known for task, _ in known):
+        return found, ()
+    try:
+        return find_shares(scores, by="day", run=run), ()
+    except SalientError as error:
+        return found, (f"no corrected shares: {error}",)
 
 
 def _read_task(

@@ -40,6 +40,7 @@ from pipeline.report.charts import (
 )
 from pipeline.report.digits import blocks_read, metric_words, three
 from pipeline.report.facts import TaskFacts
+from pipeline.report.labelsets import by_label, every_label, label_calibration, missed_labels
 from pipeline.report.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW, Style
 from pipeline.report.scores import (
     BASELINES,
@@ -134,6 +135,10 @@ def compared(task: TaskFacts) -> Figure | None:
     ]
     if "majority" in known:
         rows.append(("chance (majority)", Style(GREY, (4, 3), "square"), known["majority"]))
+    every = every_label(task)
+    if every is not None:
+        everything: JSON = {"test": {metric: every}}
+        rows.append(("chance (every label)", Style(GREY, (4, 3), "triangle"), everything))
     rows = [row for row in rows if row[2]["test"].get(metric) is not None]
     if len(rows) < 2:
         return None
@@ -155,7 +160,8 @@ def compared(task: TaskFacts) -> Figure | None:
         f"{metric_words(metric)} on the test rows (n = {task.metrics['num_test']:,}), which chose"
         " nothing. Bars: 95 % bootstrap intervals over these rows; of random features there is one"
         " draw, and others score a little differently. Intervals of differences, which are"
-        " narrower, are in the table of scores.",
+        " narrower, are in the table of scores."
+        + (" Every label: given to every text; by majority few labels are given." if every else ""),
         for_both(chart, yticks=ticks, ylabel=""),
         100 + 36 * len(rows),
         legend=False,
@@ -181,7 +187,7 @@ def by_layer(task: TaskFacts) -> Figure | None:
         ends = _bounds([interval_of(e, metric) for _, e in probes]) if tested else None
         low, high = ends or (None, None)
         lines.append(Series(label, after, scores, own, low=low, high=high))
-    chance = None
+    chance, every = None, every_label(task)
     if tested:
         lines = [*_levels(task, blocks), *lines]
         known = task.metrics.get("baselines", {})
@@ -201,6 +207,7 @@ def by_layer(task: TaskFacts) -> Figure | None:
             " intervals over them."
             + _levels_said(task)
             + ("" if chance is None else f" Chance (majority): {three(chance)}.")
+            + ("" if every is None else f" Chance (every label): {three(every)}.")
             if tested
             else ". All on the validation rows: this run was not tested."
         ),
@@ -482,7 +489,7 @@ def calibration(task: TaskFacts) -> Figure | None:
     if found is None or found.probability is None or found.multilabel:
         return None
     bins = found.reliability()
-    low, high = _wilson(bins.accuracy, bins.count)
+    low, high = bins.interval()
     x, y = "probability of the most probable class", "share that is right"
     lines = [
         Series("as often as said", [0, 1], [0, 1], THRESHOLD),
@@ -498,14 +505,6 @@ def calibration(task: TaskFacts) -> Figure | None:
         f" over {bins.most_by_chance:.3f} in 5 of 100 cases. Band: 95 % interval of the share.",
         for_both(line_chart(lines, x, y), xlim=(start, 1.02), ylim=(start, 1.02)),
     )
-
-
-def _wilson(share: Array, count: Array) -> tuple[Array, Array]:
-    """Wilson's 95 % interval of a share."""
-    z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / 2 / count) ** 2)
-    return middle - half, middle + half
 
 
 def predicted(task: TaskFacts) -> Figure | None:
@@ -536,7 +535,8 @@ def drift(task: TaskFacts) -> Figure | None:
         at = [i for i, date in enumerate(dates) if part in task.drift.dates[date]]
         if at:
             excess = [float(task.drift.dates[dates[i]][part]["excess"]) for i in at]
-            lines.append(Series(label, at, excess, style))
+            sets = part == "classes" and task.metrics["type"] == "multilabel"
+            lines.append(Series("label shares" if sets else label, at, excess, style))
     ends = [0, max(len(dates) - 1, 1)]
     lines.append(Series("threshold", ends, [task.drift.threshold] * 2, THRESHOLD))
     ticks = [(i, dates[i]) for i in whole_ticks(range(len(dates)))]
@@ -556,8 +556,11 @@ FIGURES: tuple[Callable[[TaskFacts], Figure | None], ...] = (
     by_size,
     by_layer,
     confusion,
+    by_label,
+    missed_labels,
     predicted,
     calibration,
+    label_calibration,
     pareto,
     importance_map,
     overlap,

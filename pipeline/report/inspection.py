@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.heads import Head, all_features
 from pipeline.report.verdict import choice_sentence
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config, what_was_lost
-from pipeline.scoring import SCORE_CARD, check_files, num_rows, read_score_card
+from pipeline.scoring import SCORE_CARD, check_files, num_rows, read_score_card, row_files
 from store import ActivationStore, StoreSchema
 from store.layout import SITES, Source
 
@@ -141,7 +141,7 @@ def sources_read(sources: Iterable[Source]) -> list[str]:
 
 def _scores(path: Path) -> Facts:
     check_files(path)
-    files = sorted(path.glob("date=*/*.parquet"))
+    files = row_files(path)
     dates: dict[str, int] = {}
     for file in files:
         date = file.parent.name.removeprefix("date=")

@@ -167,11 +167,15 @@ def _mistakes(task: TaskFacts) -> Iterator[str]:
         return
     if found.multilabel:
         rows = [row for row in class_rows(found) if row.f1 is not None]
-        if rows:
+        if found.right == 1:
+            yield "it makes no mistake there"
+        elif rows:
             worst = min(rows, key=lambda row: (row.f1, row.name))
+            chance = "" if worst.chance is None else f", by chance {three(worst.chance)}"
             yield (
-                f"its weakest label is {worst.name} (F1 {three(worst.f1)},"
-                f" {counted(worst.rows, 'text')})"
+                f"its weakest label is {worst.name} (F1 {three(worst.f1)}{chance},"
+                f" {counted(worst.rows, 'text')}); {found.right:.0%} of the texts are given exactly"
+                " their labels"
             )
         return
     worst_pair = worst_confusion(found)

@@ -21,8 +21,10 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.errors import ConfigError, missing
-from pipeline.progress import Say, advance, silent
+from pipeline.events import Tally
+from pipeline.progress import Say, silent
 from pipeline.report.charts import Entry, Figure, bokeh_model, legend_of, write_image
+from pipeline.report.daily import SharesPart, shares_part
 from pipeline.report.facts import RunFacts, TaskFacts, read_run
 from pipeline.report.figures import task_figures
 from pipeline.report.opening import opening, warnings_of
@@ -61,9 +63,21 @@ class TaskView:
     facts: TaskFacts
     opening: tuple[str, ...]
     figures: tuple[Figure, ...]
-    legends: tuple[tuple[Entry, ...], ...]
+    legends: Mapping[str, Sequence[Entry]]
+    """Of every figure, those of shares too, by its name."""
     tables: tuple[PageTable, ...]
     head: tuple[tuple[str, str], ...]
+    shares: SharesPart | None = None
+
+    @property
+    def all_figures(self) -> tuple[Figure, ...]:
+        """Those of shares last."""
+        return self.figures + (() if self.shares is None else self.shares.figures)
+
+    @property
+    def all_tables(self) -> tuple[PageTable, ...]:
+        """That of shares last."""
+        return self.tables + (() if self.shares is None else (self.shares.table,))
 
 
 def write_report(
@@ -82,8 +96,8 @@ def write_report(
         images: a key of ``IMAGES``: the figures' files in ``figures/`` of the run folder, or in
             a folder ``FILE_figures`` beside ``output``. Tables are in ``tables/`` or
             ``FILE_tables`` as CSV.
-        scores: a folder of scores, for their drift; default the one that the run's configuration
-            names.
+        scores: a folder of scores, for their drift and the shares of classes; default the one that
+            the run's configuration names.
         say: told of progress.
 
     Returns:
@@ -114,17 +128,18 @@ def write_report(
     wanted = [
         (figure, view.facts.name, suffix)
         for view in views
-        for figure in view.figures
+        for figure in view.all_figures
         for suffix in files.suffixes
     ]
+    tally = Tally("drawn", len(wanted), "figures")
     for figure, task, suffix in wanted:
         drawn.append(files.figures / f"{task}-{figure.name}.{suffix}")
         write_image(figure, drawn[-1], title=task)
-        advance(say, "drawn", len(drawn), len(wanted), "figures")
+        tally(len(drawn))
     files.tables.mkdir(parents=True, exist_ok=True)
     for view in views:
         tried = csv_of(view.facts.sweep.to_pydict())
-        named = [(table.name, table.csv()) for table in view.tables]
+        named = [(table.name, table.csv()) for table in view.all_tables]
         for name, content in (*named, (HEADS, tried)):
             kept.append(files.tables / f"{view.facts.name}-{name}.csv")
             write_file(kept[-1], [content])
@@ -165,7 +180,7 @@ def render(run: RunFacts, views: Sequence[TaskView], files: Beside | None = None
     models = {
         f"{number}-{figure.name}": bokeh_model(figure)
         for number, view in enumerate(views)
-        for figure in view.figures
+        for figure in view.all_figures
     }
     script, places = components(models)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -235,13 +250,18 @@ def _run_facts(run: RunFacts) -> Iterator[tuple[str, str]]:
 def view_of(task: TaskFacts, card: Mapping[str, Any]) -> TaskView:
     """A task's sentences, figures and tables; ``card`` is the run's."""
     figures = tuple(task_figures(task))
+    shares = None if task.shares is None else shares_part(task.shares, task.name)
     return TaskView(
         task,
         opening(task),
         figures,
-        tuple(tuple(legend_of(figure)) for figure in figures),
+        {
+            figure.name: tuple(legend_of(figure))
+            for figure in (*figures, *(() if shares is None else shares.figures))
+        },
         tuple(page_tables(task, card)),
         tuple((key.replace("_", " "), _plain(value)) for key, value in task.head.items()),
+        shares,
     )
 
 

@@ -211,12 +211,14 @@ def interval_of(entry: JSON, metric: str) -> tuple[float | None, float | None]:
     return low, high
 
 
-def label_rows(task: JSON) -> Iterator[tuple[str, str, str]]:
-    """Label, its test rows and the chosen head's F1 of it, where the task is about label sets."""
+def label_rows(task: JSON) -> Iterator[tuple[str, str, str, str]]:
+    """Label, its test rows, the chosen head's F1 of it and that of whoever gives it to every text,
+    where the task is about label sets."""
     for name, entry in task.get("labels", {}).items():
-        value = entry["f1"]
+        value, rows = entry["f1"], entry["rows"]
         ends = entry["interval"] or (None, None)
-        yield name, f"{entry['rows']:,}", NONE if value is None else with_span(value, *ends)
+        f1 = NONE if value is None else with_span(value, *ends)
+        yield name, f"{rows:,}", f1, three(2 * rows / (rows + task["num_test"]) if rows else None)
 
 
 def remarks(task: JSON) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.report.digits import NONE, metric_words, three, with_span
 from pipeline.report.facts import TaskFacts
 from pipeline.report.labelnoise import twin_note
-from pipeline.report.mistakes import class_rows
+from pipeline.report.mistakes import Mistake, Predictions, class_rows, set_words
 from pipeline.report.opening import label_counts
 from pipeline.report.scores import judging, remarks, score_rows
 from pipeline.report.sheets import csv_text
@@ -55,7 +55,7 @@ class PageTable:
         name: stem of its CSV file.
         title: plain text.
         caption: plain text, with ```code``` in backticks.
-        heads: head and kind of each column: "name", "number" or "text".
+        heads: head and kind of each column: "name", "number", "free" (words that wrap) or "text".
         rows: cells.
         raw: column -> values for the CSV.
         bold: numbers of rows that stand out.
@@ -112,7 +112,13 @@ def shortened(text: str, most: int) -> str:
     return line if len(line) <= most else f"{line[:most]} …"
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _set_raw(labels: str | Sequence[str]) -> str:
+    """The same for a CSV: sets are JSON arrays, as in the store."""
+    return labels if isinstance(labels, str) else json.dumps(list(labels), ensure_ascii=False)
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Column -> its values, None where a row has none."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -138,7 +144,7 @@ def _scores(task: TaskFacts) -> PageTable:
         f"{said[1:]}. Best single layers are those of the best validation score.",
         (("model", "name"), *_numbers(*(head for _, head in shown))),
         tuple((row.model, *(getattr(row, key) for key, _ in shown)) for row in rows),
-        _columns([row.numbers for row in rows]),
+        columns_of([row.numbers for row in rows]),
         frozenset(i for i, row in enumerate(rows) if row.chosen),
         tuple(f"{one[0].upper()}{one[1:]}." for one in notes),
     )
@@ -157,49 +163,79 @@ def _classes(task: TaskFacts, counts: Mapping[str, Mapping[str, Any]]) -> PageTa
         f1 = three(row.f1) if row.name not in spans or row.f1 is None else with_span(row.f1, *ends)
         known = [own.get(row.name) for _, own in splits]
         numbers = [NONE if one is None else f"{one:,}" for one in known]
-        shares = (three(row.precision), three(row.recall), f1)
+        chance = (three(row.chance),) if found.multilabel else ()  # classes have the majority
+        shares = (three(row.precision), three(row.recall), f1, *chance)
         cells.append((row.name, *shares, f"{row.rows:,}", f"{row.decided:,}", *numbers))
         raw.append({**vars(row), **{split: own.get(row.name) for split, own in splits}})
-    what = "Label by label" if found.multilabel else "Class by class"
+    one = "label" if found.multilabel else "class"
+    what = f"{one.capitalize()} by {one}"
     heads = ["precision", "recall", "F1", "test texts", "decided so"]
+    heads[3:3] = ["chance"] if found.multilabel else []
     heads += [{"train": "training", "val": "validation"}[split] for split, _ in splits]
     return PageTable(
         "classes",
         what,
         f"The chosen head on the test texts (n = {len(found.targets):,}), each"
-        f" {'label' if found.multilabel else 'class'} by itself.",
-        (("label" if found.multilabel else "class", "name"), *_numbers(*heads)),
+        f" {one} by itself."
+        + (" Chance: the F1 of whoever gives it to every text." if found.multilabel else ""),
+        ((one, "name"), *_numbers(*heads)),
         tuple(cells),
-        _columns(raw),
-        wide=False,
+        columns_of(raw),
+        notes=_set_notes(found),
+        wide=found.multilabel,
+    )
+
+
+def _set_notes(found: Predictions) -> tuple[str, ...]:
+    """How many labels a text has, and is given; nothing of classes."""
+    if not found.multilabel:
+        return ()
+    has, given = (float(own.sum(axis=1).mean()) for own in (found.targets, found.decided))
+    none = [int((own.sum(axis=1) == 0).sum()) for own in (found.targets, found.decided)]
+    return (
+        f"A text has {has:.2f} labels on average and is given {given:.2f};"
+        f" {none[0]:,} have none, {none[1]:,} are given none;"
+        f" {found.right:.0%} are given exactly their labels.",
     )
 
 
 def _mistakes(task: TaskFacts) -> PageTable | None:
     if not task.mistakes:
         return None
+    sets = task.metrics["type"] == "multilabel"
     values = task.metrics["type"] == "regression"
     kept = any(one.text is not None for one in task.mistakes)
+    kind = "free" if sets else "name"  # sets may be long
     return PageTable(
         "mistakes",
         "Furthest off" if values else "Most confident mistakes",
         ("Test texts whose values the chosen head misses furthest" if values
          else "Test texts that the chosen head gets wrong, the surest first")
+        + (", by the label of which it is wrongly surest" if sets else "")
         + ". To be read, not mended: whoever changes test labels by what a head says tests nothing."
         + ("" if kept else " The store keeps no texts (`keep_text = true` would)."),
         (
-            ("text", "text"), ("label", "name"), ("decided", "name"),
+            ("text", "text"), ("labels" if sets else "label", kind), ("decided", kind),
+            *([("wrongly", "name")] if sets else []),
             ("off by" if values else "probability", "number"), ("id", "name"),
         ),
         tuple(
             (
-                "" if one.text is None else shortened(one.text, MOST_CHARACTERS), one.label,
-                one.decided, three(one.sure), one.id,
+                "" if one.text is None else shortened(one.text, MOST_CHARACTERS),
+                set_words(one.label), set_words(one.decided), *([one.wrong or ""] if sets else []),
+                three(one.sure), one.id,
             )
             for one in task.mistakes
         ),
-        _columns([vars(one) for one in task.mistakes]),
+        columns_of([_mistake_raw(one) for one in task.mistakes]),
     )  # fmt: skip
+
+
+def _mistake_raw(one: Mistake) -> dict[str, Any]:
+    own = {**vars(one), "label": _set_raw(one.label), "decided": _set_raw(one.decided)}
+    if one.wrong is None:
+        del own["wrong"]
+    return own
 
 
 def _neurons(task: TaskFacts) -> PageTable | None:
@@ -234,7 +270,7 @@ def _neurons(task: TaskFacts) -> PageTable | None:
         " explorer has those in between. A neuron leads to it, where it runs.",
         tuple(heads),
         tuple(rows),
-        _columns(raw),
+        columns_of(raw),
     )
 
 
@@ -252,7 +288,7 @@ def _ngrams(task: TaskFacts) -> PageTable | None:
         "Of the chosen head, by their share of all n-grams' squared importance.",
         (("n-gram", "text"), ("speaks for", "name"), ("share", "number")),
         tuple((row["ngram"], row["towards"], f"{row['share']:.2%}") for row in rows),
-        _columns(task.ngrams.to_pylist()),
+        columns_of(task.ngrams.to_pylist()),
         wide=False,
     )
 
@@ -271,7 +307,7 @@ def _pairs(task: TaskFacts) -> PageTable | None:
             (one.given, one.likely, f"{one.doubted:,}", Cell(bar=100 * one.doubted / most))
             for one in pairs
         ),
-        _columns([vars(one) for one in task.doubts.pairs]),
+        columns_of([vars(one) for one in task.doubts.pairs]),
         wide=False,
     )
 
@@ -302,7 +338,7 @@ def _doubts(task: TaskFacts) -> PageTable | None:
             )
             for row in rows
         ),
-        _columns(rows),
+        columns_of(rows),
     )  # fmt: skip
 
 
@@ -320,6 +356,6 @@ def _ablation(task: TaskFacts) -> PageTable | None:
         f" random: mean of {report['draws']} draws{f'; {note}' if note else ''}.",
         (("head", "name"), ("silenced", "name"), *_numbers("score", "change", "95 % CI")),
         tuple((row.head, row.silenced, row.score, row.change, row.interval) for row in rows),
-        _columns([vars(row) for row in rows]),
+        columns_of([vars(row) for row in rows]),
         wide=False,
     )

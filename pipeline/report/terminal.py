@@ -83,7 +83,7 @@ def _task_table(
     better = "" if METRICS[task["metric"]].higher_is_better else " (lower is better)"
     judged_by = f"; {judging(task, loss='loss' not in left_out)}"
     judged_by = "" if "score" in left_out else judged_by
-    table = _open_table(
+    table = open_table(
         f"{name}: {task['metric']}{better}, {task['num_test']:,} test texts{judged_by}",
         caption=escape("\n".join(remarks(task))),
         caption_justify="left",
@@ -101,7 +101,7 @@ def _task_table(
     return table
 
 
-def _open_table(title: str, **options: Any) -> Table:
+def open_table(title: str, **options: Any) -> Table:
     """A table with a line below its head only, as narrow as its words; options as of ``Table``."""
     return Table(
         title=title,
@@ -115,10 +115,11 @@ def _open_table(title: str, **options: Any) -> Table:
 
 
 def label_table(name: str, task: JSON) -> Table:
-    """The chosen head's F1 of each label of a multilabel task, with its bootstrap interval."""
-    table = _open_table(f"{name}: labels, {task['num_test']:,} test texts")
+    """The chosen head's F1 of each label of a multilabel task, with its bootstrap interval, beside
+    that of whoever gives the label to every text."""
+    table = open_table(f"{name}: labels, {task['num_test']:,} test texts")
     table.add_column("label")
-    for column in ("texts", "F1 [95 % CI]"):
+    for column in ("texts", "F1 [95 % CI]", "chance"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in label_rows(task):
         table.add_row(*map(escape, row))
@@ -340,7 +341,7 @@ def depth_table(name: str, task: JSON, sweep: pa.Table) -> Table:
     best = best_by_depth(rows, metric)
     kinds = list(dict.fromkeys(kind for kind, _ in best))
     main = "dense" if "dense" in kinds else None
-    table = _open_table(f"{name}: {judge(rows)} {metric} by blocks read")
+    table = open_table(f"{name}: {judge(rows)} {metric} by blocks read")
     table.add_column("blocks", no_wrap=True)
     if main:
         table.add_column("dense", justify="right", no_wrap=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.events import TaskDrift
 from pipeline.heads import Comparison, Drift, DriftCounts, Finding, Head, Reference
 from store.tables import write_json
 
@@ -97,6 +98,20 @@ def drift_report(
         "warnings": warnings,
         "tasks": tasks,
     }
+
+
+def drift_of_tasks(report: Mapping[str, Any]) -> dict[str, TaskDrift]:
+    """Task -> how far its texts drifted in the worst case, of a drift report; a task without texts
+    is left out."""
+    found = {}
+    for task, one in report["tasks"].items():
+        dates = list(one["dates"].values())
+        told = [entry for entry in dates if entry["status"] != "too few texts"] or dates
+        excesses = [entry[part]["excess"] for entry in told for part in PLOTTED if part in entry]
+        if excesses:
+            drifted = any(entry["drifted"] for entry in dates)
+            found[task] = TaskDrift(excess=max(excesses), drifted=drifted)
+    return found
 
 
 def _entry(watched: Watched, counts: DriftCounts, threshold: float) -> dict[str, Any]:

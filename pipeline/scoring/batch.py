@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,11 +28,13 @@ import pyarrow.compute as pc
 
 from pipeline.config import SCORE_COLUMNS
 from pipeline.errors import CorpusError, DumpError, ScoreError
+from pipeline.events import FileRead, RowsScored, emit
 from pipeline.heads import Drift, Head
 from pipeline.progress import Say, silent
 from pipeline.scoring.cache import CachePlan, TextCache
 from pipeline.scoring.cascade import Cascade
 from pipeline.scoring.folder import ScoreFolder
+from pipeline.scoring.inputs import NO_NAMES, said_by_name
 from pipeline.scoring.ledger import Finished
 from pipeline.scoring.prediction import OF_ROWS
 from pipeline.scoring.scorer import Compute, Scored, heads_fingerprint
@@ -47,16 +52,17 @@ from pipeline.texts import (
     Filters,
     InputBlock,
     InputOptions,
+    columns_line,
     content_digest,
     detect,
+    earlier_key,
     input_key,
     readable,
+    recognised,
     settled,
 )
 from pipeline.texts import read_blocks as read_input_blocks
 from store.errors import InputError
-
-SAY_EVERY_S = 5.0
 
 
 class IncompleteScores(ScoreError):
@@ -83,6 +89,8 @@ def score_card(heads: Sequence[Head], cascade: Cascade | None = None) -> dict[st
                 "depth": head.card.depth,
                 "num_features": head.card.num_features,
                 "classes": head.card.classes,
+                "type": head.card.type,
+                "errors": head.card.metrics.get("errors"),
             }
             for head in heads
         },
@@ -131,6 +139,8 @@ class ScoreRun:
         cache_texts: texts whose predictions are remembered.
         compute: the model's part; None to only read and count (the folder must be in a dry run).
         seen: files whose content is known.
+        names: paths -> what the user calls them, of files that stand for something else.
+        told: whether the run is to end after what it has in hand; the next one goes on.
         say: told of progress.
     """
 
@@ -144,6 +154,8 @@ class ScoreRun:
         cache_texts: int,
         compute: Compute | None,
         seen: SeenFiles | None = None,
+        names: Mapping[Path, str] = NO_NAMES,
+        told: Callable[[], bool] = lambda: False,
         say: Say = silent,
     ) -> None:
         self._folder = folder
@@ -153,10 +165,14 @@ class ScoreRun:
         self._cache = TextCache(max_texts=cache_texts)
         self._compute = compute
         self._seen = seen or SeenFiles()
+        self._names = names
+        self._told = told
         self._say = say
         asked = {**options.to_dict(), "filters": filters.to_dict(), "reading": READING}
         self._asked = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        self._columns_said: list[object] = []
+        self._columns_said: list[str] = []
+        self._first = len(report.inputs)
+        self._num_read = self._num_scored = self._num_done = 0
         self._ended: list[_End] = []
         self._unknown: list[_End] = []
         self.drift = Drift()
@@ -164,13 +180,22 @@ class ScoreRun:
 
     def run(self, paths: Sequence[Path]) -> None:
         """Score files, one after another."""
-        started = said = time.monotonic()
+        started = time.monotonic()
         for work, table in self._results(self._works(paths)):
             self._write(work, table)
-            now = time.monotonic()
-            if now - said >= SAY_EVERY_S:
-                said = now
-                self._say(self._progress(now - started))
+            self._num_scored += len(table)
+            emit(
+                RowsScored(
+                    path=self._report.inputs[self._first + work.input_number].name,
+                    num_rows=len(table),
+                    read=self._num_read,
+                    scored=self._num_scored,
+                    rate=self._num_scored / max(time.monotonic() - started, 1e-9),
+                    files_done=self._num_done,
+                    num_files=len(paths),
+                    dry_run=self._report.dry_run,
+                )
+            )
         self._finish(self._ended)
         if self._report.unknown_only() is None:  # otherwise the next run is to say so again
             self._finish(self._unknown)
@@ -185,46 +210,64 @@ class ScoreRun:
             for work, scored in self._compute(works):
                 yield work, self._with_scores(work, scored)
 
-    def _progress(self, elapsed_s: float) -> str:
-        report = self._report
-        done = sum(one.state != "reading" for one in report.inputs)
-        return (
-            f"{report.read} rows read, {report.scored} scored ({report.scored / elapsed_s:.0f} a"
-            f" second), {done} files done"
-        )
-
     # ------------------------------------------------- reading, in the thread that computes ahead
 
     def _works(self, paths: Sequence[Path]) -> Iterator[tuple[Work, pa.Table]]:
         """Every block with new rows, and those of its rows whose text is to be computed."""
         for number, path in enumerate(paths):
-            entry = InputReport(readable(str(path)))
+            entry = InputReport(self._names.get(path, readable(str(path))))
             self._report.inputs.append(entry)
+            if self._told():
+                entry.state = "stopped"
+                continue
             try:
                 yield from self._read(number, path, entry)
             except (CorpusError, DumpError) as error:
                 # The other files go on; this one is reported at the end.
-                entry.state, entry.problem = "failed", str(error)
-                self._say(f"failed: {error}")
+                entry.state, entry.problem = "failed", said_by_name(error, path, self._names)
+                self._say(f"failed: {entry.problem}")
+            if entry.state == "stopped":
+                continue
+            self._num_done += 1
+            emit(
+                FileRead(
+                    path=entry.name,
+                    state=entry.state,
+                    kind=entry.kind,
+                    num_rows=entry.counts["read"],
+                    problem=entry.problem,
+                )
+            )
 
     def _read(self, number: int, path: Path, entry: InputReport) -> Iterator[tuple[Work, pa.Table]]:
         looked_at_ns, before = now_ns(), state_of(path)
         known = self._seen.find(path, before)
-        seen = self._seen_as(path, known)
+        settle = cache(partial(settled, path, options=self._options))  # it is looked at once
+        seen = self._seen_as(path, known, settle)
         counts = self._folder.finished(seen.key)
         if counts is None and known is not None:
-            seen = self._seen_as(path, None)  # what is read is recorded by the bytes that it has
+            # What is read is recorded by the bytes that it has.
+            seen = self._seen_as(path, None, settle)
             counts = self._folder.finished(seen.key)
+        if counts is None:
+            counts = self._finished_earlier(path, seen)
         entry.content, entry.kind = seen.content, seen.kind
         if counts is not None:
             entry.state, entry.counts = "unchanged", counts
-            if state_of(path) == before:
+            if state_of(path) == before and path not in self._names:
                 self._seen.note(path, before, seen, looked_at_ns=looked_at_ns)
             return
-        settings = settled(path, entry.kind, self._options)
+        with suppress(CorpusError):  # only told of: whether it can be read, reading will find
+            found = recognised(path, self._options)
+            entry.framing, entry.container = found.framing, found.container
+            entry.encoding = found.encoding
+        settings = settle(entry.kind)
         self._say_columns(entry.kind, settings)
         for block in read_input_blocks(path, entry.kind, settings):
-            new = self._new_rows(number, block, entry)
+            if self._told():
+                entry.state = "stopped"
+                return
+            new = self._new_rows(number, self._named(path, block), entry)
             if len(new):
                 plan = self._cache.plan(new["text_hash"].to_pylist())
                 ended, self._ended = tuple(self._ended), []
@@ -234,11 +277,22 @@ class ScoreRun:
         if state_of(path) == before:
             ends = self._unknown if only_unknown(entry.counts) else self._ended
             ends.append(_End(number, seen.key, Finished(entry.name, entry.counts)))
-            self._seen.note(path, before, seen, looked_at_ns=looked_at_ns)
+            if path not in self._names:  # the others are gone with this run
+                self._seen.note(path, before, seen, looked_at_ns=looked_at_ns)
         else:
             self._say(f"{path}: changed while it was read; the next run reads it again")
 
-    def _seen_as(self, path: Path, known: Seen | None) -> Seen:
+    def _finished_earlier(self, path: Path, seen: Seen) -> Counts | None:
+        """The counts of a table that an earlier version read by ids of its own making."""
+        if seen.kind == TWEETS:
+            return None
+        filters = self._filters.to_dict()
+        key = earlier_key(path, seen.content, seen.kind, self._options, filters=filters)
+        return None if key is None else self._folder.finished(key)
+
+    def _seen_as(
+        self, path: Path, known: Seen | None, settle: Callable[[str], InputOptions]
+    ) -> Seen:
         """A file as this run asks for it; its bytes are read if they are not known."""
         if known is not None and known.asked == self._asked:
             return known
@@ -249,19 +303,31 @@ class ScoreRun:
             content,
             kind,
             self._options,
-            columns=None if kind == TWEETS else settled(path, kind, self._options).read,
+            columns=None if kind == TWEETS else settle(kind).read,
             filters=self._filters.to_dict(),
         )
         return Seen(content, kind, self._asked, key)
 
     def _say_columns(self, kind: str, settings: InputOptions) -> None:
         """Say once which columns are read of files of texts."""
-        if kind != TWEETS and settings.read not in self._columns_said:
-            self._columns_said.append(settings.read)
-            named = [f"{name} = {column!r}" for name, column in settings.read.items() if column]
-            none = [name for name, column in settings.read.items() if column is None]
-            lacks = f"; none for {', '.join(none)}" if none else ""
-            self._say(f"columns: {', '.join(named)}{lacks}")
+        if kind != TWEETS and (line := columns_line(settings)) not in self._columns_said:
+            self._columns_said.append(line)
+            self._say(line)
+
+    def _named(self, path: Path, block: InputBlock) -> InputBlock:
+        """A block by the name that the user knows its file by."""
+        if (name := self._names.get(path)) is None:
+            return block
+        own = f"^{re.escape(readable(path.name))}"  # what follows is a file in it
+        tables = [
+            table.set_column(
+                table.schema.get_field_index("source_file"),
+                "source_file",
+                pc.replace_substring_regex(table["source_file"], own, name),
+            )
+            for table in (block.rows, block.bad)
+        ]
+        return replace(block, rows=tables[0], bad=tables[1])
 
     def _new_rows(self, number: int, block: InputBlock, entry: InputReport) -> pa.Table:
         """Count a block; its rows that are to be scored."""
@@ -279,6 +345,7 @@ class ScoreRun:
             counts["filtered/deleted"] += num_deleted
         counts["scored"] += len(new)
         entry.counts.update(counts)
+        self._num_read += counts["read"]
         return new
 
     # ------------------------------------------------------------------ scores and writing
@@ -314,6 +381,7 @@ class ScoreRun:
             "source_file": rows["source_file"],
             "text_hash": rows["text_hash"],
             "fingerprint": pa.array([self._report.fingerprint] * len(rows), pa.string()),
+            "platform": rows["platform"],
             **{name: predictions[name] for name in predictions.column_names},
         }
         others = [name for name in columns if name not in SCORE_COLUMNS]

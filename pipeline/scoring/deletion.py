@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,15 +44,25 @@ from pipeline.scoring.parts import (
     rewrite_part,
 )
 from pipeline.scoring.place import (
-    FORMAT_VERSION,
     SCORE_CARD,
     alone,
     check_scores,
+    format_version,
     open_ledger,
     read_score_card,
 )
+from pipeline.scoring.sinks import sink_of
 from pipeline.scoring.summary import CLASHES, reason_kind
-from pipeline.texts import TWEETS, InputOptions, detect, file_stem, read_dump
+from pipeline.texts import (
+    TWEETS,
+    USUAL,
+    InputOptions,
+    detect,
+    file_stem,
+    read_blocks,
+    read_dump,
+    settled,
+)
 from store.tables import read_arrays, write_arrays, write_json
 from store.upkeep import unmet
 
@@ -360,9 +370,9 @@ def _delete(
 ) -> DeletionReport:
     with alone(folder, dry_run=dry_run, say=say):
         card = read_score_card(folder)
-        if not dry_run and card is not None and card["format_version"] != FORMAT_VERSION:
+        if not dry_run and card is not None and card["format_version"] != format_version(folder):
             # Programs that know no list of deleted ids are to refuse the folder from now on.
-            write_json(folder / SCORE_CARD, {**card, "format_version": FORMAT_VERSION})
+            write_json(folder / SCORE_CARD, {**card, "format_version": format_version(folder)})
         with open_ledger(folder, dry_run=dry_run) as ledger:
             left = catch_up(folder, ledger, dry_run=dry_run, say=say)
             report = DeletionReport(
@@ -449,15 +459,15 @@ def sweep(
     """
     found = Swept()
     for file in files:
-        keys = _take_out(folder / file.path, is_meant, dry_run=dry_run)
+        keys, now = _take_out(folder / file.path, is_meant, dry_run=dry_run)
         if keys and not dry_run:
-            ledger.take_out(file, folder, keys=keys, num_taken=len(keys))
+            ledger.take_out(file, now, keys=keys, num_taken=len(keys))
         found.add(folder / file.path, len(keys))
     return found
 
 
-def _take_out(path: Path, is_meant: Meant, *, dry_run: bool) -> list[Key]:
-    """Take rows or lines out of one file; their keys."""
+def _take_out(path: Path, is_meant: Meant, *, dry_run: bool) -> tuple[list[Key], Path | None]:
+    """Take rows or lines out of one file; their keys, and the file that has the others."""
     keep, keys = [], list[Key]()
     quarantined = is_quarantine(path)
     for table in read_part(path):
@@ -465,9 +475,10 @@ def _take_out(path: Path, is_meant: Meant, *, dry_run: bool) -> list[Key]:
         gone = _lines(table, is_meant) if quarantined else is_meant(table["id"].to_pylist())
         keep.append(~gone)
         keys += [own[at] for at in np.flatnonzero(gone)]
+    left: Path | None = path
     if keys and not dry_run:
-        rewrite_part(path, np.concatenate(keep))
-    return keys
+        left = rewrite_part(path, np.concatenate(keep))
+    return keys, left
 
 
 def catch_up(folder: Path, ledger: Ledger, *, dry_run: bool, say: Say = silent) -> Swept:
@@ -490,7 +501,9 @@ def catch_up(folder: Path, ledger: Ledger, *, dry_run: bool, say: Say = silent) 
     if not dry_run:
         Deleted.mend(folder, dry_run=False)  # killed between the list and its copy
         for path in ledger.unknown(folder) if len(deleted) else ():
-            found.add(path, len(_take_out(path, deleted.mask, dry_run=False)))
+            found.add(path, len(_take_out(path, deleted.mask, dry_run=False)[0]))
+        if found.rows:
+            sink_of(folder).purge()
     ledger.sync(folder, say)
     if not dry_run:
         found += finish_deletion(folder, ledger, say)
@@ -504,6 +517,7 @@ def finish_deletion(folder: Path, ledger: Ledger, say: Say = silent) -> Swept:
         return Swept()
     say(f"{folder}: a deletion was interrupted; looking for what it left")
     found = sweep(folder, ledger, ledger.files(), deleted.mask)
+    sink_of(folder).purge()
     replace(deleted, pending=False).save(folder)
     return found
 
@@ -531,6 +545,7 @@ def delete_ids(
     found.ids = there
     longer = replace(longer, pending=False)
     if not dry_run:
+        sink_of(folder).purge()
         longer.save(folder)
     return found, longer
 
@@ -562,7 +577,7 @@ def ids_of_authors(authors: Collection[str], dumps: Sequence[Path]) -> Searched:
     """The ids of all tweets of some authors in some dumps; scores do not say who wrote a tweet.
 
     Raises:
-        ConfigError: no dumps, or a file that holds no tweets.
+        ConfigError: no dumps, or a file that does not say who wrote what.
     """
     if not dumps:
         raise ConfigError(
@@ -573,17 +588,12 @@ def ids_of_authors(authors: Collection[str], dumps: Sequence[Path]) -> Searched:
     for path in dumps:
         if not path.is_file():
             raise ConfigError(f"{path}: no such input file")
-        if detect(path, InputOptions()) != TWEETS:
-            raise ConfigError(
-                f"{path}: no dump of tweets, so it does not say who wrote what; give the ids of"
-                " its rows with --ids"
-            )
         reasons, without_author = Counter[str](), 0
-        for block in read_dump(path):
-            rows = block.table.filter(pc.is_in(block.table["author_id"], value_set=wanted))
-            found.ids.update(rows["id"].to_pylist())
-            without_author += block.table["author_id"].null_count
-            reasons.update(map(reason_kind, block.quarantine["reason"].to_pylist()))
+        for rows, bad in _with_authors(path):
+            theirs = rows.filter(pc.is_in(rows["author_id"], value_set=wanted))
+            found.ids.update(theirs["id"].to_pylist())
+            without_author += rows["author_id"].null_count
+            reasons.update(map(reason_kind, bad["reason"].to_pylist()))
         unreadable, lacks = reasons.total(), list[str]()
         if unreadable:
             said = ", ".join(reason for reason, _ in reasons.most_common(3))
@@ -595,6 +605,23 @@ def ids_of_authors(authors: Collection[str], dumps: Sequence[Path]) -> Searched:
         found.unreadable += unreadable
         found.without_author += without_author
     return found
+
+
+def _with_authors(path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """The rows of a dump or table with ``id`` and ``author_id``, and the lines that are no rows."""
+    kind = detect(path, InputOptions())
+    if kind == TWEETS:
+        for dump in read_dump(path):
+            yield dump.table, dump.quarantine
+        return
+    settings = settled(path, kind, InputOptions())
+    if settings.author is None:
+        raise ConfigError(
+            f"{path}: no dump of posts, and no column that says who wrote what (such as"
+            f" {', '.join(USUAL['author'][:3])}); give the ids of its rows with --ids"
+        )
+    for block in read_blocks(path, kind, settings):
+        yield block.rows, block.bad
 
 
 def _is_text(name: str) -> bool:

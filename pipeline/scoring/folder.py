@@ -3,6 +3,7 @@
     scores/
       _salient.json                      whose scores these are
       date=2026-11-23/part-….parquet     the rows; a file appears whole, by rename
+      _delta_log/…                       of a Delta table only: which files count
       _quarantine/part-….parquet         lines that could not be read: file, line, reason, excerpt
       _quarantine/_damaged/…             damaged files that a repair has set aside
       _runs/….json                       the summary of every run
@@ -25,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,10 @@ import pyarrow.compute as pc
 from pipeline.progress import Say, silent
 from pipeline.scoring.deletion import CLASH, Deleted, catch_up
 from pipeline.scoring.ledger import Finished, Ledger, Published
+from pipeline.scoring.origin import as_metadata, with_origin
 from pipeline.scoring.parts import (
     LINE_COLUMNS,
+    ORIGIN,
     QUARANTINE,
     SET_ASIDE,
     Key,
@@ -44,9 +48,13 @@ from pipeline.scoring.parts import (
     read_part,
     row_keys,
 )
-from pipeline.scoring.place import FORMAT_VERSION, SCORE_CARD, alone, check_claim, open_ledger
+from pipeline.scoring.place import FORMAT_VERSIONS, SCORE_CARD, alone, check_claim, open_ledger
+from pipeline.scoring.sinks import PARQUET, SINKS, Sink
 from pipeline.scoring.summary import CLASHES, Counts, reason_kind
 from store.tables import table_digest, write_json, write_table
+
+MANY_SMALL = 32
+"""Files that could be merged, from which on a run says so."""
 
 
 @contextmanager
@@ -55,6 +63,9 @@ def open_scores(
     card: Mapping[str, Any],
     *,
     buffer_rows: int,
+    out_format: str = PARQUET,
+    origin: Mapping[str, Any] | None = None,
+    at: datetime | None = None,
     keep_text: bool = True,
     dry_run: bool = False,
     say: Say = silent,
@@ -67,6 +78,8 @@ def open_scores(
         path: the folder.
         card: ``fingerprint`` of the heads, and what else is to be known of them.
         buffer_rows: rows kept in memory at most, besides one block.
+        out_format: how rows are kept, one of ``SINKS``.
+        origin: what makes the rows (:mod:`pipeline.scoring.origin`); at: since when.
         keep_text: quarantined lines keep how they begin; otherwise a hash of it, and what the
             folder has of earlier runs is taken out.
         dry_run: write nothing, but know what would have been.
@@ -76,15 +89,23 @@ def open_scores(
         ScoreError: the folder is something else, holds scores of other heads or a damaged file, or
             cannot be written.
     """
-    wanted = {"format_version": FORMAT_VERSION, **card, "keep_text": keep_text}
+    version = FORMAT_VERSIONS[out_format]
+    wanted: dict[str, Any] = {"format_version": version, **card, "keep_text": keep_text}
     with ExitStack() as stack:
         stack.enter_context(alone(path, dry_run=dry_run, say=say))
-        found = check_claim(path, card)
+        found = check_claim(path, card, out_format)
         old = found
+        if origin is not None and at is not None:
+            facts, other = with_origin(found or {}, origin, at)
+            wanted |= facts
+            if other is not None:
+                say(f"{path}: {other}")
+        sink = SINKS[out_format](path)
         if found is None:
             # Whose they are at once; that there are no texts only once that is so.
             found = {**wanted, "keep_text": keep_text or any(_quarantined(path))}
         if not dry_run and old is None:
+            sink.make()
             write_json(path / SCORE_CARD, found)
         ledger = stack.enter_context(open_ledger(path, dry_run=dry_run))
         catch_up(path, ledger, dry_run=dry_run, say=say)
@@ -93,11 +114,25 @@ def open_scores(
                 remove_texts(path, ledger)
             if found != wanted:
                 write_json(path / SCORE_CARD, wanted)
+        metadata = None
+        if origin is not None:
+            metadata = {ORIGIN: as_metadata(origin, str(card["fingerprint"]))}
         folder = ScoreFolder(
-            path, ledger, buffer_rows=buffer_rows, keep_text=keep_text, dry_run=dry_run
+            path,
+            ledger,
+            sink,
+            buffer_rows=buffer_rows,
+            keep_text=keep_text,
+            dry_run=dry_run,
+            metadata=metadata,
         )
         yield folder
         folder.flush()
+        if not dry_run and (small := sink.num_small()) >= MANY_SMALL:
+            say(
+                f"{path}: {small} files are small; merge them now and then, with"
+                f" deltalake.DeltaTable({str(path)!r}).optimize.compact()"
+            )
 
 
 @dataclass
@@ -117,11 +152,23 @@ class ScoreFolder:
     """
 
     def __init__(
-        self, path: Path, ledger: Ledger, *, buffer_rows: int, keep_text: bool, dry_run: bool
+        self,
+        path: Path,
+        ledger: Ledger,
+        sink: Sink,
+        *,
+        buffer_rows: int,
+        keep_text: bool,
+        dry_run: bool,
+        metadata: Mapping[bytes, bytes] | None = None,
     ) -> None:
         self.path = path
         self.files_written = 0
+        self.rows_written: Counter[str] = Counter()
+        """Date -> rows that have been written into files since the folder was opened."""
         self._ledger = ledger
+        self._sink = sink
+        self._metadata = metadata
         self._buffer_rows = buffer_rows
         self._keep_text = keep_text
         self._dry_run = dry_run
@@ -253,7 +300,11 @@ class ScoreFolder:
             published.append(self._publish(name, pa.concat_tables(part.tables), keys))
         oldest = min((part.first_input for part in self._parts.values()), default=None)
         complete = [number for number in self._done if oldest is None or number < oldest]
-        # Files first, then the ledger: killed in between, the next run finds them by itself.
+        # Files first, then what says that they count, then the ledger: killed in between, the next
+        # run finds what counts by itself.
+        if not self._dry_run:
+            rows = [one.path for one in published if not one.path.startswith(QUARANTINE)]
+            self._sink.commit([self.path / one for one in rows], [])
         self._ledger.record(published, dict(self._done.pop(number) for number in complete))
         for key in keys:
             del self._pending[key]
@@ -262,6 +313,8 @@ class ScoreFolder:
         """Write a file, and add its keys to ``written``."""
         keys = line_keys(table) if partition == QUARANTINE else row_keys(table)
         written += [key for key, _ in keys]
+        if partition != QUARANTINE:
+            table = self._sink.as_written(table)
         path = self.path / partition / part_name(digest := table_digest(table))
         while path.exists():  # of rows that have been taken out, or changed, since
             digest = hashlib.sha256(digest.encode()).hexdigest()
@@ -269,8 +322,10 @@ class ScoreFolder:
         sources = _sources(table)
         if self._dry_run:
             return Published(f"{partition}/{path.name}", 0, 0, keys, sources)
-        write_table(path, table)
-        self.files_written += partition != QUARANTINE
+        write_table(path, table.replace_schema_metadata(self._metadata))
+        if partition != QUARANTINE:
+            self.files_written += 1
+            self.rows_written[partition.removeprefix("date=")] += len(table)
         return Published.of(path, self.path, keys, sources)
 
 

@@ -1,18 +1,19 @@
 """Which files are meant, and whether they can be read as asked: before a model loads.
 
-    paths = find_inputs([Path("dumps"), Path("new.csv")], say=say)
+    paths = find_inputs([Path("dumps"), Path("new.csv"), Path("old/*.gz")], say=say)
     check_inputs(paths, options, filters)
 
-A folder stands for all files in it and below, in the order of their names. Left out, and said, is
-what no archive of dumps means: hidden and unfinished files, notes and checksums, and folders that
-Salient itself writes, whose tables of scores are no texts.
+A folder stands for all files in it and below, a pattern for all files that it fits, in the order of
+their names. Left out, and said, is what no archive of dumps means: hidden and unfinished files,
+notes and checksums, and folders that Salient itself writes, whose tables of scores are no texts.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from pipeline.texts import (
     MissingColumn,
     check_input,
     detect,
+    is_no_data,
     is_visible,
     settled,
     split_place,
@@ -41,24 +43,21 @@ _OURS = {
     "head.json": "a head",
 }
 """A file -> what a folder is that holds it."""
+NO_NAMES: Mapping[Path, str] = {}
 _UNFINISHED = re.compile(r".*(~|\.(tmp|temp|part|partial|filepart|crdownload|download|swp))", re.I)
-_NO_DATA = re.compile(
-    r"(readme|licen[cs]e|(md5|sha\d+)sums?|checksums?|manifest)(\.\w+)?"
-    r"|.*\.(md|md5|sha\d+|asc|sig|log|pdf|html?|png|jpe?g|py|toml|ya?ml)",
-    re.I,
-)
 
 
 def find_inputs(given: Sequence[Path], *, say: Say = silent) -> list[Path]:
     """The files that are meant, in the given order; a folder stands for all that are in it.
 
     Args:
-        given: files, files in zip archives, or folders.
-        say: told of every folder, how many files it holds and what is left out.
+        given: files, files in zip archives, folders, or patterns (``*``, ``?``, ``[…]``, ``**``
+            for folders in any depth). What is there by that very name is no pattern.
+        say: told of every folder and pattern, how many files that is and what is left out.
 
     Raises:
-        ConfigError: nothing is there, a folder without files or one of Salient's own, or an address
-            such as ``s3://bucket/x``.
+        ConfigError: nothing is there, a folder without files or one of Salient's own, a pattern
+            that fits no file, or an address such as ``s3://bucket/x``.
     """
     found: list[Path] = []
     for path in given:
@@ -70,8 +69,8 @@ def find_inputs(given: Sequence[Path], *, say: Say = silent) -> list[Path]:
             raise ConfigError(
                 f"{address_as_typed(path)}: inputs are files of this machine; copy it here first"
             )
-        elif any(sign in path.name for sign in "*?["):
-            raise ConfigError(f"{path}: no such input file; no name matches the pattern")
+        elif glob.has_magic(str(path)):
+            found += _files_like(path, say)
         else:
             raise ConfigError(f"{path}: no such input file")
     return found
@@ -96,13 +95,25 @@ def check_apart(given: Sequence[Path], target: Path) -> None:
             )
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder of files to score.
+
+    Raises:
+        ConfigError: no such folder, or one that Salient has written.
+    """
+    if not folder.is_dir():
+        what = "is a file; name it as an INPUT" if folder.exists() else "no such folder"
+        raise ConfigError(f"{folder}: {what}")
+    within = any((above / SCORE_CARD).is_file() for above in folder.resolve().parents)
+    if (what := _own(folder) or ("scores" if within else "")) != "":
+        raise ConfigError(f"{folder}: holds {what}, no texts to score; name a folder of dumps")
+
+
 def _files_in(folder: Path, say: Say) -> list[Path]:
     """The files of an archive of dumps."""
-    within = any((above / SCORE_CARD).is_file() for above in folder.resolve().parents)
-    if (what := _own(folder) or ("scores" if within else None)) is not None:
-        raise ConfigError(f"{folder}: holds {what}, no texts to score; name a folder of dumps")
+    check_folder(folder)
     files, left_out = list[Path](), list[str]()
-    for path, is_meant in _walk(folder, {os.path.realpath(folder)}):
+    for path, is_meant in walk_files(folder, say=say):
         if is_meant:
             files.append(path)
         else:
@@ -114,13 +125,67 @@ def _files_in(folder: Path, say: Say) -> list[Path]:
     return files
 
 
+def _files_like(pattern: Path, say: Say) -> list[Path]:
+    """The files that a pattern fits, and those of the folders that it fits."""
+    files, left_out, own = dict[Path, None](), list[str](), dict[Path, bool]()
+    names = glob.glob(os.path.expanduser(pattern), recursive=True)
+    for path in map(Path, sorted(names, key=os.fsencode)):
+        if path.is_dir():
+            # Of ``**`` the files below are named themselves.
+            if "**" not in pattern.parts and _is_open(path, say) and _own(path) is None:
+                below = walk_files(path, say=say)
+                files |= dict.fromkeys(one for one, is_meant in below if is_meant)
+        elif not path.is_file() or not _fits(path, pattern, own):
+            left_out.append(str(path))
+        else:
+            files[path] = None
+    rest = f"; left out: {listed(left_out)}" if left_out else ""
+    if not files:
+        what = (
+            "fits no file to score"
+            if left_out
+            else "no such input file; no name matches the pattern"
+        )
+        raise ConfigError(f"{pattern}: {what}{rest}")
+    say(f"{pattern}: {counted(len(files), 'file')}, in the order of their names{rest}")
+    return list(files)
+
+
+def _fits(path: Path, pattern: Path, own: dict[Path, bool]) -> bool:
+    """Whether a file that a pattern fits is one that is meant: a note is, if the pattern ends as
+    it does; ``own`` remembers which folders are Salient's."""
+    for above in path.parents:
+        if above not in own:
+            fixed = not glob.has_magic(str(above)) and above in pattern.parents
+            signs = {SCORE_CARD: "scores"} if fixed else _OURS
+            own[above] = any((above / sign).is_file() for sign in signs)
+    if any(own[above] for above in path.parents):
+        return False
+    asked = bool(path.suffix) and path.suffix == pattern.suffix
+    is_seen = is_visible(path) or path.name[0] == pattern.name[0]
+    return is_seen and not _UNFINISHED.fullmatch(path.name) and (asked or not is_no_data(path.name))
+
+
 def _own(folder: Path) -> str | None:
     """What a folder is that Salient has written; None of any other."""
     return next((what for sign, what in _OURS.items() if (folder / sign).is_file()), None)
 
 
-def _walk(folder: Path, entered: set[str]) -> Iterator[tuple[Path, bool]]:
+def walk_files(folder: Path, *, say: Say = silent) -> Iterator[tuple[Path, bool]]:
     """Files in a folder and below, and whether they are meant; folders that are not.
+
+    Args:
+        folder: where to look.
+        say: told of folders below that this user may not look into; they are left out.
+
+    Raises:
+        OSError: the folder cannot be listed, or one below for another reason.
+    """
+    return _walk(folder, {os.path.realpath(folder)}, say)
+
+
+def _walk(folder: Path, entered: set[str], say: Say) -> Iterator[tuple[Path, bool]]:
+    """The same, but for folders that have been entered.
 
     Names are in order, the files of a folder before those of its folders; a folder is entered once,
     so links in a circle end.
@@ -131,50 +196,72 @@ def _walk(folder: Path, entered: set[str]) -> Iterator[tuple[Path, bool]]:
         if path.is_dir():
             folders.append(path)
         elif path.is_file():
-            yield path, is_visible(path) and not _is_no_data(name)
+            yield path, is_data(path)
         else:  # a link to nowhere, a pipe
             yield path, False
     for path in folders:
         real = os.path.realpath(path)
-        if not is_visible(path) or real in entered or _own(path) is not None:
+        is_meant = is_visible(path) and real not in entered and _is_open(path, say)
+        if not is_meant or _own(path) is not None:
             yield path, False
         else:
             entered.add(real)
-            yield from _walk(path, entered)
+            yield from _walk(path, entered, say)
 
 
-def _is_no_data(name: str) -> bool:
-    return bool(_UNFINISHED.fullmatch(name) or _NO_DATA.fullmatch(name))
+def _is_open(folder: Path, say: Say) -> bool:
+    """Whether this user may look into a folder; into a disk's ``lost+found`` few may."""
+    if os.access(folder, os.R_OK | os.X_OK):
+        return True
+    say(f"{folder}: left out, this user may not look into it")
+    return False
 
 
-def check_inputs(paths: Sequence[Path], options: InputOptions, filters: Filters) -> None:
+def is_data(path: Path) -> bool:
+    """Whether a file is meant by its folder: neither hidden nor unfinished, no note and no sum."""
+    return is_visible(path) and not _UNFINISHED.fullmatch(path.name) and not is_no_data(path.name)
+
+
+def check_inputs(
+    paths: Sequence[Path],
+    options: InputOptions,
+    filters: Filters,
+    *,
+    names: Mapping[Path, str] = NO_NAMES,
+) -> None:
     """Refuse files none of which can be read as asked; where one can, the others are reported.
 
     Args:
         paths: from :func:`find_inputs`.
         options: how they are read.
         filters: what is to be known of their rows.
+        names: paths -> what the user calls them, where that is something else.
 
     Raises:
         ConfigError: why the first of them cannot be read, or lacks what the filters ask for.
     """
-    first: Exception | None = None
+    first: str | None = None
     for path in paths:
         try:
             _check(path, options, filters)
             return
         except (CorpusError, DumpError, ConfigError) as error:
-            first = first or error
+            first = first or said_by_name(error, path, names)
     if first is not None:
         more = f" (and {counted(len(paths) - 1, 'more file')})" if len(paths) > 1 else ""
         raise ConfigError(f"{first}{more}")
+
+
+def said_by_name(error: Exception, path: Path, names: Mapping[Path, str]) -> str:
+    """What an error says of a file, by the name that the user knows."""
+    return str(error).replace(str(path), names[path]) if path in names else str(error)
 
 
 def _check(path: Path, options: InputOptions, filters: Filters) -> None:
     kind = detect(path, options)
     own = settled(path, kind, options)
     wanted = {
-        "lang": bool(filters.languages),
+        "lang": bool(filters.languages) and not options.detect_language,
         "time": (filters.since, filters.until) != (None, None),
     }
     # A column that a filter goes by must be there, be it one of the usual names.
@@ -197,4 +284,7 @@ def _check(path: Path, options: InputOptions, filters: Filters) -> None:
 
 
 _WORDS = {"lang": "language", "time": "time"}
-_NAMED_BY = {"lang": "--lang-column", "time": "--time"}
+_NAMED_BY = {
+    "lang": "--lang-column, let it be detected with --detect-language (extra: languages)",
+    "time": "--time",
+}

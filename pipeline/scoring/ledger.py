@@ -517,29 +517,29 @@ class Ledger:
             self._fill(db, file.number, now)
 
     def take_out(
-        self, file: File, folder: Path, *, keys: Collection[Key] = (), num_taken: int
+        self, file: File, now: Path | None, *, keys: Collection[Key] = (), num_taken: int
     ) -> None:
         """Note that rows have been taken out of a file, or all of it.
 
         Args:
             file: as it was recorded.
-            folder: of the scores, where the file is as it now should be.
+            now: the file that has its other rows; None if there are none.
             keys: that are to be forgotten, as far as they are recorded under this file.
             num_taken: rows that went.
         """
-        path = folder / file.path
         with self._transaction() as db:
             before = db.total_changes
             db.executemany(
                 "DELETE FROM rows WHERE id = ? AND file = ?", ((key, file.number) for key in keys)
             )
             num_known = db.total_changes - before
-            if not path.exists():
+            if now is None:
                 db.execute("DELETE FROM files WHERE number = ?", (file.number,))
                 return
-            facts = path.stat()
+            facts = now.stat()
             left = replace(
                 file,
+                path=str(now.relative_to(self._folder)),
                 size=facts.st_size,
                 mtime_ns=facts.st_mtime_ns,
                 num_rows=file.num_rows - num_known,
@@ -642,9 +642,9 @@ def _set_file(db: sqlite3.Connection, file: File) -> None:
     sources = json.dumps(file.sources)
     values = (file.size, file.mtime_ns, sources, file.num_rows, file.num_repeated)
     db.execute(
-        "UPDATE files SET size = ?, mtime_ns = ?, sources = ?, num_rows = ?, num_repeated = ?,"
-        " crc = ? WHERE number = ?",
-        (*values, _crc(file.number, file.path, *values), file.number),
+        "UPDATE files SET path = ?, size = ?, mtime_ns = ?, sources = ?, num_rows = ?,"
+        " num_repeated = ?, crc = ? WHERE number = ?",
+        (file.path, *values, _crc(file.number, file.path, *values), file.number),
     )
 
 

@@ -12,7 +12,13 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.heads import Head
 from pipeline.runfolder import RunFolder, read_metrics
-from pipeline.scoring.files import ScoreOptions, Source, check_normalisation, find_heads, trusts
+from pipeline.scoring.prepared import (
+    ScoreOptions,
+    Source,
+    check_normalisation,
+    find_heads,
+    trusts,
+)
 from pipeline.scoring.scorer import Scorer
 
 

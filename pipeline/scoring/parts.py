@@ -4,6 +4,7 @@
         for table in read_part(path):           # id and text_hash, or the lines of a quarantine
             keys_of(path, table)
     rewrite_part(path, keep)                    # without some rows, all of it or nothing
+    for table in read_scores(folder, ["id"]):   # the rows, with their date
 
 Files that Salient wrote hold a checksum of each column and of each page. Those that another program
 put together, told by their names, are taken as they are: they have none, or copies of those of the
@@ -16,7 +17,7 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import ScoreError, ScoreInputError
+from pipeline.scoring.sinks import ParquetSink, sink_of
 from store import StoreError
-from store.disk import COLUMN_CHECKSUMS, fill_file, sync_directory
+from store.disk import COLUMN_CHECKSUMS, fill_file
 from store.tables import read_table, write_table
 
 QUARANTINE = "_quarantine"
 SET_ASIDE = f"{QUARANTINE}/_damaged"
 """Damaged files lie here, as they were, where no reader takes them for scores."""
+ORIGIN = b"salient"
+"""Key of a file's metadata under which it says what made it (``pipeline.scoring.origin``)."""
 ROW_COLUMNS = ("id", "text_hash")
 LINE_COLUMNS = ("source_file", "line", "reason", "excerpt")
 Key = int | str | bytes
@@ -140,8 +144,34 @@ def check_files(folder: Path) -> None:
 
 def part_files(folder: Path) -> list[Path]:
     """The files of rows by date, then those of quarantined lines."""
-    patterns = ("date=*/*.parquet", f"{QUARANTINE}/*.parquet")
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [*row_files(folder), *sorted(folder.glob(f"{QUARANTINE}/*.parquet"))]
+
+
+def row_files(folder: Path) -> list[Path]:
+    """The files of rows that count, by date: of a Delta table those that it lists."""
+    return sink_of(folder).files()
+
+
+def read_scores(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of a folder of scores, file by file, in bounded memory.
+
+    Args:
+        folder: of the scores, Parquet by date or a Delta table.
+        columns: to read; null where a file of an earlier version has none.
+
+    Yields:
+        Tables ``(rows,)`` of these columns and ``date``, a string: ``2026-11-23`` or ``unknown``.
+
+    Raises:
+        ScoreError: a file is damaged, or cannot be read.
+    """
+    for path in row_files(folder):
+        there = tuple(name for name in columns if has_column(path, name))
+        for table in read_part(path, there or ("id",), all_columns=False):
+            nulls = pa.nulls(len(table))
+            own = {name: table[name] if name in there else nulls for name in columns}
+            date = pa.array([path.parent.name.removeprefix("date=")] * len(table), pa.string())
+            yield pa.table({**own, "date": date})
 
 
 def read_part(
@@ -235,24 +265,30 @@ def num_rows(path: Path) -> int:
     return sum(len(table) for table in read_part(path, ("id",), all_columns=False))
 
 
-def rewrite_part(path: Path, keep: NDArray[np.bool_]) -> None:
-    """Take rows out of a file, in its place; a file without rows is removed.
+def rewrite_part(path: Path, keep: NDArray[np.bool_]) -> Path | None:
+    """Take rows out of a file; in its place, or in one of its own where versions are kept.
 
     Args:
         path: the file.
         keep: which of its rows stay, ``(rows,)`` bool.
 
+    Returns:
+        The file that has the others; None if there are none.
+
     Raises:
         ScoreError: it is damaged.
     """
+    # Quarantined lines are plain files, whatever the rows are.
+    sink = ParquetSink(path.parent.parent) if is_quarantine(path) else sink_of(path.parent.parent)
     if not keep.any():
-        path.unlink()
-        sync_directory(path.parent)
-        return
+        sink.commit([], [path])
+        return None
     with path.open("rb") as source, pq.ParquetFile(source) as file:
         schema = file.schema_arrow
     foreign = _is_foreign(path, schema)
     columns = tuple(schema.names)
+    kept = {} if schema.metadata is None else schema.metadata
+    facts = {ORIGIN: kept[ORIGIN]} if ORIGIN in kept else None
 
     def tables() -> Iterator[pa.Table]:
         start = 0
@@ -264,15 +300,19 @@ def rewrite_part(path: Path, keep: NDArray[np.bool_]) -> None:
         options = {"compression": "zstd", "write_page_checksum": True}
         with (
             target.open("wb") as file,  # a path may read like an address
-            pq.ParquetWriter(file, schema.remove_metadata(), **options) as writer,
+            pq.ParquetWriter(file, schema.with_metadata(facts), **options) as writer,
         ):
             for table in tables():
-                writer.write_table(table.replace_schema_metadata())
+                writer.write_table(table.replace_schema_metadata(facts))
 
+    target = sink.successor(path, keep.tobytes())
     if foreign:  # of any size
-        fill_file(path, fill, shared=True)
+        fill_file(target, fill, shared=True)
     else:
-        write_table(path, pa.concat_tables(tables()))
+        write_table(target, pa.concat_tables(tables()).replace_schema_metadata(facts))
+    if target != path:
+        sink.commit([target], [path])
+    return target
 
 
 def _is_foreign(path: Path, schema: pa.Schema) -> bool:

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Record, checked
-from pipeline.errors import ConfigError, ScoreInputError
+from pipeline.errors import ConfigError, ScoreInputError, require
 from pipeline.locking import one_at_a_time
 from pipeline.progress import Say, silent
+from pipeline.scoring.delta import DeltaLog
 from pipeline.scoring.ledger import LEDGER, NOTE, Ledger
 from pipeline.scoring.parts import DamagedFile, check_files, part_files, reading, repair_command
+from pipeline.scoring.sinks import DELTA, PARQUET, kept_as, sink_of
 from store.disk import address_as_typed, address_kind, check_writable_file_system, explain
 from store.tables import read_json
 
@@ -29,10 +31,14 @@ SCORE_CARD = "_salient.json"
 RUNS = "_runs"
 DRIFT = "_drift"
 """Folders of summaries and of drift reports within a folder of scores."""
-FORMAT_VERSION = 3
-READABLE = (2, 3)
+FORMAT_VERSIONS = {PARQUET: 3, DELTA: 4}
+"""How rows are kept -> the format: a program that knows no Delta table must not add to one."""
+READABLE = (2, 3, 4)
 """Format 2 knew no deleted ids: its programs would have scored them again."""
 _LOCK = ".lock"
+
+
+_NAMES = {PARQUET: "plain Parquet", DELTA: "a Delta table"}
 
 
 class WrongPlace(ScoreInputError):
@@ -66,6 +72,7 @@ def alone(path: Path, *, dry_run: bool, say: Say = silent) -> Iterator[None]:
             stack.enter_context(one_at_a_time(path, say))
         if not dry_run:
             _remove_leftovers(path)
+            sink_of(path).settle()
         yield
 
 
@@ -85,18 +92,33 @@ def check_place(path: Path) -> None:
         raise WrongPlace(f"{address_as_typed(path)}: {remedy}")
     if path.exists() and not path.is_dir():
         raise WrongPlace(f"{path}: is a file; scores are written to a folder: choose another name")
+    if DeltaLog(path).is_foreign():
+        raise WrongPlace(
+            f"{path}: is a Delta table of another program; choose another folder for scores"
+        )
     for name in ("zarr.json", "run.json", "head.json"):
         if (path / name).exists():
             raise WrongPlace(f"{path}: holds {name}: no folder for scores; choose another")
 
 
-def check_claim(path: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
+def check_claim(
+    path: Path, card: Mapping[str, Any], out_format: str = PARQUET
+) -> dict[str, Any] | None:
     """What a folder says of itself, if it is claimed, by these heads.
 
     Raises:
-        WrongPlace: it holds scores of other heads.
+        WrongPlace: it holds scores of other heads, or keeps them otherwise.
+        MissingExtra: a Delta table is wanted, and its package is not installed.
     """
+    if out_format == DELTA:
+        require("deltalake")
     found = read_score_card(path)
+    kept = kept_as(path)
+    if kept != out_format and (found is not None or part_files(path) or kept == DELTA):
+        raise WrongPlace(
+            f"{path}: keeps its scores as {_NAMES[kept]}, not as {_NAMES[out_format]}: give"
+            f" --out-format {kept}, or another folder"
+        )
     if found is not None and found.get("fingerprint") != card["fingerprint"]:
         raise WrongPlace(
             f"{path}: holds scores of other heads (fingerprint {found.get('fingerprint')}, these"
@@ -117,6 +139,11 @@ def check_scores(path: Path) -> None:
     signs = (path / SCORE_CARD, path / LEDGER)
     if not any(sign.exists() for sign in signs) and not part_files(path):
         raise ConfigError(f"{path}: no folder of scores: no {SCORE_CARD}, no date=*/*.parquet")
+
+
+def format_version(path: Path) -> int:
+    """The format of a folder as this version writes it."""
+    return FORMAT_VERSIONS[kept_as(path)]
 
 
 @contextmanager
@@ -171,11 +198,12 @@ def read_score_card(path: Path) -> dict[str, Any] | None:
     if version not in READABLE:
         remedy = (
             "use the newer version of Salient"
-            if version > FORMAT_VERSION
+            if version > max(READABLE)
             else "write to another folder"
         )
         raise ScoreInputError(
-            f"{path}: scores of format {version!r}, this version writes {FORMAT_VERSION}; {remedy}"
+            f"{path}: scores of format {version!r}, this version writes"
+            f" {format_version(path)}; {remedy}"
         )
     checked(_Card, found, where=where, remedy=remedy, error=DamagedFile)
     return found

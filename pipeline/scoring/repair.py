@@ -42,14 +42,15 @@ from pipeline.scoring.parts import (
 )
 from pipeline.scoring.place import (
     DRIFT,
-    FORMAT_VERSION,
     RUNS,
     SCORE_CARD,
     alone,
     check_scores,
+    format_version,
     open_ledger,
     read_score_card,
 )
+from pipeline.scoring.sinks import sink_of
 from store.disk import make_directories, sync_directory
 from store.tables import read_json, write_json
 
@@ -272,8 +273,7 @@ class _Repair:
         num_taken = int((~mask).sum())
         self._report.repeated += num_taken
         if num_taken and not self._report.dry_run:
-            rewrite_part(path, mask)
-            ledger.take_out(file, self._folder, num_taken=num_taken)
+            ledger.take_out(file, rewrite_part(path, mask), num_taken=num_taken)
 
     def take_out_deleted(self, ledger: Ledger, say: Say) -> int:
         """Rows of deleted ids, wherever they came from: a file may have been put back."""
@@ -305,7 +305,8 @@ class _Repair:
         if found:
             self._report.mended.append(SCORE_CARD)
             if not self._report.dry_run:
-                write_json(path, {"format_version": FORMAT_VERSION, "fingerprint": found.pop()})
+                version = format_version(self._folder)
+                write_json(path, {"format_version": version, "fingerprint": found.pop()})
 
     def _fingerprints(self) -> set[str]:
         found: set[str] = set()
@@ -341,6 +342,7 @@ class _Repair:
             else:
                 path.unlink()
             sync_directory(path.parent)
+            sink_of(self._folder).commit([], [path])
         reason = reason.removeprefix(f"{path}: ").partition("; `salient")[0]
         self._report.set_aside.append(Damaged(name, reason, moved_to, rows, sources))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.events import ScoreFinished, TaskDrift
 from pipeline.progress import counted
 from pipeline.texts import TWEETS
 
@@ -21,6 +22,8 @@ OUTCOMES = ("scored", "already_scored", "repeated", "filtered", "quarantined")
 """What can become of a row: scored now; its id scored by an earlier run; its id scored before in
 this run; left out by a filter or no tweet; unreadable, or another text under an id scored before.
 """
+STATES = ("read", "unchanged", "stopped", "failed")
+"""What can become of a file, see :class:`InputReport`."""
 CLASHES = "scored before with another text"
 """The kind of reason of rows whose id was there with another text."""
 UNKNOWN = {
@@ -31,7 +34,7 @@ UNKNOWN = {
 REMEDIES = {
     "language unknown": (
         "name the column that has it with --lang-column (or `lang` under [score])",
-        "leave --lang out",
+        "let it be detected with --detect-language, or leave --lang out",
     ),
     "time unknown": (
         "name the column that has it with --time (or `time` under [score])",
@@ -75,23 +78,59 @@ def only_unknown(counts: Mapping[str, int]) -> str | None:
     return None
 
 
+def outcomes(counts: Counts) -> Iterator[tuple[int, str]]:
+    """What became of rows that were not scored, and what else is to be known, in words."""
+    yield counts["already_scored"], "scored by an earlier run"
+    yield counts["repeated"], "repeating an id of this run"
+    for reason, count in by_reason(counts, "filtered").items():
+        yield count, f"left out ({reason})"
+    for reason, count in by_reason(counts, "quarantined").items():
+        yield count, f"quarantined ({reason})"
+    yield counts["empty"], "without text (null predictions)"
+    yield counts["truncated"], "cut to the context"
+
+
 @dataclass
 class InputReport:
     """One input file: its counts, and whether it was read."""
 
     name: str
     state: str = "reading"
-    """``read``, ``unchanged`` (read to its end by an earlier run; the counts are that run's) or
+    """``read``, ``unchanged`` (read to its end by an earlier run; the counts are that run's),
+    ``stopped`` (the run was told to stop before its end or its begin; the next one goes on) or
     ``failed``."""
     content: str | None = None
     """sha256 of its bytes."""
     kind: str | None = None
+    framing: str | None = None
+    container: str | None = None
+    encoding: str | None = None
+    """What was recognised of it, in words."""
     problem: str | None = None
     counts: Counts = field(default_factory=Counter)
 
+    @property
+    def shapes(self) -> dict[str, int]:
+        """Shape of a dump's records -> how many have it, the most frequent first."""
+        return by_reason(self.counts, "shape")
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {**vars(self), "counts": dict(self.counts)}
+        return {**vars(self), "shapes": self.shapes, "counts": dict(self.counts)}
+
+    def told(self) -> str:
+        """One line for a person: what was recognised, and what would become of the rows."""
+        shapes = ", ".join(f"{name} {number:,}" for name, number in self.shapes.items())
+        kind = f"{self.kind or 'not recognised'}{f' ({shapes})' * bool(shapes)}"
+        facts = [kind, *filter(None, (self.framing, self.container, self.encoding))]
+        said = f"{self.name}: {'; '.join(facts)}"
+        if self.counts["read"] or self.problem is None:
+            counts = self.counts
+            parts = [f"{counted(counts['read'], 'row')} read", f"{counts['scored']:,} to score"]
+            parts += [f"{count:,} {words}" for count, words in outcomes(counts) if count]
+            earlier = "unchanged since an earlier run, which had " * (self.state == "unchanged")
+            said += f": {earlier}{', '.join(parts)}"
+        return said if self.problem is None else f"{said}: failed: {self.problem}"
 
 
 @dataclass
@@ -103,8 +142,12 @@ class ScoreReport:
     dry_run: bool = False
     inputs: list[InputReport] = field(default_factory=list)
     files_written: int = 0
+    dates: dict[str, int] = field(default_factory=dict)
+    """Date -> rows that this run has written there."""
     elapsed_s: float = 0.0
     problem: str | None = None
+    problem_of_rows: str | None = None
+    """Why it failed by its rows, whatever became of its files."""
     nothing_known: bool = False
     """The problem is that every row was left out, since its language or time is not known."""
     warnings: list[str] = field(default_factory=list)
@@ -142,7 +185,8 @@ class ScoreReport:
                 whose rows are unreadable fails each run, however much else there is.
         """
         unknown = self.unknown_only()
-        self.problem = self._failed_file() or self._unreadable(max_errors) or unknown
+        self.problem_of_rows = self._unreadable(max_errors) or unknown
+        self.problem = self._failed_file() or self.problem_of_rows
         self.nothing_known = unknown is not None and self.problem == unknown
         self.warnings = list(self.left_out())
 
@@ -206,12 +250,21 @@ class ScoreReport:
                 " these the codes that the files use?"
             )
 
+    @property
+    def status(self) -> str:
+        """``failed``, ``dry run``, ``stopped`` (before all files were read) or ``done``."""
+        if self.problem is not None:
+            return "failed"
+        if self.dry_run:
+            return "dry run"
+        return "stopped" if any(one.state == "stopped" for one in self.inputs) else "done"
+
     def to_dict(self) -> dict[str, Any]:
         """The operator's summary, as JSON on one line."""
         counts = self.counts()
         states = Counter(one.state for one in self.inputs)
         return {
-            "status": "failed" if self.problem else "dry run" if self.dry_run else "done",
+            "status": self.status,
             "output": self.output,
             "fingerprint": self.fingerprint,
             "read": counts["read"],
@@ -221,15 +274,41 @@ class ScoreReport:
             **{name: counts[name] for name in _NOTES},
             "inputs": {
                 "named": len(self.inputs),
-                **{state: states[state] for state in ("read", "unchanged", "failed")},
+                **{state: states[state] for state in STATES},
             },
+            "input_files": [one.to_dict() for one in self.inputs if one.state != "unchanged"],
             "unchanged_rows": self.counts(state="unchanged")["read"],
             "files_written": self.files_written,
+            "dates": [{"date": date, "rows": rows} for date, rows in sorted(self.dates.items())],
             "elapsed_s": round(self.elapsed_s, 1),
             **({} if self.estimate_s is None else {"estimate_s": round(self.estimate_s, 1)}),
             "problem": self.problem,
             "warnings": self.warnings,
         }
+
+    def finished(self, drift: Mapping[str, TaskDrift] | None = None) -> ScoreFinished:
+        """The event of its end.
+
+        Args:
+            drift: task -> its drift; None if there was nothing to measure.
+        """
+        counts, summary = self.counts(), self.to_dict()
+        return ScoreFinished(
+            output=self.output,
+            status=self.status,
+            problem=self.problem,
+            elapsed_s=self.elapsed_s,
+            read=counts["read"],
+            rows={name: total(counts, name) for name in OUTCOMES},
+            filtered=by_reason(counts, "filtered"),
+            quarantined=by_reason(counts, "quarantined"),
+            empty=counts["empty"],
+            truncated=counts["truncated"],
+            files={state: summary["inputs"][state] for state in STATES},
+            files_written=self.files_written,
+            drift=drift or {},
+            summary=summary,
+        )
 
     def record(self, *, keep_text: bool = True) -> dict[str, Any]:
         """The summary with the facts of every input, for ``_runs/``.
@@ -248,13 +327,17 @@ class ScoreReport:
                 facts["problem"] = "said when it ran; not kept, for it may quote a text"
         return found
 
+    def files_told(self) -> list[str]:
+        """A line for each input: what was recognised of it, and what becomes of its rows."""
+        return [one.told() for one in self.inputs]
+
     def summary(self) -> str:
         """One line for a person."""
         counts = self.counts()
         files = counted(self.files_written, "file")
         what = "to score" if self.dry_run else f"scored in {files}"
         parts = [f"{counted(counts['read'], 'row')} read", f"{counts['scored']:,} {what}"]
-        parts += [f"{count:,} {words}" for count, words in self._rest(counts) if count]
+        parts += [f"{count:,} {words}" for count, words in outcomes(counts) if count]
         unchanged = [one for one in self.inputs if one.state == "unchanged"]
         if unchanged:
             rows = counted(self.counts(state="unchanged")["read"], "row")
@@ -264,14 +347,3 @@ class ScoreReport:
         if self.estimate_s is not None:
             parts.append(f"about {max(self.estimate_s, 1):,.0f} s of computing")
         return ", ".join(parts)
-
-    @staticmethod
-    def _rest(counts: Counts) -> Iterator[tuple[int, str]]:
-        yield counts["already_scored"], "scored by an earlier run"
-        yield counts["repeated"], "repeating an id of this run"
-        for reason, count in by_reason(counts, "filtered").items():
-            yield count, f"left out ({reason})"
-        for reason, count in by_reason(counts, "quarantined").items():
-            yield count, f"quarantined ({reason})"
-        yield counts["empty"], "without text (null predictions)"
-        yield counts["truncated"], "cut to the context"

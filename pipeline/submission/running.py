@@ -13,13 +13,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from pipeline import progress
-from pipeline.submission.folder import LOADING, TRUST, JobFolder, JobState, process_start
+from pipeline.events import Event, Progressed, RowsScored, watch
+from pipeline.submission.folder import LOADING, TRUST, JobFolder, JobState, Work, process_start
 from pipeline.submission.slurm import WARNING_S
 
 POLL_S = 1.0
@@ -66,7 +66,10 @@ class Driver:
         os.environ["SALIENT_JOB_FOLDER"] = str(self._job.path)
         if Path(self._card.folder).is_dir():
             os.chdir(self._card.folder)
-        progress.watch(self._note)
+        with watch(self._note):
+            return self._run()
+
+    def _run(self) -> int:
         beating = threading.Thread(target=self._beat, daemon=True)
         try:
             # From here on the job may be told to stop, also before its command has begun.
@@ -119,8 +122,14 @@ class Driver:
             )
         )
 
-    def _note(self, facts: Mapping[str, Any]) -> None:
-        self._progress = facts
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Progressed):
+            self._progress = asdict(event)
+        elif isinstance(event, RowsScored):
+            work = Work(
+                f"scored {event.scored:,} rows in", event.files_done, event.num_files, "files", 0.0
+            )
+            self._progress = asdict(work)
 
     def _beat(self) -> None:
         """Write a sign of life now and then; stop the main thread when asked to."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import CorpusError, did_you_mean
 from pipeline.texts.charsets import as_utf8, stray_byte
-from pipeline.texts.containers import StreamBreak, members
+from pipeline.texts.containers import Member, StreamBreak, members
 from pipeline.texts.framing import MAX_LINE_BYTES, Line, excerpt, lines, too_long
 
 OnBad = Callable[[int, str, str], None]
@@ -27,6 +28,8 @@ OnBad = Callable[[int, str, str], None]
 BLOCK_CHARS = 1 << 26
 """A block of rows ends early where its values are so long together."""
 _EXACT_FLOAT = 1 << 53
+_EXACT = {pa.float16(): 1 << 11, pa.float32(): 1 << 24}
+"""Whole numbers up to which narrower floats hold all of them."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +92,35 @@ class Blocks:
 
 
 class MissingColumn(CorpusError):
-    """A file lacks ``column``; ``columns`` are those that it has."""
+    """A file lacks ``column``; ``columns`` are those that it has, ``is_data`` where the first row
+    looks like one of data, not like their names."""
 
-    def __init__(self, message: str, column: str, columns: Sequence[str]) -> None:
+    def __init__(
+        self, message: str, column: str, columns: Sequence[str], *, is_data: bool = False
+    ) -> None:
         super().__init__(message)
-        self.column, self.columns = column, tuple(columns)
+        self.column, self.columns, self.is_data = column, tuple(columns), is_data
 
 
 def missing_column(
-    path: str | Path, column: str, found: Iterable[str], *, remedy: str = ""
+    path: str | Path,
+    column: str,
+    found: Iterable[str],
+    *,
+    remedy: str = "",
+    is_data: bool = False,
 ) -> MissingColumn:
     """The error for a column that a file lacks; names those it has and the closest."""
     names = list(dict.fromkeys(found))
     nested = next((name for name in names if name.endswith(f".{column}")), None)
     hint = f"did you mean {nested!r}?" if nested else did_you_mean(column, names)
     shown = ", ".join(repr(name) for name in names[:30])
+    said = f"{hint and f'; {hint}'}; the columns are {shown or 'none'}" if not is_data else ""
     return MissingColumn(
-        f"{path}: no column {column!r}{hint and f'; {hint}'}; the columns are {shown or 'none'}"
-        f"{remedy and f'; {remedy}'}",
+        f"{path}: no column {column!r}{said}{remedy and f'; {remedy}'}",
         column,
         names,
+        is_data=is_data,
     )
 
 
@@ -141,7 +153,16 @@ def as_texts(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
         column = column.cast(pa.string())  # strings of writers that do not mark them as UTF-8
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return [None if one is None else one.isoformat() for one in column.to_pylist()]
+    if (exact := _EXACT.get(kind)) is not None:
+        return [_narrow(one, exact) for one in column.to_pylist()]
     return [as_text(value) for value in column.to_pylist()]
+
+
+def _narrow(value: float | None, exact: int) -> str | None:
+    """A float of fewer digits, which are seen to be lost: 16777218.0 is ``1.6777218e+07``."""
+    if value is None or not math.isfinite(value) or abs(value) < exact:
+        return as_text(value)
+    return str(np.format_float_scientific(np.float32(value)))
 
 
 def strict(path: str | Path) -> OnBad:
@@ -153,30 +174,52 @@ def strict(path: str | Path) -> OnBad:
     return on_bad
 
 
-def text_lines(path: Path, wanted: Wanted) -> Iterator[str]:
+def text_lines(path: Path, wanted: Wanted, *, header: bool = False) -> Iterator[str]:
     """The lines of an unpacked file as text, line feeds kept, without byte order mark.
 
-    A line that cannot be read is empty, which keeps the count.
+    A line that cannot be read is empty, which keeps the count. With ``header`` every file of a tar
+    begins with the names of its columns, of which those of the first come out.
+
+    Raises:
+        CorpusError: files of a tar have different headers.
     """
+    first = ""
     for member in members(path):
-        last, wide = Line(1, b""), False
-        try:
-            chunks = as_utf8(member.chunks, wanted.layout.encoding)
-            for line in lines(chunks, max_bytes=wanted.max_line_bytes):
-                last = line
-                _, data, cut, ended = line
-                if ended:
-                    try:
-                        text = _line_text(line, wide, wanted) if cut else data.decode("utf-8")
-                    except UnicodeDecodeError:
-                        text = _line_text(line, wide, wanted)
-                    yield text + "\n"
-                    wide = wide or not data.isascii()
-        except StreamBreak as error:
-            wanted.on_bad(last.number, f"{error}; {error.remedy}", excerpt(last.data))
+        own = _member_lines(member, wanted)
+        line = next(own, "") if header else ""
+        if first and line and line.rstrip() != first.rstrip():
+            raise CorpusError(
+                f"{path}: {member.name} has other columns than the file before it; unpack it, and"
+                " name the files in it"
+            )
+        if line:
+            yield "\n" if first else line
+            first = first or line
+        if (yield from own):
             return
-        if not last.ended:
-            yield _line_text(last, wide, wanted)
+
+
+def _member_lines(member: Member, wanted: Wanted) -> Generator[str, None, bool]:
+    """The lines of one file; at last whether it breaks off."""
+    last, wide = Line(1, b""), False
+    try:
+        chunks = as_utf8(member.chunks, wanted.layout.encoding)
+        for line in lines(chunks, max_bytes=wanted.max_line_bytes):
+            last = line
+            _, data, cut, ended = line
+            if ended:
+                try:
+                    text = _line_text(line, wide, wanted) if cut else data.decode("utf-8")
+                except UnicodeDecodeError:
+                    text = _line_text(line, wide, wanted)
+                yield text + "\n"
+                wide = wide or not data.isascii()
+    except StreamBreak as error:
+        wanted.on_bad(last.number, f"{error}; {error.remedy}", excerpt(last.data))
+        return True
+    if not last.ended:
+        yield _line_text(last, wide, wanted)
+    return False
 
 
 def _line_text(line: Line, wide: bool, wanted: Wanted) -> str:

@@ -23,6 +23,7 @@ _MARKS = {
     b"\xef\xbb\xbf": "utf-8",
 }
 """Byte order marks; the longer first."""
+UTF8 = "utf-8"
 _HEAD_BYTES = 1 << 16
 _BEFORE_BYTES = 16  # a text has no zero bytes, UTF-16 of Western ones has every other
 _FOREIGN_RUN = re.compile("[\udc80-\udcff]{2}[^\x00-\x7f]|[^\x00-\x7f][\udc80-\udcff]{2}")
@@ -39,12 +40,16 @@ def as_utf8(chunks: Iterator[bytes], encoding: str | None = None) -> Iterator[by
         encoding: a Python text codec; None: UTF-8, or what the byte order mark says.
 
     Raises:
-        StreamBreak: the mark says otherwise, the bytes are UTF-16 without a mark, or an encoding
-            of several bytes is damaged.
+        StreamBreak: the mark says otherwise, the bytes are UTF-16 or UTF-32 without a mark, an
+            encoding of several bytes is damaged, or there is no such encoding.
     """
+    if encoding is not None and not is_known(encoding):
+        raise StreamBreak(
+            f"encoding = {encoding!r} is none that Python knows",
+            remedy="name one, such as utf-8, utf-16, cp1252 or shift_jis",
+        )
     head, chunks = peek(chunks, _BEFORE_BYTES)
-    mark = next((mark for mark in _MARKS if head.startswith(mark)), b"")
-    if mark:
+    if mark := _mark(head):
         marked = _MARKS[mark]
         name = codecs.lookup(encoding or marked).name.removesuffix("-sig")
         if name not in (marked, marked.removesuffix("-le").removesuffix("-be")):
@@ -55,8 +60,9 @@ def as_utf8(chunks: Iterator[bytes], encoding: str | None = None) -> Iterator[by
             )
         encoding, chunks = marked, _behind(chunks, len(mark))
     elif encoding is None and (wide := _wide(head)):
+        often = "every other byte" if "16" in wide else "three of four bytes"
         raise StreamBreak(
-            f"has a zero in every other byte, as {wide} has", remedy=f'set encoding = "{wide}"'
+            f"has a zero in {often}, as {wide} has", remedy=f'set encoding = "{wide}"'
         )
     if encoding is not None and codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
         chunks = _decoded(chunks, encoding)
@@ -66,8 +72,29 @@ def as_utf8(chunks: Iterator[bytes], encoding: str | None = None) -> Iterator[by
     return chunks
 
 
+def is_known(encoding: str) -> bool:
+    """Whether there is an encoding of texts with that name."""
+    try:
+        return bool(codecs.lookup(encoding)._is_text_encoding)
+    except (LookupError, ValueError):
+        return False
+
+
+def encoding_of(head: bytes, encoding: str | None = None) -> str:
+    """The encoding of a stream that begins so and is said to have ``encoding``."""
+    mark = _mark(head)
+    return _MARKS[mark] if mark else encoding or UTF8
+
+
+def _mark(head: bytes) -> bytes:
+    return next((mark for mark in _MARKS if head.startswith(mark)), b"")
+
+
 def _wide(head: bytes) -> str:
-    """The kind of UTF-16 that some first bytes are; "" for none."""
+    """The kind of UTF-16 or UTF-32 that some first bytes are; "" for none."""
+    for name, at in (("utf-32-le", 0), ("utf-32-be", 3)):
+        if len(head) >= 8 and all(head[at::4]) and head.count(0) == len(head) - len(head[at::4]):
+            return name
     for name, zeros, others in (("utf-16-le", 1, 0), ("utf-16-be", 0, 1)):
         if len(head) >= 4 and not any(head[zeros::2]) and all(head[others::2]):
             return name

@@ -1,13 +1,16 @@
 """Files as streams of bytes, whatever they are packed in, in bounded memory.
 
-``members(path)`` gives every file in ``path``: the file itself, each file of a tar, or the one file
-of a zip archive; of several in a zip the path names one: ``a.zip/train.csv``. gz, bz2, xz and zst
-are unpacked, inside and outside. Packing is told from the first bytes, never from the name. A
-packed file that breaks off raises ``StreamBreak``, but only after all that was readable before the
-break has been handed out.
+``members(path)`` gives every file in ``path``: the file itself, each file of a tar, the one file of
+a zip archive, or, for who takes ``several``, each; else the path names one: ``a.zip/train.csv``.
+gz, bz2, xz and zst are unpacked, inside and outside, and so are archives within archives, up to
+``MOST_LAYERS``. Packing is told from the first bytes, never from the name. Names in archives are
+names only: nothing is written there, and links are not followed. Hidden files (``.DS_Store``,
+``__MACOSX``) are passed over. A packed file that breaks off raises ``StreamBreak``, but only after
+all that was readable before the break has been handed out.
 
-However much a few bytes unpack to, they come out in pieces of a few megabytes at most. What a codec
-itself keeps to look back at is up to 256 MiB for xz, and up to 2 GiB for zst, as its files may say.
+However much a few bytes unpack to, they come out in pieces of a few megabytes at most, and no more
+than ``MOST_TIMES`` as many. What a codec itself keeps to look back at is up to 256 MiB for xz, and
+up to 2 GiB for zst, as its files may say.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ import lzma
 import os
 import re
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -37,12 +41,23 @@ _ZSTD_STEP_BYTES = 1 << 7  # its blocks unpack whole: 4 bytes may be 128 kB
 _TAR_MAGIC = b"ustar"
 _TAR_MAGIC_AT = 257
 _TAR_BLOCK_BYTES = 512
+_ZEROS = bytes(_TAR_BLOCK_BYTES)
 _TAR_NAME_BYTES = 1 << 20  # of a long name or of a pax header; tarfile reads them whole
 _ZSTD_MAX_WINDOW = 1 << 31  # monthly archives are packed with `zstd --long=31`: up to 2 GiB
 _XZ_MAX_MEMORY = 1 << 28  # `xz -9` needs 65 MB
 _ZIP_MAGIC = re.compile(rb"PK(?:\x03\x04|\x05\x06)")
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack in pieces of any size
 _ZIP_ENCRYPTED = 1
+_ZIP_MOST_INDEX = 1 << 24  # bytes: some 200,000 files; zipfile keeps something of each
+_ZIP_END_MAGIC = b"PK\x05\x06"
+_ZIP_END_BYTES = (1 << 16) + 22
+_ZIP_IN_MEMORY = 1 << 24
+_ZIP_INSIDE_BYTES = 1 << 32
+"""Of a zip archive in another archive, which is copied to an unnamed temporary file."""
+MOST_LAYERS = 6
+"""Of archives and codecs in one another; the months of archive.org have three."""
+MOST_TIMES, _FREELY = 10_000, 1 << 30
+"""How much more a file may unpack to than it has itself; up to a gigabyte nobody asks."""
 BREAKS_OFF, DAMAGED = "breaks off before its end", "damaged"
 _WORKBOOK = "xl/workbook.xml"
 
@@ -70,10 +85,19 @@ class Refused(StreamBreak):
 
 @dataclass(frozen=True)
 class Member:
-    """One unpacked file: its name (``archive.tar:member`` in a tar) and its bytes in chunks."""
+    """One unpacked file.
+
+    Attributes:
+        name: ``archive.tar:member`` in a tar.
+        chunks: its bytes.
+        packing: what it was packed in, the outermost first: ``("gz", "tar")``.
+        hidden: files beside it that were passed over so far.
+    """
 
     name: str
     chunks: Iterator[bytes]
+    packing: tuple[str, ...] = ()
+    hidden: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,30 +156,33 @@ CODECS: dict[str, Codec] = {
 _MAGIC_BYTES = 10
 
 
-def members(path: str | Path) -> Iterator[Member]:
+def members(path: str | Path, *, several: bool = False) -> Iterator[Member]:
     """Every file in ``path``, unpacked, in the archive's order; each must be read before the next.
+
+    Args:
+        path: a file, or one in a zip archive, as in ``a.zip/b.csv``.
+        several: take all files of a zip archive; else one of several is to be named.
 
     Raises:
         OSError: ``path`` cannot be opened.
-        StreamBreak: a tar is damaged between its files; inside one, that file's chunks raise it.
+        StreamBreak: an archive is damaged between its files; inside one, that file's chunks raise
+            it.
     """
     path, inside = split_place(path)
+    name = readable(path.name)
     with path.open("rb") as file:
+        unpacking = _Unpacking(os.fstat(file.fileno()).st_size, several=several)
         head, raw = peek(_chunks(file), len(b"PK34"))
         if _ZIP_MAGIC.match(head):
-            yield from _zip_members(path, inside)
+            place = readable(str(path)) if inside is not None or not several else None
+            yield from unpacking.zip(name, file, (), place=place, inside=inside)
             return
         if inside is not None:
             raise Refused(
-                f"{readable(path.name)} is no zip archive, so there is no {inside} in it",
+                f"{name} is no zip archive, so there is no {inside} in it",
                 remedy="name the file alone",
             )
-        chunks = unpacked(raw)
-        head, chunks = peek(chunks, _TAR_MAGIC_AT + len(_TAR_MAGIC))
-        if head[_TAR_MAGIC_AT:] != _TAR_MAGIC:
-            yield Member(readable(path.name), chunks)
-            return
-        yield from _tar_members(readable(path.name), chunks)
+        yield from unpacking.files(name, raw, ())
 
 
 def split_place(path: str | Path) -> tuple[Path, str | None]:
@@ -174,49 +201,186 @@ def readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _zip_members(path: Path, inside: str | None) -> Iterator[Member]:
-    name = readable(path.name)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entry = _zip_entry(readable(str(path)), archive, inside)
-            with archive.open(entry) as file:
-                yield Member(f"{name}:{entry.filename}", unpacked(_zip_chunks(file)))
-    except (StreamBreak, GeneratorExit):
-        raise
-    except Exception as error:  # of the many kinds that damaged headers raise
-        raise StreamBreak(f"damaged zip: {error}") from None
+class _Unpacking:
+    """Of one file: all that is in it, however deep, and how much of it there may be."""
+
+    def __init__(self, num_bytes: int, *, several: bool) -> None:
+        self._several = several
+        self._left = max(_FREELY, MOST_TIMES * num_bytes)
+
+    def files(
+        self, name: str, chunks: Iterator[bytes], packing: tuple[str, ...]
+    ) -> Iterator[Member]:
+        """What a stream is, or holds."""
+        while (codec := _codec(head := (peeked := peek(chunks, _MAGIC_BYTES))[0])) is not None:
+            chunks = self._counted(_decompressed(peeked[1], codec, CODECS[codec]))
+            packing = (*packing, codec)
+            if len(packing) > MOST_LAYERS:
+                yield Member(name, _refused(f"is packed more than {MOST_LAYERS} times"), packing)
+                return
+        head, chunks = peek(peeked[1], _TAR_MAGIC_AT + len(_TAR_MAGIC))
+        is_tar, is_zip = head[_TAR_MAGIC_AT:] == _TAR_MAGIC, _ZIP_MAGIC.match(head)
+        if (is_tar or is_zip) and len(packing) == MOST_LAYERS:
+            reason = f"is an archive that is packed {MOST_LAYERS} times"
+            yield Member(name, _refused(reason), packing)
+        elif is_tar:
+            yield from self._tar(name, chunks, (*packing, "tar"))
+        elif is_zip:
+            with tempfile.SpooledTemporaryFile(_ZIP_IN_MEMORY) as copy:
+                _copy(chunks, copy)
+                yield from self.zip(name, copy, packing, place=None)
+        else:
+            yield Member(name, chunks, packing)
+
+    def _inside(
+        self, name: str, chunks: Iterator[bytes], packing: tuple[str, ...], hidden: int
+    ) -> Iterator[Member]:
+        """What a file of an archive is or holds; its damage is its own."""
+        try:
+            for member in self.files(name, chunks, packing):
+                yield replace(member, hidden=member.hidden + hidden)
+        except StreamBreak as error:
+            yield Member(name, _broken(error), packing, hidden)
+
+    def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise Refused(
+                    f"unpacks to more than {MOST_TIMES} times its size",
+                    remedy="unpack it, if it is no trap, and name the files in it",
+                )
+            yield chunk
+
+    def zip(
+        self,
+        name: str,
+        file: IO[bytes],
+        packing: tuple[str, ...],
+        *,
+        place: str | None,
+        inside: str | None = None,
+    ) -> Iterator[Member]:
+        """Files of a zip archive: with ``place``, its path, the one that is meant; else each."""
+        try:
+            _check_count(file)
+            archive = zipfile.ZipFile(file)
+        except StreamBreak:
+            raise
+        except Exception as error:  # of the many kinds that damaged headers raise
+            raise StreamBreak(f"damaged zip: {error}") from None
+        packing = (*packing, "zip")
+        with archive:
+            entries = _visible(archive, inside)
+            hidden = sum(not one.is_dir() for one in archive.infolist()) - len(entries)
+            if place is not None:
+                entries = [_one_entry(place, entries, inside)]
+            elif not self._several and len(entries) != 1:
+                raise Refused(_holds(entries), remedy="unpack it, and name one")
+            for entry in entries:
+                inner = f"{name}:{readable(entry.filename)}"
+                try:
+                    if place is None:
+                        _check_entry(entry)
+                    opened = archive.open(entry)
+                except StreamBreak as error:
+                    yield Member(inner, _broken(error), packing, hidden)
+                except Exception as error:
+                    broken = StreamBreak(f"damaged zip: {error}")
+                    yield Member(inner, _broken(broken), packing, hidden)
+                else:
+                    with opened:
+                        chunks = self._counted(_zip_chunks(opened))
+                        yield from self._inside(inner, chunks, packing, hidden)
+
+    def _tar(
+        self, name: str, chunks: Iterator[bytes], packing: tuple[str, ...]
+    ) -> Iterator[Member]:
+        source, hidden = _ChunkReader(chunks), 0
+        try:
+            with _opened(source) as archive:
+                while (entry := _next_entry(archive)) is not None:
+                    inner = f"{name}:{readable(entry.name)}"
+                    if entry.isfile() and _is_hidden(entry.name):
+                        hidden += 1
+                    elif entry.issparse():  # a few bytes that stand for any number of zeros
+                        sparse = _refused("a sparse file in a tar is not read")
+                        yield Member(inner, sparse, packing, hidden)
+                    elif entry.isfile() and (file := archive.extractfile(entry)) is not None:
+                        inside = _tar_chunks(file, source)
+                        yield from self._inside(inner, inside, packing, hidden)
+        except tarfile.TarError as error:
+            if not source.break_reported:
+                raise source.broken or StreamBreak(f"damaged tar: {error}") from None
+        if source.broken is not None and not source.break_reported:
+            raise source.broken
+        if source.num_bytes % _TAR_BLOCK_BYTES and not source.break_reported:
+            raise StreamBreak("damaged tar: it breaks off within a header")
 
 
-def _zip_entry(place: str, archive: zipfile.ZipFile, inside: str | None) -> zipfile.ZipInfo:
-    """The file of an archive that is meant: the one with that name, or its only one."""
+def _check_count(file: IO[bytes]) -> None:
+    """Refuse a zip archive of more files than memory should hold."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(end - _ZIP_END_BYTES, 0))
+    tail = file.read(_ZIP_END_BYTES)
+    at = tail.rfind(_ZIP_END_MAGIC)
+    size = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
+    if size > _ZIP_MOST_INDEX:
+        raise Refused("is a zip archive of too many files", remedy="unpack it, and name them")
+    file.seek(0)
+
+
+def _visible(archive: zipfile.ZipFile, inside: str | None) -> list[zipfile.ZipInfo]:
+    """The files of an archive that are meant for reading.
+
+    Raises:
+        Refused: it is a workbook, or has none.
+    """
     entries = {one.filename: one for one in archive.infolist() if not one.is_dir()}
     if _WORKBOOK in entries:
         raise Refused("is an Excel workbook", remedy="save its sheet as CSV, and name that")
-    names = [one for one in entries if not _is_hidden(one)]
+    return [one for name, one in entries.items() if name == inside or not _is_hidden(name)]
+
+
+def _holds(entries: Sequence[zipfile.ZipInfo]) -> str:
+    names = [readable(one.filename) for one in entries]
+    return f"holds {len(names)} files{': ' * bool(names)}{listed(names)}"
+
+
+def _one_entry(
+    place: str, entries: Sequence[zipfile.ZipInfo], inside: str | None
+) -> zipfile.ZipInfo:
+    """The file of an archive that is meant: the one with that name, or its only one."""
+    names = [one.filename for one in entries]
     if inside is None and len(names) != 1:
         raise Refused(
-            f"holds {len(names)} files{': ' * bool(names)}{listed(map(readable, names))}",
+            _holds(entries),
             remedy=f'name one, as in "{place}/{names[0]}"' if names else "name another",
         )
-    if inside is not None and inside not in entries:
+    if inside is not None and inside not in names:
         hint = did_you_mean(inside, names)
         raise Refused(
             f"holds no file {inside!r}{hint and f'; {hint}'}",
             remedy=f"it holds {listed(map(readable, names)) or 'none'}",
         )
-    entry = entries[names[0] if inside is None else inside]
+    entry = entries[0 if inside is None else names.index(inside)]
+    _check_entry(entry)
+    return entry
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> None:
     if entry.flag_bits & _ZIP_ENCRYPTED:
         raise Refused("needs a password", remedy="unpack it, and name the file in it")
     if entry.compress_type not in _ZIP_METHODS:
         raise Refused(
             "is a zip archive of a rare kind", remedy="unpack it, and name the file in it"
         )
-    return entry
 
 
 def _is_hidden(name: str) -> bool:
     """What macOS and other systems put beside the files that are meant."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def _zip_chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -227,27 +391,22 @@ def _zip_chunks(file: IO[bytes]) -> Iterator[bytes]:
         raise StreamBreak(f"damaged zip: {error}") from None
 
 
-def _tar_members(name: str, chunks: Iterator[bytes]) -> Iterator[Member]:
-    source = _ChunkReader(chunks)
-    try:
-        with _opened(source) as archive:
-            while (entry := _next_entry(archive)) is not None:
-                inner = f"{name}:{readable(entry.name)}"
-                if entry.issparse():  # a few bytes that stand for any number of zeros
-                    yield Member(inner, _refused("a sparse file in a tar is not read"))
-                elif entry.isfile() and (file := archive.extractfile(entry)) is not None:
-                    yield Member(inner, unpacked(_tar_chunks(file, source)))
-    except tarfile.TarError as error:
-        if not source.break_reported:
-            raise source.broken or StreamBreak(f"damaged tar: {error}") from None
-    if source.broken is not None and not source.break_reported:
-        raise source.broken
-    if source.num_bytes % _TAR_BLOCK_BYTES and not source.break_reported:
-        raise StreamBreak("damaged tar: it breaks off within a header")
-
-
 class _Entry(tarfile.TarInfo):
-    """A header of a tar that holds no more than a name or a few attributes need."""
+    """A header of a tar that holds no more than a name or a few attributes need; zeros before it,
+    as between joined archives, are passed over."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Entry:
+        """The next header of an archive."""
+        stream: Any = archive.fileobj
+        while (block := stream.read(_TAR_BLOCK_BYTES)) == _ZEROS:
+            pass
+        try:
+            entry = cls.frombuf(block, archive.encoding, archive.errors)
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"{error}, behind a file or its end") from None
+        entry.offset = stream.tell() - _TAR_BLOCK_BYTES
+        return cast(_Entry, entry._proc_member(archive))
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _NAME_TYPES and self.size > _TAR_NAME_BYTES:
@@ -319,16 +478,34 @@ def unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
         StreamBreak: the packed data is damaged or breaks off.
     """
     head, chunks = peek(chunks, _MAGIC_BYTES)
-    for name, codec in CODECS.items():
-        if codec.magic.match(head):
-            return _decompressed(chunks, name, codec)
-    if _ZIP_MAGIC.match(head):
-        return _refused("a zip archive in another is not read")
-    return chunks
+    name = _codec(head)
+    return chunks if name is None else _decompressed(chunks, name, CODECS[name])
+
+
+def _codec(head: bytes) -> str | None:
+    """The codec that packed what begins so."""
+    return next((name for name, codec in CODECS.items() if codec.magic.match(head)), None)
+
+
+def _copy(chunks: Iterator[bytes], file: IO[bytes]) -> None:
+    """Write a zip archive that is in another to where it can be read from its end."""
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > _ZIP_INSIDE_BYTES:
+            raise Refused(
+                f"is a zip archive of more than {_ZIP_INSIDE_BYTES >> 30} GiB in another",
+                remedy="unpack it, and name it",
+            )
+        file.write(chunk)
 
 
 def _refused(reason: str) -> Iterator[bytes]:
-    raise StreamBreak(reason, remedy="unpack it, and name the files in it")
+    return _broken(Refused(reason, remedy="unpack it, and name the files in it"))
+
+
+def _broken(error: StreamBreak) -> Iterator[bytes]:
+    raise error
     yield b""
 
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError
 from pipeline.texts.labels import canonical
-from pipeline.texts.timestamps import TIME_FORMATS, parse_time
+from pipeline.texts.timestamps import TIME_FORMATS, parse_time, time_trouble
 
 LANGUAGES = {
     "arabic": "ar", "basque": "eu", "bengali": "bn", "bulgarian": "bg", "catalan": "ca",
@@ -39,6 +39,8 @@ LANGUAGES = {
     "ukrainian": "uk", "urdu": "ur", "vietnamese": "vi", "welsh": "cy",
 }  # fmt: skip
 """A language's English name -> its code in tweets."""
+_ALSO = {"iw": "he", "in": "id", "ji": "yi"}
+"""Codes that ISO 639 gave up -> those of today; tweets have the old ones."""
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 """BCP 47; the codes of Twitter's own, as ``und`` and ``qme``, are such, too."""
 RETWEETS = ("keep", "drop", "only")
@@ -76,7 +78,8 @@ class Filters:
         """Filters as a person writes them.
 
         Args:
-            languages: codes as Twitter's, such as ``en``; in any case.
+            languages: codes as Twitter's, such as ``en``; in any case. Tables may have their
+                English names, and regions: ``English``, ``en-GB``.
             since, until: times or dates (UTC); ``until`` itself is left out.
             retweets: one of ``RETWEETS``.
             any_language: languages may be called anything, as in a column of a table.
@@ -125,8 +128,9 @@ class Filters:
             )
         if self.languages:
             yield "language unknown", lambda rows: pc.equal(pc.fill_null(_languages(rows), ""), "")
-            wanted = pa.array(self.languages, pa.string())
-            yield "language", lambda rows: pc.invert(pc.is_in(_languages(rows), value_set=wanted))
+            spellings = {one for language in self.languages for one in _spellings(language)}
+            wanted = pa.array(sorted(spellings), pa.string())
+            yield "language", lambda rows: pc.invert(_is_among(_languages(rows), wanted))
         if self.since is not None or self.until is not None:
             yield "time unknown", lambda rows: pc.is_null(rows["created_at"])
         if self.since is not None:
@@ -138,6 +142,20 @@ class Filters:
 def _languages(rows: pa.Table) -> pa.ChunkedArray:
     """The languages of rows as they are compared; an empty cell says no more than a null."""
     return pc.utf8_lower(pc.utf8_trim_whitespace(rows["lang"]))
+
+
+def _is_among(languages: pa.ChunkedArray, wanted: pa.Array) -> pa.ChunkedArray:
+    """Whether languages are wanted ones, or of a region: ``en-GB`` is English."""
+    general = pc.replace_substring_regex(languages, pattern="[-_].*", replacement="")
+    return pc.or_(pc.is_in(languages, value_set=wanted), pc.is_in(general, value_set=wanted))
+
+
+def _spellings(language: str) -> set[str]:
+    """How a language may be written: ``he``, ``iw`` and ``hebrew`` are one."""
+    code = LANGUAGES.get(language, language)
+    same = [pair for pair in _ALSO.items() if code in pair]
+    codes = {language, code, *(one for pair in same for one in pair)}
+    return codes | {name for name, one in LANGUAGES.items() if one in codes}
 
 
 def _check_language(language: str) -> None:
@@ -161,9 +179,8 @@ def _seconds(name: str, value: str | None) -> int | None:
         return None
     seconds = parse_time(value)
     if seconds is None:
-        raise ConfigError(
-            f"{name} {value!r} is no time; write a date as 2026-11-23, or {TIME_FORMATS}"
-        )
+        why = time_trouble(value) or f"is no time; write a date as 2026-11-23, or {TIME_FORMATS}"
+        raise ConfigError(f"{name} {value!r} {why}")
     return seconds
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,19 +31,15 @@ from pipeline.texts.labels import (
 )
 from pipeline.texts.rows import exact_ids, read_rows
 from pipeline.texts.sources import SPLIT_NAMES
-from pipeline.texts.timestamps import parse_time
+from pipeline.texts.timestamps import parse_time, time_trouble
+from pipeline.texts.usual import AND, USUAL, fitting
 
-USUAL_NAMES = {
-    "text": ("text", "tweet", "full_text", "tweet_text", "body", "content", "message", "comment",
-             "review", "sentence", "post"),
-    "id": ("id", "id_str", "tweet_id", "tweetid", "status_id", "post_id", "comment_id", "uuid"),
-    "time": ("created_at", "time", "timestamp", "datetime", "date", "created", "created_utc",
-             "posted_at", "published_at"),
-    "author": ("author_id", "user_id", "author", "user", "username", "screen_name"),
+LABELLED: Mapping[str, tuple[str, ...]] = {
+    **{use: names for use, names in USUAL.items() if use != "lang"},
     "split": ("split", "set", "partition", "subset"),
     "label": ("label", "labels", "class", "target", "category", "annotation"),
-}  # fmt: skip
-"""What a column is for -> how it is usually called, the likelier first."""
+}
+"""What a column of a labelled set is for -> how it is usually called, the likelier first."""
 MOST_CLASSES = 20
 """Different whole numbers up to which they are taken for classes."""
 _ODD = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -90,20 +86,22 @@ class Glance:
     notes: tuple[str, ...]
 
 
-def column_names(path: Path, *, layout: Layout = PLAIN) -> tuple[str, ...]:
-    """The columns of a file of texts.
+def column_names(
+    path: Path, *, asked: Sequence[str] = (), layout: Layout = PLAIN
+) -> tuple[str, ...]:
+    """The columns of a file of texts: numbers, where ``asked`` has some and there is no header.
 
     Raises:
         CorpusError: a file that cannot be read, or that is empty.
     """
     try:
-        for _ in read_rows(path, [_ASKED], layout=layout):
+        for _ in read_rows(path, [_ASKED, *asked], layout=layout):
             pass
     except MissingColumn as error:
-        if "looks like a row of data" in str(error):
+        if error.is_data and not fitting("text", error.columns, LABELLED):
             raise CorpusError(
                 f"{path}: its first line looks like a row of data, not like a header; write one"
-                " above it"
+                f" above it, or name columns by number, as --text {len(error.columns)} --label 1"
             ) from None
         return error.columns
     return ("text",)  # of plain lines
@@ -133,8 +131,10 @@ def glance(
             f"{path}: is a folder; name one file of it, and then write the folder, or train, val"
             " and test files, into the configuration (`salient help corpus`)"
         )
-    names, given = column_names(path, layout=layout), dict(given or {})
-    guessed = {use: one for use in USUAL_NAMES if (one := _usual(use, names)) is not None}
+    given = dict(given or {})
+    asked = [*given.values(), *(one.rpartition("=")[2] for one in labels)]
+    names = column_names(path, asked=asked, layout=layout)
+    guessed = {use: one for use in LABELLED if (one := _usual(use, names)) is not None}
     if "text" not in given | guessed:
         raise _no_name(path, "texts", "text", names)
     if not labels and "label" not in guessed:
@@ -193,16 +193,14 @@ def _check_separators(
 
 def _usual(use: str, names: Sequence[str]) -> str | None:
     """The column of a use: by its name, or by the end of its path in JSON."""
-    lower = {name.lower(): name for name in reversed(names)}
-    for wanted in USUAL_NAMES[use]:
-        if wanted in lower:
-            return lower[wanted]
-    ends = {name.rpartition(".")[2]: name for name in lower if "." in name}
-    return next((lower[ends[one]] for one in USUAL_NAMES[use][:3] if one in ends), None)
+    if found := [name for name in fitting(use, names, LABELLED) if AND not in name]:
+        return found[0]
+    ends = {name.rpartition(".")[2].lower(): name for name in reversed(names) if "." in name}
+    return next((ends[one] for one in LABELLED[use][:3] if one in ends), None)
 
 
 def _no_name(path: Path, what: str, option: str, names: Sequence[str]) -> CorpusError:
-    usual = ", ".join(USUAL_NAMES[option][:4])
+    usual = ", ".join(LABELLED[option][:4])
     return CorpusError(
         f"{path}: no column is called as {what} usually are ({usual} …); name it: --{option}"
         f" COLUMN; the columns are {listed(map(repr, names), most=30)}"
@@ -245,7 +243,7 @@ def _bad_ids(path: Path, ids: list[str | None]) -> str | None:
 def _bad_times(path: Path, times: list[str | None]) -> str | None:
     odd = next((one for one in times if one and one.strip() and parse_time(one) is None), None)
     if odd is not None:
-        return f"{odd!r} is no time that can be read"
+        return f"{odd!r} {time_trouble(odd) or 'is no time that can be read'}"
     return None if any(times) else "it is empty"
 
 

@@ -22,9 +22,11 @@ from pipeline.texts.columnar import (
     read_parquet,
 )
 from pipeline.texts.containers import StreamBreak, members, peek, readable
-from pipeline.texts.delimited import read_csv, read_lines, read_tsv
+from pipeline.texts.delimited import DELIMITERS, read_csv, read_lines, read_tsv
 from pipeline.texts.jsonrows import read_jsonl
 from pipeline.texts.published import TEXTS_ENDING, read_folders, read_trees, read_tweeteval
+from pipeline.texts.recognition import recognised
+from pipeline.texts.usual import plain
 from store.disk import address_kind
 
 FORMATS: dict[str, Callable[[Path, Wanted], Iterator[RowBlock]]] = {
@@ -78,15 +80,16 @@ PLAIN = Layout()
 def detect_format(
     path: str | Path,
     *,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     layout: Layout = PLAIN,
     choices: Sequence[str] = (),
 ) -> str:
     """The key of ``FORMATS`` that a file's name and first bytes speak for.
 
-    A file of tab-separated columns may be called ``.txt``; with ``text`` given, only if it has that
-    column, and other ``.txt`` files are plain lines of ``text``. An error offers ``choices``,
-    default the formats of labelled sets.
+    JSON is told by what it is, whatever the file is called. A file of tab-separated columns may be
+    called ``.txt``; with ``text`` given, only if it has that column, or one of several, and other
+    ``.txt`` files are plain lines of ``text``. An error offers ``choices``, default the formats of
+    labelled sets.
 
     Raises:
         CorpusError: no such file, or the format cannot be told.
@@ -104,14 +107,14 @@ def detect_format(
         raise CorpusError(f"{path}: {error}; {error.remedy}") from None
     first = decoded.lstrip().partition(b"\n")[0].rstrip(b"\r")
     suffix = _suffix(name)
+    if not name.endswith(TEXTS_ENDING) and recognised(path, layout).is_json:
+        return "jsonl"
     if layout.delimiter is not None and _SUFFIXES.get(suffix) in (None, *HEADERLESS):
         return "tsv" if layout.delimiter == "\t" else "csv"
     if text is None and name.endswith(TEXTS_ENDING):
         return "tweeteval"
     if suffix == ".txt" and text is not None:
-        names = [one.strip().casefold() for one in first.decode("utf-8", "replace").split("\t")]
-        own = bool(layout.columns) or text.casefold() in names
-        return "tsv" if len(names) > 1 and own else "text"
+        return _of_lines(first.decode("utf-8", "replace"), text, layout)
     if (named := _SUFFIXES.get(suffix)) is not None:
         return "tsv" if named == "csv" and b"\t" in first and b"," not in first else named
     if first[:1] in (b"{", b"["):
@@ -124,6 +127,17 @@ def detect_format(
         f"{path}: cannot tell the format from the name or the first line; "
         f"set format to one of {', '.join(choices or LABELLED)}"
     )
+
+
+def _of_lines(first: str, text: str | Sequence[str], layout: Layout) -> str:
+    """The format of a ``.txt`` file by its first line: a table with the text, or plain lines."""
+    wanted = [text] if isinstance(text, str) else list(text)
+    names = [plain(one) for one in first.split("\t")]
+    by_number = any(one.isdigit() for one in wanted)
+    own = bool(layout.columns) or by_number or any(plain(one) in names for one in wanted)
+    if len(names) > 1 and own:
+        return "tsv"
+    return "csv" if by_number and any(sign in first for sign in DELIMITERS) else "text"
 
 
 def _beginning(path: Path) -> tuple[str, bytes]:

@@ -1,139 +1,213 @@
-"""JSON values one after another from a stream of bytes, whatever the layout, in bounded memory.
+"""JSON values one after another from a stream of bytes, however framed, in bounded memory.
 
-``json_values(chunks)`` takes JSON lines (a value per line) as well as values over many lines:
-pretty printed ones, and arrays of any length, whose elements come out one by one. The layout is
-told from the beginning of the stream. What cannot be read comes out as ``Unreadable``, in its
-place, and reading goes on behind it: at the next line of JSON lines, or in a printed array at the
-next element that starts a line. Numbers keep all their digits.
+``json_values(chunks)`` tells from the beginning of the stream which row of ``FRAMINGS`` it has:
+JSON lines (also such that end in carriage returns, and Python's ``str(dict)``), lines with a key or
+a time before the JSON, or with JSON in a string, server-sent events, text sequences of RFC 7464, a
+count of bytes before each record, arrays of any length and printed values (also behind
+``window.x = ``), records one after another, or a map of ids to records. Elements of arrays and
+entries of maps come out one by one. What cannot be read comes out as ``Unreadable``, in its place,
+and reading goes on behind it. Blank lines and ``null``, which keep connections alive, are nothing.
+Numbers keep all their digits.
 
-Memory holds one value at a time (one element of an array) and at most ``max_bytes`` of it; a longer
-one is unreadable. An object is one value, however many tweets it lists.
+Memory holds one value at a time and at most ``max_bytes`` of it; a longer one is unreadable. An
+object is one value, however many posts it lists, unless it is longer than that.
 
-``lines(chunks)`` cuts a stream at its line feeds, whatever the lines hold.
+``is_json_like(line)`` says of a line of a text file what it is, if it is none.
 """
 
 from __future__ import annotations
 
-import codecs
-import json
 import re
-import reprlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-import orjson
-
-from pipeline.config import ScoreConfig
+from pipeline.texts import pythonic, within
+from pipeline.texts.charsets import as_utf8
 from pipeline.texts.containers import StreamBreak, peek
-from pipeline.texts.normalise import join_surrogates
+from pipeline.texts.counted import from_counted
+from pipeline.texts.pythonic import is_pythonic, pythonic_kind
+from pipeline.texts.scanning import LIST_IN_OBJECT, CutOff, Scanner, is_id, read_object
+from pipeline.texts.values import (
+    EXCERPT_CHARS,
+    MAX_LINE_BYTES,
+    Line,
+    Unreadable,
+    Value,
+    excerpt,
+    lines,
+    loads,
+    shown,
+    too_long,
+)
+from pipeline.texts.within import from_events, holds_value, is_events, what_within
 
-MAX_LINE_BYTES: int = ScoreConfig.model_fields["max_line_bytes"].default
-"""Of a line, or of a JSON value that goes over several."""
-EXCERPT_CHARS = 200
+__all__ = [
+    "EXCERPT_CHARS",
+    "FRAMINGS",
+    "MAX_LINE_BYTES",
+    "Framing",
+    "Line",
+    "Unreadable",
+    "Value",
+    "excerpt",
+    "framing_of",
+    "is_json_like",
+    "json_values",
+    "lines",
+    "loads",
+    "shown",
+    "too_long",
+]
+
 _BOM = b"\xef\xbb\xbf"
-_HEAD_BYTES = 1 << 20
+_MARKS = re.compile(rb"(?:\xef\xbb\xbf\s*+)++")
+_RS = b"\x1e"
+HEAD_BYTES = 1 << 20
+"""Of a stream, that its framing is told from."""
 _HEAD_LINES = 16
-_FILL_CHARS = 1 << 20
-_NEAR_END = 16  # characters in which a literal, number or escape may be cut
-_MAX_INDENT = 1000
-_parse = json.JSONDecoder().raw_decode
-_SEPARATORS = re.compile(r"[\s,\[\]\x1e\ufeff]*")
-_NOT_BLANK = re.compile(r"[^ \t]")
-_SCALAR = re.compile(r"[^,\[\]{}\n]*")
-_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+_COUNT = re.compile(rb"\d{1,12}[ \t]*\r?\n")
+_COUNTED = re.compile(rb"(?:^|[\n}\]])\d{1,12}[ \t]*\r?\n\s{0,100}[{\[]")
+_AT_LINE_START = re.compile(rb"(?:^|\n)[{\[]")
+_OBJECTS = re.compile(rb"[\[\s]*\{\s*(?:[\"'}]|$)|\[\s*\]")
+_SEQUENCE = re.compile(rb"\x1e[ \t\r\n]{0,100}[{\[]")
+_GLUED = re.compile(rb"\}[ \t]*\{\s{0,100}\"")
+_SCRIPT = re.compile(
+    rb"(?:/\*[^*]{0,200}\*/|\)\]\}',?|while\(1\);|for\(;;\);|\s)*+"
+    rb"(?:(?:var|let|const|export|default|return)\s++)*+"
+    rb"[A-Za-z_$][\w$.\[\]'\"]{0,300}\s*+[=(]\s*+(?:\(\s*+)*+[{\[]\s*+(?:[\"'{\[\]}]|$)"
+)
+_MAP = re.compile(rb'\{\s*+"([^"\\\n]{1,1000})"\s*+:\s*+(?:\[\s*+)?\{\s*+"')
+_JSON_BEGINS = re.compile(
+    rb"(?:^|[\n\r\x1e\[,])[ \t]{0,100}(?:\{\s{0,100}[\"']\w|[\[{]\s{0,9}(?:\n|\Z|\{))"
+)
+_SEVERAL = re.compile(rb"\}\s{0,100}\{\s{0,100}\"")
+_LIKE_OBJECT = re.compile(rb'[\s\[]*+\{\s*+"[^"\\]{0,1000}"\s*+:')
+_LIKE_SCRIPT = re.compile(
+    rb"(?:(?:var|let|const)\s++[\w$]++|[\w$]++(?:\.[\w$]++)++)\s*+=\s*+[\[{]"
+    rb"|[\w$.]++\s*+[=(]\s*+(?:\[\s*+)?\{\s*+\"[^\"\\]{0,1000}\"\s*+:"
+)
+_NEXT_ON_LINE = re.compile(r"\s*+,\s*+\{")
+_PYTHON_BEGINS = re.compile(rb"\n\[?\{(?:u?'|\d{1,20}: ?[{\[]?u?')")
+_ONE_LONG = re.compile(LIST_IN_OBJECT.encode(), re.S)
 
 
 @dataclass(frozen=True)
-class Value:
-    """A JSON value and the line it starts on."""
+class Framing:
+    """How values follow one another in a stream.
 
-    line: int
-    value: Any
+    Attributes:
+        name: as reports say it.
+        matches: whether a stream that begins so, without blanks before, has it.
+        read: its values, none of more than so many bytes.
+    """
 
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A place where no value could be read, why, and how it begins; ``breaks`` if the stream ends
-    there before its end."""
-
-    line: int
-    reason: str
-    excerpt: str
-    breaks: bool = False
+    name: str
+    matches: Callable[[bytes], bool]
+    read: Callable[[Iterator[bytes], int], Iterator[Value | Unreadable]]
 
 
 def json_values(
-    chunks: Iterator[bytes], *, max_bytes: int = MAX_LINE_BYTES
+    chunks: Iterator[bytes], *, max_bytes: int = MAX_LINE_BYTES, encoding: str | None = None
 ) -> Iterator[Value | Unreadable]:
-    """The values of a stream in order; elements of top-level arrays count as values.
+    """The values of a stream in order; elements of top-level arrays, and entries of maps of ids to
+    records, count as values, and ``null`` as none.
 
     A stream that breaks (``StreamBreak``) ends with one ``Unreadable`` that gives the reason.
-    """
-    head, chunks = peek(chunks, _HEAD_BYTES)
-    if _has_value_per_line(head.removeprefix(_BOM).lstrip()):
-        for item in _from_lines(chunks, max_bytes):
-            if isinstance(item, Value) and isinstance(item.value, list):
-                for element in item.value:
-                    yield Value(item.line, element)
-            else:
-                yield item
-    else:
-        yield from _Scanner(chunks, max_bytes).values()
 
-
-class _Shown(reprlib.Repr):
-    """Short and of bounded work, whatever it is shown."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxlong = self.maxother = EXCERPT_CHARS
-        self.maxdict = self.maxlist = 8
-
-
-def shown(value: Any) -> str:
-    """A JSON value as Python writes it, cut where it is long or deep."""
-    return excerpt(_Shown().repr(value))
-
-
-def too_long(max_bytes: int) -> str:
-    """Why a line, a row or a value is not read whole."""
-    return f"longer than max_line_bytes = {max_bytes}"
-
-
-def excerpt(text: str | bytes) -> str:
-    """The beginning of what could not be read, fit for a table."""
-    if isinstance(text, bytes):
-        text = text[: 4 * EXCERPT_CHARS].decode("utf-8", "replace")
-    return join_surrogates(text[:EXCERPT_CHARS])
-
-
-def loads(data: bytes) -> Any:
-    """One JSON value.
-
-    Raises:
-        ValueError: not JSON, not UTF-8, or nested too deeply; with a short reason.
+    Args:
+        chunks: of one unpacked file.
+        max_bytes: a longer value is unreadable.
+        encoding: a Python text codec; None: UTF-8, or what the byte order mark says.
     """
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        pass
+        chunks = as_utf8(chunks, encoding)
+    except StreamBreak as error:
+        yield Unreadable(1, f"{error}; {error.remedy}", "")  # this file; others may be read
+        return
+    head, chunks = peek(chunks, HEAD_BYTES)
+    begins = _begins(head)
+    framing = next(one for one in FRAMINGS if one.matches(begins))
+    yield from framing.read(chunks, max_bytes)
+
+
+def framing_of(head: bytes) -> str:
+    """The name of the framing of a stream of JSON that begins so, in UTF-8; "" of others."""
+    begins = _begins(head)
+    framing = next(one for one in FRAMINGS if one.matches(begins))
+    if framing.name == LINES:
+        some = _first_lines(begins)
+        return LINES if 2 * sum(map(bool, map(is_json_like, some))) > len(some) else ""
+    if framing.name in (ARRAY, PRINTED) and not _OBJECTS.match(begins):
+        return ""
+    return framing.name if framing.name != NONE else ""
+
+
+def is_json_like(line: bytes) -> str | None:
+    """What a line is if it is JSON, or a part of it, and no text that somebody wrote; in words.
+
+    ``[1] is a list`` and ``{lol}`` are texts.
+    """
+    data = line.lstrip(b" \t\r\n\x1e\xef\xbb\xbf")
+    if (what := pythonic_kind(data)) is not None:
+        return what
+    if _LIKE_OBJECT.match(data):
+        return "a JSON object" if data.startswith(b"{") else "an array of JSON objects"
+    if _LIKE_SCRIPT.match(data):
+        return "JSON behind JavaScript"
+    return what_within(data)
+
+
+def _begins(head: bytes) -> bytes:
+    return head.removeprefix(_BOM).lstrip()
+
+
+def _is_sequence(head: bytes) -> bool:
+    if _RS not in head:
+        return False
+    return len(_SEQUENCE.findall(head)) >= max(1, len(_AT_LINE_START.findall(head)))
+
+
+def _is_counted(head: bytes) -> bool:
+    if not _COUNT.match(head):
+        return False
+    return 2 * len(_COUNTED.findall(head)) > len(_AT_LINE_START.findall(head))
+
+
+def _is_script(head: bytes) -> bool:
+    return _SCRIPT.match(head) is not None
+
+
+def _is_map(head: bytes) -> bool:
+    found = _MAP.match(head)
+    return found is not None and is_id(found.group(1).decode("utf-8", "replace"))
+
+
+def _is_glued(head: bytes) -> bool:
+    if not head.startswith(b"{"):
+        return False
+    if b"\n" not in head.rstrip() and _has_next_on_line(head):
+        return True
+    return len(_GLUED.findall(head)) > head.count(b"\n{")
+
+
+def _has_next_on_line(data: bytes) -> bool:
+    """Whether another object stands behind the first, and a comma."""
+    text = data.decode("utf-8", "replace")
     try:
-        # The slower parser also takes NaN, and escapes of half a surrogate pair.
-        return json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: byte 0x{data[error.start]:02X}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg}") from None
-    except RecursionError:
-        raise ValueError("not JSON: nested too deeply") from None
+        _, end = read_object(text, 0)
+    except (CutOff, ValueError):
+        return False
+    return _NEXT_ON_LINE.match(text, end) is not None
 
 
 def _has_value_per_line(head: bytes) -> bool:
     """Whether a stream that begins so has a value per line, rather than values over many lines."""
     first, *others = head.split(b"\n")
     if not others:  # one line, or a first line beyond the head: only an array can be cut up
-        return not first.startswith(b"[")
+        return not first.startswith(b"[") and not (
+            len(head) > HEAD_BYTES // 2 and _ONE_LONG.match(head)
+        )
     try:
         loads(first)
     except ValueError as error:
@@ -153,264 +227,195 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _from_lines(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unreadable]:
-    number, unfinished = 0, b""
+def _first_lines(head: bytes) -> list[bytes]:
+    """Of a stream that begins so, without what says nothing."""
+    some = [line.strip() for line in head.split(b"\n", _HEAD_LINES)[:_HEAD_LINES]]
+    return [line for line in some if line not in (b"", b"null")]
+
+
+def _has_json_within(head: bytes) -> bool:
+    some = _first_lines(head)
+    return 2 * sum(map(holds_value, some)) > len(some)
+
+
+def _has_python(head: bytes) -> bool:
+    if not head.startswith((b"{", b"[")):
+        some = _first_lines(head)
+        return 2 * sum(map(is_pythonic, some)) > len(some)
+    at_starts = b"\n" + head
+    num_lines = at_starts.count(b"\n{") + at_starts.count(b"\n[")
+    return 2 * len(_PYTHON_BEGINS.findall(at_starts)) > num_lines
+
+
+def _has_none(head: bytes) -> bool:
+    return not head.startswith((b"{", b"[")) and not _JSON_BEGINS.search(head)
+
+
+def _from_lines(
+    chunks: Iterator[bytes],
+    max_bytes: int,
+    *,
+    end: bytes = b"\n",
+    parse: Callable[[bytes], Any] = loads,
+    joined: bool = False,
+) -> Iterator[Value | Unreadable]:
+    """A value between each two marks; of an array its elements.
+
+    With ``joined`` a line that begins with a blank belongs to the one before.
+    """
+    number, next_number, unfinished = 1, 1, b""
     try:
-        for line in lines(chunks, max_bytes=max_bytes):
-            number = line.number
-            data = (line.data.removeprefix(_BOM) if number == 1 else line.data).strip()
+        found = lines(chunks, max_bytes=max_bytes, end=end)
+        for line in _joined(found, max_bytes) if joined else found:
+            number = line.number if end == b"\n" else next_number
+            next_number += line.data.count(b"\n") if end != b"\n" else 0
+            data = line.data.strip()
             if not data:
                 continue
+            if number == 1:
+                data = data.removeprefix(_BOM).strip()
             if line.cut:
                 yield Unreadable(number, too_long(max_bytes), excerpt(data))
                 continue
             try:
-                value = loads(data)
+                value = parse(data)
             except ValueError as error:
-                if not line.ended:  # whether the file ends or breaks here is known only afterwards
+                # Whether the file ends or breaks in a line is known only afterwards.
+                if not line.ended and _is_cut(data, error):
                     unfinished = data
-                    continue
-                yield Unreadable(number, str(error), excerpt(data))
-            else:
+                else:
+                    yield from _mended(data, str(error), number)
+                continue
+            if type(value) is list:
+                for element in value:
+                    if element is not None:
+                        yield Value(number, element)
+            elif type(value) is str and value.lstrip().startswith(("{", "[")):
+                yield from _mended(data, "not a JSON object", number)
+            elif value is not None:
                 yield Value(number, value)
     except StreamBreak as error:
-        yield Unreadable(max(number, 1), str(error), excerpt(unfinished), breaks=True)
+        yield Unreadable(number, str(error), excerpt(unfinished), breaks=True)
     else:
         if unfinished:
             yield Unreadable(number, "not JSON: the file ends within a value", excerpt(unfinished))
 
 
-class CutOff(Exception):
-    """The text ends within a value."""
-
-
-def read_object(text: str, at: int) -> tuple[Any, int]:
-    """The object that starts at a place of a text, and where it ends.
-
-    ``read_object('[{"a": 1}, 2]', 1)`` is ``({"a": 1}, 9)``.
-
-    Raises:
-        CutOff: the text ends first; more of it may make the object whole.
-        ValueError: it is damaged; with a short reason.
-    """
-    try:
-        return _parse(text, at)
-    except json.JSONDecodeError as error:
-        # {"a": "b                the string began anywhere
-        # {"a": 1, "b": tr        the parser stumbles where the literal begins
-        if error.msg.startswith("Unterminated string") or error.pos >= len(text) - _NEAR_END:
-            raise CutOff from None
-        # {"a": "b" c", "d": 1}   well before the end
-        raise ValueError(f"not JSON: {error.msg}") from None
-    except ValueError as error:  # {"a": 999…}  with thousands of digits
-        raise ValueError(f"not JSON: {error}") from None
-    except RecursionError:  # {"a": [[[…
-        raise ValueError("not JSON: nested too deeply") from None
-
-
-def indent_after(separators: str) -> int | None:
-    """How far a value is indented that follows these; None within a line.
-
-    Tabs and blanks count, commas and brackets do not: ``",\\n  "`` is 2, ``"\\n, "`` is 1, and
-    ``", "`` is None.
-    """
-    _, newline, indent = separators.rpartition("\n")
-    return len(_NOT_BLANK.sub("", indent)) if newline else None
-
-
-def next_start(text: str, at: int, indent: int) -> int | None:
-    """Where to go on behind a damaged object: at a ``{`` that starts a line as that object did.
-
-    An object inside the damaged one is indented further, and a ``{`` inside a string stands in the
-    middle of a line, so that neither is taken for the next.
-
-    Args:
-        text: with the damaged object.
-        at: begin to look here, behind the object's own ``{``.
-        indent: of the damaged object.
-
-    Returns:
-        Place of the ``{``; None if there is none yet.
-    """
-    match = re.compile(_start_pattern(indent)).search(text, at)
-    return match.end() - 1 if match else None
-
-
-def _start_pattern(indent: int) -> str:
-    blanks = rf"[ \t]{{{indent}}}"
-    # [
-    #   {
-    #     "id": 1 "user": {     damaged, and this one is further in
-    #       "id": 9
-    #     }
-    #   },
-    #   {"id": 2}               the next; with commas first:   ,{"id": 2}
-    # ]
-    own_line = rf"{blanks}[\[,]?"
-    # [ {"id": 1 "lang": "en"}  damaged, one blank in
-    # , {"id": 2}               the next, one blank behind its comma
-    # ]
-    comma_first = rf"[\[,]{blanks}"
-    return rf"\n(?:{own_line}|{comma_first}){{"
-
-
-class _Scanner:
-    """Cuts values that go over many lines out of a stream, with the standard library's parser."""
-
-    def __init__(self, chunks: Iterator[bytes], max_chars: int) -> None:
-        self._chunks = chunks
-        self._max_chars = max_chars
-        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        self._text = ""
-        self._at = 0
-        self._line = 1
-        self._indent: int | None = 0
-        self._ended = False
-        self._broken: StreamBreak | None = None
-
-    def values(self) -> Iterator[Value | Unreadable]:
-        while self._skip_separators():
-            if self._text[self._at] == "{":
-                yield self._next_object()
-            else:
-                yield self._next_scalar()
-        if self._broken is not None:
-            yield Unreadable(self._line, str(self._broken), "", breaks=True)
-
-    def _fill(self, num_chars: int = _FILL_CHARS) -> bool:
-        """Read on; False at the end of the stream."""
-        if self._ended:
-            return False
-        parts = [self._text[self._at :]]
-        self._at = 0
-        try:
-            while num_chars > 0:
-                data = next(self._chunks)
-                parts.append(self._decoder.decode(data))
-                num_chars -= len(data)
-        except StopIteration:
-            self._ended = True
-        except StreamBreak as error:
-            self._ended, self._broken = True, error
-        if self._ended:
-            parts.append(self._decoder.decode(b"", final=True))
-        self._text = "".join(parts)
-        return True
-
-    def _advance(self, to: int) -> None:
-        self._line += self._text.count("\n", self._at, to)
-        self._at = to
-
-    def _skip_separators(self) -> bool:
-        """Go to the next value and note its indentation, None within a line; False at the end."""
-        start = self._line == 1 and self._at == 0
-        passed = "\n" if start else ""
-        while True:
-            match = _SEPARATORS.match(self._text, self._at)
-            assert match is not None
-            passed = (passed + match.group())[-_MAX_INDENT:]
-            self._advance(match.end())
-            if self._at < len(self._text):
-                break
-            if not self._fill():
-                return False
-        self._indent = indent_after(passed)
-        return True
-
-    def _next_object(self) -> Value | Unreadable:
-        wanted = _FILL_CHARS
-        while True:
-            try:
-                value, end = read_object(self._text, self._at)
-                break
-            except CutOff:
-                if len(self._text) - self._at > self._max_chars:
-                    return self._give_up(too_long(self._max_chars))
-                if not self._fill(wanted):
-                    reason = str(self._broken or "not JSON: the file ends within a value")
-                    self._broken = None
-                    return self._give_up(reason)
-                wanted *= 2  # a long value is parsed a few times only
-            except ValueError as error:
-                return self._give_up(str(error))
-        item: Value | Unreadable = Value(self._line, value)
-        if bad := _ESCAPED_BYTE.search(self._text, self._at, end):
-            item = self._unreadable(f"not UTF-8: byte 0x{ord(bad.group()) - 0xDC00:02X}")
-        self._advance(end)
-        return item
-
-    def _unreadable(self, reason: str) -> Unreadable:
-        """The value at the present place as one that cannot be read."""
-        beginning = self._text[self._at : self._at + EXCERPT_CHARS]
-        return Unreadable(self._line, reason, excerpt(beginning))
-
-    def _next_scalar(self) -> Unreadable:
-        line, beginning = self._line, ""
-        while True:
-            match = _SCALAR.match(self._text, self._at)
-            assert match is not None
-            beginning = (beginning + match.group())[:EXCERPT_CHARS]
-            self._advance(match.end())
-            if self._at < len(self._text) or not self._fill():
-                break
-        if self._at < len(self._text) and self._text[self._at] == "}":
-            beginning += "}"
-            self._advance(self._at + 1)
-        return Unreadable(line, "not a JSON object", excerpt(beginning))
-
-    def _give_up(self, reason: str) -> Unreadable:
-        """Leave a damaged object for the next one that starts a line as it did."""
-        item, indent, start = self._unreadable(reason), self._indent or 0, self._at + 1
-        while (found := next_start(self._text, start, indent)) is None:
-            self._advance(max(start, len(self._text) - _MAX_INDENT))
-            if not self._fill():
-                self._advance(len(self._text))
-                return item
-            start = 0
-        self._advance(found)
-        self._indent = indent
-        return item
-
-
-class Line(NamedTuple):
-    """One line without its line feed; ``cut`` where it was longer than allowed, not ``ended`` where
-    the stream stopped before a line feed."""
-
-    number: int
-    data: bytes
-    cut: bool = False
-    ended: bool = True
-
-
-def lines(chunks: Iterable[bytes], *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """The lines of a stream, split at line feeds only; numbers start at 1.
-
-    A line longer than ``max_bytes`` comes with its first ``max_bytes`` and ``cut=True``. Where the
-    stream breaks, the unfinished last line is handed out before ``StreamBreak`` is raised.
-    """
-    number, pending, size, cut = 1, [], 0, False
+def _joined(found: Iterator[Line], max_bytes: int) -> Iterator[Line]:
+    """Lines with those behind them that go on."""
+    last: list[Line] = []
+    size = 0
     broken: StreamBreak | None = None
-    source = iter(chunks)
-    while True:
-        try:
-            chunk = next(source)
-        except StopIteration:
-            break
-        except StreamBreak as error:
-            broken = error
-            break
-        first, *others = chunk.split(b"\n")
-        for piece in others:
-            pending.append(first)
-            data = b"".join(pending)
-            yield Line(number, data[:max_bytes], cut or len(data) > max_bytes)
-            number, pending, size, cut = number + 1, [], 0, False
-            first = piece
-        if first and not cut:
-            pending.append(first)
-            size += len(first)
-            cut = size > max_bytes
-    if pending:
-        yield Line(number, b"".join(pending)[:max_bytes], cut, ended=False)
+    try:
+        for line in found:
+            if last and not (line.data.startswith((b" ", b"\t")) and size < max_bytes):
+                yield _one(last, max_bytes)
+                last, size = [], 0
+            last.append(line)
+            size += len(line.data)
+    except StreamBreak as error:
+        broken = error
+    if last:
+        yield _one(last, max_bytes)
     if broken is not None:
         raise broken
+
+
+def _one(parts: list[Line], max_bytes: int) -> Line:
+    data = b"\n".join(one.data for one in parts)
+    cut = any(one.cut for one in parts) or len(data) > max_bytes
+    return Line(parts[0].number, data[:max_bytes], cut, parts[-1].ended)
+
+
+def _is_cut(data: bytes, error: ValueError) -> bool:
+    """Whether a last line that is no JSON may be the beginning of some."""
+    if data.startswith(_BOM) or is_pythonic(data) or holds_value(data):
+        return False
+    return not _SEVERAL.search(data) and "Extra data" not in str(error)
+
+
+def _mended(data: bytes, reason: str, number: int) -> Iterator[Value | Unreadable]:
+    """What there is in a line that is no JSON: several objects, Python's dicts, JSON behind a
+    second byte order mark, or with something around it."""
+    if marks := _MARKS.match(data):
+        for item in _from_lines(iter([data[marks.end() :]]), len(data)):
+            yield replace(item, line=number)
+        return
+    kind = pythonic_kind(data)
+    try:
+        value = pythonic.loads(data) if kind else within.loads(data)
+    except ValueError:
+        if kind:
+            yield Unreadable(number, f"{kind} that has no form in JSON", excerpt(data))
+        elif _SEVERAL.search(data) or (data.startswith(b"{") and "Extra data" in reason):
+            yield from Scanner(iter([data]), len(data), line=number).values()
+        else:
+            yield Unreadable(number, reason, excerpt(data))
+        return
+    for one in value if isinstance(value, list) else [value]:
+        yield Value(number, one)
+
+
+def _loads_python(data: bytes) -> Any:
+    return pythonic.loads(data) if is_pythonic(data) else loads(data)
+
+
+def _loads_object(data: bytes) -> Any:
+    if not data.startswith((b"{", b"[")):
+        raise ValueError("not JSON")
+    return loads(data)
+
+
+def _from_python(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unreadable]:
+    return _from_lines(chunks, max_bytes, parse=_loads_python, joined=True)
+
+
+def _from_within(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unreadable]:
+    return _from_lines(chunks, max_bytes, parse=within.loads)
+
+
+def _from_sequence(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unreadable]:
+    return _from_lines(chunks, max_bytes, end=_RS)
+
+
+def _from_others(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unreadable]:
+    """Of a file that is no JSON: that, and what looks like values all the same."""
+    told = False
+    for item in _from_lines(chunks, max_bytes, parse=_loads_object):
+        if isinstance(item, Value):
+            is_one, beginning = isinstance(item.value, dict), shown(item.value)
+        else:
+            beginning = item.excerpt
+            is_one = item.breaks or beginning.startswith("{")
+        if is_one:
+            yield item
+        elif not told:
+            told = True
+            yield Unreadable(item.line, "not JSON, as all lines here that are no object", beginning)
+
+
+def _scanned(
+    *, keyed: bool = False, scripted: bool = False
+) -> Callable[[Iterator[bytes], int], Iterator[Value | Unreadable]]:
+    def read(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unreadable]:
+        return Scanner(chunks, max_bytes, keyed=keyed, scripted=scripted).values()
+
+    return read
+
+
+LINES, ARRAY, PRINTED, NONE = "JSON lines", "array", "printed JSON", "no JSON"
+FRAMINGS: tuple[Framing, ...] = (
+    Framing("text sequences (RFC 7464)", _is_sequence, _from_sequence),
+    Framing("server-sent events", is_events, from_events),
+    Framing("lines with JSON in them", _has_json_within, _from_within),
+    Framing("byte counts before records", _is_counted, from_counted),
+    Framing("lines of Python's repr", _has_python, _from_python),
+    Framing("JSON behind JavaScript", _is_script, _scanned(scripted=True)),
+    Framing("map of ids to records", _is_map, _scanned(keyed=True)),
+    Framing("records one after another", _is_glued, _scanned()),
+    Framing(NONE, _has_none, _from_others),
+    Framing(LINES, _has_value_per_line, _from_lines),
+    Framing(ARRAY, lambda head: head.startswith(b"["), _scanned()),
+    Framing(PRINTED, lambda head: True, _scanned()),
+)
+"""Tried in this order; a new one is a row here."""

@@ -2,13 +2,14 @@
 
     kind = detect(path, options)                # "tweets", "csv", "parquet", ...
     for block in read_blocks(path, kind, options):
-        block.rows       # id, text, text_hash, created_at, lang, is_retweet, source_file, line
+        block.rows       # id, text, text_hash, created_at, lang, is_retweet, source_file, line,
+                         # platform
         block.bad        # what could not be read, with file, line and reason
-        block.counts     # read = rows + notices + bad; retweets, recovered, long, cut
+        block.counts     # read = rows + notices + bad; retweets, recovered, long, cut, shape/NAME
 
-Dumps of tweets come in any layout and packing (``pipeline.texts.dumps``); any other file is one of
-texts with named columns (``pipeline.texts.rows``): those that the options name, else of the usual
-ones the first that it has (:func:`settled`).
+Dumps of posts come in any layout and packing (``pipeline.texts.dumps``); any other file is one of
+texts with named columns (``pipeline.texts.rows``), which are chosen by ``pipeline.texts.choosing``.
+What is JSON is never read as a text.
 """
 
 from __future__ import annotations
@@ -16,26 +17,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import CorpusSource, NormaliseConfig
 from pipeline.errors import CorpusError
-from pipeline.texts.blocks import Layout, MissingColumn, RowBlock
+from pipeline.texts.choosing import (
+    INPUT_FORMATS,
+    MAX_BAD,
+    ROW_FORMATS,
+    TWEETS,
+    InputOptions,
+    another_format,
+    are_mended,
+    columns_of,
+    settled,
+    texts_of,
+)
 from pipeline.texts.containers import Refused, StreamBreak, is_break, members, readable, split_place
-from pipeline.texts.dumps import QUARANTINE_SCHEMA, read_dump
+from pipeline.texts.dumps import QUARANTINE_SCHEMA, read_dump, values_of
 from pipeline.texts.formats import detect_format, file_stem
-from pipeline.texts.framing import MAX_LINE_BYTES, Value, json_values
-from pipeline.texts.records import Notice, Tweet, read_record
-from pipeline.texts.rows import EmptyFile, check_encoding, read_rows, read_texts
+from pipeline.texts.framing import MAX_LINE_BYTES, Value
+from pipeline.texts.languages import language_detector
+from pipeline.texts.recognition import recognised
+from pipeline.texts.records import Votes
+from pipeline.texts.rows import (
+    EmptyFile,
+    check_encoding,
+    read_texts,
+)
+from pipeline.texts.usual import USUAL
 
-TWEETS = "tweets"
 ROWS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -43,80 +59,19 @@ ROWS_SCHEMA = pa.schema(
         ("text_hash", pa.string()),
         ("created_at", pa.int64()),
         ("lang", pa.string()),
+        ("author_id", pa.string()),
         ("is_retweet", pa.bool_()),
         ("source_file", pa.string()),
         ("line", pa.int64()),
+        ("platform", pa.string()),
     ]
 )
-READING = 1
+READING = 2
 """Raised when a file is to be read again by a newer version that finds more in it."""
-USUAL: Mapping[str, tuple[str, ...]] = {
-    "text": ("text",),
-    "id": ("id",),
-    "time": ("created_at",),
-    "lang": ("lang",),
-}
-"""What is read of a file of texts -> columns that it is looked for in."""
 _VOTES = 200
 _MAX_VALUES = 10_000
-_MAX_BAD = 100_000
-
-
-@dataclass(frozen=True)
-class InputOptions:
-    """How input files are read."""
-
-    format: str = "auto"
-    """One of ``INPUT_FORMATS``."""
-    text: str | None = None
-    id: str | None = None
-    time: str | None = None
-    lang: str | None = None
-    """Columns of files of texts, which must be there; default the first of ``usual`` that is.
-    Giving any says that the files are no dumps of tweets."""
-    usual: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: USUAL)
-    """Of each of the four above, columns that are read where a file has them; of the texts at least
-    one."""
-    normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
-    block_rows: int = 4096
-    max_line_bytes: int = MAX_LINE_BYTES
-    """A longer line, row or JSON value cannot be read."""
-    encoding: str | None = None
-    """Of files of texts; default UTF-8, or as the byte order mark says."""
-    columns: tuple[str, ...] = ()
-    """Names for the columns of CSV and TSV files without a header, which are no dumps of tweets."""
-    delimiter: str | None = None
-    """Of CSV files; default as their first rows tell."""
-
-    @property
-    def layout(self) -> Layout:
-        """What files of texts do not say of themselves."""
-        return Layout(self.encoding, self.columns, self.delimiter)
-
-    @property
-    def names_columns(self) -> bool:
-        """Whether files are said to be of texts in columns."""
-        named = (self.text, self.id, self.time, self.lang, self.columns, self.delimiter)
-        return any(named)
-
-    @property
-    def read(self) -> dict[str, str | None]:
-        """The four columns that are named."""
-        return {name: getattr(self, name) for name in USUAL}
-
-    def to_dict(self) -> dict[str, Any]:
-        """All that tells what is read, as JSON."""
-        facts = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {**facts, "normalise": self.normalise.model_dump(), "usual": dict(self.usual)}
-
-
-def usual_columns(corpus: Sequence[CorpusSource]) -> dict[str, tuple[str, ...]]:
-    """What is read of a file of texts -> columns that it is looked for in: a corpus's own first."""
-    own = {name: [getattr(one, name, None) for one in corpus] for name in USUAL}
-    return {
-        name: tuple(dict.fromkeys([*filter(None, own[name]), *usual]))
-        for name, usual in USUAL.items()
-    }
+_NO_JSON = ("text", "csv", "tsv")
+"""Formats whose lines may be anything, and are not JSON."""
 
 
 @dataclass(frozen=True)
@@ -132,55 +87,24 @@ def detect(path: Path, options: InputOptions) -> str:
     """The key of ``READERS`` for a file.
 
     Raises:
-        CorpusError: the file cannot be opened, or its format cannot be told.
+        CorpusError: the file cannot be opened, its format cannot be told, or it is JSON and not
+            what it is said to be.
     """
+    _check_no_json(path, options.format, options)
     if options.format != "auto":
         return options.format
     if not options.names_columns and _holds_tweets(path, options):
         return TWEETS
-    for text in _texts_of(options):
-        format = detect_format(path, text=text, layout=options.layout, choices=INPUT_FORMATS[1:])
-        if format != "text":
-            break
-    return format
+    texts = texts_of(options)
+    return detect_format(path, text=texts, layout=options.layout, choices=INPUT_FORMATS[1:])
 
 
-def _texts_of(options: InputOptions) -> tuple[str, ...]:
-    return (options.text,) if options.text else options.usual["text"]
-
-
-def settled(path: Path, kind: str, options: InputOptions) -> InputOptions:
-    """The options with the columns that are read of a file: named ones, else the usual ones it has.
-
-    Raises:
-        CorpusError: its beginning cannot be read, so that nobody knows which it has.
-    """
-    if kind == TWEETS or not options.usual:
-        return options
-    first, *others = _texts_of(options)
-    columns: dict[str, Any] = {**options.read, "text": first}
-    for name, usual in options.usual.items() if kind != "text" else ():
-        if getattr(options, name) is None and (name != "text" or others):
-            columns[name] = _first_there(path, usual, options, format=kind) or columns[name]
-    return replace(options, **columns, usual={})
-
-
-def check_input(path: Path, kind: str, options: InputOptions) -> None:
-    """Look at the first row of a file.
-
-    Args:
-        path, kind: the file.
-        options: from :func:`settled`.
-
-    Raises:
-        CorpusError: it lacks a column, or cannot be read as its kind.
-    """
-    if kind == TWEETS:
-        return
-    check_encoding(path, options.encoding, kind)
-    names = [name for name in options.read.values() if name]
-    with suppress(EmptyFile):
-        next(_rows(path, names, options, format=kind), None)
+def _check_no_json(path: Path, format: str, options: InputOptions) -> None:
+    if format in _NO_JSON and (found := recognised(path, options)).is_json:
+        raise CorpusError(
+            f"{path}: is JSON ({found.framing}), and its lines are no texts to be read as {format};"
+            f" leave --format out, or give --format {TWEETS} for posts, jsonl for rows of texts"
+        )
 
 
 def read_blocks(path: Path, kind: str, options: InputOptions) -> Iterator[InputBlock]:
@@ -213,6 +137,7 @@ def input_key(
     options: InputOptions,
     *,
     columns: Mapping[str, str | None] | None = None,
+    reading: int = READING,
     **others: Any,
 ) -> str:
     """What makes reading a file again futile: its bytes, and all that its rows depend on.
@@ -223,10 +148,11 @@ def input_key(
         kind: from :func:`detect`.
         options: columns and normalisation.
         columns: that are read of it, from :func:`settled`.
+        reading: of the version that reads it.
         others: further JSON values that decide which rows are scored.
     """
     facts = {
-        "reading": READING,
+        "reading": reading,
         "content": content,
         "kind": kind,
         "text": options.text,
@@ -239,7 +165,7 @@ def input_key(
     if read := {
         name: column
         for name, column in (columns or {}).items()
-        if column not in (None, USUAL[name][0], facts.get(name))
+        if name != "author" and column not in (None, USUAL[name][0], facts.get(name))
     }:
         facts["read"] = read
     if (inside := split_place(path)[1]) is not None:
@@ -252,50 +178,87 @@ def input_key(
         facts["columns"] = list(options.columns)
     if options.delimiter is not None:
         facts["delimiter"] = options.delimiter
+    if options.detect_language:
+        facts["detect_language"] = True
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def earlier_key(
+    path: Path, content: str, kind: str, options: InputOptions, **others: Any
+) -> str | None:
+    """The key of a table whose rows earlier versions gave other ids, since they did not know what
+    its ids are called, or kept ``17.0`` as it is: read again, the rows would be there twice. None
+    of any other file.
+
+    Args:
+        path, content, kind, options, others: as of :func:`input_key`.
+    """
+    if kind in (TWEETS, "text") or not options.usual:
+        return None
+    names, _ = columns_of(path, options, format=kind)
+    known = {use: own[: own.index(USUAL[use][0]) + 1] for use, own in options.usual.items()}
+    found = {use: next((one for one in known[use] if one in names), None) for use in known}
+    read = {use: getattr(options, use) or column for use, column in found.items()}
+    own = settled(path, kind, options)
+    if read["text"] is None or (read["id"] == own.id and not are_mended(path, own, format=kind)):
+        return None
+    return input_key(path, content, kind, options, columns=read, reading=1, **others)
+
+
 def _holds_tweets(path: Path, options: InputOptions) -> bool:
-    """Whether most of the first JSON values are tweets or notices, or there is nothing at all."""
-    tweets = others = num_values = 0
+    """Whether the first JSON values are posts or notices, of an archive those of one of its files,
+    or there is nothing at all."""
+    num_values = 0
     try:
-        for member in members(path):
-            for item in json_values(member.chunks, max_bytes=options.max_line_bytes):
+        for member in members(path, several=True):
+            votes = Votes()
+            for item in values_of(
+                member,
+                max_bytes=options.max_line_bytes,
+                encoding=options.encoding,
+                only_look=True,
+            ):
                 num_values += 1
                 if isinstance(item, Value):
-                    for reading in read_record(item.value):
-                        is_one = isinstance(reading, Tweet | Notice)
-                        tweets, others = tweets + is_one, others + (not is_one)
-                if tweets + others >= _VOTES or num_values >= _MAX_VALUES:
-                    return tweets > others
+                    votes.add(item.value)
+                if votes.number >= _VOTES or num_values >= _MAX_VALUES:
+                    break
+            if votes.are_posts or num_values >= _MAX_VALUES:
+                return votes.are_posts
     except Refused as error:
         raise CorpusError(f"{path}: {error}; {error.remedy}") from None
     except StreamBreak:
         pass
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return tweets > others or not num_values
+    return not num_values
 
 
 def _read_tweets(path: Path, options: InputOptions) -> Iterator[InputBlock]:
+    check_encoding(path, options.encoding, TWEETS)
     blocks = read_dump(
         path,
         normalise=options.normalise,
         block_rows=options.block_rows,
         max_line_bytes=options.max_line_bytes,
+        encoding=options.encoding,
     )
     for block in blocks:
         counts = Counter({name: block.counts[name] for name in _DUMP_COUNTS})
         counts.update({f"filtered/{kind}": count for kind, count in block.notices.items()})
-        yield InputBlock(block.table.select(ROWS_SCHEMA.names), block.quarantine, counts)
+        counts.update({name: n for name, n in block.counts.items() if name.startswith(_SHAPE)})
+        rows = _with_languages(block.table.select(ROWS_SCHEMA.names), options)
+        yield InputBlock(rows, block.quarantine, counts)
         if block.broken is not None:
             raise _broken_off(path, block.broken)
 
 
+_SHAPE = "shape/"
 _DUMP_COUNTS = ("read", "retweets", "recovered", "long", "cut")
 
 
 def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[InputBlock]:
+    _check_no_json(path, format, options)
     options = settled(path, format, options)
     check_encoding(path, options.encoding, format)
     bad: list[dict[str, Any]] = []
@@ -305,8 +268,8 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
         nonlocal broken
         broken = reason if is_break(reason) else broken
         bad.append({"source_file": name, "line": line, "reason": reason, "excerpt": excerpt})
-        if len(bad) == _MAX_BAD:
-            raise _another_format(path, format, line, reason)
+        if len(bad) == MAX_BAD:
+            raise another_format(path, format, line, reason)
 
     def block(rows: pa.Table) -> InputBlock:
         unread = pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA)
@@ -321,6 +284,7 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
             id=options.id,
             time=options.time,
             lang=options.lang,
+            author=options.author,
             format=format,
             normalise=options.normalise,
             block_rows=options.block_rows,
@@ -328,8 +292,10 @@ def _read_texts(path: Path, options: InputOptions, *, format: str) -> Iterator[I
             max_line_bytes=options.max_line_bytes,
             layout=options.layout,
         ):
-            unknown = pa.nulls(len(table), pa.bool_())
-            yield block(table.append_column("is_retweet", unknown).select(ROWS_SCHEMA.names))
+            for unknown in ("is_retweet", "platform"):  # no table says them
+                none = pa.nulls(len(table), ROWS_SCHEMA.field(unknown).type)
+                table = table.append_column(unknown, none)
+            yield block(_with_languages(table.select(ROWS_SCHEMA.names), options))
     except EmptyFile:
         pass  # a quiet day
     except CorpusError as error:
@@ -350,58 +316,21 @@ def _broken_off(path: Path, reason: str) -> CorpusError:
     )
 
 
-def _first_there(
-    path: Path, names: Sequence[str], options: InputOptions, *, format: str
-) -> str | None:
-    """The first of some columns that a file has; of JSON lines, that one of the first block has.
-
-    Raises:
-        CorpusError: that cannot be told. To go on without a column that is there would make up ids.
-    """
-    for name in names:
-        with suppress(MissingColumn, EmptyFile):
-            next(_rows(path, [name], options, format=format), None)
-            return name
-    return None
-
-
-def _rows(
-    path: Path, names: Sequence[str], options: InputOptions, *, format: str
-) -> Iterator[RowBlock]:
-    """Some columns of a file, of which nothing but the beginning is wanted."""
-    num_bad = 0
-
-    def on_bad(line: int, reason: str, excerpt: str) -> None:
-        nonlocal num_bad
-        num_bad += 1
-        if num_bad == _MAX_BAD:
-            raise _another_format(path, format, line, reason)
-
-    return read_rows(
-        path,
-        names,
-        format=format,
-        # Of JSON lines as many as the reader looks for its columns in.
-        block_rows=options.block_rows if format == "jsonl" else 1,
-        on_bad=on_bad,
-        max_line_bytes=options.max_line_bytes,
-        layout=options.layout,
-    )
-
-
-def _another_format(path: Path, format: str, line: int, reason: str) -> CorpusError:
-    return CorpusError(
-        f"{path}: {_MAX_BAD} rows cannot be read as {format}, the last of them line {line}:"
-        f" {reason}; is it another format? (--format {', '.join(INPUT_FORMATS)})"
-    )
+def _with_languages(rows: pa.Table, options: InputOptions) -> pa.Table:
+    """The rows with a language where they say none and one is to be found."""
+    if not options.detect_language:
+        return rows
+    find, texts = language_detector(), rows["text"].to_pylist()
+    languages = [
+        own if (own or "").strip() else find(text or "")
+        for own, text in zip(rows["lang"].to_pylist(), texts, strict=True)
+    ]
+    place = rows.schema.get_field_index("lang")
+    return rows.set_column(place, "lang", pa.array(languages, pa.string()))
 
 
 READERS: dict[str, Callable[[Path, InputOptions], Iterator[InputBlock]]] = {
     TWEETS: _read_tweets,
-    **{
-        format: partial(_read_texts, format=format)
-        for format in ("csv", "tsv", "jsonl", "parquet", "arrow", "text")
-    },
+    **{format: partial(_read_texts, format=format) for format in ROW_FORMATS},
 }
-"""Kind of file -> reader; a new one is a row here and in :func:`detect`."""
-INPUT_FORMATS = ("auto", *READERS)
+"""Kind of file -> reader; a new table format is a row of ``choosing.ROW_FORMATS``."""

@@ -18,7 +18,6 @@ from pipeline.texts.blocks import (
     missing_column,
     num_chars,
 )
-from pipeline.texts.charsets import as_utf8
 from pipeline.texts.containers import members
 from pipeline.texts.framing import Unreadable, json_values, shown
 from pipeline.texts.normalise import join_surrogates
@@ -112,10 +111,10 @@ def _joined(value: str | None) -> str | None:
 
 def _json_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
     for member in members(path):
-        chunks = as_utf8(member.chunks, wanted.layout.encoding)
-        for item in json_values(chunks, max_bytes=wanted.max_line_bytes):
+        encoding, limit = wanted.layout.encoding, wanted.max_line_bytes
+        for item in json_values(member.chunks, max_bytes=limit, encoding=encoding):
             if isinstance(item, Unreadable):
-                wanted.on_bad(item.line, _reason(item, wanted.layout.encoding), item.excerpt)
+                wanted.on_bad(item.line, _reason(item, encoding), item.excerpt)
             elif isinstance(item.value, dict):
                 yield item.line, item.value
             else:

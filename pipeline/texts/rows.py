@@ -8,7 +8,8 @@ The readers themselves are in ``pipeline.texts.formats``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from pipeline.errors import CorpusError
 from pipeline.texts.blocks import Layout, OnBad, RowBlock, Wanted, strict
 from pipeline.texts.charsets import is_utf8
 from pipeline.texts.containers import StreamBreak, members, readable
+from pipeline.texts.delimited import json_like, not_a_text
 from pipeline.texts.formats import (
     BINARY,
     FOLDERS,
@@ -29,11 +31,21 @@ from pipeline.texts.formats import (
 )
 from pipeline.texts.framing import MAX_LINE_BYTES, excerpt
 from pipeline.texts.normalise import normaliser
-from pipeline.texts.timestamps import TIME_FORMATS, parse_time
+from pipeline.texts.timestamps import TIME_FORMATS, parse_time, parse_time_apart, time_trouble
+from pipeline.texts.usual import AND
 from store import text_hash
 
 BLOCK_ROWS = 65_536
-_FLOAT_ID = re.compile(r"\d(?:\.\d*)?[eE]\+?\d+")
+_FLOAT_ID = re.compile(r"\d++(?:[.,]\d*+)?[eE]\+\d{1,3}|\d(?:[.,]\d*+)?[eE]\d{1,2}|(\d++)\.0*+")
+"""How spreadsheets and data frames write long numbers; the last one is exact where it is short."""
+_QUOTED_ID = re.compile(r'="(.*)"|"(\d+)"|\'(\d.*)')
+"""How spreadsheets are told that a number is a text."""
+_NO_IDS = frozenset(("nan", "none", "null", "<na>", "nat"))
+_EXACT_FLOAT = 1 << 53
+_SURE_DIGITS = 15
+"""Of a number in a spreadsheet; it writes zeros for the others."""
+_ENOUGH_ZEROS = 12
+
 
 TEXTS_SCHEMA = pa.schema(
     [
@@ -42,6 +54,7 @@ TEXTS_SCHEMA = pa.schema(
         ("text_hash", pa.string()),
         ("created_at", pa.int64()),
         ("lang", pa.string()),
+        ("author_id", pa.string()),
         ("source_file", pa.string()),
         ("line", pa.int64()),
     ]
@@ -55,6 +68,7 @@ def read_texts(
     id: str | None = None,
     time: str | None = None,
     lang: str | None = None,
+    author: str | None = None,
     format: str = "auto",
     normalise: NormaliseConfig | None = None,
     block_rows: int = BLOCK_ROWS,
@@ -67,11 +81,13 @@ def read_texts(
     Args:
         path: CSV, TSV, JSONL, Parquet, Arrow, or ``.txt`` with one text per line; text files also
             in gz, bz2, xz and zst, or alone in a zip archive.
-        text, id, time, lang: the columns; without ``id``, ids are ``<file's stem>:<line>``.
+        text, id, time, lang, author: the columns, by name, or by number where there is no header;
+            without ``id``, ids are ``<file's stem>:<line>``; ``date + time`` are read as one time.
         format: a key of ``FORMATS``, or ``auto``.
         normalise: as in training; default: all of it.
         block_rows: most rows in a block.
-        on_bad: told of rows that cannot be read (line, reason, beginning); default: raise.
+        on_bad: told of rows that cannot be read (line, reason, beginning), and of texts that are
+            none but JSON; default: raise.
         max_line_bytes: a longer line or row cannot be read.
         layout: encoding, and names of the columns of a file without a header, its delimiter.
 
@@ -80,40 +96,43 @@ def read_texts(
         text is the empty text, a time that cannot be read is null.
 
     Raises:
-        CorpusError: the file or a column is missing, the file is empty, or a row cannot be read.
+        CorpusError: the file or a column is missing, the file is empty, ids have lost digits, or a
+            row cannot be read.
     """
     path = Path(path)
+    columns = _Columns(text, id, time, lang, author)
     clean = normaliser(normalise or NormaliseConfig())
     made = MadeIds(file_stem(path))
     if format == "auto":
         format = detect_format(path, text=text, layout=layout)
-    wanted = [text, *(name for name in (id, time, lang) if name is not None)]
+    tell = on_bad or strict(path)
     for block in read_rows(
         path,
-        wanted,
+        columns.names,
         format=format,
         block_rows=block_rows,
         on_bad=on_bad,
         max_line_bytes=max_line_bytes,
         layout=layout,
     ):
-        if id is not None and on_bad is not None:
-            block = _with_exact_ids(block, id, on_bad)
+        if id is not None:
+            check_ids(path, block.columns[id], block)
+        block = _with_texts(block, text, tell)
         raw = [value or "" for value in block.columns[text]]
         known = {value: clean(value) for value in set(raw)}  # rows of one text are common
         texts = [known[value] for value in raw]
         hashes = {value: text_hash(value) for value in set(texts)}
         none: list[str | None] = [None] * len(texts)
-        ids = none if id is None else exact_ids(path, block.columns[id], block.lines)
-        times = none if time is None else block.columns[time]
+        own = none if id is None else [*map(plain_id, block.columns[id])]
         places = made.of(block.lines)
         yield pa.table(
             {
-                "id": [one or place for one, place in zip(ids, places, strict=True)],
+                "id": [one or place for one, place in zip(own, places, strict=True)],
                 "text": texts,
                 "text_hash": [hashes[one] for one in texts],
-                "created_at": [None if one is None else parse_time(one) for one in times],
+                "created_at": columns.times(block),
                 "lang": none if lang is None else block.columns[lang],
+                "author_id": none if author is None else block.columns[author],
                 "source_file": [readable(path.name)] * len(texts),
                 "line": block.lines,
             },
@@ -121,20 +140,54 @@ def read_texts(
         )
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a table that are read; a time may be several, with `` + `` between them."""
+
+    text: str
+    id: str | None
+    time: str | None
+    lang: str | None
+    author: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, the text first."""
+        others = (self.id, *self._times, self.lang, self.author)
+        return [self.text, *(name for name in others if name is not None)]
+
+    @property
+    def _times(self) -> list[str]:
+        return [] if self.time is None else self.time.split(AND)
+
+    def times(self, block: RowBlock) -> list[int | None]:
+        """Seconds since 1970 of a block's rows; None where there is no time, or none to be read."""
+        if not self._times:
+            return [None] * len(block.lines)
+        parts = list(zip(*(block.columns[name] for name in self._times), strict=True))
+        if len(self._times) == 1:
+            return [None if one is None else parse_time(one) for (one,) in parts]
+        return [parse_time_apart(row) for row in parts]
+
+
 class MadeIds:
     """Ids of a file's rows, which have none: its name and their line, ``day:7``.
 
-    Of several rows on one line, as in a JSON array without line ends, the second is ``day:1.2``.
+    Of several rows on one line, as in a JSON array without line ends, the second is ``day:1.2``;
+    of the second file in a tar, whose lines are counted anew, the first is ``day/2:1``.
     """
 
     def __init__(self, stem: str) -> None:
-        self._stem, self._line, self._count = stem, 0, 0
+        self._stem, self._line, self._count, self._num_files = stem, 0, 0, 1
 
     def of(self, lines: Sequence[int]) -> list[str]:
         """Ids of the next rows, in the file's order."""
         ids = []
         for line in lines:
             self._count = self._count + 1 if line == self._line else 1
+            if line < self._line:
+                self._num_files += 1
+                self._stem = f"{self._stem.rpartition('/')[0] or self._stem}/{self._num_files}"
             self._line = line
             ids.append(f"{self._stem}:{line}" + (f".{self._count}" if self._count > 1 else ""))
         return ids
@@ -230,7 +283,8 @@ def check_encoding(path: Path, encoding: str | None, format: str) -> None:
     if encoding is None or format in (*BINARY, FOLDERS):
         return
     try:
-        garbled = any(is_utf8(member.chunks, encoding=encoding) for member in members(path))
+        several = members(path, several=True)
+        garbled = any(is_utf8(member.chunks, encoding=encoding) for member in several)
     except (StreamBreak, OSError):
         return  # told where the rows are read
     if garbled:
@@ -240,36 +294,107 @@ def check_encoding(path: Path, encoding: str | None, format: str) -> None:
 
 
 def exact_ids(path: str | Path, ids: list[str | None], at: list[int]) -> list[str | None]:
-    """``ids`` without surrounding blanks, empty ones as None.
+    """``ids`` as by :func:`plain_id`.
 
     Raises:
         CorpusError: an id in floating-point notation; its last digits are lost.
     """
-    out = [(value or "").strip() or None for value in ids]
+    out = [*map(plain_id, ids)]
     for value, line in zip(out, at, strict=True):
-        if value is not None and _FLOAT_ID.fullmatch(value):
-            raise CorpusError(
-                f"{path}: line {line}: id {value!r} went through a float and lost digits; "
-                "write ids as strings, or leave out the id column"
-            )
+        if value is not None and is_float(value):
+            raise _lost_digits(path, line, value)
     return out
 
 
-def _with_exact_ids(block: RowBlock, column: str, on_bad: OnBad) -> RowBlock:
-    """The block without the rows whose id lost digits, which ``on_bad`` is told of."""
-    ids = block.columns[column]
-    kept = []
-    for at, (value, line) in enumerate(zip(ids, block.lines, strict=True)):
-        if value is not None and _FLOAT_ID.fullmatch(value.strip()):
-            on_bad(line, f"no exact id: {value!r} went through a float and lost digits", "")
-        else:
-            kept.append(at)
-    if len(kept) == len(ids):
+def plain_id(value: str | None) -> str | None:
+    """An id without what tools wrote around it; None for none.
+
+    Blanks, ``="17"`` and ``'17`` of spreadsheets, ``17.0`` of data frames whose column has gaps, as
+    long as a float holds all the digits, and ``nan`` of the gaps.
+    """
+    id = (value or "").strip()
+    if id.isdigit():
+        return id
+    if (match := _QUOTED_ID.fullmatch(id)) is not None:
+        id = next(filter(None, match.groups()), "").strip()
+    if not id or id.lower() in _NO_IDS:
+        return None
+    match = _FLOAT_ID.fullmatch(id)
+    return match.group(1) if match and match.group(1) and not is_float(id) else id
+
+
+def is_float(id: str) -> bool:
+    """Whether an id went through a float, and may have lost digits by it.
+
+    ``9.0E+15`` did, and so did ``9007199254740994.0``; ``2.0`` has all of its digits.
+    """
+    match = _FLOAT_ID.fullmatch(id)
+    whole = match.group(1) if match else None
+    return match is not None and (whole is None or int(whole[:20]) >= _EXACT_FLOAT)
+
+
+def check_ids(path: str | Path, ids: list[str | None], block: RowBlock) -> None:
+    """Refuse a file some of whose ids may have become equal.
+
+    Args:
+        path: names the file.
+        ids: a block's.
+        block: the rows, the text first.
+
+    Raises:
+        CorpusError: an id in floating-point notation, or a spreadsheet's zeros in the place of the
+            last digits of all.
+    """
+    ids = exact_ids(path, ids, block.lines)
+    long = [one for one in ids if one and len(one) > _SURE_DIGITS]
+    numbers = {one for one in long if one.isascii() and one.isdigit()}
+    if numbers and all(set(one[_SURE_DIGITS:]) == {"0"} for one in numbers):
+        num_zeros = sum(len(one) - _SURE_DIGITS for one in numbers)
+        repeated = _repeated(ids, next(iter(block.columns.values())), numbers)
+        if repeated is not None or (len(numbers) > 2 and num_zeros >= _ENOUGH_ZEROS):
+            value = repeated or next(one for one in long if one in numbers)
+            line = next(
+                at for one, at in zip(ids, block.lines, strict=True) if value in (one or "")
+            )
+            raise _lost_digits(path, line, value)
+
+
+def _repeated(
+    ids: list[str | None], texts: list[str | None], numbers: Collection[str]
+) -> str | None:
+    """A number that is the id of two different texts."""
+    known: dict[str, str | None] = {}
+    for id, text in zip(ids, texts, strict=True):
+        if id in numbers and id is not None and known.setdefault(id, text) != text:
+            return id
+    return None
+
+
+def _lost_digits(path: str | Path, line: int, value: str) -> CorpusError:
+    return CorpusError(
+        f"{path}: line {line}: id {value!r} went through a float and lost digits, so different ids"
+        " may have become equal: write ids as strings (in a spreadsheet format the column as text"
+        " before the file is opened), or name another id column, or leave out the id column"
+    )
+
+
+def _with_texts(block: RowBlock, column: str, on_bad: OnBad) -> RowBlock:
+    """The block without the rows whose text is JSON, which ``on_bad`` is told of."""
+    found = {
+        at: what
+        for at, text in enumerate(block.columns[column])
+        if text and (what := json_like(text)) is not None
+    }
+    if not found:
         return block
+    for at, what in found.items():
+        on_bad(block.lines[at], not_a_text(what), excerpt(block.columns[column][at] or ""))
+    kept = [at for at in range(len(block.lines)) if at not in found]
     columns = {name: [values[at] for at in kept] for name, values in block.columns.items()}
     return RowBlock(columns, [block.lines[at] for at in kept])
 
 
 def unreadable_time(path: str | Path, line: int, column: str, value: str) -> CorpusError:
     """The error for a time of a labelled row that is none."""
-    return CorpusError(f"{path}: line {line}: {column} {value!r} is no time; write {TIME_FORMATS}")
+    why = time_trouble(value) or f"is no time; write {TIME_FORMATS}"
+    return CorpusError(f"{path}: line {line}: {column} {value!r} {why}")

@@ -23,6 +23,8 @@ applied to all its rows, over the size of the slices that are salient. Heads for
 DistilBERT have random weights, 100 features in each layer of the first four of its six blocks.
 Without the tweets, or without MiniLM, made-up texts and random models of the same sizes stand in.
 
+*Reading* is of posts alone, made up, in each framing: seconds per byte over those of JSON lines.
+
 With ``--json`` the last line of stdout is one JSON object: ``vs_pipeline`` (texts per second, three
 tasks at once against three pipelines), ``vs_pipeline_one`` (one against one), ``vs_full_depth`` and
 ``bytes_ratio``, all in the precision that heads have by default, float32; the same for bfloat16
@@ -45,6 +47,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,10 +72,13 @@ from pipeline.heads.activations import stored_activations  # noqa: E402
 from pipeline.heads.model import Head  # noqa: E402
 from pipeline.runfolder import RunFolder  # noqa: E402
 from pipeline.scoring.scorer import Scorer  # noqa: E402
+from pipeline.texts.dumps import read_dump  # noqa: E402
 from store import ActivationStore  # noqa: E402
 from store.layout import ffn  # noqa: E402
 from store.tables import write_table  # noqa: E402
 from tests.benchmarks.bench_extract import CONFIGS, load_texts, make_model  # noqa: E402
+from tests.builders.dumps import v1  # noqa: E402
+from tests.builders.framed import NAMES, framed  # noqa: E402
 from tests.builders.heads import make_head  # noqa: E402
 
 DATA = ROOT.parent / "shared/data/tweeteval"
@@ -365,6 +371,24 @@ def measure(
     return result
 
 
+def reading(folder: Path, *, quick: bool, rounds: int) -> dict[str, float]:
+    """Seconds per byte of posts in each framing, over those of JSON lines."""
+    posts = [v1(number, text=f"tea and rain {number} " * 9) for number in range(2000)]
+    sizes: dict[str, int] = {}
+    sides: dict[str, Callable[[], None]] = {}
+    for name in NAMES:
+        path = folder / f"{len(sides)}.json"
+        sizes[name] = path.write_bytes(framed(name, posts * (1 if quick else 10)))
+        sides[name] = lambda path=path: deque(read_dump(path), maxlen=0)  # type: ignore[misc]
+    found = Rounds(sides, folder / "none", rounds)
+    print("\nreading posts: seconds per byte, over those of JSON lines")
+    ratios = {}
+    for name in NAMES:
+        ratios[name] = found.ratio(name, "lines") * sizes["lines"] / sizes[name]
+        print(f"  {name:34} {ratios[name]:6.2f}")
+    return ratios
+
+
 def main() -> None:
     """Parse the command line, measure, print."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -398,8 +422,10 @@ def main() -> None:
             results["distilbert"] = measure(
                 "DistilBERT, random weights", path, heads, texts, folder, options
             )
+        ways = reading(folder, quick=options.quick, rounds=options.rounds)
     if options.json:
-        print(json.dumps({**results["minilm"], "bytes_ratio": ratio, "models": results}))
+        facts = {**results["minilm"], "bytes_ratio": ratio, "reading": ways, "models": results}
+        print(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pipeline.commands.line import run_command
+from pipeline.commands.stopping import heed_signals
 from pipeline.extraction.adding import add_layers
 from pipeline.scoring import batch, files, folder, seen
 from pipeline.scoring.cache import TextCache
@@ -97,3 +98,13 @@ def add_and_die(step: int, store: str) -> None:
 
     durable.watch_steps(watch)
     add_layers(store, hidden="all")
+
+
+def heeding(words: list[str], output: str) -> None:
+    """Run ``salient`` as its entry point does; what it prints goes to a file."""
+    place = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(place, 1)
+    os.dup2(place, 2)
+    torch.set_num_threads(1)
+    heed_signals()
+    sys.exit(run_command(words))

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,27 @@ import pipeline.report.figures
 import pipeline.scoring.files
 import pipeline.stages  # noqa: F401
 from pipeline.commands.line import run_command
+from pipeline.commands.stopping import GentleStop, stopped_code, was_stopped
+from pipeline.scoring.following import Following, follow_files
 from store import ActivationStore, SalientError
 from store.upkeep.inspection import verify
 from tests.builders.dumps import FIRST_ID, assert_same_scores, quarantine, scores, v1
 from tests.builders.forking import start
+from tests.builders.framed import FRAMED, PACKED, framed
 from tests.builders.heads import write_heads
 from tests.builders.mortal import stop_at
+from tests.builders.paths import ROOT
+from tests.builders.posts import SHAPES
 from tests.builders.runs import RUN_TOML, write_mood_csv, write_mood_run
 
 NUM_TWEETS = 60
 SCORE_TOML = "[score]\nblock_rows = 10\nbuffer_rows = 25\ncache_texts = 20\n"
 FEW, ALL_ROWS = 40, 64
+CASES = ROOT / "tests" / "data" / "cases"
+REFUSED = {"float_ids.csv", "sentiment140.csv"}
+"""Cases that fail a run."""
+COMING = 7
+"""Files that come at a time."""
 
 Words = tuple[str, ...]
 
@@ -100,6 +112,30 @@ def dumps(folder: Path, model: Path) -> None:
             lines.append('{"broken": ' + str(i))
     for name, some in (("a", lines[:40]), ("b", lines[35:60]), ("c", lines[55:])):
         (folder / name).write_text("\n".join(some))
+
+
+def posts(folder: Path, model: Path) -> None:
+    """A run of which there are only heads, and dumps of every kind: shapes, framings, containers;
+    ids that several of them have, bad lines."""
+    dumps(folder, model)
+    for name in "abc":
+        (folder / name).unlink()
+    (folder / "dumps").mkdir()
+    for case in sorted(CASES.iterdir()):
+        if case.name not in REFUSED:
+            shutil.copy(case, folder / "dumps")
+    kinds = zip(SHAPES.items(), cycle(sorted(FRAMED)), cycle(sorted(PACKED)), strict=False)
+    for number, ((shape, make), framing, packing) in enumerate(kinds):
+        records = [make(4 * (number // 2) + i) for i in range(6)]
+        place = folder / "dumps" / f"{number:02d} {shape} {framing} {packing}".replace("/", "-")
+        place.write_bytes(PACKED[packing](framed(framing, records)))
+
+
+def coming_posts(folder: Path, model: Path) -> None:
+    """The same; what is there is yet to come."""
+    posts(folder, model)
+    (folder / "dumps").rename(folder / "staged")
+    (folder / "dumps").mkdir()
 
 
 def damage_scores(folder: Path) -> None:
@@ -210,6 +246,9 @@ EXTRACT = ("extract", "FOLDER/run.toml", "--quiet")
 RUN = ("run", "FOLDER/run.toml", "--quiet")
 SCORE_ALL = ("score", *(f"FOLDER/{name}" for name in "abc"))
 TO = ("--run", "FOLDER/run.toml", "--out", "FOLDER/scores", "--max-errors", "1", "--quiet")
+TO_DELTA = (*TO, "--out-format", "delta")
+FOLLOW = ("follow",)
+"""Stands for `follow_coming`."""
 THENS: dict[str, Words] = {"score another": ("score", "FOLDER/c", *TO)}
 COMMANDS: dict[str, Command] = {
     "extract": Command(EXTRACT, labelled, compare_stores),
@@ -248,15 +287,61 @@ COMMANDS: dict[str, Command] = {
         thens=("score another",),
         after=((*SCORE_ALL, *TO),),
     ),
+    "score, into a Delta table": Command((*SCORE_ALL, *TO_DELTA), dumps, compare_scores),
+    "score delete, of a Delta table": Command(
+        ("score", "delete", "FOLDER/scores", "--ids", "FOLDER/ids.txt", "--quiet"),
+        dumps,
+        compare_scores,
+        before=(("score", "FOLDER/a", "FOLDER/b", *TO_DELTA), name_doomed),
+        after=((*SCORE_ALL, *TO_DELTA),),
+    ),
+    "score repair, of a Delta table": Command(
+        ("score", "repair", "FOLDER/scores", "--quiet"),
+        dumps,
+        compare_scores,
+        before=((*SCORE_ALL, *TO_DELTA), damage_scores),
+        after=((*SCORE_ALL, *TO_DELTA),),
+    ),
+    "score, of every kind": Command(("score", "FOLDER/dumps", *TO), posts, compare_scores),
+    "score --follow": Command(FOLLOW, coming_posts, compare_scores),
     "score, with a late file": Command(
         (*SCORE_ALL, *TO), dumps, compare_scores, before=(("score", "FOLDER/b", *TO),)
     ),
 }
 
 
+def follow_coming(folder: Path) -> int:
+    """Follow a folder into which some files are renamed after every round, until none is left.
+
+    Returns:
+        0, or the code of a command that was told to stop, which it took for a normal end.
+    """
+
+    def bring(*_: object) -> None:
+        for path in sorted((folder / "staged").iterdir())[:COMING]:
+            path.rename(folder / "dumps" / path.name)
+
+    bring()
+    stop = GentleStop()
+    with stop.heeded():
+        report = follow_files(
+            folder / "dumps",
+            folder / "run.toml",
+            folder / "scores",
+            following=Following(quiet_s=0, until_idle=True),
+            stop=stop,
+            on_round=bring,
+            max_errors=1.0,
+        )
+    assert not report.failed, report.failed
+    return stopped_code() if was_stopped() else 128 + signal.SIGTERM if stop.is_told else 0
+
+
 def run_words(words: Words, folder: Path) -> int:
     """Run a command in a process of its own."""
     torch.set_num_threads(1)
+    if words == FOLLOW:
+        return follow_coming(folder)
     os.environ["SALIENT_CACHE"] = str(folder.with_name("cache"))
     return run_command([word.replace("FOLDER", str(folder)) for word in words])
 

@@ -10,27 +10,24 @@ one of yours, and prints what it took.
 
 from __future__ import annotations
 
-import bz2
 import csv
 import gzip
 import io
 import json
-import lzma
 import random
 import resource
 import sys
-import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from pipeline.errors import CorpusError, DumpError
 from pipeline.texts.inputs import InputOptions, detect, read_blocks
 from tests.builders.dumps import LAYOUTS, v1, v2, v2_page
+from tests.builders.framed import PACKED, framed, tar, zipped
 
 NUM_ROWS = 30
 LINE_BYTES = 1 << 20
@@ -69,12 +66,25 @@ def _tweets(layout: str) -> Callable[[], bytes]:
     return lambda: LAYOUTS[layout]([v1(i) for i in range(NUM_ROWS)])
 
 
+def _framed(name: str) -> Callable[[], bytes]:
+    return lambda: framed(name, [v1(i) for i in range(NUM_ROWS)])
+
+
 SOURCES: dict[str, tuple[Callable[[], bytes], str]] = {
     "tweets": (_tweets("lines"), ".jsonl"),
     "array of tweets": (_tweets("array"), ".json"),
     "printed tweets": (_tweets("printed array"), ".json"),
     "statuses": (_tweets("printed statuses"), ".json"),
     "v2": (lambda: LAYOUTS["lines"]([v2_page(), *map(v2, range(10))]), ".json"),
+    "sequence": (_framed("sequence"), ".json-seq"),
+    "counted": (_framed("counted"), ".json"),
+    "glued": (_framed("glued"), ".json"),
+    "script": (_framed("script"), ".js"),
+    "map": (_framed("map"), ".json"),
+    "printed one after another": (_framed("printed"), ".json"),
+    "Python's repr": (_framed("Python's repr"), ".txt"),
+    "lines with CR": (_framed("lines with CR"), ".jsonl"),
+    "UTF-16": (lambda: _framed("lines")().decode().encode("utf-16"), ".jsonl"),
     "csv": (_csv, ".csv"),
     "tsv": (lambda: _csv().replace(b",", b"\t"), ".tsv"),
     "texts as JSON": (lambda: LAYOUTS["lines"](_texts()), ".jsonl"),
@@ -139,29 +149,16 @@ def spoiled(data: bytes, order: random.Random) -> bytes:
     return data
 
 
-def _tar(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for number in range(2):
-            entry = tarfile.TarInfo(f"{number}" * 120)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
-
-
-def zst(data: bytes) -> bytes:
-    """Packed by Zstandard."""
-    return zstandard.ZstdCompressor().compress(data)
+def _two(data: bytes) -> bytes:
+    return tar({"0" * 120: data, "1" * 120: data})
 
 
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {
-    "gz": gzip.compress,
-    "bz2": bz2.compress,
-    "xz": lzma.compress,
-    "zst": zst,
-    "tar": _tar,
-    "tar in gz": lambda data: gzip.compress(_tar(data)),
-    "gz in tar": lambda data: _tar(gzip.compress(data)),
+    **{name: pack for name, pack in PACKED.items() if name != "plain"},
+    "tar of two": _two,
+    "tar in gz": lambda data: gzip.compress(_two(data)),
+    "gz in tar": lambda data: _two(gzip.compress(data)),
+    "zip of two": lambda data: zipped({"a.json": data, "b.json": data}),
 }
 
 

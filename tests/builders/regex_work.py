@@ -181,6 +181,9 @@ def attacks(pattern: str) -> Iterator[Callable[[int], str]]:
             *(one + two for one, two in product(pieces, repeat=2)),
         ]
     )
+    for start in pieces:  # blanks may stand anywhere
+        for end in ("", "\0"):
+            yield lambda size, start=start, end=end: start + " " * size + end  # type: ignore[misc]
     for pump in filter(None, pumps):
         for start in ("", max(pieces, key=len)):
             for end in ("", "\0"):

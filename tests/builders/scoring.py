@@ -62,11 +62,15 @@ def run_without_model(
     languages: Sequence[str] = (),
     note: bool = False,
     trust: bool = True,
+    **opening: Any,
 ) -> ScoreReport:
-    """Score files as the command does, but for the model; every text's score is its hash."""
+    """Score files as the command does, but for the model; every text's score is its hash.
+
+    What else is given goes to ``open_scores``.
+    """
     report = ScoreReport(str(output), "made")
     card = {"fingerprint": "made", "tasks": {}}
-    with open_scores(output, card, buffer_rows=20, keep_text=keep_text) as folder:
+    with open_scores(output, card, buffer_rows=20, keep_text=keep_text, **opening) as folder:
         options, filters = InputOptions(block_rows=8), Filters.of(languages=languages)
         seen = SeenFiles.load(output, trust=trust) if note else SeenFiles()
         ScoreRun(

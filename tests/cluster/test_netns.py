@@ -14,6 +14,7 @@ pytest.importorskip("distributed", reason="needs the extra: salient-neurons[clus
 
 from pipeline import stages
 from pipeline.config import RunConfig
+from pipeline.events import Event, Progressed, watch
 from tests.builders.cluster_processes import ClusterProcesses, assert_equal_stores, on_cluster
 from tests.builders.runs import write_mood_run
 
@@ -72,14 +73,15 @@ def test_a_host_that_is_cut_off_costs_nothing_but_time(
         processes.wait_for_workers(2)
         cut: list[str] = []
 
-        def say(line: str) -> None:
-            if line.startswith("extracted 12") and not cut:
+        def hear(event: Event) -> None:
+            if isinstance(event, Progressed) and str(event.done).startswith("12") and not cut:
                 ip("link", "set", link("salient-b"), "down")
-                cut.append(line)
+                cut.append(event.what)
 
         config = on_cluster(paths[1], processes.address)
-        metrics = stages.run(config, say=say)
-        assert cut
+        with watch(hear):
+            metrics = stages.run(config)
+        assert cut == ["extracted"]
         assert_equal_stores(alone, config)
         assert metrics["tasks"] == expected["tasks"]
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline import stages
 from pipeline.cluster.preflight import TOKEN
 from pipeline.config import RunConfig
 from pipeline.errors import ClusterError, ConfigError
+from pipeline.events import BlockWritten, Event, watch
 from pipeline.extraction.distributed import SCRATCH, SET_ASIDE, ClusterReport
 from pipeline.runfolder import RunFolder, read_metrics
 from pipeline.scoring.files import score_files
@@ -54,8 +56,14 @@ def test_a_run_on_workers_equals_one_in_one_process(
     alone = RunConfig.load(finished_run)
     config = on_cluster(write_mood_run(tmp_path, tiny_bert), cluster.address)
     said: list[str] = []
-    metrics = stages.run(config, say=said.append)
+    events: list[Event] = []
+    with watch(events.append):
+        metrics = stages.run(config, say=said.append)
     assert_equal_stores(alone, config)
+    blocks = [event for event in events if isinstance(event, BlockWritten)]
+    assert sum(block.stop - block.start for block in blocks) == 160
+    assert all(block.estimated_bytes > 0 and block.peak_bytes > 50e6 for block in blocks)
+    assert {block.worker.partition(":")[0] for block in blocks} == {socket.gethostname()}
     assert metrics["tasks"] == read_metrics(RunFolder(Path(alone.run_dir)))["tasks"]
     assert_left_nothing(config)
     assert any("with the same packages and folders" in line for line in said)
@@ -270,12 +278,15 @@ def test_a_submitted_job_survives_restarts_of_its_scheduler(
 
 def test_the_report_names_what_each_worker_did() -> None:
     from pipeline.extraction.distributed import _summary
+    from pipeline.extraction.footprint import Footprint
     from pipeline.extraction.throughput import Meter
     from pipeline.extraction.workbench import BlockReport
 
     reports = [
-        BlockReport(0, "a:1", 2.0, Meter(num_texts=10, num_tokens=100), 5 * 10**9),
-        BlockReport(10, "a:1", 2.0, Meter(num_texts=10, num_tokens=100), 6 * 10**9, engine="torch"),
+        BlockReport(0, "a:1", 2.0, Meter(10, 100, memory=Footprint(7, 9, 5 * 10**9))),
+        BlockReport(
+            10, "a:1", 2.0, Meter(10, 100, memory=Footprint(8, 6, 6 * 10**9)), engine="torch"
+        ),
         BlockReport(
             20, "b:2", 1.0, Meter(num_texts=5, num_tokens=50), crashed=("a:1",), engine="onednn"
         ),
@@ -289,7 +300,9 @@ def test_the_report_names_what_each_worker_did() -> None:
     text = str(report)
     assert "6.0 GB of GPU memory" in text and "worker b:2: 1 blocks" in text
     assert dataclasses.asdict(report)["snapshot_id"] == "000001"
-    assert report.to_dict()["workers"]["a:1"]["num_blocks"] == 2  # type: ignore[index]
+    share = report.to_dict()["workers"]["a:1"]  # type: ignore[index]
+    assert (share["num_blocks"], share["estimated_bytes"], share["peak_bytes"]) == (2, 8, 9)
+    assert (report.estimated_bytes, report.peak_bytes) == (8, 9)
 
 
 @pytest.mark.slow

@@ -62,6 +62,16 @@ def test_numbers(fitted_numbers: SalientRegressor) -> None:
     assert fitted_numbers.head_.card.task == "value"
 
 
+def test_shares_of_texts(fitted: SalientClassifier, fitted_numbers: SalientRegressor) -> None:
+    texts = ["so happy today", "", "a sad dog", "happy cat"]
+    found = fitted.prevalence(texts)
+    assert {*found["method"]} == {"counted", "mean", "adjusted", "em"}
+    assert (found["num_texts"] == 3).all() and (found["num_empty"] == 1).all()
+    assert ((found["low"] <= found["high"]) & (found["share"] <= 1)).all()
+    values = fitted_numbers.prevalence(texts).set_index("method")["share"]
+    assert np.isclose(values["mean"], fitted_numbers.predict([t for t in texts if t]).mean())
+
+
 def test_texts_may_come_as_any_column(fitted: SalientClassifier) -> None:
     expected = fitted.predict_proba(NEW.texts)
     frame = pd.DataFrame({"text": NEW.texts}, index=range(100, 140))

@@ -1,6 +1,8 @@
 """Extraction: invariant to batch and order, equal to the naive way, resumable, honest."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -16,6 +18,7 @@ from pipeline.backbone.loading import load_backbone
 from pipeline.backbone.pooling import POOLINGS
 from pipeline.backbone.transformer import Backbone
 from pipeline.errors import ConfigError, ExtractError
+from pipeline.events import BlockWritten, Event, Progressed, watch
 from pipeline.extraction.adding import add_layers
 from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.storing import (
@@ -333,13 +336,47 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(loaded, tmp_path, monkeypa
         patch.setattr(Extractor, "compute", compute_twice)
         with pytest.raises(KeyboardInterrupt):
             extract_corpus(table(texts), backbone, tmp_path / "cut", options)
-    done = []
-    report = extract_corpus(
-        table(texts), backbone, tmp_path / "cut", options, progress=lambda *x: done.append(x)
-    )
+    with told() as done:
+        report = extract_corpus(table(texts), backbone, tmp_path / "cut", options)
     assert 0 < report.num_new < len(texts)
     assert done[-1] == (report.num_new, report.num_new)
     assert same_shards(tmp_path / "cut", tmp_path / "whole") == 3 * -(-len(texts) // 8)
+
+
+@contextmanager
+def told() -> Iterator[list[tuple[int, int]]]:
+    """What is said of progress: texts done, and texts to do."""
+    found: list[tuple[int, int]] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Progressed):
+            found.append((event.done, event.total))
+
+    with watch(hear):
+        yield found
+
+
+def test_each_block_says_what_memory_it_was_to_take_and_what_it_came_to(loaded, tmp_path):
+    backbone, _ = loaded["roberta"]
+    texts = list(dict.fromkeys(random_texts(60, max_words=12)))
+    options = StoreOptions(samples_per_shard=8, dtype="float32")
+    events: list[Event] = []
+    with watch(events.append):
+        report = extract_corpus(table(texts), backbone, tmp_path / "s", options)
+    blocks = [event for event in events if isinstance(event, BlockWritten)]
+    assert [block.start for block in blocks] == list(range(0, report.num_new, 8))
+    assert [block.stop for block in blocks[:-1]] == [block.start for block in blocks[1:]]
+    assert blocks[-1].stop == report.num_new
+    size = ActivationStore.open(tmp_path / "s").schema.bytes_per_sample
+    for block in blocks:
+        assert block.store == str(tmp_path / "s") and block.worker == "" and block.gpu_bytes == 0
+        held = block.estimated_bytes - 2 * (block.stop - block.start) * size
+        assert 50e6 < held <= block.peak_bytes < 1e12  # the process and its model
+        assert block.elapsed_s > 0
+    peaks = [block.peak_bytes for block in blocks]
+    assert peaks == sorted(peaks)
+    assert report.peak_bytes == peaks[-1]
+    assert report.estimated_bytes == max(block.estimated_bytes for block in blocks)
 
 
 def test_progress_is_told_inside_a_block_and_changes_nothing(loaded, tmp_path, monkeypatch):
@@ -349,16 +386,14 @@ def test_progress_is_told_inside_a_block_and_changes_nothing(loaded, tmp_path, m
     small_batches(monkeypatch, 64)
     options = StoreOptions(samples_per_shard=2048, dtype="float32")
     monkeypatch.setattr("pipeline.extraction.storing.PROGRESS_SECONDS", np.inf)
-    quiet: list[tuple[int, int]] = []
-    extract_corpus(
-        texts, backbone, tmp_path / "quiet", options, progress=lambda *x: quiet.append(x)
-    )
+    with told() as quiet:
+        extract_corpus(texts, backbone, tmp_path / "quiet", options)
     assert quiet == [(todo, todo)]  # done before there was anything to tell
     monkeypatch.setattr("pipeline.extraction.storing.PROGRESS_SECONDS", 0.0)
-    told: list[tuple[int, int]] = []
-    extract_corpus(texts, backbone, tmp_path / "told", options, progress=lambda *x: told.append(x))
-    assert len(told) > 5 and told[-1] == (todo, todo)
-    assert told == sorted(set(told)) and {of for _, of in told} == {todo}
+    with told() as often:
+        extract_corpus(texts, backbone, tmp_path / "told", options)
+    assert len(often) > 5 and often[-1] == (todo, todo)
+    assert often == sorted(set(often)) and {of for _, of in often} == {todo}
     assert same_shards(tmp_path / "told", tmp_path / "quiet") == backbone.num_layers
 
 
@@ -369,14 +404,9 @@ def test_progress_comes_at_most_every_few_seconds(loaded, tmp_path, monkeypatch)
     monkeypatch.setattr("pipeline.extraction.storing.time", clock)
     small_batches(monkeypatch, 10)
     texts = [f"{i} dog" for i in range(100)]
-    told: list[int] = []
-    extract_corpus(
-        table(texts),
-        loaded["roberta"][0],
-        tmp_path / "s",
-        progress=lambda done, _: told.append(done),
-    )
-    assert 2 < len(told) < len(texts) / 4
+    with told() as found:
+        extract_corpus(table(texts), loaded["roberta"][0], tmp_path / "s")
+    assert 2 < len(found) < len(texts) / 4
 
 
 def test_workers_do_blocks_in_any_order(loaded, tmp_path):

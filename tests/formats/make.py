@@ -126,6 +126,8 @@ def make_run(place: Path) -> dict[str, Any]:
     inputs = [place / "texts.csv", place / "tweets.jsonl"]
     here = ScoreOptions(device="cpu")
     score_files(inputs, path, place / "scores", options=here, max_errors=0.5)
+    kept: dict[str, Any] = {"max_errors": 0.5, "out_format": "delta"}
+    score_files(inputs, path, place / "scores-delta", options=here, **kept)
     store.refresh()
     rows = store.labels("mood")["id"].to_pylist()[:5]
     table = ds.dataset(place / "scores", partitioning="hive").to_table().sort_by("id")
@@ -161,7 +163,7 @@ def main(target: Path) -> None:
         expected = {"store": make_store(PLACE / "store"), "run": make_run(PLACE)}
         expected["modified_ns"] = {
             str(path.relative_to(PLACE)): path.stat().st_mtime_ns
-            for path in sorted(PLACE.rglob("scores/*/*.parquet"))
+            for path in sorted(PLACE.rglob("scores*/*/*.parquet"))
         }
         (PLACE / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
         for lock in PLACE.rglob("*.lock"):

@@ -6,12 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.config import RunConfig
 from pipeline.errors import ScoreError
+from pipeline.heads import Head
 from pipeline.report.facts import read_drift, read_run
+from pipeline.runfolder import RunFolder
 from store.tables import read_json, write_json
+from tests.builders.scores import class_rows, write_scores
 
 GOOD: dict[str, Any] = {
     "threshold": 0.2,
@@ -61,3 +65,19 @@ def test_a_runs_folder_leads_to_no_scores(finished_run: Path, tmp_path: Path) ->
     text = finished_run.read_text("utf-8").replace('run_dir = "run"', f'run_dir = "{run}"')
     (tmp_path / "own.toml").write_text(text + f'\n[score]\noutput = "{scores}"\n', "utf-8")
     assert [task.drift for task in read_run(tmp_path / "own.toml").tasks].count(None) == 1
+
+
+def test_the_run_is_asked_where_scores_do_not_say_what_heads_get_wrong(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    names, run = ("glad", "sad"), Path(RunConfig.load(finished_run).run_dir)
+    classes = Head.load(RunFolder(run).head("mood")).card.classes
+    draw = np.random.default_rng(0).dirichlet(np.ones(len(classes)), size=30)
+    for task, own in (("mood", classes), ("other", names)):
+        rows = {"2026-11-23": class_rows(task, own, draw[:, : len(own)])}
+        write_scores(tmp_path / task, rows, {task: {"classes": list(own)}})
+        found = read_run(run, scores=tmp_path / task).tasks[0]
+        assert found.shares is not None
+        corrected = "em" in found.shares.table["method"].to_pylist()
+        assert corrected == (task == "mood")
+        assert corrected != any("no corrected shares: " in note for note in found.notes)

@@ -106,9 +106,60 @@ def test_classes_are_counted_one_by_one() -> None:
     )  # fmt: skip
     a, b = class_rows(sets)
     assert (a.precision, a.recall) == (1.0, 0.5) and (b.precision, b.recall, b.f1) == (None,) * 3
-    assert "weakest label is a (F1 0.667, 2 texts)" in opening(facts(sets))[2]
+    assert (a.chance, b.chance) == (1.0, None)
+    trust = opening(facts(sets))[2]
+    assert "weakest label is a (F1 0.667, by chance 1.000, 2 texts)" in trust
+    assert "50% of the texts are given exactly their labels" in trust
     (missed,) = find_mistakes(sets, Texts())  # type: ignore[arg-type]
-    assert missed == Mistake("1", "a", "not a", 0.6, "<b>text 1")
+    assert missed == Mistake("1", ("a",), (), 0.6, "<b>text 1", "not a")
+    right = replace(sets, decided=sets.targets)
+    assert "makes no mistake there" in opening(facts(right))[2]
+
+
+def sets_said() -> Predictions:
+    """Three labels, one of them of no text, on four texts."""
+    targets = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0]], np.int8)
+    decided = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 1, 0]], np.int8)
+    probability = np.array([[0.9, 0.2, 0], [0.3, 0.95, 0], [0.1, 0.4, 0], [0.2, 1.0, 0]])
+    return Predictions(("a", "b,c", "never"), targets, decided, probability, np.arange(4))
+
+
+def test_a_text_with_several_wrong_labels_is_one_mistake() -> None:
+    found = find_mistakes(sets_said(), Texts())  # type: ignore[arg-type]
+    assert [(one.id, one.label, one.decided, one.wrong) for one in found] == [
+        ("1", ("a",), ("b,c",), "b,c"),
+        ("0", ("a", "b,c"), ("a",), "not b,c"),
+    ]
+    assert [one.sure for one in found] == [0.95, 0.8]
+    metrics = made_up_task(type="multilabel", metric="micro_f1")
+    task = replace(facts(sets_said()), metrics=metrics, mistakes=found)
+    table = {one.name: one for one in page_tables(task, {})}["mistakes"]
+    assert table.rows[0] == ("<b>text 1", "a", "b,c", "b,c", "0.950", "1")
+    (first, second) = csv.DictReader(io.StringIO(table.csv().decode()))
+    assert (first["label"], first["decided"], second["label"]) == (
+        '["a"]', '["b,c"]', '["a", "b,c"]',
+    )  # fmt: skip
+
+
+def test_what_was_missed_is_counted_by_what_was_given_instead() -> None:
+    assert sets_said().missed().tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert sets_said().right == 0.5
+    bins = sets_said().reliability()
+    assert bins.count.sum() == 12 and bins.accuracy[-1] == pytest.approx(2 / 3)
+    low, high = bins.interval()
+    assert (low <= bins.accuracy).all() and (bins.accuracy <= high + 1e-12).all()
+
+
+def test_the_table_of_labels_says_how_many_a_text_has() -> None:
+    metrics = made_up_task(type="multilabel", metric="micro_f1")
+    task = replace(facts(sets_said()), metrics=metrics)
+    table = {one.name: one for one in page_tables(task, {})}["classes"]
+    assert table.wide and table.title == "Label by label"
+    assert table.notes == (
+        "A text has 1.00 labels on average and is given 0.75; 1 have none, 1 are given none;"
+        " 50% are given exactly their labels.",
+    )
+    assert table.raw["chance"][:2] == [pytest.approx(2 / 3)] * 2 and table.raw["chance"][2] is None
 
 
 def test_the_surest_mistakes_come_first() -> None:
@@ -143,7 +194,9 @@ def test_every_table_is_a_csv_with_unrounded_numbers() -> None:
     assert [head for head, _ in tables["scores"].heads][:3] == [
         "model", "test [95 % CI]", "gain of the chosen head [95 % CI]",
     ]  # fmt: skip
-    assert tables["classes"].rows[0] == ("negative", "0.500", "0.500", "0.500", "2", "2", "30")
+    assert tables["classes"].rows[0] == (
+        "negative", "0.500", "0.500", "0.500", "2", "2", "30",
+    )  # fmt: skip
     assert tables["classes"].rows[1][-1] == "—"
     link, speaks, texts, weight, _ = tables["neurons"].rows[0]
     assert link.href == (  # type: ignore[union-attr]

@@ -137,10 +137,19 @@ def test_authors_are_found_in_the_dumps(place: Path) -> None:
     with pytest.raises(ConfigError, match="scores do not hold who wrote a tweet; name the dumps"):
         delete_scores(out, authors=["101"])
     (place / "in.csv").write_text("id,text\n1,tea\n")
-    with pytest.raises(ConfigError, match=r"in\.csv: no dump of tweets.*--ids"):
+    with pytest.raises(ConfigError, match=r"in\.csv: no dump of posts, and no column.*--ids"):
         delete_scores(out, authors=["101"], dumps=[place / "in.csv"])
     report = delete_scores(out, authors=["101", "109"], dumps=whole(place))
     assert (report.authors, report.ids, report.found) == (2, NUM_TWEETS // 4, NUM_TWEETS // 4)
+    assert scores(out)["id"].to_pylist() == [one for i, one in enumerate(IDS) if i % 4 != 1]
+
+
+def test_authors_are_found_in_tables_too(place: Path) -> None:
+    out, table = place / "out", place / "who.csv"
+    lines = [f"{one},tea {i},10{i % 4}" for i, one in enumerate(IDS)]
+    table.write_text("\n".join(["id,text,author_id", *lines]) + "\n")
+    report = delete_scores(out, authors=["101"], dumps=[table])
+    assert report.found == NUM_TWEETS // 4 and not report.incomplete
     assert scores(out)["id"].to_pylist() == [one for i, one in enumerate(IDS) if i % 4 != 1]
 
 

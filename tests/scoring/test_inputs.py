@@ -7,6 +7,7 @@ import json
 import os
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +18,9 @@ from pipeline.config import CorpusSource
 from pipeline.errors import ConfigError, CorpusError
 from pipeline.scoring.inputs import check_inputs, find_inputs
 from pipeline.scoring.place import WrongPlace, check_place
+from pipeline.texts.choosing import InputOptions, settled, usual_columns
 from pipeline.texts.filters import LANGUAGES, Filters
-from pipeline.texts.inputs import USUAL, InputOptions, settled, usual_columns
+from pipeline.texts.inputs import USUAL
 from tests.builders.dumps import v1, write_tweets
 
 
@@ -77,6 +79,54 @@ def test_what_is_not_there(tmp_path: Path) -> None:
             find_inputs([tmp_path / given])
 
 
+# --- patterns -----------------------------------------------------------------------------------
+
+
+def names_of(tmp_path: Path, pattern: str, say: Callable[[str], None] = print) -> list[str]:
+    found = find_inputs([tmp_path / pattern], say=say)
+    return [str(one.relative_to(tmp_path)) for one in found]
+
+
+def test_patterns_stand_for_the_files_they_fit(tmp_path: Path) -> None:
+    for name in ("d/b.gz", "d/a.gz", "d/c.csv", "d/.h.gz", "d/x.gz.part", "d/notes.md", "d/_y.gz"):
+        touch(tmp_path, name)
+    for name in ("d/in/z.gz", "d/in/deep/q.gz", "e1/k.csv", "e2/j.csv"):
+        touch(tmp_path, name)
+    said = list[str]()
+    assert names_of(tmp_path, "d/*.gz", said.append) == ["d/a.gz", "d/b.gz"]
+    assert said == [
+        f"{tmp_path}/d/*.gz: 2 files, in the order of their names; left out: {tmp_path}/d/_y.gz"
+    ]
+    assert names_of(tmp_path, "d/?.[cg]*") == ["d/a.gz", "d/b.gz", "d/c.csv"]
+    assert names_of(tmp_path, "d/_*.gz") == ["d/_y.gz"]
+    every = ["d/a.gz", "d/b.gz", "d/in/deep/q.gz", "d/in/z.gz"]
+    assert names_of(tmp_path, "d/**/*.gz") == every
+    assert names_of(tmp_path, "d/**") == [*every[:2], "d/c.csv", *every[2:]]
+    assert names_of(tmp_path, "e?") == ["e1/k.csv", "e2/j.csv"]  # folders stand for their files
+    # Notes only where they are asked for.
+    assert names_of(tmp_path, "d/*.md") == ["d/notes.md"]
+    assert "d/notes.md" not in names_of(tmp_path, "d/*")
+
+
+def test_a_name_that_holds_brackets_is_no_pattern(tmp_path: Path) -> None:
+    for name in ("a[1].csv", "a1.csv", "b1.csv", "d[2]/x.csv", "d2/y.csv"):
+        touch(tmp_path, name)
+    assert names_of(tmp_path, "a[1].csv") == ["a[1].csv"]
+    assert names_of(tmp_path, "b[1].csv") == ["b1.csv"]
+    assert names_of(tmp_path, "d[2]") == ["d[2]/x.csv"]
+    assert names_of(tmp_path, "d[2]/*.csv") == ["d2/y.csv"]
+
+
+def test_patterns_leave_out_what_salient_writes(tmp_path: Path) -> None:
+    for name in ("d/a.csv", "d/out/_salient.json", "d/out/date=1/part.parquet"):
+        touch(tmp_path, name)
+    touch(tmp_path, "run.json")  # where the command is given says nothing
+    assert names_of(tmp_path, "d/**") == names_of(tmp_path, "d/*") == ["d/a.csv"]
+    for pattern in ("d/out/*/*.parquet", "d/out/**", "*/*.parquet", "none/*", "d/**/*.gz"):
+        with pytest.raises(ConfigError, match=r"fits no file to score|no name matches"):
+            names_of(tmp_path, pattern)
+
+
 # --- addresses ----------------------------------------------------------------------------------
 
 
@@ -121,12 +171,12 @@ CORPUS = [
 
 def test_columns_are_those_of_the_corpus_where_a_file_has_them(tmp_path: Path) -> None:
     usual = usual_columns(CORPUS)
-    assert usual["time"] == ("posted", "made", "created_at")
+    assert usual["time"][:3] == ("posted", "made", "created_at")
     for columns, expected in (
-        (["tid", "body", "made", "posted", "lang"], ("body", "tid", "posted", "lang")),
-        (["id", "text", "made"], ("text", "id", "made", None)),
-        (["text", "body"], ("body", None, None, None)),
-        (["created_at", "tid", "id", "text"], ("text", "tid", "created_at", None)),
+        (["tid", "body", "made", "posted", "lang"], ("body", "tid", "posted", "lang", None)),
+        (["id", "text", "made"], ("text", "id", "made", None, None)),
+        (["text", "body"], ("body", None, None, None, None)),
+        (["created_at", "tid", "id", "text"], ("text", "tid", "created_at", None, None)),
     ):
         path = table(tmp_path, "in.csv", columns)
         assert tuple(settled(path, "csv", InputOptions(usual=usual)).read.values()) == expected
@@ -166,8 +216,8 @@ def test_a_file_without_rows_has_whatever_columns(tmp_path: Path, text: str) -> 
         ({"lang": "nope"}, {}, r"no column 'nope'; the columns are"),
         ({"text": "boddy"}, {}, r"no column 'boddy'; did you mean 'body'\?"),
         ({"id": "nope"}, {}, "no column 'nope'"),
-        ({}, {"languages": ["en"]}, r"no column 'lang'; did you mean 'language'\?.*--lang-column"),
-        ({"lang": "language"}, {"languages": ["en"]}, None),
+        ({}, {"languages": ["en"]}, r"no column 'lang'; did you mean 'langs'\?.*--lang-column"),
+        ({"lang": "langs"}, {"languages": ["en"]}, None),
         ({"time": "id"}, {"since": "2024-01-01"}, None),
         ({}, {"until": "2024-01-01"}, r"no column 'created_at'.*its time unknown.*--time"),
     ],
@@ -175,7 +225,7 @@ def test_a_file_without_rows_has_whatever_columns(tmp_path: Path, text: str) -> 
 def test_columns_are_looked_for(
     tmp_path: Path, options: dict[str, str], filters: dict[str, str], message: str | None
 ) -> None:
-    path = table(tmp_path, "in.csv", ["id", "text", "body", "language"])
+    path = table(tmp_path, "in.csv", ["id", "text", "body", "langs"])
     check = [path], InputOptions(**options), Filters.of(**filters)
     if message is None:
         check_inputs(*check)
@@ -192,7 +242,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "book.xlsx", "w") as archive:
         archive.writestr("xl/workbook.xml", "<workbook/>")
     (tmp_path / "odd").write_text("nothing\n")
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"body": "x"}) + "\n")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"words": "x"}) + "\n")
     for name, message in (
         ("book.xls", "is an Excel workbook; save its sheet as CSV"),
         ("book.xlsx", "is an Excel workbook; save its sheet as CSV"),

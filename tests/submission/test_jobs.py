@@ -122,6 +122,33 @@ def test_a_job_stopped_before_its_command_listens_is_no_failure(own_jobs: Path) 
     assert status_of(job).state == "stopped"
 
 
+TELLS = """
+import sys
+from pathlib import Path
+from pipeline.events import RowsScored, Tally, emit
+from pipeline.submission.running import Driver
+def work(words):
+    tally = Tally("extracted", 2, "texts")
+    tally(1)
+    if sys.argv[2] == "score":
+        facts = {"num_rows": 900, "read": 1000, "scored": 1900, "rate": 9.5}
+        emit(RowsScored(path="a.jsonl", files_done=1, num_files=3, **facts))
+    return 0
+sys.exit(Driver(Path(sys.argv[1]), work, interrupted=7).run())
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "shown"),
+    [("extract", "extracted 1 of 2 texts"), ("score", "scored 1,900 rows in 1 of 3 files")],
+)
+def test_a_driver_writes_down_how_far_its_work_is(own_jobs: Path, stage: str, shown: str) -> None:
+    job = JobFolder(own_jobs / "abc")
+    job.write_card(JobCard("abc", stage, (), "mood", "run", "local", time.time(), "host", "/"))
+    subprocess.run([sys.executable, "-c", TELLS, str(job.path), stage], check=True)
+    assert describe(job)["progress"] == shown
+
+
 def test_a_failed_job_says_why(tmp_path: Path, tiny_bert: Path) -> None:
     job = submit("probe", write_mood_run(tmp_path / "run", tiny_bert))
     wait_until(lambda: status_of(job).state not in ("queued", "running"))
@@ -265,12 +292,13 @@ def test_a_stages_words_are_checked_before_it_starts(
     for words, said in (
         (["rank", "--stabilty", "5"], "No such option: --stabilty"),
         (["rank", "extra"], "unexpected extra argument"),
-        (["score", "--out", "o"], "Missing argument 'INPUT...'"),
         (["plan", "--rounds", "no"], "--rounds"),
     ):
         assert run_command([*submit_it, *words]) == 2
         error = capfd.readouterr().err
         assert said in error and f"Usage: salient {words[0]}" in error
+    assert run_command([*submit_it, "score", "--out", "o"]) == 2
+    assert "no INPUT: name files" in capfd.readouterr().err
     assert not list(jobs_root().glob("*"))
     for words in (["plan", "--rounds", "3"], ["report"], ["rank", "--stability", "5"]):
         assert run_command([*submit_it, *words, "--dry-run"]) == 0

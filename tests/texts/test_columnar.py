@@ -14,8 +14,9 @@ import pytest
 
 from pipeline.errors import CorpusError
 from pipeline.texts.blocks import Layout
+from pipeline.texts.choosing import InputOptions
 from pipeline.texts.formats import detect_format
-from pipeline.texts.inputs import InputOptions, detect, read_blocks
+from pipeline.texts.inputs import detect, read_blocks
 from pipeline.texts.rows import read_rows
 
 TABLE = pa.table(

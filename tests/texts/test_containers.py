@@ -16,7 +16,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.texts.containers import StreamBreak, unpacked
+from pipeline.texts.containers import StreamBreak, members, unpacked
+from tests.builders import framed
 from tests.builders.dumps import LAYOUTS, bad, dump, jsonl, rows, totals, v1
 
 
@@ -124,3 +125,16 @@ def test_smoke_unpacking_any_bytes_breaks_off_at_worst(data: bytes, prefix: byte
             pass
     except StreamBreak:
         pass
+
+
+@pytest.mark.parametrize("zeros", [1024, 10240])
+def test_tars_that_are_joined(tmp_path: Path, zeros: int) -> None:
+    one, other = framed.tar({"a": b"1"}), framed.tar({"b": b"2", "c": b"3"})
+    path = tmp_path / "a.tar"
+    path.write_bytes(one.rstrip(b"\0").ljust(1024, b"\0") + bytes(zeros) + other)
+    assert [b"".join(member.chunks) for member in members(path)] == [b"1", b"2", b"3"]
+    path.write_bytes(one + b"lol" * 512 + other)
+    found: list[bytes] = []
+    with pytest.raises(StreamBreak, match="damaged tar: invalid header, behind a file or its end"):
+        found.extend(b"".join(member.chunks) for member in members(path))
+    assert found == [b"1"]

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.errors import CorpusError
 from pipeline.texts.blocks import Layout, RowBlock
-from pipeline.texts.inputs import InputOptions, detect, read_blocks
+from pipeline.texts.choosing import InputOptions
+from pipeline.texts.inputs import detect, read_blocks
 from pipeline.texts.rows import read_rows
 
 
@@ -90,8 +91,25 @@ def test_headers_that_do_not_tell(tmp_path: Path) -> None:
         "line 1: 2 columns are called 'label'; give each another name"
     )
     assert read(path, ["text"]).columns == {"text": ["a"]}
-    path.write_text("sep=;\ntext;label\na;1\n")
-    assert refusal(path, ["text"]).endswith("; line 1 is Excel's, not the header; delete it")
+
+
+@pytest.mark.parametrize("sign", ";,|\t")
+def test_the_delimiter_that_excel_says(tmp_path: Path, sign: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"sep={sign}\ntext{sign}label\na,; b{sign}1\n".replace("a,;", "a"))
+    block = read(path, ["text", "label"])
+    assert block.columns == {"text": ["a b"], "label": ["1"]} and block.lines == [3]
+
+
+def test_two_files_in_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\na,1\ntext,label\nb,2\ntext,2\n")
+    bad: list[tuple[int, str, str]] = []
+    (block,) = read_rows(path, ["text"], on_bad=lambda *one: bad.append(one))
+    assert block.columns == {"text": ["a", "b", "text"]}
+    assert bad == [(3, "is the header again", "text,label")]
+    path.write_text("text\na\ntext\n")
+    assert read(path, ["text"]).columns == {"text": ["a", "text"]}
 
 
 def test_a_header_is_not_read_as_a_row(tmp_path: Path) -> None:
@@ -112,9 +130,11 @@ def test_a_header_is_not_read_as_a_row(tmp_path: Path) -> None:
 def test_a_first_row_that_is_no_header(tmp_path: Path, first: str, num_columns: int) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"{first}\n{first}\n")
-    assert refusal(path, ["text"]).endswith(
-        "; line 1 looks like a row of data: for a file without a header set columns = [...] with"
-        f" the names of its {num_columns} columns"
+    said = refusal(path, ["text"])
+    assert said.startswith("no column 'text'; line 1 looks like a row of data: of a file without a")
+    assert (
+        f"or set columns = [...] with the names of its {num_columns} columns; line 1 holds 1 '"
+        in (said)
     )
 
 
@@ -167,5 +187,8 @@ def test_scoring_reads_by_the_same_code(tmp_path: Path) -> None:
     assert block.rows["text"].to_pylist() == ["caf\u00e9, so", "two"]
     path = tmp_path / "a.txt"
     path.write_text("Text\tn\nso\t1\n")
+    named = InputOptions(text="text")
     with pytest.raises(CorpusError, match=r"no column 'text'; did you mean 'Text'\?"):
-        list(read_blocks(path, detect(path, InputOptions()), InputOptions()))
+        list(read_blocks(path, detect(path, named), named))
+    (block,) = read_blocks(path, detect(path, InputOptions()), InputOptions())
+    assert block.rows["text"].to_pylist() == ["so"]

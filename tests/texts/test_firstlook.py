@@ -125,3 +125,13 @@ def test_files_without_the_usual_names(tmp_path: Path) -> None:
         glance(tmp_path / "none.csv", [])
     with pytest.raises(CorpusError, match="is a folder; name one file of it"):
         glance(tmp_path, [])
+
+
+def test_columns_by_number(tmp_path: Path) -> None:
+    rows = [f'{4 * (i % 2)},{10**9 + i},"so, it is {i}"' for i in range(6)]
+    path = table(tmp_path, rows[1:], header=rows[0])
+    with pytest.raises(CorpusError, match="by number, as --text 3 --label 1"):
+        glance(path, ["mood"])
+    found = glance(path, ["mood=1"], given={"text": "3", "id": "2"})
+    assert found.columns == {"text": "3", "id": "2"} and found.num_rows == 6
+    assert found.tasks[0].why == "2 classes: 0 3, 4 3"

@@ -13,16 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.texts.framing import (
-    CutOff,
-    Unreadable,
-    Value,
-    indent_after,
-    json_values,
-    lines,
-    next_start,
-    read_object,
-)
+from pipeline.texts import scanning
+from pipeline.texts.framing import is_json_like, json_values
+from pipeline.texts.scanning import CutOff, indent_after, next_start, read_object
+from pipeline.texts.values import Unreadable, Value, lines
 from tests.builders.dumps import FULL, LAYOUTS, bad, dump, fuzz, jsonl, rows, totals, v1
 
 
@@ -118,14 +112,13 @@ def test_damaged_lines_are_quarantined_in_place(tmp_path: Path) -> None:
         good[5],
     ]
     blocks = dump(tmp_path / "a", b"\n".join(parts))
-    assert totals(blocks) == Counter(read=11, tweets=4, quarantined=7)
+    assert totals(blocks) == Counter(read=10, tweets=4, quarantined=6)
     assert [row["line"] for row in rows(blocks)] == [1, 3, 9, 11]
-    assert [row["line"] for row in bad(blocks)] == [2, 4, 5, 6, 7, 8, 10]
+    assert [row["line"] for row in bad(blocks)] == [2, 4, 5, 7, 8, 10]  # null is nothing
     reasons = [row["reason"] for row in bad(blocks)]
     assert reasons[2] == "not UTF-8: byte 0xFF"
-    assert reasons[3] == "not a tweet but a JSON NoneType"
-    assert reasons[4] == "not JSON: nested too deeply"
-    assert reasons[6] == "not a tweet: its keys are unknown"
+    assert reasons[3] == "not JSON: nested too deeply"
+    assert reasons[5] == "not a tweet: its keys are unknown"
     assert bad(blocks)[0]["excerpt"].startswith('{"created_at"')
 
 
@@ -255,3 +248,280 @@ def test_anything_like_json_is_accounted_for(data: str, tmp_path: Path) -> None:
     totals(blocks)
     if data.strip(" \n,[]"):
         assert blocks
+
+
+def read(data: bytes, **options: int) -> list[object]:
+    """Values, and the reasons of what is none."""
+    items = json_values((data[at : at + 4096] for at in range(0, len(data), 4096)), **options)
+    return [item.value if isinstance(item, Value) else item.reason for item in items]
+
+
+A, B = {"id": 1, "text": "é{"}, {"id": 2}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        'var x = [{a}, {b}];',
+        'window.YTD.tweets.part0 = [\n{a},\n{b}\n]\n',
+        'Grailbird.data.tweets_2013_05 = \n [{a}, {b}]',
+        'cb([{a},{b}]);',
+        '/**/ jQuery1_2({a}); jQuery1_2({b});',
+        "const x = {a};\nlet y = {b};\n",
+        'window.a = [ {a} ]\nwindow.b = [ {b} ]',
+        ")]}',\nx = [{a}, {b}]",
+        "[{a}][{b}]",
+        "{a} {b}",
+        "{a}\n\n{b}{a}",
+        '{"17": {a}, "18": {b}}',
+        '{\n  "17": {a},\n  "18": {b}\n}\n',
+        '{"at://did:plc:a/app.bsky.feed.post/1": {a}, "https://a.example/1": {b}}',
+        '{"6f1c2b7e-5a51-4b6e-9a59-9d6c0a8f1d11": {a}, "tweet-9000000000000000": {b}}',
+        '{"17": [{a}, {b}]}',
+        '{"17": {a}}\n{"18": {b}}\n',
+        "\x1e{a}\n\x1e{b}\n",
+        "\x1e\n{a}\n\x1e\n{b}",
+        "\x1e{a}\n{b}\n",
+        "null\n{a}\n\nnull\nnull\n{b}\nnull",
+        "[{a}, null, {b}]",
+        "{a}\r{b}\r",
+        "{a}\n\ufeff{b}\n",
+        "[{a}]\n\ufeff[{b}]",
+        "{a},{b}",
+        "{a}, {b},",
+        "data: {a}\ndata: {b}\n",
+        "event: update\ndata: {a}\n\n:thump\n\nid: 7\nevent: update\ndata: {b}\n\n",
+        "event: update\r\ndata:{a}\r\n\r\nretry: 9\r\n\r\ndata:{b}",
+        "9000\t{a}\n9001\t{b}\n",
+        "2026-11-04T09:00:00Z\t{a}\n2026-11-04T09:00:01Z\t{b}\n",
+        "2026-11-04 09:00:00,123 - a.b - INFO - {a}\n2026-11-04 09:00:00,124 - a.b - INFO - {b}",
+        "[2026-11-04T09:00:00.123Z] {a}\n[2026-11-04T09:00:00.124Z] {b}\n",
+        "Nov  4 09:00:00 host a[1]: {a}\nNov 14 09:00:00 host a[1]: {b}\n",
+        "{a}\n9000\t{b}\n",
+    ],
+)  # fmt: skip
+def test_framings_as_people_have_them(data: str) -> None:
+    filled = data.replace("{a}", json.dumps(A)).replace("{b}", json.dumps(B))
+    assert read(filled.encode())[:2] == [A, B]
+    assert len(read(filled.encode())) == data.count("{a}") + data.count("{b}")
+
+
+def test_a_map_gives_ids_to_records_without_one() -> None:
+    data = b'{"9000000000000000": {"text": "a"}, "17": {"text": "b"}, "meta": {"n": 1}, "n": 3}'
+    assert read(data) == [
+        {"id": "9000000000000000", "text": "a"}, {"text": "b"}, {"n": 1}, "not a JSON object"
+    ]  # fmt: skip
+    assert read(b'{"user": {"id": 1}, "id": 2}') == [{"user": {"id": 1}, "id": 2}]
+
+
+@pytest.mark.parametrize("wrong", ["30", "7", "999", "99999999999", "0", "1"])
+def test_a_wrong_count_costs_nothing_but_where_the_record_is_damaged(wrong: str) -> None:
+    one = json.dumps(A, ensure_ascii=False)
+    good = f"{len(one.encode()) + 2}\r\n{one}\r\n"
+    assert read((good * 3 + f"{wrong}\r\n{one}\r\n" + good * 3).encode()) == [A] * 7
+    found = read((good * 3 + f"{wrong}\r\n{one[:-2]}\r\n" + good * 3).encode())
+    assert found.count(A) == 6 and len(found) == 7
+    for over in range(4):  # some count what is around the record, or nothing stands there
+        counted = f"{len(one.encode()) + over}\n{one}\n"
+        assert read((counted * 5).encode()) == [A] * 5
+    assert read((good.rstrip() * 5).encode()) == [A] * 5
+    in_characters = f"{len(one) + 2}\r\n{one}\r\n"
+    assert read((good + in_characters * 3 + good).encode()) == [A] * 5
+    assert read((good * 3 + good[:20]).encode()) == [
+        A,
+        A,
+        A,
+        "not JSON: the file ends within a value",
+    ]
+
+
+def test_an_object_that_is_too_long_is_gone_into() -> None:
+    items = [{"id": str(i), "type": "Create", "object": {"content": "x" * 90}} for i in range(9000)]
+    outbox = {"@context": "https://a.example", "totalItems": 9000, "orderedItems": items}
+    for indent in (None, 2):
+        data = json.dumps(outbox, indent=indent).encode()
+        assert len(data) > 1 << 20
+        assert read(data) == [outbox]
+        assert read(data, max_bytes=1 << 19) == items
+
+
+def test_records_behind_damage_need_not_look_like_it() -> None:
+    for between in ("", ", "):
+        data = between.join(['{"id": 1}', '{"id": 2}', '{"id" 3, "a": [{"b": 1}]}', '{"c": {}}'])
+        found = read(f"[{data}]".encode())
+        assert (found[:2], found[3:]) == ([{"id": 1}, {"id": 2}], [{"c": {}}])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": "it's", "b": 'say "so"', "c": "both ' and \"", "d": "\\ \n\x1b\x7f\u200b\U000e0001"},
+        {"a": [True, False, None, (1, (2,), ())], "b": "None, True: (x,)", "c": -1.5e-9},
+        {"a": "é 😀", "b": {"c": {}}, "d": []},
+    ],
+)  # fmt: skip
+def test_dicts_as_python_writes_them(value: dict[str, object]) -> None:
+    tuples_as_lists = json.loads(json.dumps(value))
+    assert read(f"{value}\n{value}\n".encode()) == [tuples_as_lists] * 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["datetime.datetime(2026, 1, 1, tzinfo=x)", "<a at 1>", "open('x')", "a.b", "1 +", "2 * 3"],
+)
+def test_what_python_writes_and_json_has_not(bad: str) -> None:
+    good = "{'a': 1}\n"
+    found = read(f"{good}{{'a': {bad}}}\n{good}".encode())
+    assert found == [{"a": 1}, "Python's repr of a dict that has no form in JSON", {"a": 1}]
+
+
+PYTHON = [
+    "{{u'id': 1, u'text': u'\\xe9{{'}}\n{{u'id': 2L}}\n",
+    "{{u'id': 1L, u'text': u\"\\xe9{{\"}}\n{{'id': 2}}\n",
+    "OrderedDict([('id', 1), ('text', 'é{{')])\nOrderedDict([('id', 2)])\n",
+    "OrderedDict({a})\nOrderedDict({b})\n",
+    "Status(_api=<a.API object at 0x7f>, _json={a}, id=1)\nStatus(_api=<x>, _json={b}, id=2)\n",
+    "(1, {a})\n(2, {b})\n",
+    "[{a}, {b}]\n",
+    "{{'id': 1,\n 'text': 'é'\n         '{{'}}\n{{'id': 2}}\n",
+    "[{{'id': 1,\n  'text': 'é{{'}},\n {{'id': 2}}]\n",
+]
+
+
+def test_an_array_without_its_end() -> None:
+    end = "not JSON: the file ends within an array"
+    for data in ("[{a}, {b}", "[\n{a},\n{b},\n", "x = [{a},{b}"):
+        filled = data.replace("{a}", json.dumps(A)).replace("{b}", json.dumps(B))
+        assert read(filled.encode()) == [A, B, end]
+    assert read(b"[" * 5000) == [end]
+
+
+@pytest.mark.parametrize("data", PYTHON)
+def test_other_ways_of_python(data: str) -> None:
+    assert [*map(dict, read(data.format(a=A, b=B).encode()))][:2] == [A, B]  # type: ignore[call-overload]
+
+
+def test_strings_with_json_in_them() -> None:
+    one, other = json.dumps(A), json.dumps(B)
+    for write in (
+        json.dumps,
+        repr,
+        lambda text: repr(text.encode()),
+        lambda text: f'u"{text!r}"'[2:-1],
+    ):
+        assert read(f"{write(one)}\n{write(other)}\n".encode()) == [A, B]
+    in_csv = '"{""id"": 1}"\n"{\'id\': 2}"\n'
+    assert read(in_csv.encode()) == [{"id": 1}, {"id": 2}]
+    assert read(b'{"id": 1}\n"{\\"id\\": 2}"\n"{lol}"\n') == [
+        {"id": 1},
+        {"id": 2},
+        "not a JSON object",
+    ]
+
+
+def test_values_that_json_has_not() -> None:
+    line = (
+        "Tweet(a=datetime.datetime(2026, 11, 4, 9, 0, tzinfo=datetime.timezone.utc), b=b'x',"
+        " c=ObjectId('6f'), d={1, 2}, e=nan, f=-1, g=datetime.datetime(2026, 11, 4, 9, 0))\n"
+    )
+    assert read(line.encode() * 2) == 2 * [
+        {
+            "a": "2026-11-04T09:00:00+00:00", "b": "x", "c": "6f", "d": [1, 2], "e": None, "f": -1,
+            "g": "2026-11-04T09:00:00",
+        }
+    ]  # fmt: skip
+
+
+def test_events_that_bring_no_post_keep_their_names() -> None:
+    data = 'event: delete\ndata: 114\n\nevent: x\ndata: {}\n\ndata: {\ndata: }\n\nlol\ndata: {"a\n'
+    assert read(b'data: {"id": 2}\n\n' * 3 + data.encode()) == [
+        B, B, B, {"event": "delete", "payload": 114}, {"event": "x", "payload": {}}, {},
+        "no field of a server-sent event", "not JSON: Unterminated string starting at",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        '{"a" 1\n',
+        '{"a" {],',
+        '{"a": 1},{"a" {],',
+        '"17": {"a" 1 ',
+        '{"a":\n',
+        '{"\n',
+        '{"a" 1},',
+        '{"a": "b\n',
+    ],
+)
+def test_work_is_in_proportion_to_what_is_damaged(
+    unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = 0
+
+    def counted(text: str, at: int, end: int) -> int | None:
+        nonlocal looked_at
+        found = closed(text, at, end)
+        looked_at += (found or end) - at
+        return found
+
+    def started(text: str, at: int, indent: int, end: int) -> int | None:
+        nonlocal looked_at
+        found = next_start(text, at, indent, end)
+        looked_at += (found or end) - at
+        return found
+
+    closed, next_start = scanning.closed, scanning.next_start
+    monkeypatch.setattr(scanning, "closed", counted)
+    monkeypatch.setattr(scanning, "next_start", started)
+    for begins in ('[\n{"a": 1},\n', '{"17": {"a": 1},'):
+        looked_at, data = 0, begins + unit * (60_000 // len(unit))
+        assert len(read(data.encode())) >= 2
+        assert looked_at < (1 << 20) + 10 * len(data)
+
+
+def test_a_list_of_posts_is_gone_into_wherever_it_is() -> None:
+    items = [{"id": str(i), "text": "x" * 90} for i in range(20_000)]
+    for whole in (
+        {"data": items},
+        {"meta": {"n": 1}, "statuses": items},
+        {"hits": {"hits": items}},
+    ):
+        data = json.dumps(whole).encode()
+        assert len(data) > 2 << 20
+        assert read(data, max_bytes=1 << 19) == items
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"a": 1}', "a JSON object"),
+        (' \x1e{"created_at": "Wed No', "a JSON object"),
+        ('[{"a": 1}, {', "an array of JSON objects"),
+        ("{'a': 1}", "Python's repr of a dict"),
+        ("[{'a': None", "Python's repr of a dict"),
+        ("window.YTD.tweets.part0 = [", "JSON behind JavaScript"),
+        ('cb({"a": 1});', "JSON behind JavaScript"),
+        ('  "id_str": "9",', "a line of printed JSON"),
+        ("{u'a': u'b'}", "Python's repr of a dict"),
+        ("OrderedDict([('a', 1)])", "Python's repr of a dict"),
+        ("(9, {'a': 1})", "Python's repr of a dict"),
+        ("Status(_api=<a>, _json={'a': 1}, id=2)", "Python's repr of an object"),
+        ('data: {"a": 1}', "JSON in the data of an event"),
+        ('data: {"a": "cut', "JSON in the data of an event"),
+        ('9000\t{"a": 1}', "JSON behind a key and a tab"),
+        ('2026-11-04T09:00:00Z {"a": 1}', "JSON behind a time"),
+        ("2026-11-04 09:00:00 INFO {'a': 1}", "JSON behind a time"),
+        ('look: {"a": 1}', "JSON behind other words"),
+        ("tweet {'a': None}", "JSON behind other words"),
+        ('"{\\"a\\": 1}"', "JSON in a string"),
+        ('"{""a"": 1}"', "JSON in a string"),
+        ("b'{\"a\": 1}'", "JSON in a string"),
+        *((one, "a line of printed JSON") for one in ("{", "  },", "]", '"a": "b"', "'a': 1,")),
+        *((one, None) for one in ("{lol}", "[1] is", "[]", "I = [", "haha({", '"No": he said', "")),
+        *((one, None) for one in ('look: {"a": 1} lol', 'data: {"a": 1} lol', ":-}", "{'-'} lol")),
+        *((one, None) for one in ("({'o'}) tired", '"Mood": tired', '"quoted {text}"', "f(x=1)")),
+        *((one, None) for one in ('he said that {"a": 1}', "9\t{tea}", "at 09:00 {tea}", "{a: 1}")),
+    ],
+)  # fmt: skip
+def test_lines_that_are_json(line: str, what: str | None) -> None:
+    assert is_json_like(line.encode()) == what

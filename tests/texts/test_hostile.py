@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import CorpusError
+from pipeline.texts import containers
 from pipeline.texts.inputs import InputOptions, detect, read_blocks
 from tests.builders.dumps import v1
-from tests.builders.hostile_dumps import LINE_BYTES, NOISE, SOURCES, accounted, zst
+from tests.builders.framed import NAMES, PACKED, framed, zipped, zst
+from tests.builders.hostile_dumps import LINE_BYTES, NOISE, SOURCES, accounted
 from tests.builders.paths import ROOT
 
 BOUND_MB = 400
@@ -207,3 +209,81 @@ def test_spoiled_zips(tmp_path: Path) -> None:
         (tmp_path / "a.zip").write_bytes(spoiled)
         counts = accounted(tmp_path / "a.zip")
         assert counts["rows"] == 50 or counts["bad"] or counts["failed"]
+
+
+@pytest.mark.parametrize("framing", NAMES)
+def test_mutated_framings_in_containers(tmp_path: Path, framing: str) -> None:
+    """Cut, flipped or repeated anywhere, also in what holds them: nothing is raised but errors for
+    people, and all is accounted for."""
+    order = random.Random(framing)
+    data = framed(framing, [v1(i) for i in range(12)])
+    for number, pack in enumerate(PACKED.values()):
+        for inside in (True, False):
+            path = tmp_path / f"{number}{inside}.json"
+            path.write_bytes(pack(mutated(data, order)) if inside else mutated(pack(data), order))
+            accounted(path)
+
+
+def mutated(data: bytes, order: random.Random) -> bytes:
+    at, other = sorted(order.randrange(len(data)) for _ in range(2))
+    match order.randrange(4):
+        case 0:
+            return data[:at]
+        case 1:
+            return data[:at] + data[other:]
+        case 2:
+            return data[:other] + data[at:]
+    return data[:at] + bytes([data[at] ^ 1 << order.randrange(8)]) + data[at + 1 :]
+
+
+def test_what_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, "_FREELY", 4 * MB)
+    monkeypatch.setattr(containers, "MOST_TIMES", 20)
+    line = json.dumps(v1(0)).encode() + b"\n"
+    inner = zipped({"a.json": line, "b.json": b" " * 3 * MB})
+    for pack in (
+        gzip.compress,
+        lambda data: zipped({"a.zip": data, "b.zip": data, "c.json": line}),
+    ):
+        (tmp_path / "a.json").write_bytes(pack(inner))
+        counts = accounted(tmp_path / "a.json")
+        assert counts["rows"] == 1 if pack is gzip.compress else counts["failed"] == 1
+    (tmp_path / "a.json").write_bytes(gzip.compress(line + b" " * 5 * MB + b"\n" + line))
+    counts = accounted(tmp_path / "a.json")
+    assert (counts["rows"], counts["bad"], counts["failed"]) == (1, 1, 1)
+
+
+def test_what_is_packed_too_often(tmp_path: Path) -> None:
+    data = json.dumps(v1(0)).encode() + b"\n"
+    for number in range(8):
+        (tmp_path / "a.json").write_bytes(data)
+        assert accounted(tmp_path / "a.json")["rows"] == (number <= containers.MOST_LAYERS)
+        data = zipped({"a.zip": data}) if number % 2 else gzip.compress(data)
+
+
+def test_an_index_of_a_zip_that_is_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "_ZIP_MOST_INDEX", 100)
+    (tmp_path / "a.zip").write_bytes(zipped({f"{i}.json": b"{}" for i in range(9)}))
+    with pytest.raises(CorpusError, match=r"a\.zip: is a zip archive of too many files; unpack it"):
+        detect(tmp_path / "a.zip", InputOptions())
+
+
+def test_names_in_archives_are_names_only(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(json.dumps(v1(7)))
+    line = json.dumps(v1(0)).encode() + b"\n"
+    link = header("b.json", 0, tarfile.SYMTYPE)
+    link.linkname = str(tmp_path / "secret")
+    hard = header("c.json", 0, tarfile.LNKTYPE)
+    hard.linkname = "../secret"
+    (tmp_path / "a.tar").write_bytes(
+        tar((header("/etc/a.json", len(line)), line), (link, b""), (hard, b"")).replace(
+            b"\0" * 10240, b""
+        )
+    )
+    before = sorted(tmp_path.iterdir())
+    assert accounted(tmp_path / "a.tar")["rows"] == 1
+    (tmp_path / "a.tar").write_bytes(zipped({"../../a.json": line, "/b.json": line}))
+    assert accounted(tmp_path / "a.tar")["rows"] == 2
+    assert sorted(tmp_path.iterdir()) == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,19 +136,22 @@ def test_a_zip_with_several_files(tmp_path: Path) -> None:
 
 
 def test_zips_that_are_not_read(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a.csv", b"text,mood\na,1\n")
-    inner = file.getvalue()
+    data = b"text,mood\na,1\n"
+    both = write_zip(tmp_path / "ab.zip", {"a.csv": data, "b.csv": data}).read_bytes()
     for name, path, expected in (
         ("a.csv", write_zip(tmp_path / "l.zip", {"a.csv": b"x" * 99}, zipfile.ZIP_LZMA), "rare"),
-        ("", write_zip(tmp_path / "z.zip", {"a.csv": inner}), "a zip archive in another is not re"),
+        (
+            "",
+            write_zip(tmp_path / "z.zip", {"ab.zip": both}),
+            "holds 2 files: a.csv, b.csv; unpack",
+        ),
         ("", write_zip(tmp_path / "b.xlsx", {"xl/workbook.xml": b"<x/>"}), "is an Excel workbook;"),
     ):
         assert expected in refusal(path), name
-    locked = bytearray(inner)
+    one = write_zip(tmp_path / "a.zip", {"a.csv": data}).read_bytes()
+    locked = bytearray(one)
     locked[6] |= 1
-    locked[inner.index(b"PK\x01\x02") + 8] |= 1
+    locked[one.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "p.zip").write_bytes(locked)
     assert refusal(tmp_path / "p.zip") == "needs a password; unpack it, and name the file in it"
 
