@@ -100,16 +100,7 @@ def line_chart(lines: Sequence[Series], x: str, y: str) -> Any:
     for line in lines:
         colour, dash = line.style.colour, line.style.dash
         if line.low is not None and line.high is not None:
-            band = hv.Area((line.x, line.low, line.high), x, [y, f"{y} (high)"])
-            parts.append(
-                band.opts(backend="bokeh", color=colour, fill_alpha=0.13, line_alpha=0).opts(
-                    backend="matplotlib",
-                    color=colour,
-                    facecolor=colour,  # else one of a cycle of colours comes before it
-                    alpha=0.13,
-                    linewidth=0,
-                )
-            )
+            parts.append(_band(line, line.low, line.high, x, y))
         curve = hv.Curve((line.x, line.y), x, y, label=line.label)
         parts.append(
             curve.opts(
@@ -128,6 +119,20 @@ def line_chart(lines: Sequence[Series], x: str, y: str) -> Any:
         if line.style.mark:
             parts.append(dots(line.x, line.y, x, y, line.style, line.label))
     return hv.Overlay(parts)
+
+
+def _band(line: Series, low: Any, high: Any, x: str, y: str) -> Any:
+    """The interval along a line; of a single point, which has no width, a bar."""
+    if len(line.x) == 1:
+        return whiskers((line.x, line.x), (low, high), x, y, line.style)
+    colour, band = line.style.colour, hv.Area((line.x, low, high), x, [y, f"{y} (high)"])
+    return band.opts(backend="bokeh", color=colour, fill_alpha=0.13, line_alpha=0).opts(
+        backend="matplotlib",
+        color=colour,
+        facecolor=colour,  # else one of a cycle of colours comes before it
+        alpha=0.13,
+        linewidth=0,
+    )
 
 
 def dots(xs: Any, ys: Any, x: str, y: str, style: Style, label: str) -> Any:

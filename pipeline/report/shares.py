@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ from pipeline.report.terminal import open_table
 Row = Mapping[str, Any]
 LINES = {
     "em": ("EM", Style(BLUE)),
-    "adjusted": ("adjusted count", Style(VERMILION, (7, 3), "square")),
+    "adjusted": ("adjusted", Style(VERMILION, (7, 3), "square")),
     "mean": ("mean", Style(GREY, (2, 2), "triangle")),
     "counted": ("counted", Style(GREY, (4, 2), "diamond")),
 }
@@ -39,8 +40,6 @@ TICKS = {True: 6, False: 3}
 GAP = 2.0
 """Steps of the axis over dates without texts, however many; lines break there."""
 CHECKED = {".png", ".svg"}
-MARKS = "abcdefgh"
-"""Of flags in the table, said below it."""
 
 
 def _rows(table: pa.Table, **where: str) -> list[Row]:
@@ -193,7 +192,7 @@ def share_table(table: pa.Table, task: str) -> Table:
         found.add_column(LINES[method][0], justify="right", no_wrap=True)
     marks: dict[str, str] = {}
     for flag in (flag for row in rows for flag in _flags(row)):
-        marks.setdefault(flag, MARKS[len(marks) % len(MARKS)])
+        marks.setdefault(flag, _mark(len(marks)))
     if marks:
         found.add_column("", no_wrap=True)
     by = {(row["group"], row["class"], row["method"]): row for row in rows}
@@ -202,14 +201,20 @@ def share_table(table: pa.Table, task: str) -> Table:
         own = [by[group, name, method] for method in methods]
         cells = [_cell(row, scale=1 if values else 100) for row in own]
         texts = f"{own[0]['num_texts']:,}"
-        said = dict.fromkeys(marks[flag] for row in own for flag in _flags(row))
+        said = " ".join(dict.fromkeys(marks[flag] for row in own for flag in _flags(row)))
         start = (escape(group), texts) if group != before else ("", "")
         found.add_row(
-            *start, *([] if values else [escape(name)]), *cells, *(["".join(said)] if marks else [])
+            *start, *([] if values else [escape(name)]), *cells, *([said] if marks else [])
         )
         before = group
     found.caption = escape("\n".join(f"{mark}: {flag}" for flag, mark in marks.items())) or None
     return found
+
+
+def _mark(number: int) -> str:
+    """What stands for a flag in the table: a, b, … z, a1, …"""
+    turn, place = divmod(number, len(ascii_lowercase))
+    return f"{ascii_lowercase[place]}{turn or ''}"
 
 
 def _flags(row: Row) -> list[str]:
