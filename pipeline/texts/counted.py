@@ -21,6 +21,7 @@ from pipeline.texts.scanning import CutOff, read_object
 from pipeline.texts.values import EXCERPT_CHARS, Unreadable, Value, excerpt, loads, too_long
 
 _COUNT = re.compile(rb"(\d{1,12})[ \t]*\r?\n")
+_NEXT_COUNT = re.compile(rb"\s*+(\d{1,12})[ \t]*\r?\n")
 _NEXT = re.compile(rb"[\n}\]](\d{1,12}[ \t]*\r?\n\s{0,16}[{\[])")
 _BLANKS = re.compile(rb"\s*+")
 _LOOKED_AT = 1 << 12  # bytes, of a record whose count is wrong, and some times its count
@@ -82,7 +83,10 @@ class _Buffer:
 def from_counted(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Unreadable]:
     """The records of a stream that has a count of bytes before each."""
     buffer = _Buffer(chunks)
-    while buffer.skip_blanks():
+    while True:
+        yield from _whole_records(buffer, max_bytes)
+        if not buffer.skip_blanks():
+            break
         buffer.has(_KEPT_BYTES)
         line, behind = buffer.line, 0
         try:
@@ -109,6 +113,26 @@ def from_counted(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Un
                 yield Value(line + 1, one)
     if buffer.broken is not None:
         yield Unreadable(buffer.line, str(buffer.broken), "", breaks=True)
+
+
+def _whole_records(buffer: _Buffer, max_bytes: int) -> Iterator[Value]:
+    """The objects from here on that are in the buffer as their counts say: nearly all."""
+    data, at, line = buffer.data, buffer.at, buffer.line
+    while (count := _NEXT_COUNT.match(data, at)) is not None:
+        start, size = count.end(), int(count[1])
+        if size > max_bytes or start + size > len(data):
+            break
+        try:
+            value = loads(data[start : start + size])
+        except ValueError:
+            break
+        if not isinstance(value, dict):
+            break
+        line += data.count(b"\n", at, start)
+        yield Value(line, value)
+        line += data.count(b"\n", start, start + size)
+        at = start + size
+        buffer.at, buffer.line = at, line
 
 
 def _record(buffer: _Buffer, behind: int, size: int, max_bytes: int) -> tuple[Any, int]:
