@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -87,3 +87,12 @@ def own_run(finished_run: Path, tmp_path: Path) -> RunConfig:
 
     shutil.copytree(finished_run.parent, tmp_path / "own")
     return RunConfig.load(tmp_path / "own" / finished_run.name)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser for tests of pages; skips where there is none."""
+    from tests.builders.browser import open_browser
+
+    with open_browser() as driver:
+        yield driver

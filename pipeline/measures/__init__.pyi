@@ -41,6 +41,7 @@ from .prevalence import class_shares as class_shares
 from .prevalence import is_flat as is_flat
 from .prevalence import mean_value as mean_value
 from .prevalence import misfit as misfit
+from .prevalence import wilson as wilson
 from .setshares import LabelSets as LabelSets
 from .setshares import label_shares as label_shares
 from .thresholds import calibrate_labels as calibrate_labels

@@ -162,7 +162,7 @@ def interval(draws: Array) -> tuple[Array, Array]:
     return np.asarray(low), np.asarray(high)
 
 
-def wilson(share: Array, num_texts: int) -> tuple[Array, Array]:
+def wilson(share: Array, num_texts: int | Array) -> tuple[Array, Array]:
     """The 95 % interval ``(k,)`` of a share among texts that were drawn at random (Wilson 1927)."""
     z = special.ndtri(LEVELS[1] / 100)
     middle = (share + z * z / (2 * num_texts)) / (1 + z * z / num_texts)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.measures import wilson
 from pipeline.report.digits import four
 from pipeline.texts import StoredTexts
 
@@ -137,10 +138,7 @@ class Reliability:
 
     def interval(self) -> tuple[Array, Array]:
         """Ends ``(bins,)`` of Wilson's 95 % interval of the shares."""
-        z, share, count = 1.96, self.accuracy, self.count
-        middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-        half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / 2 / count) ** 2)
-        return middle - half, middle + half
+        return wilson(self.accuracy, self.count)
 
     @property
     def shown(self) -> bool:

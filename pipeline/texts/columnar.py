@@ -27,6 +27,13 @@ ARROW_MAGIC = b"ARROW1"
 FEATHER1_MAGIC = b"FEA1"
 STREAM_MAGIC = b"\xff\xff\xff\xff"
 """Before the first message of an Arrow stream."""
+COLUMNAR = {
+    PARQUET_MAGIC: "parquet",
+    ARROW_MAGIC: "arrow",
+    STREAM_MAGIC: "arrow",
+    FEATHER1_MAGIC: "arrow",
+}
+"""First bytes -> format."""
 _UNREADABLE = (pa.ArrowException, KeyError, ValueError, OverflowError)
 """What the readers raise; not all of it is Arrow's: two columns of one name, an unknown time zone,
 a time beyond the year 9999."""

@@ -20,8 +20,8 @@ from pipeline.texts.containers import StreamBreak
 from pipeline.texts.scanning import CutOff, read_object
 from pipeline.texts.values import EXCERPT_CHARS, Unreadable, Value, excerpt, loads, too_long
 
-_COUNT = re.compile(rb"(\d{1,12})[ \t]*\r?\n")
-_NEXT_COUNT = re.compile(rb"\s*+(\d{1,12})[ \t]*\r?\n")
+COUNT = re.compile(rb"(\d{1,12})[ \t]*\r?\n")
+_NEXT_COUNT = re.compile(rb"\s*+" + COUNT.pattern)
 _NEXT = re.compile(rb"[\n}\]](\d{1,12}[ \t]*\r?\n\s{0,16}[{\[])")
 _BLANKS = re.compile(rb"\s*+")
 _LOOKED_AT = 1 << 12  # bytes, of a record whose count is wrong, and some times its count
@@ -90,7 +90,7 @@ def from_counted(chunks: Iterator[bytes], max_bytes: int) -> Iterator[Value | Un
         buffer.has(_KEPT_BYTES)
         line, behind = buffer.line, 0
         try:
-            count = _COUNT.match(buffer.data, buffer.at)
+            count = COUNT.match(buffer.data, buffer.at)
             if count is None:
                 raise ValueError("no count of bytes before it")
             behind = count.end() - buffer.at

@@ -13,14 +13,7 @@ from pathlib import Path
 from pipeline.errors import CorpusError
 from pipeline.texts.blocks import Layout, RowBlock, Wanted
 from pipeline.texts.charsets import as_utf8
-from pipeline.texts.columnar import (
-    ARROW_MAGIC,
-    FEATHER1_MAGIC,
-    PARQUET_MAGIC,
-    STREAM_MAGIC,
-    read_arrow,
-    read_parquet,
-)
+from pipeline.texts.columnar import COLUMNAR, read_arrow, read_parquet
 from pipeline.texts.containers import StreamBreak, members, peek, readable
 from pipeline.texts.delimited import DELIMITERS, read_csv, read_lines, read_tsv
 from pipeline.texts.jsonrows import read_jsonl
@@ -49,12 +42,6 @@ HEADERLESS = ("csv", "tsv")
 """Formats whose columns may be named from outside."""
 BINARY = ("parquet", "arrow")
 """Formats that say themselves how their texts are encoded."""
-_MAGIC = {
-    PARQUET_MAGIC: "parquet",
-    ARROW_MAGIC: "arrow",
-    STREAM_MAGIC: "arrow",
-    FEATHER1_MAGIC: "arrow",
-}
 _WORKBOOK_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 """Of Excel's files before 2007; newer ones are zip archives (``containers``)."""
 _SUFFIXES = {
@@ -98,7 +85,7 @@ def detect_format(
     name, head = _beginning(path)
     if head.startswith(_WORKBOOK_MAGIC):
         raise CorpusError(f"{path}: is an Excel workbook; save its sheet as CSV, and name that")
-    for magic, format in _MAGIC.items():
+    for magic, format in COLUMNAR.items():
         if head.startswith(magic):
             return format
     try:

@@ -25,7 +25,7 @@ from typing import Any
 from pipeline.texts import pythonic, within
 from pipeline.texts.charsets import as_utf8
 from pipeline.texts.containers import StreamBreak, peek
-from pipeline.texts.counted import from_counted
+from pipeline.texts.counted import COUNT, from_counted
 from pipeline.texts.pythonic import is_pythonic, pythonic_kind
 from pipeline.texts.scanning import LIST_IN_OBJECT, CutOff, Scanner, is_id, read_object
 from pipeline.texts.values import (
@@ -66,7 +66,6 @@ _RS = b"\x1e"
 HEAD_BYTES = 1 << 20
 """Of a stream, that its framing is told from."""
 _HEAD_LINES = 16
-_COUNT = re.compile(rb"\d{1,12}[ \t]*\r?\n")
 _COUNTED = re.compile(rb"(?:^|[\n}\]])\d{1,12}[ \t]*\r?\n\s{0,100}[{\[]")
 _AT_LINE_START = re.compile(rb"(?:^|\n)[{\[]")
 _OBJECTS = re.compile(rb"[\[\s]*\{\s*(?:[\"'}]|$)|\[\s*\]")
@@ -169,7 +168,7 @@ def _is_sequence(head: bytes) -> bool:
 
 
 def _is_counted(head: bytes) -> bool:
-    if not _COUNT.match(head):
+    if not COUNT.match(head):
         return False
     return 2 * len(_COUNTED.findall(head)) > len(_AT_LINE_START.findall(head))
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pipeline.errors import CorpusError
 from pipeline.texts.charsets import UTF8, as_utf8, encoding_of
-from pipeline.texts.columnar import ARROW_MAGIC, FEATHER1_MAGIC, PARQUET_MAGIC, STREAM_MAGIC
+from pipeline.texts.columnar import COLUMNAR
 from pipeline.texts.containers import Member, StreamBreak, members, peek
 from pipeline.texts.framing import HEAD_BYTES, framing_of
 
@@ -21,7 +21,6 @@ PLAIN = "plain"
 COLUMNS, ROWS = "columns", "lines of text"
 """Framings of what is no JSON: Parquet and Arrow; CSV, TSV and plain lines."""
 
-_COLUMNAR = (PARQUET_MAGIC, ARROW_MAGIC, FEATHER1_MAGIC, STREAM_MAGIC)
 _MOST_FILES = 64
 
 
@@ -87,7 +86,7 @@ def _recognised(member: Member, encoding: str | None) -> Recognised:
     if member.hidden:
         container += f", {member.hidden} hidden file{'s' * (member.hidden > 1)} left out"
     head, _ = peek(member.chunks, HEAD_BYTES)
-    if head.startswith(_COLUMNAR):
+    if head.startswith(tuple(COLUMNAR)):
         return Recognised(container, COLUMNS, "")
     decoded, _ = peek(as_utf8(iter([head]), encoding), HEAD_BYTES)
     return Recognised(container, framing_of(decoded) or ROWS, encoding_of(head, encoding))

@@ -28,7 +28,6 @@ from tests.builders.browser import (
     console_errors,
     find_all,
     low_contrast,
-    open_browser,
     overflowing,
     requested,
     resize,
@@ -53,12 +52,6 @@ def nasty_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> RunC
     config = RunConfig.load(write_scripted_run(tmp_path_factory.mktemp("nasty"), tiny_bert))
     stages.run(config)
     return config
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with open_browser() as driver:
-        yield driver
 
 
 @pytest.fixture

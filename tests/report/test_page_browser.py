@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from tests.builders.browser import (
     console_errors,
     find_all,
     low_contrast,
-    open_browser,
     overflowing,
     requested,
     resize,
@@ -43,12 +41,6 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
     config = RunConfig.load(write_scripted_run(tmp_path_factory.mktemp("nasty"), tiny_bert))
     stages.run(config)
     return write_report(Path(config.run_dir), images="none")[0]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with open_browser() as driver:
-        yield driver
 
 
 @pytest.fixture
