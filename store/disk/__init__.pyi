@@ -24,6 +24,7 @@ from .durable import make_directories as make_directories
 from .durable import page_aligned as page_aligned
 from .durable import remove as remove
 from .durable import replace_file as replace_file
+from .durable import step as step
 from .durable import sync_directories as sync_directories
 from .durable import sync_directory as sync_directory
 from .durable import write_file as write_file
@@ -35,6 +36,8 @@ from .location import address_as_typed as address_as_typed
 from .location import address_kind as address_kind
 from .location import check_folders as check_folders
 from .location import confined as confined
+from .location import is_url as is_url
+from .location import join as join
 from .location import locate as locate
 from .location import read_into as read_into
 from .location import refuse_address as refuse_address
@@ -43,3 +46,14 @@ from .locks import check_writable_file_system as check_writable_file_system
 from .locks import locked as locked
 from .locks import process_lock as process_lock
 from .members import check_members as check_members
+from .objects import ObjectLocation as ObjectLocation
+from .objects import check_conditions as check_conditions
+from .objects import new_writer as new_writer
+from .storage import storage_options as storage_options
+from .storage import use_storage as use_storage
+from .verbs import Creates as Creates
+from .verbs import Deletes as Deletes
+from .verbs import Lists as Lists
+from .verbs import Meta as Meta
+from .verbs import ObjectChanged as ObjectChanged
+from .verbs import Puts as Puts

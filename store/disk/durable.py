@@ -35,12 +35,13 @@ _watcher: Callable[[str], None] | None = None
 
 
 def watch_steps(watcher: Callable[[str], None] | None) -> None:
-    """Call `watcher(step)` before and after every fsync, rename and removal of this process."""
+    """Call `watcher(step)` before and after every fsync, rename, removal and change of a bucket."""
     global _watcher
     _watcher = watcher
 
 
-def _step(name: str) -> None:
+def step(name: str) -> None:
+    """Say a step to whoever watches; see `watch_steps`."""
     if _watcher is not None:
         _watcher(name)
 
@@ -70,13 +71,13 @@ def explain(error: OSError, path: Path) -> StoreError:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
-    _step("before sync_directory")
+    step("before sync_directory")
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _step("after sync_directory")
+    step("after sync_directory")
 
 
 def make_directories(path: Path) -> None:
@@ -239,13 +240,13 @@ def _write_parts(path: Path, parts: Iterable[Buffer]) -> None:
 
 def sync_file(path: Path) -> None:
     """Make the content of a file durable."""
-    _step("before sync_file")
+    step("before sync_file")
     descriptor = os.open(path, os.O_WRONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _step("after sync_file")
+    step("after sync_file")
 
 
 def _write_directly(descriptor: int, view: memoryview) -> int:
@@ -286,16 +287,16 @@ def page_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[An
 
 def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it; nothing if it is not there."""
-    _step("before remove")
+    step("before remove")
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-    _step("after remove")
+    step("after remove")
 
 
 def replace_file(source: Path, target: Path) -> None:
     """Atomic rename (the caller syncs the directory)."""
-    _step("before rename")
+    step("before rename")
     os.replace(source, target)
-    _step("after rename")
+    step("after rename")

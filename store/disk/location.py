@@ -1,7 +1,8 @@
-"""Where a store's bytes are: a local directory, or any fsspec address for reading.
+"""Where a store's bytes are: a local directory, a bucket, or any fsspec address for reading.
 
-Both offer the same three reads (a whole file, ranges of a file into buffers, a file's size) and two
-looks around (a folder's names, all files); a directory also maps a file into memory.
+`objects` holds the bucket, and `verbs` what it and a directory have in common. All places offer the
+same three reads (a whole file, ranges of a file into buffers, a file's size) and two looks around
+(a folder's names, all files); a directory also maps a file into memory.
 
 A store may come from elsewhere, and what its files say is data: `confined` is the one place where
 a path from a file becomes a path on this machine, and none leads out of the store's folder.
@@ -15,16 +16,28 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from store.disk.checked import FROM_BACKUP, damaged
-from store.disk.durable import explain
+from store.disk.durable import (
+    TEMPORARY_SUFFIX,
+    explain,
+    make_directories,
+    step,
+    sync_directory,
+    write_file,
+)
+from store.disk.storage import KINDS
+from store.disk.verbs import Buffer, Meta, ObjectChanged
 from store.errors import PASSES, SalientError, StoreBusy, StoreError, StoreInputError
+
+if TYPE_CHECKING:
+    from store.disk.objects import ObjectLocation
 
 Bytes = npt.NDArray[np.uint8]
 LOCAL_KINDS = ("file", "local")
@@ -211,7 +224,8 @@ class LocalLocation:
     def names(self, folder: str) -> list[str]:
         """See `Location.names`."""
         try:
-            return sorted(os.listdir(confined(self.root, folder, said_by=self.address)))
+            place = confined(self.root, folder, said_by=self.address) if folder else self.root
+            return sorted(os.listdir(place))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -224,6 +238,112 @@ class LocalLocation:
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
             for name in (*names, *links):
                 yield os.path.normpath(os.path.join(base, name))
+
+    # -- the verbs that a bucket has too (`store.disk.verbs`) ----------------------------------
+
+    def child(self, path: str) -> LocalLocation:
+        """A folder below this one."""
+        return LocalLocation(self.root / check_relative(path, said_by=self.address))
+
+    def head(self, path: str) -> Meta:
+        """What is known of a file; FileNotFoundError if there is none."""
+        descriptor = self._open(path)
+        try:
+            return _meta(path, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def get(
+        self, path: str, *, max_bytes: int | None = None, remedy: str = FROM_BACKUP
+    ) -> tuple[bytes, Meta]:
+        """A file whole, and what is known of it."""
+        content = self.read(path, max_bytes=max_bytes, remedy=remedy)
+        return content, self.head(path)
+
+    def read_range(self, path: str, start: int, stop: int, *, etag: str | None = None) -> bytes:
+        """Bytes `[start, stop)` of a file; fewer where it ends before."""
+        descriptor = self._open(path)
+        try:
+            if etag is not None and _meta(path, os.fstat(descriptor)).etag != etag:
+                raise ObjectChanged(
+                    f"{self.address}/{path}: changed while it was read; what was read of it before"
+                    " does not count, read it again"
+                )
+            buffer = np.empty(max(0, stop - start), np.uint8)
+            return buffer[: read_into(descriptor, buffer, start)].tobytes()
+        finally:
+            os.close(descriptor)
+
+    def put(self, path: str, parts: Buffer | Sequence[Buffer]) -> Meta:
+        """See `Puts.put`."""
+        target = self._target(path)
+        write_file(target, _as_parts(parts), shared=True)
+        return _meta(path, os.stat(target))
+
+    def create(self, path: str, parts: Buffer | Sequence[Buffer]) -> bool:
+        """See `Creates.create`; a link appears whole or finds the name taken."""
+        target = self._target(path)
+        beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}{TEMPORARY_SUFFIX}")
+        try:
+            write_file(beside, _as_parts(parts), sync_name=False)
+            try:
+                step("before link")
+                os.link(beside, target)
+                step("after link")
+            except FileExistsError:
+                return False
+            sync_directory(target.parent)
+            return True
+        except OSError as error:
+            raise explain(error, target) from error
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def replace(self, path: str, parts: Buffer | Sequence[Buffer], found: Meta) -> bool:
+        """See `Creates.replace`; those who replace exclude each other by a lock beside the file."""
+        from store.disk.locks import locked
+
+        target = self._target(path)
+        with locked(target.with_name(f".{target.name}.lock"), signed=False):
+            try:
+                if self.head(path).etag != found.etag:
+                    return False
+            except FileNotFoundError:
+                return False
+            write_file(target, _as_parts(parts))
+            return True
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy a file, in place of what is there."""
+        self.put(target, self.read(source))
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """See `Deletes.delete`."""
+        for path in paths:
+            step("before delete")
+            self._target(path, make=False).unlink(missing_ok=True)
+            step("after delete")
+
+    def list(self, folder: str = "", *, after: str | None = None) -> Iterator[Meta]:
+        """See `Lists.list`; files that are being written are left out."""
+        base = confined(self.root, folder, said_by=self.address) if folder else self.root
+        found = []
+        for place, _, names in os.walk(base):
+            for name in names:
+                if name.startswith(".") and name.endswith((TEMPORARY_SUFFIX, ".lock")):
+                    continue
+                whole = os.path.join(place, name)
+                path = os.path.relpath(whole, self.root)
+                with contextlib.suppress(FileNotFoundError):
+                    if after is None or path > after:
+                        found.append(_meta(path, os.lstat(whole)))
+        yield from sorted(found)
+
+    def _target(self, path: str, *, make: bool = True) -> Path:
+        target = confined(self.root, path, said_by=self.address)
+        if make:
+            make_directories(target.parent)
+        return target
 
     def _open(self, path: str) -> int:
         """A descriptor of a regular file inside the folder; what else there is, is an OSError.
@@ -251,8 +371,17 @@ class LocalLocation:
         return descriptor
 
 
+def _meta(path: str, status: os.stat_result) -> Meta:
+    etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}"
+    return Meta(path, status.st_size, etag, status.st_mtime)
+
+
+def _as_parts(parts: Any) -> list[Any]:
+    return list(parts) if isinstance(parts, (list, tuple)) else [parts]
+
+
 class RemoteLocation:
-    """An fsspec address such as `s3://bucket/store`; for reading only."""
+    """An fsspec address that obstore does not serve, such as `hf://…`; for reading only."""
 
     def __init__(self, address: str, **options: Any) -> None:
         import fsspec
@@ -412,22 +541,47 @@ def address_as_typed(path: str | Path) -> str:
     return f"{found[1]}://{'/' * (found[1] in LOCAL_KINDS)}{rest}"
 
 
+def is_url(path: str | Path) -> bool:
+    """Whether a place is an address such as ``s3://bucket/x``, and no path of this machine."""
+    kind, colon, _ = str(path).partition("://")
+    return bool(colon) and kind.lower() not in LOCAL_KINDS and address_kind(path) is not None
+
+
+def join(place: str | Path, *parts: str) -> str:
+    """A path or an address, with further parts behind it."""
+    if is_url(place):
+        return "/".join([str(place).rstrip("/"), *parts])
+    return os.path.join(place, *parts)
+
+
 def refuse_address(path: str | Path) -> None:
-    """Refuse to write to an address such as ``s3://bucket/store``.
+    """Refuse to write to an address that only reads, such as ``https://host/store``.
 
     Raises:
         StoreInputError: it is one.
     """
-    if address_kind(path) is not None:
+    kind = address_kind(path)
+    if kind is not None:
         raise StoreInputError(
-            f"{address_as_typed(path)}: stores and exports are written to this machine or a shared"
-            " POSIX file system; copy them there afterwards (reading from there is fine)"
+            f"{address_as_typed(path)}: this is written to this machine or a shared POSIX file"
+            " system; copy it there afterwards (reading from there is fine)"
         )
 
 
-def locate(path: str | Path) -> LocalLocation | RemoteLocation:
-    """The location of a store given as a directory or as an fsspec address."""
-    if isinstance(path, str) and "://" in path:
-        kind, _, place = path.partition("://")
-        return LocalLocation(Path(place)) if kind in LOCAL_KINDS else RemoteLocation(path)
-    return LocalLocation(Path(path))
+def locate(path: str | Path) -> LocalLocation | ObjectLocation | RemoteLocation:
+    """The location that a directory or an address stands for.
+
+    Raises:
+        StoreInputError: no such address can be.
+        MissingExtra: a package is not installed that it needs.
+    """
+    if not isinstance(path, str) or "://" not in path:
+        return LocalLocation(Path(path))
+    kind, _, place = path.partition("://")
+    if kind.lower() in LOCAL_KINDS:
+        return LocalLocation(Path(place))
+    if kind.lower() in KINDS:
+        from store.disk.objects import ObjectLocation
+
+        return ObjectLocation(path)
+    return RemoteLocation(path)
