@@ -8,11 +8,13 @@ from .history import read_record as read_record
 from .history import read_root as read_root
 from .history import root_remedy as root_remedy
 from .history import write_array_documents as write_array_documents
+from .labels import WriteTable as WriteTable
 from .labels import matching as matching
 from .labels import read_label_file as read_label_file
 from .labels import read_labels as read_labels
 from .labels import write_labels as write_labels
 from .numbered import empty_record as empty_record
+from .numbered import kept as kept
 from .numbered import load_newest as load_newest
 from .numbered import numbers as numbers
 from .numbered import publish_next as publish_next

@@ -53,8 +53,9 @@ _RECORD = {
     "has_dead": bool,
     "writer": str,
     "plan": (dict, None),
+    "oldest": str,
 }
-_OPTIONAL = ("written_by", "writer", "plan")
+_OPTIONAL = ("written_by", "writer", "plan", "oldest")
 _PLAN = {
     "id": str,
     "kind": str,
@@ -106,7 +107,11 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     }
     if snapshot.writer is not None:  # of a bucket
         plan = snapshot.plan
-        record |= {"writer": snapshot.writer, "plan": None if plan is None else plan.to_json()}
+        record |= {
+            "writer": snapshot.writer,
+            "plan": None if plan is None else plan.to_json(),
+            "oldest": snapshot.oldest,
+        }
     return disk.encode_json(record, indent=None)
 
 
@@ -249,6 +254,11 @@ class _Checks:
         self.hold(
             snapshot.id == snapshot_id and SNAPSHOT_ID.fullmatch(snapshot.id) is not None,
             f"it is the record of snapshot {snapshot.id!a}",
+        )
+        oldest = SNAPSHOT_ID.fullmatch(snapshot.oldest)
+        self.hold(
+            oldest is not None and int(snapshot.oldest) <= int(snapshot.id),
+            f"the oldest snapshot is {snapshot.oldest!a}",
         )
         self.hold(0 <= snapshot.created_at < MAX_TIME, f"time {snapshot.created_at}")
         total, size = snapshot.num_samples, snapshot.schema.samples_per_shard

@@ -25,7 +25,7 @@ from store.layout import (
     shard_bytes,
 )
 from store.records.encoding import SNAPSHOT_ID, decode_snapshot, encode_snapshot
-from store.records.numbered import load_newest, numbers, read_numbered
+from store.records.numbered import kept, load_newest, read_numbered
 from store.records.snapshots import SNAPSHOTS, Snapshot, root_copy_path, snapshot_path
 
 LARGE_SHARD_BYTES = 2**30
@@ -149,7 +149,7 @@ def _of_bucket(
 ) -> Snapshot | None:
     """As `load_snapshot`; None where no bucket's chain is, but maybe a copy of a disk's store."""
     if snapshot_id is not None:
-        there = numbers(location)
+        there = kept(location)
         if there is None:
             return None
         if snapshot_id not in there:
@@ -240,9 +240,9 @@ def kept_ids(location: Location) -> list[str]:
     Emptied ones of a bucket are not kept.
     """
     if isinstance(location, ObjectLocation):
-        there = numbers(location)
+        there = kept(location)
         if there is not None:
-            return [name for name, meta in there.items() if meta.size]
+            return there
     names = (name.removesuffix(".json") for name in location.names(SNAPSHOTS))
     return sorted((name for name in names if SNAPSHOT_ID.fullmatch(name)), key=int)
 
@@ -254,9 +254,9 @@ def kept_snapshots(location: Location) -> list[Snapshot]:
         StoreError: the record of one is damaged.
     """
     if isinstance(location, ObjectLocation):
-        there = numbers(location)
+        there = kept(location)
         if there is not None:
-            full = (read_numbered(location, name) for name, meta in there.items() if meta.size)
+            full = (read_numbered(location, name) for name in there)
             return [snapshot for snapshot in full if snapshot is not None]
     last = int(read_root(location).snapshot_id)
     return [read_record(location, name) for name in kept_ids(location) if int(name) <= last]

@@ -82,6 +82,20 @@ def read_numbered(location: ObjectLocation, snapshot_id: str) -> Snapshot | None
     return decode_snapshot(content, snapshot_id, where=where, remedy=disk.FROM_BACKUP)
 
 
+def kept(location: ObjectLocation) -> list[str] | None:
+    """Ids of the snapshots that may still be opened, oldest first; None if there is no chain.
+
+    What is older than the last commit says is as good as emptied.
+    """
+    there = numbers(location)
+    head = None if there is None else load_newest(location)
+    if there is None or head is None:
+        return None
+    oldest = int(head.oldest)
+    ids = [name for name, meta in there.items() if meta.size and int(name) >= oldest]
+    return ids if head.id in ids else [*ids, head.id]
+
+
 def publish_next(location: ObjectLocation, following: Snapshot) -> Snapshot | None:
     """Make `following` the last commit, if nothing else has its number; all it names is there.
 

@@ -1,8 +1,8 @@
 """Snapshots: what each commit contains, and where its files are.
 
 A snapshot is an immutable JSON record, `.salient/snapshots/NNNNNN.json`; on a disk beside a copy of
-its root metadata. Commit `k` stays readable as the first `num_samples` positions. `encoding` makes a
-record's bytes; `history` finds snapshots, and publishes them on a disk, `numbered` on a bucket.
+its root metadata. Commit `k` stays readable as the first `num_samples` positions. `encoding` makes
+a record's bytes; `history` finds snapshots, and publishes them on a disk, `numbered` on a bucket.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class Snapshot:
     Attributes:
         writer: on a bucket, who wrote the record; None on a disk.
         plan: on a bucket, what is under way.
+        oldest: on a bucket, id of the oldest snapshot that may still be opened.
         has_dead: some positions are deleted, so that readers must consult the index.
     """
 
@@ -128,6 +129,12 @@ class Snapshot:
     has_dead: bool = False
     writer: str | None = None
     plan: PlanRecord | None = None
+    oldest: str = "000000"
+
+    @property
+    def named(self) -> bool:
+        """Whether it is a bucket's own, whose shards have names by their manifests."""
+        return self.writer is not None
 
     @property
     def next_id(self) -> str:
@@ -146,6 +153,22 @@ class Snapshot:
             *(part.path for part in self.index),
             *(record.path for record in self.labels.values()),
         }
+
+    def objects(self) -> set[str]:
+        """Everything that a snapshot of a bucket needs: private files, shards, tables of its plan.
+
+        A slot may have several manifests, each of some layers: a shard counts under all of them.
+        """
+        shards = {
+            layout.shard_path(layer, number, path)
+            for layout in self.schema.arrays.values()
+            for layer in layout.layers
+            for number, slot in enumerate(self.slots)
+            if not slot.emptied
+            for path in slot.manifests
+        }
+        tables = set() if self.plan is None else set(self.plan.tables.values())
+        return self.files() | shards | tables
 
 
 def written_folders(schema: StoreSchema) -> dict[str, int]:
