@@ -39,6 +39,8 @@ from .schema import refuse_newer as refuse_newer
 from .shards import CRC_BYTES as CRC_BYTES
 from .shards import INDEX_ENTRY_BYTES as INDEX_ENTRY_BYTES
 from .shards import ShardReader as ShardReader
+from .shards import merge_ranges as merge_ranges
+from .shards import object_shard_path as object_shard_path
 from .shards import row_crcs as row_crcs
 from .shards import shard_bytes as shard_bytes
 from .shards import shard_index as shard_index
