@@ -22,7 +22,6 @@ import numpy.typing as npt
 from store import disk
 from store.disk import Location, ObjectLocation
 from store.errors import DamagedShardError
-from store.layout.schema import ArrayLayout
 from store.layout.slots import merge_runs
 
 AnyArray = npt.NDArray[np.generic]
@@ -50,19 +49,6 @@ def shard_index(rows: int, row_bytes: int) -> bytes:
 def shard_bytes(rows: int, row_bytes: int) -> int:
     """Length of a shard file."""
     return rows * (row_bytes + INDEX_ENTRY_BYTES) + CRC_BYTES
-
-
-def object_shard_path(layout: ArrayLayout, layer: int, manifest: str) -> str:
-    """Path of a shard in a bucket, where it is called after the manifest that covers it.
-
-    Args:
-        layout: of its array.
-        layer: whose shard.
-        manifest: path, ``.salient/manifests/{slot}-{count}-{plan}-{attempt}.safetensors``.
-    """
-    name = manifest.rpartition("/")[2].removesuffix(".safetensors")
-    slot, _, written = name.split("-", 2)
-    return f"{layout.shard_path(layer, int(slot))}.{written}"
 
 
 def merge_ranges(

@@ -35,7 +35,6 @@ from store.layout import (
     SlotPick,
     merge_moments,
     merge_runs,
-    object_shard_path,
     pick_slots,
     row_crcs,
     row_moments,
@@ -76,6 +75,8 @@ class ActivationReader:
         self.snapshot = snapshot
         self.schema = snapshot.schema
         self.dead = dead
+        self._named = snapshot.writer is not None
+        """Whether files have names of their own, that of a shard following from its manifest's."""
         self.check = check
         self.shards = ShardReader(
             location,
@@ -205,7 +206,7 @@ class ActivationReader:
         pick: SlotPick,
         rows: slice | Positions,
         out: AnyArray,
-        scratch: AnyArray,
+        scratch: AnyArray | None = None,
     ) -> None:
         """Fill `out[:, pick.target]` with the picked samples of one slot.
 
@@ -219,7 +220,8 @@ class ActivationReader:
             pick: which slot, which columns of it, where they go.
             rows: of the shard, a slice or sorted unique numbers.
             out: `(rows, n)` of the stored dtype or float32.
-            scratch: `(rows, S)` of the stored dtype; memory that is used again is much faster.
+            scratch: `(rows, S)` of the stored dtype; memory that is used again is much faster than
+                new one.
         """
         layout = self.schema.array(array)
         columns, target = as_slice(pick.columns), as_slice(pick.target)
@@ -237,13 +239,14 @@ class ActivationReader:
                 and self.shards.bucket is None
                 and self._need_not_check(layout, layer, pick.slot, numbers, few, record.count)
             )
-            if direct and (whole := self.shards.map_block(path, layout.rows)) is not None:
-                put_columns(_crossing(whole, rows, columns), target, out)
+            if direct and (mapped := self.shards.map_block(path, layout.rows)) is not None:
+                put_columns(_crossing(mapped, rows, columns), target, out)
                 return
             block = self.shards.rows_of(path, layout.rows, rows, record.count)
             if block is None:
-                flat = scratch.reshape(-1)[: len(numbers) * record.count]
-                block = flat.reshape(len(numbers), record.count)
+                shape, dtype = (len(numbers), record.count), self.schema.dtype
+                whole = np.empty(shape, dtype) if scratch is None else scratch.reshape(-1)
+                block = whole.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
                 self.shards.read_rows(path, layout.rows, numbers, record.count, block)
             self._check(layout, layer, pick.slot, record, numbers, block)
             for part, place in _runs(columns, target):
@@ -372,14 +375,33 @@ class ActivationReader:
 
         return self._persist(read, layout, layer, slot)
 
+    def shard_of(self, array: str, layer: int, slot: int) -> str | None:
+        """Path of a shard; None if all its samples were deleted and compacted away."""
+        record = self._newer.get(slot, self.snapshot.slots[slot])
+        if record.emptied:
+            return None
+        return self._path(self.schema.array(array), layer, slot, record)
+
+    def shard_after(self, array: str, layer: int, slot: int, missing: str) -> str | None:
+        """`shard_of` in the last commit, in place of one that is not there any more.
+
+        Raises:
+            DamagedShardError: it is the same one.
+        """
+        self._look(self.schema.array(array), layer, slot)
+        path = self.shard_of(array, layer, slot)
+        if path == missing:
+            raise self._damaged(path, "is missing")
+        return path
+
     def _path(self, layout: ArrayLayout, layer: int, slot: int, record: SlotRecord) -> str:
         """Where the shard of a slot is, as its record says it."""
-        if not self.snapshot.named:
+        if not self._named:
             return layout.shard_path(layer, slot)
-        if len(record.manifests) == 1:
-            return object_shard_path(layout, layer, record.manifests[0])
-        manifest = self._manifest(record, slot, layout.name, layer)
-        return object_shard_path(layout, layer, manifest.path)
+        covering = record.manifests[0]
+        if len(record.manifests) > 1:
+            covering = self._manifest(record, slot, layout.name, layer).path
+        return layout.shard_path(layer, slot, covering)
 
     def _read_rows(
         self, layout: ArrayLayout, layer: int, slot: int, rows: Positions, out: AnyArray
@@ -407,7 +429,7 @@ class ActivationReader:
     ) -> T:
         """Read something of a slot as long as it is being changed; the error if it is not."""
         record = self._newer.get(slot, self.snapshot.slots[slot])
-        before: tuple[object, ...] | None = (record, ()) if self.snapshot.named else None
+        before: tuple[object, ...] | None = (record, ()) if self._named else None
         while True:
             record = self._newer.get(slot, self.snapshot.slots[slot])
             try:
@@ -425,9 +447,9 @@ class ActivationReader:
     def _look(self, layout: ArrayLayout, layer: int, slot: int) -> tuple[object, ...]:
         """What the last commit says of a slot, and checksums of the files that hold it."""
         with contextlib.suppress(StoreError, IndexError):
-            self._newer[slot] = load_snapshot(self.location).slots[slot]
+            self._newer[slot] = load_snapshot(self.location, known=self.snapshot).slots[slot]
         record = self._newer.get(slot, self.snapshot.slots[slot])
-        if self.snapshot.named:  # what has a name never changes
+        if self._named:  # what has a name never changes
             return record, ()
         paths = (*record.manifests, layout.shard_path(layer, slot))
         return record, tuple(self._fingerprint(path) for path in paths)

@@ -189,6 +189,15 @@ class SampleIndex:
                 disk.FROM_BACKUP,
             )
 
+    def first(self, number: int) -> SampleIndex:
+        """This index less the positions from `number` on, which a later snapshot has more."""
+        if number < self.num_rows:
+            at = self.records["position"].to_numpy()
+            self.records = self.records.filter(pa.array(at < number)).combine_chunks()
+            self.dead = self.dead[:number]
+            self.num_rows = number
+        return self
+
     @cached_property
     def _ids(self) -> pa.Array:
         return disk.one_array(self.records["id"])
