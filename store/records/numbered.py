@@ -34,6 +34,8 @@ def numbers(location: ObjectLocation, *, after: str | None = None) -> dict[str, 
         location: where the store is.
         after: id of a snapshot; only later ones are wanted. One request then.
     """
+    if location.address.startswith(("http:", "https:")):  # which cannot list
+        return None
     start = None if after is None else snapshot_path(after)
     found: dict[str, Meta] = {}
     for meta in location.list(SNAPSHOTS, after=start):
