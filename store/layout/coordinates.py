@@ -63,7 +63,9 @@ def write_sample_chunks(root: Path, schema: StoreSchema, slots: Mapping[int, pa.
     """
     disk.write_files(
         {
-            root / name / "c" / str(slot): [encode_sample_chunk(name, rows, schema.samples_per_shard)]
+            root / name / "c" / str(slot): [
+                encode_sample_chunk(name, rows, schema.samples_per_shard)
+            ]
             for name in sample_coordinates(schema)
             for slot, rows in slots.items()
         }

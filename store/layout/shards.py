@@ -213,9 +213,7 @@ class ShardReader:
                 out[done + number - 1] = content[-size:]
             done += number
 
-    def _fetch(
-        self, path: str, starts: Offsets, stops: Offsets
-    ) -> list[npt.NDArray[np.uint8]]:
+    def _fetch(self, path: str, starts: Offsets, stops: Offsets) -> list[npt.NDArray[np.uint8]]:
         """Ranges of an object, a request each, all at once."""
         assert self.bucket is not None
         if not len(starts):

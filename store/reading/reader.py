@@ -154,7 +154,8 @@ class ActivationReader:
         slots = range(len(self.snapshot.slots))
         if self.shards.bucket is None:
             for slot in slots:
-                yield self._read_slot(layout, layer, slot, out)
+                self._read_slot(layout, layer, slot, out)
+                yield
             return
 
         def fetch(slot: int) -> AnyArray:

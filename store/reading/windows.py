@@ -97,7 +97,7 @@ class Windows:
 
     def _fetch(self, path: str, first: int, stop: int) -> dict[int, bytes]:
         """Windows `[first, stop)` of a file by one request, which tells the file's size too."""
-        content, size = self._peek(path, first * WINDOW_BYTES, stop * WINDOW_BYTES)
+        content, size = self._location.peek(path, first * WINDOW_BYTES, stop * WINDOW_BYTES)
         parts = {
             first + place: content[place * WINDOW_BYTES : (place + 1) * WINDOW_BYTES]
             for place in range(stop - first)
@@ -111,10 +111,3 @@ class Windows:
             while len(self._held) > MAX_WINDOWS:
                 self._held.popitem(last=False)
         return parts
-
-    def _peek(self, path: str, start: int, stop: int) -> tuple[bytes, int]:
-        """Bytes `[start, stop)` of an object, fewer where it ends before, and its whole size."""
-        content = bytes(self._location.fetch(path, [start], [stop])[0])
-        if len(content) < stop - start:
-            return content, start + len(content)
-        return content, self._sizes.get(path) or self._location.size(path)

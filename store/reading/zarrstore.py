@@ -236,11 +236,6 @@ class SnapshotStore(Store):
         return False
 
     @property
-    def supports_partial_writes(self) -> bool:
-        """No."""
-        return False
-
-    @property
     def supports_listing(self) -> bool:
         """Yes."""
         return True

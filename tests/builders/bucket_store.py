@@ -13,14 +13,13 @@ from store.records.numbered import publish_next
 PLAN = "0123456789ab"
 
 
-def to_bucket(root: Path, url: str, *, attempt: int = 0, id: str = "000000") -> ObjectLocation:
-    """Upload what the last commit of a disk's store shows, and publish it as a snapshot there.
+def to_bucket(root: Path, url: str, *, attempt: int = 0) -> ObjectLocation:
+    """Upload what the last commit of a disk's store shows, and publish it under its number.
 
     Args:
         root: the store's folder.
         url: of the store to be.
         attempt: ends the names of manifests and shards, so that others come to be beside them.
-        id: of the snapshot there, whose predecessors are there.
     """
     source, target = LocalLocation(root), locate(url)
     assert isinstance(target, ObjectLocation)
@@ -37,8 +36,7 @@ def to_bucket(root: Path, url: str, *, attempt: int = 0, id: str = "000000") -> 
         slots.append(record._replace(manifests=tuple(names)))
     for part in (*snapshot.index, *snapshot.labels.values()):
         target.put(part.path, [source.read(part.path)])
-    parent = None if id == "000000" else f"{int(id) - 1:06d}"
-    there = replace(snapshot, id=id, parent=parent, slots=tuple(slots))
+    there = replace(snapshot, slots=tuple(slots))
     assert publish_next(target, there) is not None
     return target
 
