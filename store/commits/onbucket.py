@@ -90,20 +90,20 @@ def begin_compaction(location: ObjectLocation, head: Snapshot) -> Snapshot:
     """
     while True:
         before = None if head.plan is None else head.plan.id
-        held = before is not None and turns.holds(location, before)
+        held = before is not None and turns.holds_turn(location, before)
         head = turns.await_turn(location, head)
         if head.plan is not None and head.plan.kind != "compact":
             commits = BucketCommits(location, head, lambda now: partial(SampleIndex, location, now))
             head = commits.commit()
         if head.plan is not None and head.plan.kind != "compact":
             if not held:
-                turns.end(location, head.plan.id, say=True)
+                turns.end_turn(location, head.plan.id, say=True)
             raise StoreInputError(
                 f"{location.address}: an append is not finished; run it again to finish it, then"
                 " compact"
             )
         if head.plan is not None:
-            if turns.holds(location, head.plan.id):
+            if turns.holds_turn(location, head.plan.id):
                 return head
             continue
         record = PlanRecord(new_plan_id(), "compact", "", 0, len(head.index), 0, {})
@@ -121,13 +121,13 @@ def begin(location: ObjectLocation, following: Snapshot) -> Snapshot | None:
     assert following.plan is not None
     plan_id = following.plan.id
     try:
-        turns.take(location, plan_id, None)
+        turns.take_turn(location, plan_id, None)
         done = publish_next(location, following)
     except BaseException:  # nobody knows whether it is under way; if it is, it is free
-        turns.end(location, plan_id, say=True)
+        turns.end_turn(location, plan_id, say=True)
         raise
     if done is None:
-        turns.end(location, plan_id)
+        turns.end_turn(location, plan_id)
         location.delete([turns.lease_path(plan_id)])
     return done
 
@@ -222,7 +222,7 @@ class BucketCommits:
         while True:
             self._head = turns.await_turn(self.location, self._head)
             head = self.commit()
-            if head.plan is not None and not turns.holds(self.location, head.plan.id):
+            if head.plan is not None and not turns.holds_turn(self.location, head.plan.id):
                 continue  # another has begun meanwhile
             if head.plan is not None and head.plan.digest == digest:
                 return BucketPlan.of(self.location, head)
@@ -260,7 +260,7 @@ class BucketCommits:
             return None
         self._show(done)
         if head.plan is not None:
-            turns.end(location, head.plan.id)
+            turns.end_turn(location, head.plan.id)
             self._remove_plan(head.plan.id)
         return BucketPlan(location, planned, done, looks=False)
 
@@ -276,7 +276,7 @@ class BucketCommits:
 
     def release(self) -> None:
         """See `Commits.release`."""
-        turns.release(self.location)
+        turns.release_turns(self.location)
 
     def _remove_plan(self, plan_id: str) -> None:
         """Remove the tables of a plan that is over, and its lease."""
@@ -291,7 +291,7 @@ class BucketCommits:
         done = amend(self.location, before, self._with_finished)
         self._show(done)
         if before.plan is not None and (done.plan is None or done.plan.id != before.plan.id):
-            turns.end(self.location, before.plan.id)
+            turns.end_turn(self.location, before.plan.id)
             self._remove_plan(before.plan.id)
         return done
 

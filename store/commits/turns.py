@@ -1,8 +1,8 @@
 """Whose turn it is to carry out the plan of a bucket's store.
 
     head = await_turn(location)       # no other process carries out its plan, or it is taken over
-    take(location, plan_id, None)     # a new plan of one's own
-    release(location)
+    take_turn(location, plan_id, None)  # a new plan of one's own
+    release_turns(location)
 
 Nothing that is committed depends on it: whoever publishes upon an older snapshot loses, and a plan
 that was taken over is found replaced. Turns only keep two processes from computing the same, or
@@ -109,14 +109,14 @@ def lease_path(plan_id: str) -> str:
     return f"{PLANS}/{plan_id}/lease.json"
 
 
-def holds(location: ObjectLocation, plan_id: str) -> bool:
+def holds_turn(location: ObjectLocation, plan_id: str) -> bool:
     """Whether this process carries out a plan."""
     with _lock:
         turn = _turns.get((location.address, plan_id))
         return turn is not None and not turn.lost
 
 
-def take(location: ObjectLocation, plan_id: str, found: Meta | None) -> bool:
+def take_turn(location: ObjectLocation, plan_id: str, found: Meta | None) -> bool:
     """Carry out a plan from now on.
 
     Args:
@@ -146,7 +146,7 @@ def take(location: ObjectLocation, plan_id: str, found: Meta | None) -> bool:
     return True
 
 
-def end(location: ObjectLocation, plan_id: str, *, say: bool = False) -> None:
+def end_turn(location: ObjectLocation, plan_id: str, *, say: bool = False) -> None:
     """Carry out a plan no longer; harmless where this process does not.
 
     Args:
@@ -160,11 +160,11 @@ def end(location: ObjectLocation, plan_id: str, *, say: bool = False) -> None:
         turn.end(say=say)
 
 
-def release(location: ObjectLocation) -> None:
+def release_turns(location: ObjectLocation) -> None:
     """Carry out no plan of this store any longer, and tell those who wait."""
     for address, plan_id in list(_turns):
         if address == location.address:
-            end(location, plan_id, say=True)
+            end_turn(location, plan_id, say=True)
 
 
 def await_turn(location: ObjectLocation, known: Snapshot | None = None) -> Snapshot:
@@ -185,7 +185,7 @@ def await_turn(location: ObjectLocation, known: Snapshot | None = None) -> Snaps
     since, poll, told = begun, FIRST_POLL_S, False
     while True:
         known = load_snapshot(location, known=known)
-        if known.plan is None or holds(location, known.plan.id):
+        if known.plan is None or holds_turn(location, known.plan.id):
             return known
         plan_id = known.plan.id
         content, meta = _look(location, plan_id)
@@ -194,7 +194,7 @@ def await_turn(location: ObjectLocation, known: Snapshot | None = None) -> Snaps
             watched, since = (plan_id, content), now
         said = _decode(content)
         if meta is None or _is_free(said) or now - since > _promised(said):
-            take(location, plan_id, meta)  # and look again whether it still is the plan
+            take_turn(location, plan_id, meta)  # and look again whether it still is the plan
             continue
         name = str(said.get("name") or "another process")
         if now - begun >= longest:
