@@ -40,7 +40,7 @@ from store.layout import (
     row_moments,
     widen,
 )
-from store.reading.flight import all_done, in_order, lanes
+from store.reading.flight import all_done, in_order, lanes, share
 from store.reading.windows import Windows
 from store.records import Positions, SlotRecord, Snapshot, load_snapshot
 
@@ -243,7 +243,7 @@ class ActivationReader:
             if direct and (mapped := self.shards.map_block(path, layout.rows)) is not None:
                 put_columns(_crossing(mapped, rows, columns), target, out)
                 return
-            block = self.shards.rows_of(path, layout.rows, rows, record.count)
+            block = self.shards.rows_of(path, layout.rows, rows, record.count, at_once=share())
             if block is None:
                 shape, dtype = (len(numbers), record.count), self.schema.dtype
                 whole = np.empty(shape, dtype) if scratch is None else scratch.reshape(-1)
@@ -281,7 +281,7 @@ class ActivationReader:
                 gone = np.array(np.nan, self.schema.dtype)
                 return work(np.broadcast_to(gone, (len(numbers), record.count)))
             path = self._path(layout, layer, slot, record)
-            block = self.shards.rows_of(path, layout.rows, rows, record.count)
+            block = self.shards.rows_of(path, layout.rows, rows, record.count, at_once=share())
             if block is None:
                 block = np.empty((len(numbers), record.count), self.schema.dtype)
                 self.shards.read_rows(path, layout.rows, numbers, record.count, block)
@@ -369,7 +369,7 @@ class ActivationReader:
                 gone = np.array(np.nan, self.schema.dtype)
                 return np.broadcast_to(gone, (layout.rows, self.schema.samples_per_shard))
             path = self._path(layout, layer, slot, record)
-            block = self.shards.fetch_block(path, 0, layout.rows)
+            block = self.shards.fetch_block(path, 0, layout.rows, at_once=share())
             rows = np.arange(layout.rows)
             self._check(layout, layer, slot, record, rows, block[:, : record.count])
             return block
