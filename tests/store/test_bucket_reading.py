@@ -103,6 +103,18 @@ def test_rows_are_fetched_by_few_requests(
         reader.fetch_block("a/shard", 90, 102)
 
 
+def test_a_shard_alone_is_fetched_in_parts(
+    memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.layout.shards.PART_BYTES", 1000)
+    reader, want = shards(100, 64, memory_bucket)
+    for at_once, requests in ((1, 1), (4, 4), (99, 12)):
+        reader.requests = 0
+        block = reader.fetch_block("a/shard", 0, 100, at_once=at_once)
+        np.testing.assert_array_equal(block.view(np.uint16), want.view(np.uint16))
+        assert reader.requests == requests
+
+
 # -- the same as of the disk ----------------------------------------------------------------------
 
 
@@ -294,7 +306,7 @@ def test_a_snapshot_is_the_disks_zarr(path: Path, url: str) -> None:
     """Documents and coordinates are the disk's byte for byte, and so is what zarr reads."""
     there = ActivationStore.open(url)
     made = there.zarr_store()
-    assert pickle.loads(pickle.dumps(made)) == made
+    assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301  as dask's workers receive it
     group, disk = zarr.open_group(made, mode="r"), zarr.open_group(str(path), mode="r")
     assert sorted(group.array_keys()) == sorted(disk.array_keys())
     for name, array in disk.arrays():
