@@ -21,6 +21,8 @@ from store.layout import ShardReader, merge_ranges
 from store.reading import flight
 from store.upkeep.compaction import compact
 from tests.builders.bucket_store import to_bucket
+from tests.builders.buckets import BucketServer, set_environment
+from tests.builders.faults import Fault, FaultProxy
 from tests.builders.store_dataset import DELETED, SCHEMA, make
 from tests.builders.store_processes import values_of
 
@@ -234,6 +236,25 @@ def test_a_salient_slice_reads_what_it_needs(tmp_path: Path, memory_bucket: str)
     assert windows.requests <= 4 * 2  # a manifest's first bytes, and the layer's checksums
     there.read_features(layer=1, features=features)
     assert windows.requests <= 4 * 2
+
+
+def test_a_server_is_asked_for_nothing_else(
+    tmp_path: Path, bucket: str, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a proxy sees it: one GET a range and no HEAD, also where a server is busy for a moment."""
+    path = wide(tmp_path / "s")
+    to_bucket(path, bucket)
+    with FaultProxy(bucket_server.endpoint) as proxy:
+        set_environment(monkeypatch, bucket_server.environment(proxy.endpoint))
+        lazy = open_dataset(bucket)
+        pairs = [(0, 3), (1, 4), (1, 200)]
+        proxy.reset_counts()
+        proxy.plan(Fault("answer", key="/ffn/c/", times=2))
+        got = lazy.salient.features(pairs)
+        shards = [seen for seen in proxy.log if "/ffn/c/" in seen.path and seen.status == 206]
+        assert {seen.method for seen in proxy.log} == {"GET"}
+        assert len(shards) == 4 * 6 and sum(seen.sent for seen in shards) == got.nbytes // 2
+    xr.testing.assert_identical(got, open_dataset(path).salient.features(pairs))
 
 
 def test_a_scan_holds_few_shards(
