@@ -25,7 +25,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from store.disk import FROM_BACKUP, Location
+from store.disk import FROM_BACKUP, Location, all_done, in_order, lanes, share
 from store.errors import DamagedShardError, StoreBusy, StoreError, StoreInputError
 from store.layout import (
     ArrayLayout,
@@ -40,7 +40,6 @@ from store.layout import (
     row_moments,
     widen,
 )
-from store.reading.flight import all_done, in_order, lanes, share
 from store.reading.windows import Windows
 from store.records import Positions, SlotRecord, Snapshot, load_snapshot
 

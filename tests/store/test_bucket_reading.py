@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, open_dataset
-from store.disk import ObjectLocation, locate
+from store.disk import ObjectLocation, flight, locate
 from store.layout import ShardReader, merge_ranges
-from store.reading import flight
 from store.upkeep.compaction import compact
 from tests.builders.bucket_store import to_bucket
 from tests.builders.buckets import BucketServer, set_environment

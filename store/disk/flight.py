@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from store.disk import Location, ObjectLocation
+from store.disk.location import Location
+from store.disk.objects import ObjectLocation
 
 S = TypeVar("S")
 T = TypeVar("T")
