@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -42,8 +41,8 @@ from store.records import (
     publish_next,
 )
 
-NUM_THREADS = 16
-"""Manifests that are read at once."""
+MANIFEST_BYTES = 2**21
+"""Of a large model; so many are read at a time as memory bears."""
 _UPON = re.compile(r"-([0-9]{6,12})-[0-9a-f]{16}\.(?:parquet|arrow)", re.ASCII)
 
 
@@ -324,8 +323,8 @@ class BucketCommits:
         def read(path: str) -> Manifest:
             return Manifest(_Held(self.location, path), path)
 
-        with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="manifest") as pool:
-            manifests = list(pool.map(read, paths))
+        at_once = disk.lanes(self.location, MANIFEST_BYTES)
+        manifests = list(disk.in_order(read, paths, at_once))
         for block, manifest in zip(blocks, manifests, strict=True):
             if manifest.count != plan.count(block):
                 what = f"it covers {manifest.count:,} samples, not {plan.count(block):,}"

@@ -1,8 +1,8 @@
 """Whose turn it is to carry out the plan of a bucket's store.
 
-    head = await_turn(location)       # no other process carries out its plan, or it is taken over
+    head = await_turn(location)         # nobody else carries out its plan, or it is taken over
     take_turn(location, plan_id, None)  # a new plan of one's own
-    release_turns(location)
+    end_turn(location, plan_id)
 
 Nothing that is committed depends on it: whoever publishes upon an older snapshot loses, and a plan
 that was taken over is found replaced. Turns only keep two processes from computing the same, or

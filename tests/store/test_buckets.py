@@ -79,8 +79,8 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(turns.LEASE, "0.01")
     monkeypatch.setattr(turns, "RENEWALS", 1e-9)
     monkeypatch.setattr(turns, "FIRST_POLL_S", 0.011)
-    for module in ("records.samples", "commits.onbucket", "commits.writing"):
-        monkeypatch.setattr(f"store.{module}.ThreadPoolExecutor", Inline)
+    monkeypatch.setattr("store.disk.flight.IN_FLIGHT", 1)
+    monkeypatch.setattr("store.commits.writing.ThreadPoolExecutor", Inline)
     monkeypatch.setattr(turns, "_is_free", lambda said: said.get("holder") == "")
 
 
