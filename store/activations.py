@@ -154,7 +154,7 @@ class ActivationStore(StoreView):
         """
         if disk.is_url(path):
             location = disk.locate(str(path))
-            if not isinstance(location, ObjectLocation):
+            if not isinstance(location, ObjectLocation) or "http" in str(path).partition(":")[0]:
                 raise _not_written(location)
             if not create_on_bucket(location, schema):
                 raise _exists_already(path)
