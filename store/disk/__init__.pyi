@@ -36,6 +36,10 @@ from .durable import sync_directory as sync_directory
 from .durable import write_file as write_file
 from .durable import write_files as write_files
 from .filestate import FileState as FileState
+from .flight import all_done as all_done
+from .flight import in_order as in_order
+from .flight import lanes as lanes
+from .flight import share as share
 from .location import LocalLocation as LocalLocation
 from .location import Location as Location
 from .location import check_folders as check_folders
