@@ -202,7 +202,10 @@ def verify(store: ActivationStore) -> VerifyReport:
 
 def _verify(store: ActivationStore) -> VerifyReport:
     if isinstance(store.location, ObjectLocation) and store.snapshot.writer is not None:
-        found = check_objects(store.location, store.snapshot)
+        try:
+            found = check_objects(store.location)
+        except StoreError as error:
+            return VerifyReport(0, 0, (Damage(None, str(error)),))
         damage = tuple(dict.fromkeys(found.damage))
         return VerifyReport(found.num_shards, found.num_bytes, damage, found.unknown)
     return _verify_files(store)

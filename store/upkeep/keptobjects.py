@@ -36,27 +36,21 @@ class ObjectChecks:
     unknown: tuple[str, ...] = ()
 
 
-def check_objects(location: ObjectLocation, shown: Snapshot) -> ObjectChecks:
+def check_objects(location: ObjectLocation) -> ObjectChecks:
     """Check every object of the snapshots that are kept.
 
-    Args:
-        location: of the store.
-        shown: a snapshot of it, which is among them or was when it was opened.
+    Raises:
+        StoreError: the record of one is damaged.
     """
-    listing = {meta.path: meta.size for meta in location.list()}
+    snapshots = kept_snapshots(location)[::-1]
+    listing = {meta.path: meta.size for meta in location.list()}  # after: all they name is there
     checks = ObjectChecks(unknown=tuple(sorted(path for path in listing if not is_ours(path))))
-    try:
-        kept = {one.id: one for one in (shown, *kept_snapshots(location))}
-    except StoreError as error:
-        checks.damage.append(Damage(None, str(error)))
-        kept = {shown.id: shown}
-    snapshots = sorted(kept.values(), key=lambda one: -int(one.id))
     head = snapshots[0]
     checks.damage += _check_tables(location, snapshots)
     checks.damage += _check_plan(location, head, listing)
     _check_slots(location, head.schema, snapshots, listing, checks)
     try:
-        SampleIndex(location, shown)
+        SampleIndex(location, head)
     except StoreError as error:
         checks.damage.append(Damage(None, f"the sample index cannot be read: {error}"))
     return checks

@@ -8,15 +8,18 @@ blocks by itself after a week.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from store import disk
 from store.disk import ObjectLocation
+from store.errors import StoreError
 
 S3_KINDS = ("s3", "s3a")
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+"""Environment variables that name another server than Amazon's."""
 _RULE = "set a lifecycle rule on the bucket that aborts incomplete multipart uploads after a day"
 _NOTES = {
     **dict.fromkeys(
@@ -58,7 +61,11 @@ class Uploads:
         return Uploads(found, self.note, self.client, self.bucket)
 
     def abort(self) -> None:
-        """Abort them all; one that another aborted or finished meanwhile is no harm."""
+        """Abort them all; one that another aborted or finished meanwhile is no harm.
+
+        Raises:
+            StoreError: S3 refuses it.
+        """
         for upload in self.found:
             try:
                 self.client.abort_multipart_upload(
@@ -66,14 +73,19 @@ class Uploads:
                 )
             except self.client.exceptions.NoSuchUpload:
                 continue
+            except Exception as error:  # botocore's errors share no class but this
+                raise StoreError(
+                    f"s3://{self.bucket}/{upload.key}: the unfinished upload cannot be aborted"
+                    f" ({_said(error)}); allow s3:AbortMultipartUpload, or {_RULE}"
+                ) from None
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
 
 
 def unfinished_uploads(location: ObjectLocation) -> Uploads:
-    """The uploads below a store's address that nobody finished.
-
-    Raises:
-        StoreError: S3 refuses to list them.
-    """
+    """The uploads below a store's address that nobody finished."""
     address = urlsplit(location.address)
     kind, bucket = address.scheme, address.netloc
     if kind not in S3_KINDS:
@@ -86,23 +98,23 @@ def unfinished_uploads(location: ObjectLocation) -> Uploads:
         return Uploads(note=_NOTES[kind])
     prefix = address.path.strip("/")
     try:
-        client = _client(boto3, botocore.config)
+        client = _client(boto3, botocore.config, location.options)
         found = tuple(_listed(client, bucket, f"{prefix}/" if prefix else ""))
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
-        return Uploads(note=f"unfinished uploads cannot be listed ({reason}): {_RULE}")
+        return Uploads(note=f"unfinished uploads cannot be listed ({_said(error)}): {_RULE}")
     return Uploads(found, "", client, bucket)
 
 
-def _client(boto3: Any, config: Any) -> Any:
-    options = disk.storage_options()
+def _client(boto3: Any, config: Any, options: Mapping[str, Any]) -> Any:
+    """A client that reaches the same server as obstore does, with the same credentials."""
     session = boto3.Session(profile_name=options.get("profile") or None)
-    region = options.get("region") or session.region_name or "us-east-1"
+    said = (os.environ.get(name) for name in ENDPOINTS)
+    style = "virtual" if options.get("virtual_hosted") else "path"
     return session.client(
         "s3",
-        endpoint_url=options.get("endpoint") or None,
-        region_name=region,
-        config=config.Config(retries={"max_attempts": 5, "mode": "standard"}),
+        endpoint_url=options.get("endpoint") or next(filter(None, said), None),
+        region_name=options.get("region") or os.environ.get("AWS_REGION") or session.region_name,
+        config=config.Config(s3={"addressing_style": style}),
     )
 
 
