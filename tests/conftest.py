@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.builders.buckets import bucket as bucket
+from tests.builders.buckets import bucket_server as bucket_server
+from tests.builders.buckets import memory_bucket as memory_bucket
+from tests.builders.faults import fault_proxy as fault_proxy
 from tests.builders.paths import SHARED
 from tests.builders.runs import write_mood_run
 

@@ -42,6 +42,7 @@ import google_crc32c
 from pipeline.errors import ScoreError
 from pipeline.progress import Say, silent
 from pipeline.scoring.parts import Key, part_files, part_keys, repair_command
+from pipeline.scoring.summary import Finished as Finished
 from store import StoreError
 from store.disk import sync_directory
 from store.tables import read_json, write_json
@@ -129,14 +130,6 @@ class File:
     sources: tuple[str, ...]
     num_rows: int
     num_repeated: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """An input that was read to its end: its name, and the counts of what was in it."""
-
-    name: str
-    counts: Mapping[str, int]
 
 
 class Ledger:

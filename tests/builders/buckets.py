@@ -1,0 +1,164 @@
+"""Buckets of a real S3 server that the tests start.
+
+The server is moto's, in a process of its own that ends with the one that started it, so that it
+shares no interpreter with what is measured or killed.
+
+    def test_something(bucket: str) -> None:      # s3://NAME/data, with AWS_* in the environment
+
+    with serve_buckets() as server:               # for benchmarks, and for a proxy in front of it
+        os.environ.update(server.environment())
+        url = server.new_bucket()
+
+    python -m tests.builders.buckets 9000         # a server to try commands against
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KEY_ID, SECRET = "AKIDTESTS", "not-so-secret-of-the-tests"
+REGION = "us-east-1"
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens addresses here even where the environment names a proxy."""
+_number = itertools.count()
+
+
+@dataclass(frozen=True)
+class BucketServer:
+    """An S3 server that takes any key.
+
+    Attributes:
+        endpoint: `http://127.0.0.1:PORT`.
+    """
+
+    endpoint: str
+
+    def environment(self, endpoint: str | None = None) -> dict[str, str]:
+        """What whoever uses it finds in the environment; by another endpoint, such as a proxy's."""
+        return {
+            "AWS_ACCESS_KEY_ID": KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ENDPOINT_URL": endpoint or self.endpoint,
+            "AWS_REGION": REGION,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+
+    def new_bucket(self) -> str:
+        """Make an empty bucket.
+
+        Returns:
+            `s3://NAME/data`; the bucket's name is new in this process and its children.
+        """
+        name = f"tests-{os.getpid()}-{next(_number)}"
+        self.make_bucket(name)
+        return f"s3://{name}/data"
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket of a given name."""
+        DIRECT.open(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT")).close()
+
+
+@contextmanager
+def serve_buckets() -> Iterator[BucketServer]:
+    """A server in a process of its own, for as long as the context is open."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.builders.buckets", "0"]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        endpoint = process.stdout.readline().strip()
+        assert endpoint, "the server of buckets did not start"
+        yield BucketServer(endpoint)
+    finally:
+        process.stdin.close()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[BucketServer]:
+    """One server for all tests of a session."""
+    for package in ("moto", "obstore"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"buckets need {package}: pip install 'salient-neurons[dev]'")
+    with serve_buckets() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty folder in a bucket of its own; the environment names the server."""
+    set_environment(monkeypatch, bucket_server.environment())
+    return bucket_server.new_bucket()
+
+
+@pytest.fixture
+def memory_bucket() -> str:
+    """The URL of an empty folder in a bucket within this process."""
+    if importlib.util.find_spec("obstore") is None:
+        pytest.skip("buckets need obstore: pip install 'salient-neurons[dev]'")
+    return f"memory://tests-{os.getpid()}-{next(_number)}/data"
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    """Nothing of this machine's own credentials counts, but what is given."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    nowhere = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    for name, value in (nowhere | environment).items():
+        monkeypatch.setenv(name, value)
+
+
+def main(port: int) -> None:
+    """Serve until standard input ends, or forever on a terminal."""
+    import logging
+
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+    from moto.s3.responses import S3Response
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    changing = threading.RLock()
+
+    def whole(method: Any) -> Any:
+        """Moto looks and acts in two steps, between which another thread of it may act."""
+
+        def one_at_a_time(*args: Any, **kwargs: Any) -> Any:
+            with changing:
+                return method(*args, **kwargs)
+
+        return one_at_a_time
+
+    for name in ("put_object", "delete_object", "_key_response_post"):
+        setattr(S3Response, name, whole(getattr(S3Response, name)))
+    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    print(f"http://{host}:{port}", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
