@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pipeline.commands.arguments import is_run, lies_near, run_at, store_at
+from pipeline.commands.arguments import is_run, lies_near, placed, run_at, store_at
 from pipeline.commands.options import LOOK, AsJson, Model, Quiet
 from pipeline.commands.printing import out, print_json, show_metrics, terminal
 from pipeline.errors import ConfigError, listed
@@ -124,7 +124,8 @@ def write_report(
         str, typer.Option(help="Files of each figure: png, svg, both or none.")
     ] = "both",
     scores: Annotated[
-        Path | None, typer.Option(help="A folder of scores made with the run: adds their drift.")
+        str | None,
+        typer.Option(help="A folder of scores made with the run, or s3://…: adds their drift."),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -132,10 +133,11 @@ def write_report(
     """Write a finished run's report: one HTML page, and its figures as PNG and SVG."""
     from pipeline import report
 
-    if scores is not None:
-        _check_scores(scores)
+    place = None if scores is None else placed(scores)
+    if place is not None:
+        _check_scores(place)
     written = report.write_report(
-        run_at(run_path), output, images=images, scores=scores, say=terminal(quiet)
+        run_at(run_path), output, images=images, scores=place, say=terminal(quiet)
     )
     if as_json:
         files = [str(path) for path in written[1:]]
@@ -147,9 +149,12 @@ def write_report(
         out.print(f"written: {escape(str(path))}")
 
 
-def _check_scores(folder: Path) -> None:
-    from pipeline.scoring import SCORE_CARD
+def _check_scores(folder: Path | str) -> None:
+    from pipeline.scoring import SCORE_CARD, check_scores
 
+    if isinstance(folder, str):
+        check_scores(folder)
+        return
     if (folder / SCORE_CARD).is_file():
         return
     if not folder.is_dir():

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.heads import Head, all_features
 from pipeline.report.verdict import choice_sentence
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config, what_was_lost
-from pipeline.scoring import SCORE_CARD, check_files, num_rows, read_score_card, row_files
+from pipeline.scoring import SCORE_CARD, scores_at
 from store import ActivationStore, StoreSchema
 from store.layout import SITES, Source
 
@@ -139,19 +139,16 @@ def sources_read(sources: Iterable[Source]) -> list[str]:
     return found
 
 
-def _scores(path: Path) -> Facts:
-    check_files(path)
-    files = row_files(path)
-    dates: dict[str, int] = {}
-    for file in files:
-        date = file.parent.name.removeprefix("date=")
-        dates[date] = dates.get(date, 0) + num_rows(file)
+def _scores(path: Path | str) -> Facts:
+    held = scores_at(path)
+    dates = held.dates()
+    rows = {date: sum(own) for date, own in dates.items()}
     return {
         "kind": "scores",
-        **(read_score_card(path) or {}),
-        "files": len(files),
-        "rows": sum(dates.values()),
-        "rows_by_date": dates,
+        **(held.card() or {}),
+        "files": sum(map(len, dates.values())),
+        "rows": sum(rows.values()),
+        "rows_by_date": rows,
     }
 
 

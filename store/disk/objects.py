@@ -143,7 +143,10 @@ class ObjectLocation:
         def fetch(key: str) -> bytes:
             return bytes(obstore.get(self.objects, key, options=options).bytes())
 
-        return self._tried(path, fetch)
+        try:
+            return self._tried(path, fetch)
+        except _PastEnd:
+            return b""
 
     def read_ranges(self, path: str, offsets: list[int], buffers: list[Bytes]) -> int:
         """See `Location.read_ranges`; ranges that touch are one request."""
@@ -175,6 +178,22 @@ class ObjectLocation:
             if offset + len(buffer) <= min(stop, start + len(content)):
                 buffer[:] = content[offset - start : offset - start + len(buffer)]
         return size
+
+    def peek(self, path: str, start: int, stop: int) -> tuple[bytes, int]:
+        """Bytes `[start, stop)` of an object, fewer where it ends before, and its whole size.
+
+        One request; arguments and errors as of `read_range`.
+        """
+        import obstore
+
+        def ask(key: str) -> tuple[bytes, int]:
+            found = obstore.get(self.objects, key, options={"range": (start, stop)})
+            return bytes(found.bytes()), int(found.meta["size"])
+
+        try:
+            return self._tried(path, ask)
+        except _PastEnd:
+            return b"", self.size(path)
 
     def fetch(self, path: str, starts: Sequence[int], stops: Sequence[int]) -> list[Any]:
         """Ranges of an object as read-only buffers: a request each, all at once, and nothing else.
