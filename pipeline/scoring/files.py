@@ -66,7 +66,7 @@ def score_files(
     Args:
         inputs: dumps, files of texts, folders or patterns of these; ``-`` is standard input.
         run: a run folder, or the TOML file of a finished run.
-        output: where the Parquet goes, a folder or a URL; default ``score.output`` of the configuration.
+        output: where the Parquet goes, a folder or a URL; default ``score.output``.
         options: what to score with, and how to read the files.
         say: called with progress lines.
         **settings: keys of ``[score]`` that replace those of the configuration; None: as there.
