@@ -203,6 +203,7 @@ class BucketScores:
             ):
                 self._say(f"{self.address}: is another than before; its commits are read again")
                 self.ledger.clear()
+                self.__dict__.pop("deleted", None)
         self.refresh()
 
     # ------------------------------------------------------------------ changes
