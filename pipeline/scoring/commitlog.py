@@ -3,13 +3,13 @@
     log = CommitLog(locate("s3://scores/sentiment"))
     for number, meta in log.newer(12):          # those after number 12, in their order
         commit = log.read(number)
-    log.create(13, Commit(kind="score", adds=(…,), rows=rows_of(…)))    # False: another was first
+    log.create(13, Commit(kind="score", adds=(…,), rows=rows_of(…)))   # False: another was first
 
-A commit is one object ``_commits/00000013.arrow`` that is created once and never taken back. It says
-which parts it adds and removes, which inputs were read to their end, and which ids were deleted;
-its table has the digest of every added row's key. Who comes second in a race for a number reads what
-the first has done, and tries the next one. So the order of commits is one for all, whatever the
-clocks of machines say, and an id is added once.
+A commit is one object ``_commits/00000013.arrow`` that is created once and never taken back. It
+says which parts it adds and removes, which inputs were read to their end, and which ids were
+deleted; its table has the digest of every added row's key. Who comes second in a race for a number
+reads what the first has done, and tries the next one. So the order of commits is one for all,
+whatever the clocks of machines say, and an id is added once.
 
     metadata  "salient": JSON {format_version, kind, writer, at, salt, adds, removes, inputs,
                                forgets_inputs}
@@ -25,7 +25,6 @@ were taken out for good (:meth:`CommitLog.scrub`).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -60,7 +59,7 @@ class Added:
     """A part that a commit adds.
 
     Attributes:
-        path: ``date=2026-11-23/part-….parquet`` or ``_quarantine/part-….parquet``; never used again.
+        path: ``date=2026-11-23/part-….parquet``, ``_quarantine/part-….parquet``; used once only.
         size: of the object in bytes.
         rows: in it; 0 where a later commit removes it, and its rows were taken out of this one.
         sources: names of the input files that its rows came from.

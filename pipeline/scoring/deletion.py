@@ -98,6 +98,11 @@ class Deleted:
     pending: bool = False
 
     @classmethod
+    def of(cls, salt: bytes, digests: NDArray[np.uint8]) -> Deleted:
+        """Of digests ``(ids, 16)``, sorted."""
+        return cls(salt, _as_digests(digests))
+
+    @classmethod
     def load(cls, folder: Path) -> Deleted:
         """The list of a folder; empty if there is none.
 

@@ -152,9 +152,7 @@ class ScoresInBucket:
 
     def records(self, folder: str) -> list[str]:
         """See `HeldScores.records`."""
-        return sorted(
-            one.path for one in self._location.list(folder) if one.path.endswith(".json")
-        )
+        return sorted(one.path for one in self._location.list(folder) if one.path.endswith(".json"))
 
     def read_record(self, name: str, *, remedy: str = "") -> dict[str, Any]:
         """See `HeldScores.read_record`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,8 +34,11 @@ SINGLE_PUT_BYTES = 2**26
 """Up to this size an object goes in one request: nothing of it can be left half done."""
 PART_BYTES = 2**24
 NUM_TRIES = 4
-DELETED_AT_ONCE = 1000
-_REFUSED = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+DELETED_AT_ONCE = PAGE = 1000
+_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+_STATUS = re.compile(r"status code: (\d{3})")
+_BEGIN_ANEW = ("InvalidBlockList", "NoSuchUpload")
+"""Of parts: the answer to putting them together was lost, and they are no longer there for it."""
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 
 
@@ -247,15 +251,20 @@ class ObjectLocation:
         import obstore
 
         last = None if after is None else self.key(after)
-        while True:
+        pages: Any = None
 
-            def fetch(key: str, last: str | None = last) -> Any:
-                listing = obstore.list(self.objects, key or None, offset=last)
-                return next(listing, None)
+        def fetch(key: str) -> Any:
+            nonlocal pages
+            if pages is None:
+                # Its own page has 50: each of them would be a request for a thousand.
+                pages = obstore.list(self.objects, key or None, offset=last, chunk_size=PAGE)
+            try:
+                return next(pages, None)
+            except BaseException:
+                pages = None  # what is asked again begins behind what came
+                raise
 
-            page = self._tried(folder, fetch)
-            if not page:
-                return
+        while page := self._tried(folder, fetch):
             for found in sorted(page, key=lambda one: str(one["path"])):
                 yield self._meta(found)
             last = max(str(found["path"]) for found in page)
@@ -312,19 +321,26 @@ class ObjectLocation:
                 self._written(path, content, mode, tries=1)
                 return True
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
-                return self._is_mine(path, content)
+                mine = self._is_mine(path, content)
+                # S3 answers 409 to one of two writers at a time, who shall ask again.
+                if mine is not None or mode != "create":
+                    return bool(mine)
             except StoreBusy:  # it may be there all the same
                 if self._is_mine(path, content):
                     return True
                 if number + 1 == NUM_TRIES:
                     raise
-                _pause(number)
-        raise AssertionError
+            _pause(number)
+        raise StoreBusy(
+            f"{self.address}/{path}: others write it at the same time, each time; run it again"
+        )
 
-    def _is_mine(self, path: str, content: Any) -> bool:
-        with contextlib.suppress(FileNotFoundError):
+    def _is_mine(self, path: str, content: Any) -> bool | None:
+        """Whether an object has this content; None if there is none."""
+        try:
             return bool(self.get(path)[0] == content)
-        return False
+        except FileNotFoundError:
+            return None
 
     def _written(self, path: str, content: Any, mode: Any, tries: int = NUM_TRIES) -> Any:
         import obstore
@@ -359,11 +375,14 @@ class ObjectLocation:
         for number in range(tries):
             try:
                 return ask(key)
-            except (AlreadyExistsError, SalientError):
+            except SalientError:
                 raise
-            except PreconditionError:
+            except (AlreadyExistsError, PreconditionError) as error:
                 if tries == 1:
                     raise
+                if isinstance(error, AlreadyExistsError):  # 409 to a request without a condition
+                    _pause(number)
+                    continue
                 raise ObjectChanged(
                     f"{where}: changed while it was read; what was read of it before does not"
                     " count, read it again"
@@ -373,7 +392,7 @@ class ObjectLocation:
                 if not isinstance(told, StoreBusy) or number + 1 == tries:
                     raise told from None
                 _pause(number)
-        raise AssertionError
+        raise StoreBusy(f"{where}: others write it at the same time, each time; run it again")
 
 
 class _PastEnd(StoreInputError):
@@ -390,10 +409,13 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{where}: there is no such object")
     said = _brief(text)
-    if ("416" in text and "Range" in text) or "Invalid range" in text:
+    found = _STATUS.search(text)
+    status = int(found[1]) if found else 0
+    if status == 416 or "Invalid range" in text:
         return _PastEnd(f"{where}: ends before what was asked of it")
     denied = (PermissionError, raised.PermissionDeniedError, raised.UnauthenticatedError)
-    if isinstance(error, denied) or any(sign in text for sign in _REFUSED):
+    refused = status in (401, 403) or any(sign in text for sign in _REFUSED)
+    if isinstance(error, denied) or refused:
         return StoreInputError(
             f"{where}: access refused ({said}); check the credentials (environment, profile or role"
             " of this machine) and what they allow"
@@ -406,7 +428,8 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
         return StoreInputError(
             f"{where}: the endpoint is http://; set allow_http = true in [storage] if that is meant"
         )
-    if "status code: 4" in text and "429" not in text and "408" not in text:
+    passes = status in (408, 409, 425, 429) or any(sign in text for sign in _BEGIN_ANEW)
+    if 400 <= status < 500 and not passes:
         return StoreInputError(f"{where}: the server refuses it ({said})")
     return StoreBusy(
         f"{where}: cannot be reached now ({said}); what is committed stays: check the network and"

@@ -166,7 +166,8 @@ def _made(kind: str, bucket: str, options: Options) -> Any:
 def _allows_http(kind: str, options: Options) -> bool:
     if "allow_http" in options:
         return bool(options["allow_http"])
-    said = os.environ.get("AWS_ALLOW_HTTP", "").lower() if kind == S3 else ""
+    of = {S3: "AWS", GCS: "GOOGLE", AZURE: "AZURE"}.get(kind, "")
+    said = os.environ.get(f"{of}_ALLOW_HTTP", "").lower()
     return kind == HTTP or said in ("1", "true", "yes", "on")
 
 

@@ -14,9 +14,13 @@ shares no interpreter with what is measured or killed.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import importlib.util
 import itertools
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +28,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,7 @@ KEY_ID, SECRET = "AKIDTESTS", "not-so-secret-of-the-tests"
 REGION = "us-east-1"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens addresses here even where the environment names a proxy."""
+LOCAL = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
 _number = itertools.count()
 
 
@@ -45,18 +51,17 @@ class BucketServer:
     """
 
     endpoint: str
+    scheme = "s3"
 
     def environment(self, endpoint: str | None = None) -> dict[str, str]:
         """What whoever uses it finds in the environment; by another endpoint, such as a proxy's."""
-        return {
+        return LOCAL | {
             "AWS_ACCESS_KEY_ID": KEY_ID,
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_ENDPOINT_URL": endpoint or self.endpoint,
             "AWS_REGION": REGION,
             "AWS_ALLOW_HTTP": "true",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
         }
 
     def new_bucket(self) -> str:
@@ -67,11 +72,58 @@ class BucketServer:
         """
         name = f"tests-{os.getpid()}-{next(_number)}"
         self.make_bucket(name)
-        return f"s3://{name}/data"
+        return f"{self.scheme}://{name}/data"
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket of a given name."""
         DIRECT.open(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT")).close()
+
+
+class AzureServer(BucketServer):
+    """Azurite, Microsoft's for tests: `npm install azurite`, with its `.bin` folder in PATH."""
+
+    scheme = "az"
+    account = "devstoreaccount1"
+    # Not a secret: the same in every Azurite.
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+    def environment(self, endpoint: str | None = None) -> dict[str, str]:
+        """See `BucketServer.environment`."""
+        return LOCAL | {
+            "AZURE_STORAGE_ACCOUNT_NAME": self.account,
+            "AZURE_STORAGE_ACCOUNT_KEY": self.key,
+            "AZURE_STORAGE_ENDPOINT": f"{endpoint or self.endpoint}/{self.account}",
+        }
+
+    def make_bucket(self, name: str) -> None:
+        """See `BucketServer.make_bucket`; a container, by a request signed with the shared key."""
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+        said = "".join(f"{key}:{value}\n" for key, value in headers.items())
+        resource = f"/{self.account}/{self.account}/{name}\nrestype:container"
+        text = f"PUT{chr(10) * 12}{said}{resource}"
+        signed = hmac.new(base64.b64decode(self.key), text.encode(), hashlib.sha256).digest()
+        headers["Authorization"] = f"SharedKey {self.account}:{base64.b64encode(signed).decode()}"
+        address = f"{self.endpoint}/{self.account}/{name}?restype=container"
+        DIRECT.open(urllib.request.Request(address, method="PUT", headers=headers)).close()
+
+
+@contextmanager
+def serve_azure() -> Iterator[AzureServer]:
+    """Azurite in a process of its own; in memory."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = ["azurite-blob", "--inMemoryPersistence", "--skipApiVersionCheck"]
+    command += ["--blobPort", str(port), "--disableTelemetry"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    try:
+        while b"listens on" not in (line := process.stdout.readline()):
+            assert line, "azurite-blob did not start"
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield AzureServer(f"http://127.0.0.1:{port}")
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.builders.buckets import BucketServer
+from tests.builders.buckets import BucketServer, set_environment
 
 PIECE = 2**18
 CONDITIONS = ("if-none-match", "if-match", "x-goog-if-generation-match")
@@ -61,7 +61,7 @@ class Fault:
         skip: how many such requests pass first.
         times: how often; None: always.
         share: the share of such requests that it happens to, drawn by the proxy's seed.
-        status, retry_after, seconds, call, late: see `do`.
+        status, retry_after, seconds, call, late, strips: see `do`.
     """
 
     do: str
@@ -75,6 +75,7 @@ class Fault:
     seconds: float = 0.0
     call: Callable[[str, str], None] | None = None
     late: bool = False
+    strips: tuple[str, ...] = CONDITIONS
 
 
 @dataclass
@@ -193,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path)
         met = self.proxy.met(self.command, path)
         end = next((fault for fault in met if fault.do in ENDS), None)
-        drop = CONDITIONS if any(fault.do == "strip" for fault in met) else ()
+        drop = next((fault.strips for fault in met if fault.do == "strip"), ())
         status = sent = 0
         for fault in met:
             if fault.do == "delay":
@@ -316,5 +317,5 @@ def fault_proxy(
 ) -> Iterator[FaultProxy]:
     """A proxy in front of the server, through which the environment leads to `bucket`."""
     with FaultProxy(bucket_server.endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        set_environment(monkeypatch, bucket_server.environment(proxy.endpoint))
         yield proxy
