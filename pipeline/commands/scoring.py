@@ -166,7 +166,7 @@ Follow = Annotated[
     str | None,
     typer.Option(
         metavar="DIR",
-        help="Instead of INPUT: score the files of a folder as they become complete, until told to"
+        help="Instead of INPUT: score the files of a folder (or s3://…) as they become complete, until told to"
         " stop (SIGTERM or Ctrl-C end it with 0).",
         rich_help_panel=FOLLOWING,
     ),
@@ -322,7 +322,7 @@ def score(
         if follow is None:
             _score([placed(one) for one in inputs or ()], *asked)
         else:
-            _follow(Path(follow), Following(quiet_s, until_idle), *asked)
+            _follow(placed(follow), Following(quiet_s, until_idle), *asked)
 
 
 def _check_usage(
@@ -337,12 +337,6 @@ def _check_usage(
         raise ConfigError(
             f"--follow {follow}: takes the files of that folder and no INPUT, such as {inputs[0]};"
             " put files there, or score them with a command of their own"
-        )
-    if follow is not None and "://" in follow:
-        raise ConfigError(
-            f"--follow {follow}: follows a folder of this machine; a bucket is scored by a command"
-            f" that a timer starts, salient score '{follow.rstrip('/')}/*': objects there are whole"
-            " once they are seen, and what is scored already is not scored again"
         )
     if follow is not None and dry_run:
         raise ConfigError("--follow goes without --dry-run; name the folder as an INPUT for that")
@@ -369,7 +363,7 @@ def _score(
 
 
 def _follow(
-    folder: Path,
+    folder: Path | str,
     following: Following,
     show: Callable[[ScoreReport], None],
     run: Path | None,

@@ -65,7 +65,7 @@ class Added:
     Attributes:
         path: ``date=2026-11-23/part-….parquet``, ``_quarantine/part-….parquet``; used once only.
         size: of the object in bytes.
-        rows: in it.
+        rows: in it; 0 where a later commit removes it, and its rows were taken out of this one.
         sources: names of the input files that its rows came from.
         replaces: the part that has these rows before, if they are not new.
     """
@@ -363,7 +363,11 @@ class CommitLog:
             number: one more than the last.
             commit: whose parts are staged, after that last one was known.
         """
-        return self.location.create(commit_path(number), commit.encoded())
+        path = commit_path(number)
+        if self.location.create(path, commit.encoded()):
+            return True
+        # If the answer was lost, it may have been scrubbed before it could be looked at.
+        return self.read_head(number, self.location.size(path)).writer == commit.writer
 
     def scrub(self, number: int, removed: Collection[str]) -> bool:
         """Take the rows of parts that were removed since out of a commit, for good.
@@ -380,14 +384,17 @@ class CommitLog:
         while True:
             content, meta = self.location.get(commit_path(number))
             commit = Commit.decoded(content, where=self.where(number))
-            gone = [at for at, one in enumerate(commit.adds) if one.path in removed]
-            mask = pc.is_in(commit.rows["part"], value_set=pa.array(gone, pa.int32()))
-            if not pc.any(mask).as_py():
+            gone = [
+                at for at, one in enumerate(commit.adds) if one.rows and one.path in removed
+            ]
+            if not gone:
                 return False
-            rows = commit.rows.filter(pc.invert(mask))
-            if self.location.replace(
-                commit_path(number), replace(commit, rows=rows).encoded(), meta
-            ):
+            mask = pc.is_in(commit.rows["part"], value_set=pa.array(gone, pa.int32()))
+            adds = tuple(
+                replace(one, rows=0) if at in gone else one for at, one in enumerate(commit.adds)
+            )
+            left = replace(commit, adds=adds, rows=commit.rows.filter(pc.invert(mask)))
+            if self.location.replace(commit_path(number), left.encoded(), meta):
                 return True
 
 
