@@ -38,7 +38,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import ScoreError
 from pipeline.scoring.summary import Finished
-from store.disk import Meta, ObjectLocation, check_table, encode_json, parse_json, with_checksums
+from store.disk import Meta, ObjectLocation, check_table, decode_json, encode_json, with_checksums
 from store.errors import StoreError
 
 COMMITS = "_commits"
@@ -175,7 +175,7 @@ class Commit:
 
 def _from_facts(metadata: Mapping[bytes, bytes], where: str) -> Commit:
     try:
-        facts = parse_json(metadata[_FACTS], where=where, remedy=_REMEDY)
+        facts = decode_json(metadata[_FACTS], where=where, remedy=_REMEDY)
     except StoreError as error:
         raise ScoreError(str(error)) from None
     if facts.get("format_version") != FORMAT_VERSION:
@@ -384,9 +384,7 @@ class CommitLog:
         while True:
             content, meta = self.location.get(commit_path(number))
             commit = Commit.decoded(content, where=self.where(number))
-            gone = [
-                at for at, one in enumerate(commit.adds) if one.rows and one.path in removed
-            ]
+            gone = [at for at, one in enumerate(commit.adds) if one.rows and one.path in removed]
             if not gone:
                 return False
             mask = pc.is_in(commit.rows["part"], value_set=pa.array(gone, pa.int32()))
