@@ -16,15 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.commands.line import run_command
 from pipeline.errors import ScoreError
 from pipeline.scoring.bucket import BucketScores, open_bucket
 from pipeline.scoring.commitlog import Commit, CommitLog, Digests, Parts, commit_path
 from pipeline.scoring.folder import open_scores
 from pipeline.scoring.parts import id_key
-from pipeline.scoring.place import WrongPlace, check_place, read_score_card
+from pipeline.scoring.place import SCORE_CARD, WrongPlace, check_place, read_score_card
 from store.disk import ObjectLocation, durable, locate
-from tests.builders.dumps import v1, write_tweets
+from tests.builders.dumps import assert_same_scores, scores, v1, write_tweets
 from tests.builders.faults import Fault, FaultProxy
+from tests.builders.heads import write_heads
 from tests.builders.scoring import run_without_model
 
 CARD = {"fingerprint": "made", "tasks": {}}
@@ -509,3 +511,29 @@ def test_the_facts_of_two_runs_that_begin_at_a_time_are_both_in_the_card(
         opened("third")
     changes = [one["what"]["engine"] for one in read_score_card(memory_bucket)["changes"]]  # type: ignore[index]
     assert changes == [["first", "second"], ["second", "third"]]
+
+
+def test_the_command_scores_a_bucket_into_a_bucket_as_a_folder_into_a_folder(
+    dumps: list[Path], bucket: str, tiny_bert: Path, tmp_path: Path, other_machine: Any
+) -> None:
+    heads = write_heads(tmp_path / "heads", tiny_bert)
+    for path in dumps:
+        at(f"{bucket}/dumps").put(f"{path.name}.jsonl", path.read_bytes())
+    words = ["--heads", str(heads[0]), "--max-errors", "1", "--quiet"]
+    assert run_command(["score", *map(str, dumps), "--out", str(tmp_path / "out"), *words]) == 0
+    url = f"{bucket}/scores"
+    command = ["score", f"{bucket}/dumps/*.jsonl", "--out", url, *words]
+    assert run_command([*command, "--dry-run"]) == 0 and paths(url) == []
+    assert run_command(command) == 0
+    check_whole(url)
+    tables = [table_at(url, path) for path in paths(url) if path.startswith("date=")]
+    expected = scores(tmp_path / "out").drop_columns("source_file")
+    found = pa.concat_tables(tables).sort_by("id").drop_columns("source_file")
+    assert_same_scores(found, expected)
+    before = paths(url)
+    assert {path.partition("/")[0] for path in before} >= {SCORE_CARD, "_commits", "_runs"}
+    other_machine()
+    assert run_command(command) == 0
+    assert [path for path in paths(url) if not path.startswith("_runs/")] == [
+        path for path in before if not path.startswith("_runs/")
+    ]
