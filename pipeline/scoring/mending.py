@@ -23,7 +23,6 @@ from pipeline.progress import Say, silent
 from pipeline.scoring.bucket import BucketScores, open_bucket
 from pipeline.scoring.commitlog import STAGED, commit_path, staged_path
 from pipeline.scoring.erasure import scrub
-from pipeline.scoring.held import date_of
 from pipeline.scoring.parts import (
     QUARANTINE,
     SET_ASIDE,
