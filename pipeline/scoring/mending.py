@@ -33,14 +33,13 @@ from pipeline.scoring.parts import (
 )
 from pipeline.scoring.place import (
     DRIFT,
-    FORMAT_VERSIONS,
+    IN_BUCKET,
     RUNS,
     SCORE_CARD,
     check_scores,
     read_score_card,
 )
 from pipeline.scoring.repair import MISSING, Damaged, RepairReport, some_of
-from pipeline.scoring.sinks import PARQUET
 from store.disk import Meta, decode_json, encode_json
 from store.errors import StoreError
 
@@ -296,5 +295,5 @@ class _Mending:
             return
         self._report.mended.append(SCORE_CARD)
         if not self._report.dry_run:
-            card = {"format_version": FORMAT_VERSIONS[PARQUET], "fingerprint": found.pop()}
+            card = {"format_version": IN_BUCKET, "fingerprint": found.pop()}
             self._location.put(SCORE_CARD, encode_json(card))

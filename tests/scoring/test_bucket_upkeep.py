@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -201,7 +202,7 @@ def test_a_deletion_dies_at_every_step(
 ) -> None:
     for step in itertools.count():
         address = copy_of(made)
-        died = die_at(step, lambda: delete(address))
+        died = die_at(step, partial(delete, address))
         # All of it counts, or nothing.
         assert ids_in(address) in (sorted(OLD), rest(OLD))
         if other_machine:
@@ -222,7 +223,7 @@ def test_a_deletion_that_died_after_its_commit_is_ended_by_the_next_command(
     ended = 0
     for step in itertools.count():
         address = copy_of(made)
-        died = die_at(step, lambda: delete(address))
+        died = die_at(step, partial(delete, address))
         if ids_in(address) == rest(OLD):
             machine()
             run_without_model([dumps / "day"], address)
@@ -238,9 +239,9 @@ def test_scores_and_deletions_meet(made: str, dumps: Path) -> None:
     for first in ("score", "delete"):
         for step in itertools.count():
             address = copy_of(made)
-            works = {
-                "score": lambda: run_without_model([dumps / "late"], address),
-                "delete": lambda: delete(address),
+            works: dict[str, Callable[[], object]] = {
+                "score": partial(run_without_model, [dumps / "late"], address),
+                "delete": partial(delete, address),
             }
             work, other = works.pop(first), works.popitem()[1]
             met = meet_at(step, work, other)
@@ -255,7 +256,7 @@ def test_scores_and_deletions_meet(made: str, dumps: Path) -> None:
 def test_deletions_meet(made: str) -> None:
     for step in itertools.count():
         address = copy_of(made)
-        one, two = lambda: delete(address, IDS[:2]), lambda: delete(address, IDS[1:5])
+        one, two = partial(delete, address, IDS[:2]), partial(delete, address, IDS[1:5])
         met = meet_at(step, one, two)
         check_settled(address, rest(OLD, IDS[: 5 if met else 2]))
         if not met:
@@ -269,8 +270,8 @@ def test_a_repair_takes_nothing_from_who_is_at_work(made: str, dumps: Path) -> N
         address = copy_of(made)
         met = meet_at(
             step,
-            lambda: run_without_model([dumps / "late"], address),
-            lambda: repair_scores(address, grace_s=0),
+            partial(run_without_model, [dumps / "late"], address),
+            partial(repair_scores, address, grace_s=0),
         )
         assert run_without_model([dumps / "late"], address).scored == 0
         check_settled(address, sorted(IDS))
@@ -303,8 +304,8 @@ def test_a_damaged_part_is_set_aside_and_its_rows_come_back(
     report = repair_scores(made)
     assert [one.file for one in report.set_aside] == [path]
     assert told.set_aside[0].rows == report.set_aside[0].rows == NUM_TWEETS // 2
-    assert report.read_again == [str(dumps / "day")] or "day" in report.read_again[0]
-    assert ("missing" in str(report)) == remove
+    assert report.read_again == ["day"]
+    assert (": missing;" in str(report)) == remove
     aside = [one for one in _objects(made) if one.startswith("_quarantine/_damaged/")]
     assert aside == ([] if remove else [report.set_aside[0].moved_to])
     assert len(ids_in(made)) == NUM_TWEETS // 2 and repair_scores(made).is_sound
@@ -319,7 +320,7 @@ def test_a_repair_dies_at_every_step(made: str, dumps: Path) -> None:
     locate(made).put("_runs/x.json", b"{")
     for step in itertools.count():
         address = copy_of(made)
-        died = die_at(step, lambda: repair_scores(address, grace_s=0))
+        died = die_at(step, partial(repair_scores, address, grace_s=0))
         repair_scores(address, grace_s=0)
         assert repair_scores(address, grace_s=0).is_sound
         run_without_model([dumps / "day"], address)
@@ -343,7 +344,7 @@ def test_leftovers_go_once_they_are_old_and_strangers_are_named(made: str) -> No
 
 def test_the_card_is_made_again(made: str) -> None:
     locate(made).put("_salient.json", b"{")
-    with pytest.raises(ScoreError, match="_salient.json"):
+    with pytest.raises(ScoreError, match=r"_salient\.json"):
         scores_at(made).card()
     assert repair_scores(made).mended == ["_salient.json"]
     card = scores_at(made).card()
