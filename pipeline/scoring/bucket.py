@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import ScoreError
 from pipeline.progress import Say, silent
@@ -178,15 +179,16 @@ class BucketScores:
         """Learn of the commits that others have made since."""
         if self._is_made_up:
             return
-        newer = list(self.log.newer(self.ledger.number))
-        if len(newer) > MANY_COMMITS:
-            self._say(f"{self.address}: reading {len(newer):,} commits that are new here")
-        for number, _ in newer:
-            self._replay(number, self.log.read(number))
+        begun = self.ledger.number
+        for number, commit in self.log.after(begun):
+            if number == begun + MANY_COMMITS:
+                self._say(f"{self.address}: reading many commits that are new here")
+            self._replay(number, commit)
 
     def _replay(self, number: int, commit: Commit) -> list[int]:
         files = self.ledger.replay(number, commit)
-        self.__dict__.pop("deleted", None)
+        if pc.any(pc.less(commit.rows["part"], 0)).as_py():
+            self.__dict__.pop("deleted", None)
         self.inputs_forgotten |= commit.forgets_inputs
         return files
 
@@ -201,6 +203,7 @@ class BucketScores:
             ):
                 self._say(f"{self.address}: is another than before; its commits are read again")
                 self.ledger.clear()
+                self.__dict__.pop("deleted", None)
         self.refresh()
 
     # ------------------------------------------------------------------ changes
@@ -304,8 +307,7 @@ class BucketScores:
                 self._check_settled(path)
         # Only then: who copies late must not bring back what was deleted meanwhile.
         self.refresh()
-        removed = self.ledger.removed()
-        gone = list(removed) if every else [path for path in paths if path in removed]
+        gone = list(self.ledger.removed()) if every else self.ledger.removed_of(paths)
         self.location.delete([*gone, *map(staged_path, {*gone, *paths})])
 
     def _unsettled(self) -> list[str]:
@@ -319,7 +321,7 @@ class BucketScores:
             self.location.head(path)
         except FileNotFoundError:
             self.refresh()
-            if path not in self.ledger.removed():
+            if not self.ledger.removed_of([path]):
                 raise ScoreError(
                     f"{self.address}/{path}: is committed, and there is no such object;"
                     f" {repair_command(self.address)} has its rows come back"

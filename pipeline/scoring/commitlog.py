@@ -1,8 +1,8 @@
 """The commits of a folder of scores in a bucket: the truth about what it holds.
 
     log = CommitLog(locate("s3://scores/sentiment"))
-    for number, meta in log.newer(12):          # those after number 12, in their order
-        commit = log.read(number)
+    for number, commit in log.after(12):        # those after number 12, in their order
+        …
     log.create(13, Commit(kind="score", adds=(…,), rows=rows_of(…)))   # False: another was first
 
 A commit is one object ``_commits/00000013.arrow`` that is created once and never taken back. It
@@ -25,9 +25,11 @@ were taken out for good (:meth:`CommitLog.scrub`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import ScoreError
 from pipeline.scoring.summary import Finished
-from store.disk import Meta, ObjectLocation, check_table, encode_json, parse_json, with_checksums
+from store.disk import Meta, ObjectLocation, check_table, decode_json, encode_json, with_checksums
 from store.errors import StoreError
 
 COMMITS = "_commits"
@@ -51,6 +53,8 @@ SCHEMA = pa.schema([("key", pa.binary(DIGEST_BYTES)), ("text", pa.int64()), ("pa
 _FACTS = b"salient"
 _HEAD_BYTES = 1 << 18
 """Read of a longer commit where only its facts are wanted."""
+_AT_A_TIME = 8
+"""Commits that are fetched, and in memory, at a time."""
 _REMEDY = "restore the object from an earlier version or a copy, or score into a new folder"
 
 
@@ -171,7 +175,7 @@ class Commit:
 
 def _from_facts(metadata: Mapping[bytes, bytes], where: str) -> Commit:
     try:
-        facts = parse_json(metadata[_FACTS], where=where, remedy=_REMEDY)
+        facts = decode_json(metadata[_FACTS], where=where, remedy=_REMEDY)
     except StoreError as error:
         raise ScoreError(str(error)) from None
     if facts.get("format_version") != FORMAT_VERSION:
@@ -295,6 +299,28 @@ class CommitLog:
             number = found
             yield number, meta
 
+    def after(self, number: int) -> Iterator[tuple[int, Commit]]:
+        """The commits after a number, with their rows; several are fetched at a time."""
+        return self._fetched(number, lambda found, _: self.read(found))
+
+    def heads_after(self, number: int) -> Iterator[tuple[int, Commit]]:
+        """The commits after a number, without their rows; several are fetched at a time."""
+        return self._fetched(number, self.read_head)
+
+    def _fetched(
+        self, number: int, fetch: Callable[[int, int], Commit]
+    ) -> Iterator[tuple[int, Commit]]:
+        newer = self.newer(number)
+        first = list(islice(newer, 1))
+        if not first:  # as a rule
+            return
+        found = chain(first, newer)
+        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+            while some := list(islice(found, _AT_A_TIME)):
+                sizes = [meta.size for _, meta in some]
+                commits = pool.map(fetch, [one for one, _ in some], sizes)
+                yield from zip((one for one, _ in some), commits, strict=True)
+
     def read(self, number: int) -> Commit:
         """A commit with its rows.
 
@@ -358,9 +384,7 @@ class CommitLog:
         while True:
             content, meta = self.location.get(commit_path(number))
             commit = Commit.decoded(content, where=self.where(number))
-            gone = [
-                at for at, one in enumerate(commit.adds) if one.rows and one.path in removed
-            ]
+            gone = [at for at, one in enumerate(commit.adds) if one.rows and one.path in removed]
             if not gone:
                 return False
             mask = pc.is_in(commit.rows["part"], value_set=pa.array(gone, pa.int32()))
@@ -406,8 +430,8 @@ class Parts:
     def refresh(self, log: CommitLog) -> bool:
         """Learn of later commits; whether there were any."""
         before = self.number
-        for number, meta in log.newer(self.number):
-            self.apply(number, log.read_head(number, meta.size))
+        for number, commit in log.heads_after(self.number):
+            self.apply(number, commit)
         return self.number > before
 
     def apply(self, number: int, commit: Commit) -> None:

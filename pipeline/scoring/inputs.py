@@ -85,7 +85,7 @@ def find_inputs(given: Sequence[Path], *, say: Say = silent) -> list[Path]:
     return found
 
 
-def check_apart(given: Sequence[Path], target: Path) -> None:
+def check_apart(given: Sequence[Path], target: Path | str) -> None:
     """Refuse to write scores among the dumps, where the next run would take them for its own.
 
     Args:
@@ -97,6 +97,8 @@ def check_apart(given: Sequence[Path], target: Path) -> None:
     """
     target = as_path(target)
     for folder in map(as_path, given):
+        if type(folder) is not type(target):
+            continue
         if folder.is_dir() and folder.resolve().is_relative_to(target.resolve()):
             raise WrongPlace(
                 f"{target}: {'is' if target.resolve() == folder.resolve() else 'holds'} the folder"
@@ -167,21 +169,32 @@ def _objects_like(pattern: ObjectPath) -> tuple[list[Path], list[str]]:
         }
     fits = {path: fit for path, _, fit in listing if fit is not None}
     files_alone = without_markers((path, meta) for path, meta, _ in listing)
-    found = [(path, fits[path] is Fit.NAME) for path in files_alone if path in fits]
+    named = {
+        path: path if fits[path] is Fit.NAME else type(path)(*path.parts[: len(pattern.parts)])
+        for path in files_alone
+        if path in fits
+    }
+    found = sorted(named.items(), key=lambda one: (str(one[1]), _in_folder(one[0])))
     if found:
         around = (fixed, *fixed.parents)
         own |= {above for above in around if (above / SCORE_CARD).is_file()}
     files, left_out = list[Path](), list[str]()
-    for path, is_named in found:
-        below = [above for above in path.parents if len(above.parts) > depth]
-        is_meant = own.isdisjoint(path.parents) and (
-            _is_asked(path, pattern) if is_named else is_data(path) and all(map(is_visible, below))
-        )
-        if is_meant:
+    for path, as_named in found:
+        if path == as_named:
+            is_meant = _is_asked(path, pattern)
+        else:
+            within = [one for one in path.parents if len(one.parts) > len(as_named.parts)]
+            is_meant = is_data(path) and all(map(is_visible, within))
+        if is_meant and own.isdisjoint(path.parents):
             files.append(path)
-        elif is_named:
+        elif path == as_named:
             left_out.append(str(path))
     return files, left_out
+
+
+def _in_folder(path: Path) -> list[tuple[bool, str]]:
+    """Sorts files before the folders beside them, each by their names."""
+    return [*((True, name) for name in path.parts[:-1]), (False, path.name)]
 
 
 def _said_files(pattern: Path, files: list[Path], left_out: list[str], say: Say) -> list[Path]:

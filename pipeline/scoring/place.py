@@ -150,7 +150,13 @@ def check_place(path: Path | str) -> None:
     path = Path(path)
     if (kind := address_kind(path)) is not None:
         address = address_as_typed(path)
-        remedy = f"leave {kind}:// out" if kind == "file" else f"give it as text, {address!r}"
+        remedy = (
+            f"leave {kind}:// out"
+            if kind == "file"
+            else "scores are written to a folder of this machine, or to one in a bucket whose"
+            f" address is given as it is (no path is made of it); or copy them to {kind}://"
+            " afterwards"
+        )
         raise WrongPlace(f"{address}: {remedy}")
     if path.exists() and not path.is_dir():
         raise WrongPlace(f"{path}: is a file; scores are written to a folder: choose another name")

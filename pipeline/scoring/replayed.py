@@ -1,8 +1,8 @@
 """The ledger of a folder of scores in a bucket: what its commits say, kept on this machine.
 
     with replayed(location) as (ledger, folder):    # a cache of one's own for as long as it lasts
-        for number, _ in log.newer(ledger.number):
-            ledger.replay(number, log.read(number))
+        for number, commit in log.after(ledger.number):
+            ledger.replay(number, commit)
         ledger.known([digest])                      # by the digests of ids
 
 It lies in the user's cache folder and may be lost or damaged at any time: then it is made again
@@ -19,7 +19,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -82,6 +82,11 @@ class Replayed(Ledger):
     def removed(self) -> dict[str, str | None]:
         """Path of every part that was ever removed -> the part that has its rows now."""
         return dict(self._db.execute("SELECT path, successor FROM removed"))
+
+    def removed_of(self, paths: Iterable[str]) -> list[str]:
+        """Those of some parts that were removed."""
+        query = "SELECT 1 FROM removed WHERE path = ?"
+        return [path for path in paths if self._db.execute(query, (path,)).fetchone()]
 
     def deleted(self) -> list[bytes]:
         """Digests of the ids that must not come back, sorted."""
