@@ -21,7 +21,11 @@ app = typer.Typer()
 @app.command(rich_help_panel=LOOK)
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="A store, run, head or score folder, a Parquet file or a config.")
+        str,
+        typer.Argument(
+            help="A store, run, head or score folder, a Parquet file or a config; or a store or"
+            " scores as s3://…."
+        ),
     ],
     labels: Annotated[
         bool, typer.Option("--labels", help="Of a run: the labels that its heads most doubt.")
@@ -51,22 +55,24 @@ def inspect(
     from pipeline import report
 
     if labels:
-        _doubted_labels(path, task or (), limit, output, store, as_json=as_json)
+        _doubted_labels(Path(path), task or (), limit, output, store, as_json=as_json)
         return
     given = {"--task": task, "--limit": limit, "--out": output, "--store": store}
     if odd := [name for name, value in given.items() if value is not None]:
         raise ConfigError(f"{odd[0]} goes with --labels: salient inspect RUN --labels {odd[0]} ...")
     from pipeline.config import changes
 
+    place = placed(path)
     try:
-        facts = report.inspect(path)
+        facts = report.inspect(place)
     except ConfigError as error:
-        near = lies_near(path) if path.is_dir() and not is_run(path) else ""
+        is_other = isinstance(place, Path) and place.is_dir() and not is_run(place)
+        near = lies_near(Path(place)) if is_other else ""
         raise ConfigError(f"{error}{near}") from None
     if as_json:
         print_json(facts)
     elif facts["kind"] == "run" and facts["metrics"] is not None:
-        show_metrics(path, facts["metrics"], as_json=False, plots=False)
+        show_metrics(Path(path), facts["metrics"], as_json=False, plots=False)
         if "lost" in facts:
             out.print(escape(facts["lost"]))
     else:

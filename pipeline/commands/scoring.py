@@ -166,8 +166,8 @@ Follow = Annotated[
     str | None,
     typer.Option(
         metavar="DIR",
-        help="Instead of INPUT: score the files of a folder (or s3://…) as they become complete, until told to"
-        " stop (SIGTERM or Ctrl-C end it with 0).",
+        help="Instead of INPUT: score the files of a folder (or s3://…) as they become complete,"
+        " until told to stop (SIGTERM or Ctrl-C end it with 0).",
         rich_help_panel=FOLLOWING,
     ),
 ]

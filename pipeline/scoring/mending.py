@@ -23,7 +23,6 @@ from pipeline.progress import Say, silent
 from pipeline.scoring.bucket import BucketScores, open_bucket
 from pipeline.scoring.commitlog import STAGED, commit_path, staged_path
 from pipeline.scoring.erasure import scrub
-from pipeline.scoring.held import date_of
 from pipeline.scoring.parts import (
     QUARANTINE,
     SET_ASIDE,
@@ -34,14 +33,13 @@ from pipeline.scoring.parts import (
 )
 from pipeline.scoring.place import (
     DRIFT,
-    FORMAT_VERSIONS,
+    IN_BUCKET,
     RUNS,
     SCORE_CARD,
     check_scores,
     read_score_card,
 )
 from pipeline.scoring.repair import MISSING, Damaged, RepairReport, some_of
-from pipeline.scoring.sinks import PARQUET
 from store.disk import Meta, decode_json, encode_json
 from store.errors import StoreError
 
@@ -297,5 +295,5 @@ class _Mending:
             return
         self._report.mended.append(SCORE_CARD)
         if not self._report.dry_run:
-            card = {"format_version": FORMAT_VERSIONS[PARQUET], "fingerprint": found.pop()}
+            card = {"format_version": IN_BUCKET, "fingerprint": found.pop()}
             self._location.put(SCORE_CARD, encode_json(card))
