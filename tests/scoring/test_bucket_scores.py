@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +27,10 @@ from pipeline.scoring.folder import open_scores
 from pipeline.scoring.parts import id_key
 from pipeline.scoring.place import SCORE_CARD, WrongPlace, check_place, read_score_card
 from store.disk import ObjectLocation, durable, locate
+from tests.builders.buckets import BucketServer
 from tests.builders.dumps import assert_same_scores, scores, v1, write_tweets
 from tests.builders.faults import Fault, FaultProxy
+from tests.builders.forking import start
 from tests.builders.heads import write_heads
 from tests.builders.scoring import run_without_model
 
@@ -186,6 +191,47 @@ def test_lost_answers_lose_and_double_nothing(
     for _ in range(3):
         run_without_model(dumps, bucket)
         check_whole(bucket)
+
+
+def score_and_be_killed(
+    dumps: Sequence[Path], url: str, environment: dict[str, str], step: int
+) -> None:
+    """Runs in a process of its own: score, and be killed at a step."""
+    os.environ.update(environment)
+    passed = itertools.count(1)
+
+    def watch(name: str) -> None:
+        if name.endswith(("put", "copy", "delete")) and next(passed) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    durable.watch_steps(watch)
+    run_without_model(dumps, url)
+
+
+@pytest.mark.slow
+def test_200_kills_of_8_racing_processes_lose_and_double_nothing(
+    dumps: list[Path], bucket: str, bucket_server: BucketServer, own_cache: Path
+) -> None:
+    draw, kills, number = random.Random(0), 0, 0
+    while kills < 200:
+        number += 1
+        url = f"{bucket}/{number}"
+        for _ in range(3):
+            processes = []
+            for machine in range(8):
+                cache = {"SALIENT_CACHE": str(own_cache / f"{machine}")}
+                environment = bucket_server.environment() | cache
+                what = draw.sample(dumps, 2), url, environment, draw.randrange(1, 40)
+                processes.append(start(score_and_be_killed, *what))
+            for process in processes:
+                process.join()
+                assert process.exitcode in (0, -signal.SIGKILL)
+                kills += process.exitcode != 0
+            check_subset(url)
+        run_without_model(dumps, url)
+        check_whole(url)
+        assert run_without_model(dumps, url).read == 0
+    print(f"{kills} kills, {number} folders")
 
 
 # --- races ---------------------------------------------------------------------------------------
