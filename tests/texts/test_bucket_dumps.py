@@ -161,9 +161,9 @@ def test_labelled_sets(tmp_path: Path, memory_bucket: str) -> None:
             corpora.append(corpus_of(own))
         assert corpora[0].samples.equals(corpora[1].samples)
     with pytest.raises(CorpusError, match="no file has such a name"):
-        corpus_of(CorpusSource(path=f"{memory_bucket}/*.tsv", labels=MOOD))
+        corpus_of(sources[1].model_copy(update={"path": f"{memory_bucket}/*.tsv"}))
     with pytest.raises(CorpusError, match=r"memory://.*/none.csv: no such file"):
-        corpus_of(CorpusSource(path=f"{memory_bucket}/none.csv", labels=MOOD))
+        corpus_of(sources[1].model_copy(update={"path": f"{memory_bucket}/none.csv"}))
 
 
 # --- which objects are meant --------------------------------------------------------------------
