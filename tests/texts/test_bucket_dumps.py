@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -33,8 +34,10 @@ from pipeline.texts.recognition import recognised
 from pipeline.texts.rows import read_texts
 from store.disk import FileState, Meta, ObjectChanged, ObjectLocation, locate
 from store.errors import StoreBusy, TryAgain
-from tests.builders.dumps import v1
+from tests.builders.dumps import scores, v1
+from tests.builders.faults import Fault, FaultProxy
 from tests.builders.framed import NAMES, PACKED, framed, zipped
+from tests.builders.scoring import run_without_model
 
 TASKS = [TaskConfig(name="mood", type="classification")]
 MOOD = {"mood": "label"}
@@ -388,3 +391,83 @@ def test_one_that_cannot_be_reached_is_tried_again_later(
     monkeypatch.setattr(ObjectLocation, "head", away)
     with pytest.raises(TryAgain):
         check_inputs([as_path(f"{memory_bucket}/a.csv")], InputOptions(), Filters())
+
+
+# --- a server -----------------------------------------------------------------------------------
+
+
+def dump_of(numbers: range) -> bytes:
+    texts = {number: random.Random(number).randbytes(40).hex() for number in numbers}
+    return gzip.compress(framed("lines", [v1(n, text=text) for n, text in texts.items()]))
+
+
+def test_scores_of_a_bucket_behind_a_bad_network_are_those_of_a_disk(
+    fault_proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many answers are cut, refused or never come: no line is lost or there twice."""
+    monkeypatch.setattr(readahead, "FIRST_BYTES", 1 << 10)
+    monkeypatch.setattr(readahead, "PIECE_BYTES", 1 << 11)
+    for day in range(3):
+        both(
+            tmp_path / "dumps",
+            bucket,
+            f"2026/{day}.jsonl.gz",
+            dump_of(range(day * 90, 99 * day + 99)),
+        )
+    here = find_inputs([tmp_path / "dumps"])
+    fault_proxy.plan(
+        Fault("cut", method="GET", key=r"\.gz", share=0.15, times=None),
+        Fault("answer", share=0.1, times=None),
+        Fault("reset", share=0.1, times=None),
+    )
+    there = find_inputs([Path(f"{bucket}/2026/*.jsonl.gz")])
+    assert [path.name for path in there] == [path.name for path in here]
+    run_without_model(here, tmp_path / "of_disk")
+    run_without_model(there, tmp_path / "of_bucket")
+    assert sum(fault_proxy.faults.values()) > 10
+    assert scores(tmp_path / "of_bucket").equals(scores(tmp_path / "of_disk"))
+    # The same bytes are the same input, wherever they lie.
+    again = run_without_model(there, tmp_path / "of_disk")
+    assert {one.state for one in again.inputs} == {"unchanged"}
+
+
+def test_an_object_replaced_while_it_is_scored_is_scored_anew_the_next_time(
+    fault_proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readahead, "FIRST_BYTES", 1 << 10)
+    monkeypatch.setattr(readahead, "PIECE_BYTES", 1 << 10)
+    put(bucket, {"day.jsonl.gz": dump_of(range(200))})
+    (path,) = find_inputs([Path(f"{bucket}/*.gz")])
+    gets = 0
+
+    def replace(method: str, key: str) -> None:
+        nonlocal gets
+        gets += 1
+        if gets == most - 2:
+            fault_proxy.clear()
+            put(bucket, {"day.jsonl.gz": dump_of(range(100, 300))})
+
+    most = 10**9
+    fault_proxy.plan(Fault("call", method="GET", key="day.jsonl.gz", times=None, call=replace))
+    run_without_model([path], tmp_path / "never")
+    most, gets = gets, 0
+    report = run_without_model([path], tmp_path / "out")
+    (one,) = report.inputs
+    assert one.state == "failed" and "day.jsonl.gz: changed while it was read" in str(one.problem)
+    report = run_without_model([path], tmp_path / "out")
+    assert [one.state for one in report.inputs] == ["read"]
+    ids = scores(tmp_path / "out")["id"].to_pylist()
+    assert len(ids) == len(set(ids)) and len(ids) in range(200, 301)
+    assert run_without_model([path], tmp_path / "out").inputs[0].state == "unchanged"
+
+
+def test_an_unchanged_object_is_not_read_again(
+    fault_proxy: FaultProxy, bucket: str, tmp_path: Path
+) -> None:
+    put(bucket, {"day.jsonl.gz": dump_of(range(50))})
+    (path,) = find_inputs([Path(f"{bucket}/day.jsonl.gz")])
+    run_without_model([path], tmp_path / "out", note=True)
+    fault_proxy.reset_counts()
+    report = run_without_model([path], tmp_path / "out", note=True)
+    assert report.inputs[0].state == "unchanged"
+    assert fault_proxy.requests["GET"] == 0
