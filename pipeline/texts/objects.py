@@ -149,6 +149,8 @@ class ObjectPath(PosixPath):
             after: a key; those up to it are left out.
         """
         folder, location = self.key, self.location
+        if self.parts[0].rstrip(":") in _UNLISTED:
+            raise CorpusError(f"{self}: https:// does not say what there is; name each file")
         root = type(self)(*self.parts[:2])
         listing = location.list(folder, after=after)
         while True:

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
 from pipeline.errors import ConfigError, CorpusError, DumpError, InputError
+from pipeline.scoring.files import ScoreOptions
+from pipeline.scoring.following import Following, follow_files
 from pipeline.scoring.inputs import check_apart, check_inputs, find_inputs
 from pipeline.scoring.place import WrongPlace
 from pipeline.texts import Filters, readahead
@@ -37,6 +39,7 @@ from store.errors import StoreBusy, TryAgain
 from tests.builders.dumps import scores, v1
 from tests.builders.faults import Fault, FaultProxy
 from tests.builders.framed import NAMES, PACKED, framed, zipped
+from tests.builders.heads import write_heads
 from tests.builders.scoring import run_without_model
 
 TASKS = [TaskConfig(name="mood", type="classification")]
@@ -247,13 +250,28 @@ def test_what_is_not_there_is_said(memory_bucket: str) -> None:
         check_apart([Path(f"{memory_bucket}/2026/11")], Path(f"{memory_bucket}/2026"))
 
 
-def test_a_followed_bucket_takes_objects_as_they_appear(memory_bucket: str) -> None:
+def test_the_state_of_an_object_is_that_of_its_content(memory_bucket: str) -> None:
     put(memory_bucket, {"a.csv": b"text\nso\n"})
     path = ObjectPath(f"{memory_bucket}/a.csv")
     before = FileState.of(path)
     assert before == FileState.of(path) and before.is_settled(time.time_ns())
     put(memory_bucket, {"a.csv": b"text\nno\n"})
     assert FileState.of(path) != before
+
+
+def test_a_followed_bucket_gives_objects_as_soon_as_they_are_seen(
+    memory_bucket: str, tmp_path: Path, tiny_bert: Path
+) -> None:
+    texts = {"d/a.csv": b"text\nso\n", "b.csv": b"text\nno\nyes\n", "d/_x.csv": b"text\nso\n"}
+    put(memory_bucket, texts)
+    report = follow_files(
+        Path(memory_bucket),
+        output=tmp_path / "out",
+        options=ScoreOptions(heads=write_heads(tmp_path / "heads", tiny_bert)),
+        following=Following(quiet_s=3600, until_idle=True),
+    )
+    assert (report.rounds, report.scored, report.failed) == (1, 3, {})
+    assert set(scores(tmp_path / "out")["id"].to_pylist()) == {"a:2", "b:2", "b:3"}
 
 
 # --- requests that fail -------------------------------------------------------------------------
