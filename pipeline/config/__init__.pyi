@@ -25,8 +25,12 @@ from .sections import NormaliseConfig as NormaliseConfig
 from .sections import ProbeConfig as ProbeConfig
 from .sections import ScoreConfig as ScoreConfig
 from .sections import SplitConfig as SplitConfig
+from .sections import StorageConfig as StorageConfig
 from .sections import StoreConfig as StoreConfig
+from .sections import SubmissionConfig as SubmissionConfig
 from .sections import TaskConfig as TaskConfig
+from .sections import is_address as is_address
+from .sections import without_login as without_login
 from .sections import words_around as words_around
 from .whole import RunConfig as RunConfig
 from .whole import backbone_of as backbone_of

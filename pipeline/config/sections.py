@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import re
 from encodings.aliases import aliases
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -54,7 +56,7 @@ Pooling = Literal["mean", "max", "first", "last"]
 def _input_here(path: str) -> str:
     if "://" in path:
         raise ValueError(
-            f"{path!r} is no file here; fetch it and name the copy, or name a data set of the"
+            f"{without_login(path)!r} is no file here; fetch it and name the copy, or name a data set of the"
             ' Hugging Face hub as hub = "NAME"'
         )
     return path
@@ -63,17 +65,52 @@ def _input_here(path: str) -> str:
 def _folder_here(path: str) -> str:
     if "://" in path:
         raise ValueError(
-            f"{path!r} is no folder here; what is written goes to a local or shared folder: name"
-            " one, and copy it elsewhere afterwards"
+            f"{without_login(path)!r} is no folder here; a run's own files lie in a folder of the"
+            " machine that it is started on: name one (store.path, score.output and"
+            " submission.folder may be in a bucket)"
         )
     return path
+
+
+BUCKETS = ("s3", "gs", "az")
+"""Schemes of the buckets that Salient writes to."""
+_WRITTEN = (*BUCKETS, "memory", "file")
+_LOGIN = re.compile(r"(?<=://)[^/?#]*@|[?#].*$")
+
+
+def without_login(address: str) -> str:
+    """An address without what may be secret in it: user and password, and what follows a ``?``."""
+    return _LOGIN.sub("", address) if "://" in address else address
+
+
+def is_address(path: str | PurePath) -> bool:
+    """Whether it is the address of a bucket, and not a path of this machine."""
+    return isinstance(path, str) and "://" in path
+
+
+def _folder_or_bucket(path: str) -> str:
+    if "://" not in path:
+        return path
+    scheme, _, place = path.partition("://")
+    shown = without_login(path)
+    if shown != path:
+        raise ValueError(
+            f"{shown!r} is given with a login, or with what follows a ? or #: leave that out of the"
+            f" address; {CREDENTIALS}"
+        )
+    if scheme not in _WRITTEN or not place.strip("/"):
+        raise ValueError(
+            f"{shown!r} is no folder here and no bucket; name a folder, or a place in a bucket as"
+            f" {', '.join(f'{one}://BUCKET/FOLDER' for one in BUCKETS)}"
+        )
+    return path.rstrip("/")
 
 
 def _no_address(model: str) -> str:
     if "://" in model:
         name = "/".join(model.partition("://")[2].split("/")[1:3])
         raise ValueError(
-            f"{model!r} is an address; name a model folder here, or a model of the Hugging Face hub"
+            f"{without_login(model)!r} is an address; name a model folder here, or a model of the Hugging Face hub"
             f" by its name{name and f', as {name!r}'}"
         )
     return model
@@ -81,6 +118,7 @@ def _no_address(model: str) -> str:
 
 InputPath = Annotated[str, AfterValidator(_input_here)]
 FolderPath = Annotated[str, AfterValidator(_folder_here)]
+FolderOrBucket = Annotated[str, AfterValidator(_folder_or_bucket)]
 ModelName = Annotated[str, AfterValidator(_no_address)]
 
 
@@ -438,8 +476,9 @@ class SplitConfig(Section):
 class StoreConfig(Section):
     """The activation store."""
 
-    path: FolderPath = Field(examples=["activations"])
-    """Folder of the store; several runs may share one."""
+    path: FolderOrBucket = Field(examples=["activations"])
+    """Folder of the store, or its place in a bucket, as in ``"s3://bucket/activations"`` (also
+    ``gs://`` and ``az://``; ``[storage]`` says how it is reached). Several runs may share one."""
     poolings: tuple[Pooling, ...] = Field(default=("mean", "max"), examples=[["last"]])
     """How a text's tokens become one number per neuron: mean, max, first, last (in a decoder the
     token that has seen all others)."""
@@ -676,8 +715,8 @@ class HeadConfig(Section):
 class ScoreConfig(Section):
     """Batch scoring."""
 
-    output: FolderPath | None = Field(default=None, examples=["scores"])
-    """Folder of the scores, where ``--out`` names none."""
+    output: FolderOrBucket | None = Field(default=None, examples=["scores"])
+    """Folder of the scores, or its place in a bucket, where ``--out`` names none."""
     out_format: Literal["parquet", "delta"] = "parquet"
     """How the folder keeps its rows: Parquet files by date, or the same files as a Delta table."""
     languages: tuple[str, ...] = Field(default=(), examples=[["en"]])
@@ -728,6 +767,85 @@ class ScoreConfig(Section):
     drift_warning: float = Field(default=0.2, gt=0, examples=[0.25])
     """Population stability index, beyond what chance makes of it, from which a run warns that the
     texts are no longer like those the heads were validated on."""
+
+
+CREDENTIALS = (
+    "credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE;"
+    " GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), a"
+    " profile, or the machine's role"
+)
+_SECRET = re.compile(
+    r"key|secret|token|password|passwd|credential|sas|connection_string|service_account|username",
+    re.IGNORECASE,
+)
+"""In the names of keys that somebody might look for under ``[storage]``."""
+
+
+class StorageConfig(Section):
+    """How buckets are reached; does not affect results. Credentials never stand here: they come
+    from the environment (``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``,
+    ``GOOGLE_APPLICATION_CREDENTIALS``, ``AZURE_STORAGE_ACCOUNT_KEY`` …), from ``profile``, or are
+    the machine's own (instance roles)."""
+
+    endpoint: str | None = Field(default=None, examples=["http://127.0.0.1:9000"])
+    """Address of a server other than the cloud's own, such as MinIO's; default
+    ``AWS_ENDPOINT_URL``, or the cloud's."""
+    region: str | None = Field(default=None, examples=["eu-central-1"])
+    """Of S3 buckets; default ``AWS_REGION`` or ``AWS_DEFAULT_REGION``."""
+    allow_http: bool = False
+    """Talk without TLS to an endpoint that begins with ``http://``; whoever is on the way reads
+    along."""
+    skip_signature: bool = False
+    """Read public buckets without credentials."""
+    profile: str | None = Field(default=None, examples=["research"])
+    """Of ``~/.aws/config``, instead of ``AWS_PROFILE`` (package: ``boto3``). Workers elsewhere need
+    it too."""
+    request_timeout_s: float | None = Field(default=None, gt=0, examples=[60])
+    """How long a request may take before it is tried again."""
+    connect_timeout_s: float | None = Field(default=None, gt=0, examples=[10])
+    """How long a connection may take before it is tried again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secrets(cls, data: Any) -> Any:
+        """What is refused here is not repeated: errors end up in logs."""
+        if not isinstance(data, dict):
+            return data
+        secret = next((key for key in data if _SECRET.search(str(key))), None)
+        if secret is not None and secret not in cls.model_fields:
+            raise ValueError(f"{secret!r} is secret, and files are copied and shared; {CREDENTIALS}")
+        endpoint = data.get("endpoint")
+        if isinstance(endpoint, str):
+            shown = without_login(endpoint)
+            if shown != endpoint:
+                raise ValueError(
+                    f"endpoint {shown!r} is given with a login, or with what follows a ? or #: leave"
+                    f" that out; {CREDENTIALS}"
+                )
+            if not endpoint.startswith(("http://", "https://")):
+                raise ValueError(
+                    f"endpoint {endpoint!r} is no address of a server: write it as"
+                    ' "https://HOST" or "http://HOST:PORT"'
+                )
+            if endpoint.startswith("http://") and data.get("allow_http") is not True:
+                raise ValueError(
+                    f"endpoint {endpoint!r} talks without TLS; add allow_http = true where whoever"
+                    " is on the way may read along, or name an https:// address"
+                )
+        return data
+
+    def options(self) -> dict[str, str | bool]:
+        """What is said, as ``store.disk.use_storage`` takes it."""
+        said = self.model_dump(exclude_defaults=True)
+        return {key: one if isinstance(one, bool) else str(one) for key, one in said.items()}
+
+
+class SubmissionConfig(Section):
+    """Where jobs of ``salient submit`` are kept; does not affect results."""
+
+    folder: FolderOrBucket | None = Field(default=None, examples=["s3://bucket/jobs"])
+    """A folder, or a place in a bucket; default ``$SALIENT_JOBS``, else ``~/.salient/jobs``.
+    Other commands on jobs look into that default, or where ``--jobs`` says."""
 
 
 class ClusterConfig(Section):

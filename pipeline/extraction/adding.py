@@ -78,7 +78,8 @@ def add_layers(
     """
     begin = time.perf_counter()
     store = ActivationStore.open(store_path)
-    store.writable_root()
+    if not is_address(store_path):
+        store.writable_root()
     schema = store.schema
     last = schema.num_layers
 

@@ -246,7 +246,8 @@ class _Asked:
         if single and settings.get("peaks"):
             raise ConfigError(f"peaks lie beside their site: give sites = ({single!r},)")
         default = "float32" if out is None else "float16"
-        store = {"path": str(Path(out or ".").expanduser()), "dtype": dtype or default}
+        place = str(out or ".") if is_address(out) else str(Path(out or ".").expanduser())
+        store = {"path": place, "dtype": dtype or default}
         several = {"poolings": _listed(poolings, "poolings", "mean")}
         several["sites"] = (single,) if single else _listed(sites, "sites", "ffn")
         backbone = {
@@ -492,7 +493,7 @@ def _into_store(
     say: Say,
 ) -> xr.Dataset:
     """Add the texts that the store lacks; all of these, lazily."""
-    path = Path(asked.store.path)
+    path = asked.store.path
     engine = made_with(asked.backbone, path)
     backbone = kept_model(asked.backbone, device=device, made_with=engine)
     options = asked.options(backbone)

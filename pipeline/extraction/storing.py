@@ -21,7 +21,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.backbone import Backbone, Encoded, Engine, engine_of, load_from_settings
-from pipeline.config import BackboneConfig, NormaliseConfig, RunConfig, StoreConfig
+from pipeline.config import BackboneConfig, NormaliseConfig, RunConfig, StoreConfig, is_address
 from pipeline.errors import ExtractBusy, ExtractInputError
 from pipeline.events import BlockWritten, Tally, emit
 from pipeline.extraction.extractor import STORED, Extractor, Pooled, Turned
@@ -418,7 +418,7 @@ def extract_blocks(
         meter.memory = memory.most(meter.memory)
         emit(
             BlockWritten(
-                store=str(store.writable_root()),
+                store=store.location.address,
                 start=block.start,
                 stop=block.stop,
                 elapsed_s=time.perf_counter() - begin,
@@ -514,7 +514,9 @@ def _text_finder(plan: AppendPlan, texts: pa.Table | None) -> Callable[[Block], 
 
 
 def check_disk(path: str | Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold; ``needed`` in bytes."""
+    """Refuse to start what the disk cannot hold; ``needed`` in bytes. Buckets have no end."""
+    if is_address(path):
+        return
     free = shutil.disk_usage(path).free
     if needed > free:
         raise ExtractBusy(
