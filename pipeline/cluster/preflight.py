@@ -22,10 +22,9 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import is_address
 from pipeline.errors import ConfigError
 from pipeline.progress import Say
-from store.disk import locate, use_storage
+from store.disk import ObjectLocation, is_url, locate, use_storage
 from store.errors import SalientError
 
 COMPARED = (
@@ -84,7 +83,7 @@ class Ticket:
     inputs: tuple[str, ...] = ()
     cores: int | None = None
     gpu: bool = False
-    storage: Mapping[str, str | bool] = field(default_factory=dict)
+    storage: Mapping[str, Any] = field(default_factory=dict)
 
 
 @cache
@@ -177,7 +176,7 @@ def worker_problem(ticket: Ticket, dask_worker: Any = None) -> str | None:
         except OSError as error:
             return f"{folder} cannot be written there ({error.strerror}); check its permissions"
     for path in ticket.inputs:
-        if is_address(path):
+        if is_url(path):
             if (problem := _unreached(path)) is not None:
                 return problem
         elif not os.access(path, os.R_OK):
@@ -195,8 +194,10 @@ def worker_problem(ticket: Ticket, dask_worker: Any = None) -> str | None:
 
 def _unreached(address: str) -> str | None:
     """What keeps this process from a place in a bucket; nothing need lie there yet."""
+    place = locate(address)
+    assert isinstance(place, ObjectLocation)
     try:
-        next(iter(locate(address).list()), None)
+        next(place.list(), None)
     except SalientError as error:
         return (
             f"cannot reach the store there ({error}); give workers credentials of their own"

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.config.addresses import without_login
 from pipeline.config.keys import section_class, sections_of
-from pipeline.config.sections import without_login
 from pipeline.config.writing import toml_key, toml_value
 from pipeline.errors import did_you_mean
 

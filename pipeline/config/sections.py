@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import re
 from encodings.aliases import aliases
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +18,13 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.config.addresses import (
+    CREDENTIALS,
+    FolderOrBucket,
+    InputPath,
+    ModelName,
+    without_login,
+)
 from pipeline.errors import did_you_mean
 
 SCORE_COLUMNS = (
@@ -51,75 +57,6 @@ Ranking = Literal[
 """The probes' weights, and the rows of ``pipeline.neurons.RANKINGS``."""
 Pooling = Literal["mean", "max", "first", "last"]
 """The rows of ``pipeline.backbone.POOLINGS``."""
-
-
-def _input_here(path: str) -> str:
-    if "://" in path:
-        raise ValueError(
-            f"{without_login(path)!r} is no file here; fetch it and name the copy, or name a data set of the"
-            ' Hugging Face hub as hub = "NAME"'
-        )
-    return path
-
-
-def _folder_here(path: str) -> str:
-    if "://" in path:
-        raise ValueError(
-            f"{without_login(path)!r} is no folder here; a run's own files lie in a folder of the"
-            " machine that it is started on: name one (store.path, score.output and"
-            " submission.folder may be in a bucket)"
-        )
-    return path
-
-
-BUCKETS = ("s3", "gs", "az")
-"""Schemes of the buckets that Salient writes to."""
-_WRITTEN = (*BUCKETS, "memory", "file")
-_LOGIN = re.compile(r"(?<=://)[^/?#]*@|[?#].*$")
-
-
-def without_login(address: str) -> str:
-    """An address without what may be secret in it: user and password, and what follows a ``?``."""
-    return _LOGIN.sub("", address) if "://" in address else address
-
-
-def is_address(path: str | PurePath) -> bool:
-    """Whether it is the address of a bucket, and not a path of this machine."""
-    return isinstance(path, str) and "://" in path
-
-
-def _folder_or_bucket(path: str) -> str:
-    if "://" not in path:
-        return path
-    scheme, _, place = path.partition("://")
-    shown = without_login(path)
-    if shown != path:
-        raise ValueError(
-            f"{shown!r} is given with a login, or with what follows a ? or #: leave that out of the"
-            f" address; {CREDENTIALS}"
-        )
-    if scheme not in _WRITTEN or not place.strip("/"):
-        raise ValueError(
-            f"{shown!r} is no folder here and no bucket; name a folder, or a place in a bucket as"
-            f" {', '.join(f'{one}://BUCKET/FOLDER' for one in BUCKETS)}"
-        )
-    return path.rstrip("/")
-
-
-def _no_address(model: str) -> str:
-    if "://" in model:
-        name = "/".join(model.partition("://")[2].split("/")[1:3])
-        raise ValueError(
-            f"{without_login(model)!r} is an address; name a model folder here, or a model of the Hugging Face hub"
-            f" by its name{name and f', as {name!r}'}"
-        )
-    return model
-
-
-InputPath = Annotated[str, AfterValidator(_input_here)]
-FolderPath = Annotated[str, AfterValidator(_folder_here)]
-FolderOrBucket = Annotated[str, AfterValidator(_folder_or_bucket)]
-ModelName = Annotated[str, AfterValidator(_no_address)]
 
 
 class Section(BaseModel):
@@ -769,11 +706,6 @@ class ScoreConfig(Section):
     texts are no longer like those the heads were validated on."""
 
 
-CREDENTIALS = (
-    "credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE;"
-    " GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), a"
-    " profile, or the machine's role"
-)
 _SECRET = re.compile(
     r"key|secret|token|password|passwd|credential|sas|connection_string|service_account|username",
     re.IGNORECASE,
@@ -798,12 +730,18 @@ class StorageConfig(Section):
     skip_signature: bool = False
     """Read public buckets without credentials."""
     profile: str | None = Field(default=None, examples=["research"])
-    """Of ``~/.aws/config``, instead of ``AWS_PROFILE`` (package: ``boto3``). Workers elsewhere need
-    it too."""
+    """Of ``~/.aws``, instead of ``AWS_PROFILE``. Workers elsewhere need it too."""
+    account: str | None = Field(default=None, examples=["mine"])
+    """Storage account of ``az://`` addresses; default ``AZURE_STORAGE_ACCOUNT_NAME``."""
+    virtual_hosted: bool | None = Field(default=None, examples=[True])
+    """Whether the bucket's name stands in the host's name of an S3 endpoint, rather than in the
+    path."""
     request_timeout_s: float | None = Field(default=None, gt=0, examples=[60])
-    """How long a request may take before it is tried again."""
-    connect_timeout_s: float | None = Field(default=None, gt=0, examples=[10])
-    """How long a connection may take before it is tried again."""
+    """Seconds that one request may take before it is tried again; default 120."""
+    connect_timeout_s: float | None = Field(default=None, gt=0, examples=[5])
+    """Seconds until a connection must stand; default 10."""
+    retry_timeout_s: float | None = Field(default=None, gt=0, examples=[300])
+    """Seconds after which a request that fails is no longer tried again; default 60."""
 
     @model_validator(mode="before")
     @classmethod
@@ -813,14 +751,16 @@ class StorageConfig(Section):
             return data
         secret = next((key for key in data if _SECRET.search(str(key))), None)
         if secret is not None and secret not in cls.model_fields:
-            raise ValueError(f"{secret!r} is secret, and files are copied and shared; {CREDENTIALS}")
+            raise ValueError(
+                f"{secret!r} is secret, and files are copied and shared; {CREDENTIALS}"
+            )
         endpoint = data.get("endpoint")
         if isinstance(endpoint, str):
             shown = without_login(endpoint)
             if shown != endpoint:
                 raise ValueError(
-                    f"endpoint {shown!r} is given with a login, or with what follows a ? or #: leave"
-                    f" that out; {CREDENTIALS}"
+                    f"endpoint {shown!r} is given with a login, or with what follows a ? or #:"
+                    f" leave that out; {CREDENTIALS}"
                 )
             if not endpoint.startswith(("http://", "https://")):
                 raise ValueError(
@@ -834,10 +774,12 @@ class StorageConfig(Section):
                 )
         return data
 
-    def options(self) -> dict[str, str | bool]:
-        """What is said, as ``store.disk.use_storage`` takes it."""
-        said = self.model_dump(exclude_defaults=True)
-        return {key: one if isinstance(one, bool) else str(one) for key, one in said.items()}
+    def apply(self) -> None:
+        """Reach buckets so from now on, in this process; saying nothing changes nothing."""
+        if said := self.model_dump(exclude_defaults=True):
+            from store.disk import use_storage
+
+            use_storage(said)
 
 
 class SubmissionConfig(Section):

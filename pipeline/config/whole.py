@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.config.addresses import is_address
 from pipeline.config.problems import every_problem, first_problem
 from pipeline.config.sections import (
     NAME_PATTERN,
@@ -36,10 +37,8 @@ from pipeline.config.sections import (
     StoreConfig,
     SubmissionConfig,
     TaskConfig,
-    is_address,
 )
 from pipeline.errors import ConfigError, did_you_mean
-
 
 _ELSEWHERE = {"cluster", "run_dir", "score", "name", "storage", "submission"}
 """Sections and keys that results do not depend on."""
@@ -191,7 +190,10 @@ class RunConfig(Section):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, origin: Path) -> RunConfig:
-        """Validate a parsed configuration; ``origin`` is named in errors and anchors paths."""
+        """Validate a parsed configuration; ``origin`` is named in errors and anchors paths.
+
+        From then on this process reaches buckets as its ``[storage]`` says.
+        """
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
@@ -200,6 +202,7 @@ class RunConfig(Section):
                 raise ConfigError(f"{origin}: {first}") from None
             listed = "".join(f"\n  {line}" for line in (first, *others))
             raise ConfigError(f"{origin}: {len(others) + 1} problems{listed}") from None
+        config.storage.apply()
         return config._resolved(origin.resolve().parent)
 
     def _resolved(self, base: Path) -> RunConfig:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.cluster import Session
-from pipeline.config import RunConfig, is_address
+from pipeline.config import RunConfig
 from pipeline.errors import ExtractError
 from pipeline.events import BlockWritten, Tally, emit
 from pipeline.extraction.footprint import Footprint
@@ -34,7 +34,6 @@ from pipeline.extraction.workbench import (
 from pipeline.progress import Say
 from pipeline.runfolder import RunFolder
 from store import ActivationStore, AppendPlan, Block, StoreError, disk
-from store.disk import join
 from store.tables import write_table
 
 SCRATCH, MARKS = ".blocks", "marks"
@@ -192,13 +191,13 @@ def extract_on_workers(
 
 def _scratch(config: RunConfig) -> str:
     """Where workers leave marks: in the run's folder, or where they see none beside the store."""
-    if is_address(config.store.path):
-        return join(config.store.path, ".salient", MARKS)
+    if disk.is_url(config.store.path):
+        return disk.join(config.store.path, ".salient", MARKS)
     return str(Path(config.run_dir) / SCRATCH)
 
 
 def _clear(scratch: str) -> None:
-    if is_address(scratch):
+    if disk.is_url(scratch):
         clear_marks(scratch)
     else:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -218,7 +217,7 @@ def _run_blocks(
         return []
     check_disk(store.location.address, todo * store.schema.bytes_per_sample)
     _clear(scratch)  # of a driver that was killed: nobody else appends
-    if not is_address(scratch):
+    if not disk.is_url(scratch):
         Path(scratch).mkdir(mode=0o700)
     find = None if store.schema.store_text else _finder(plan, texts)
     tasks = (

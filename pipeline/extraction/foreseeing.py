@@ -20,7 +20,7 @@ from pipeline.config import BackboneConfig, RunConfig, is_model_path
 from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.storing import StoreOptions, load_for_store, open_store, schema_of
 from pipeline.progress import Say, silent
-from store import ActivationStore
+from store import ActivationStore, disk
 
 MEASURED_TEXTS, MEASURED_S = 256, 10.0
 """Texts that the speed is measured on at most, and the time after which they are enough."""
@@ -37,14 +37,15 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
 
     Returns:
         JSON-ready: ``texts``, ``stored`` (of them, in the store already) and ``new``; where there
-        are new ones ``disk``: ``bytes``, ``bytes_per_text``, ``free``; ``memory``: ``model``,
+        are new ones ``disk``: ``bytes``, ``bytes_per_text``, ``free`` (None of a bucket);
+        ``requests``, of a bucket alone: ``put``, ``get`` and ``list``; ``memory``: ``model``,
         ``block`` (texts at a time), in bytes; ``time``: ``seconds``, ``texts_per_s``, ``measured``
-        (texts) and ``device``; or in place of these three ``unknown``: why they cannot be told.
+        (texts) and ``device``; or in place of these ``unknown``: why they cannot be told.
 
     Raises:
         SalientError: a model that cannot be loaded, or that the store was not made with.
     """
-    path = Path(config.store.path)
+    path = config.store.path
     new = _new_rows(path, samples)
     found: dict[str, Any] = {
         "texts": samples.num_rows,
@@ -71,7 +72,7 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
         "disk": {
             "bytes": len(new) * schema.bytes_per_sample,
             "bytes_per_text": schema.bytes_per_sample,
-            "free": shutil.disk_usage(_existing(path)).free,
+            "free": None if disk.is_url(path) else shutil.disk_usage(_existing(Path(path))).free,
         },
         "memory": {"model": _model_bytes(backbone), "block": 2 * block},
         "time": {
@@ -83,7 +84,7 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
     }
 
 
-def _new_rows(path: Path, samples: pa.Table) -> np.ndarray[Any, Any]:
+def _new_rows(path: str, samples: pa.Table) -> np.ndarray[Any, Any]:
     """Rows of the texts that the store lacks, ascending."""
     if not ActivationStore.exists(path):
         return np.arange(samples.num_rows)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.backbone import Backbone, Encoded, Engine, engine_of, load_from_settings
-from pipeline.config import BackboneConfig, NormaliseConfig, RunConfig, StoreConfig, is_address
+from pipeline.config import BackboneConfig, NormaliseConfig, RunConfig, StoreConfig
 from pipeline.errors import ExtractBusy, ExtractInputError
 from pipeline.events import BlockWritten, Tally, emit
 from pipeline.extraction.extractor import STORED, Extractor, Pooled, Turned
@@ -33,7 +33,7 @@ from pipeline.extraction.routed import RoutedLayers
 from pipeline.extraction.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.progress import Say
 from pipeline.runfolder import RunFolder
-from store import ActivationStore, AppendPlan, Block, StoreError, StoreSchema
+from store import ActivationStore, AppendPlan, Block, StoreError, StoreSchema, disk
 from store.layout import MAX_FLOAT16_INTEGER
 
 PEAK_FROM_SECONDS = 60.0
@@ -515,7 +515,7 @@ def _text_finder(plan: AppendPlan, texts: pa.Table | None) -> Callable[[Block], 
 
 def check_disk(path: str | Path, needed: int) -> None:
     """Refuse to start what the disk cannot hold; ``needed`` in bytes. Buckets have no end."""
-    if is_address(path):
+    if disk.is_url(path):
         return
     free = shutil.disk_usage(path).free
     if needed > free:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -32,8 +32,8 @@ from pipeline.extraction.golden import write_golden
 from pipeline.extraction.proving import proved
 from pipeline.extraction.storing import StoreOptions, extract_block, load_for_store, open_store
 from pipeline.extraction.throughput import Meter
-from store import ActivationStore, AppendPlan, Block
-from store.disk import locate
+from store import ActivationStore, AppendPlan
+from store.disk import Deletes, Lists, LocalLocation, ObjectLocation, Puts, locate
 
 MAX_CRASHES = 3
 
@@ -198,7 +198,7 @@ def compute_block(
         store, plan = bench.plan(recipe.store, plan_id)
     block = next(block for block in plan.all_blocks if block.start == start)
     assert block.stop == stop
-    marks = locate(scratch)
+    marks = _marks(scratch)
     crashed = _crashed(marks, start)
     if plan.is_finished(block):
         return BlockReport(start, worker, crashed=crashed)
@@ -229,8 +229,15 @@ def _check_model(extractor: Extractor, recipe: Recipe, store: ActivationStore) -
         )
 
 
+class _Marks(Puts, Lists, Deletes, Protocol):
+    """Where blocks are marked."""
+
+    def read(self, path: str) -> bytes:
+        """A mark."""
+
+
 @contextmanager
-def _marked(marks: Verbs, start: int, worker: str) -> Iterator[None]:
+def _marked(marks: _Marks, start: int, worker: str) -> Iterator[None]:
     """Leave a mark on a block, which stays if the process dies over it."""
     mark = f"{start}-{uuid.uuid4().hex[:8]}"
     marks.put(mark, worker.encode())
@@ -240,15 +247,21 @@ def _marked(marks: Verbs, start: int, worker: str) -> Iterator[None]:
         marks.delete([mark])
 
 
-def _crashed(marks: Verbs, start: int) -> tuple[str, ...]:
+def _crashed(marks: _Marks, start: int) -> tuple[str, ...]:
     """Who died over the block that starts there."""
     found = [one.path for one in marks.list() if one.path.startswith(f"{start}-")]
-    return tuple(marks.get(path)[0].decode() for path in found)
+    return tuple(marks.read(path).decode() for path in found)
+
+
+def _marks(scratch: str) -> _Marks:
+    place = locate(scratch)
+    assert isinstance(place, LocalLocation | ObjectLocation)
+    return place
 
 
 def clear_marks(scratch: str) -> None:
     """Take all marks away."""
-    marks = locate(scratch)
+    marks = _marks(scratch)
     marks.delete([one.path for one in marks.list()])
 
 
