@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.addresses import is_address
+from pipeline.config.addresses import FolderPath, is_address
 from pipeline.config.problems import every_problem, first_problem
 from pipeline.config.sections import (
     NAME_PATTERN,
@@ -26,7 +26,6 @@ from pipeline.config.sections import (
     BackboneConfig,
     ClusterConfig,
     CorpusSource,
-    FolderPath,
     HeadConfig,
     NormaliseConfig,
     ProbeConfig,
