@@ -99,7 +99,7 @@ def _submit_batch(config: RunConfig, card: JobCard, command: Sequence[str], job:
         return slurm.submit_script(path)
 
 
-def _detach(command: Sequence[str], log: str) -> None:
+def _detach(command: Sequence[str], log: str | Path) -> None:
     """Start a process that has nothing to do with this one's terminal and end.
 
     It begins with all signals as they are by default. Under ``nohup``, or in a script's background,
@@ -115,7 +115,7 @@ def _detach(command: Sequence[str], log: str) -> None:
         setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log, append, 0o600),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
     )

@@ -15,12 +15,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from pipeline.events import Event, Progressed, RowsScored, watch
 from pipeline.submission.folder import (
@@ -64,6 +64,7 @@ class Driver:
         self._card = self._job.card()
         self._trust = [TRUST] * (trust_remote_code and self._card.stage in LOADING)
         self._progress: Mapping[str, Any] = {}
+        self._log: _Log | None = None
         self._ended = threading.Event()
         now = time.time()
         self._state = JobState(
@@ -81,8 +82,9 @@ class Driver:
             os.chdir(self._card.folder)
         with watch(self._note):
             if isinstance(self._job, BucketJob):
-                with printing_into(self._job) as folder:
-                    return self._run(_with_config(self._job, self._card, folder))
+                with _Log(self._job) as self._log:
+                    words = _with_config(self._job, self._card, self._log.folder)
+                    return self._run(words)
             os.environ["SALIENT_JOB_FOLDER"] = str(self._job.path)
             return self._run(self._card.arguments)
 
@@ -118,6 +120,7 @@ class Driver:
         if self._job.has("cancel"):
             return "cancelled", code, "what was finished is kept"
         if code != self._interrupted:
+            self._ship()
             return "failed", code, self._job.last_line()
         limit = self._card.walltime_s
         elapsed = time.time() - (self._state.started_at or 0)
@@ -158,12 +161,17 @@ class Driver:
                 os.kill(os.getpid(), signal.SIGTERM)
             if time.monotonic() - last >= BEAT_S:
                 last = time.monotonic()
+                self._ship()
                 try:
                     self._job.write_state(
                         replace(self._state, beat_at=time.time(), progress=self._progress)
                     )
                 except (OSError, SalientError):
                     logging.getLogger(__name__).warning("no sign of life written", exc_info=True)
+
+    def _ship(self) -> None:
+        if self._log is not None:
+            self._log.ship()
 
     def _asked_to_stop(self) -> bool:
         try:
@@ -179,47 +187,46 @@ def _with_config(job: BucketJob, card: JobCard, folder: Path) -> list[str]:
     return [str(path) if word == job.shipped else word for word in card.arguments]
 
 
-@contextmanager
-def printing_into(job: BucketJob) -> Iterator[Path]:
-    """Have all that this process prints go into a job's log in a bucket, a piece every few seconds.
+class _Log:
+    """All that this process prints while it is entered, put into a job's bucket piece by piece.
 
-    Yields:
-        A folder of this machine for the time of the job.
+    Attributes:
+        folder: of this machine, for the time of the job.
     """
-    ended, number = threading.Event(), 0
-    with tempfile.TemporaryDirectory(prefix="salient-job-") as name:
-        log = Path(name) / "log"
-        with log.open("ab") as sink, log.open("rb") as source:
 
-            def ship() -> None:
-                nonlocal number
-                if piece := source.read():
-                    try:
-                        job.add_log(number + 1, piece)
-                        number += 1
-                    except SalientError:  # it is tried again with what comes
-                        source.seek(-len(piece), os.SEEK_CUR)
+    def __init__(self, job: BucketJob) -> None:
+        self._job = job
+        self._number = 0
+        self._one = threading.Lock()
+        self._stack = ExitStack()
 
-            def ship_on() -> None:
-                while not ended.wait(BEAT_S):
-                    ship()
+    def __enter__(self) -> Self:
+        name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="salient-job-"))
+        self.folder = Path(name)
+        sink = self._stack.enter_context((self.folder / "log").open("ab"))
+        self._source = self._stack.enter_context((self.folder / "log").open("rb"))
+        for number in (1, 2):
+            before = os.dup(number)
+            os.dup2(sink.fileno(), number)
+            self._stack.callback(os.close, before)
+            self._stack.callback(os.dup2, before, number)
+        return self
 
-            before = [os.dup(descriptor) for descriptor in (1, 2)]
-            for descriptor in (1, 2):
-                os.dup2(sink.fileno(), descriptor)
-            shipping = threading.Thread(target=ship_on, daemon=True)
-            shipping.start()
-            try:
-                yield Path(name)
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                for descriptor, old in zip((1, 2), before, strict=True):
-                    os.dup2(old, descriptor)
-                    os.close(old)
-                ended.set()
-                shipping.join()
-                ship()
+    def __exit__(self, *_: object) -> None:
+        self.ship()
+        self._stack.close()
+
+    def ship(self) -> None:
+        """Put what was printed since the last time into the bucket."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with self._one:
+            if piece := self._source.read():
+                try:
+                    self._job.add_log(self._number + 1, piece)
+                    self._number += 1
+                except SalientError:  # it is tried again with what comes
+                    self._source.seek(-len(piece), os.SEEK_CUR)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

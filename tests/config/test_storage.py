@@ -1,4 +1,4 @@
-"""``[storage]`` and addresses of buckets: how they are reached, and that no secret gets in or out."""
+"""``[storage]`` and addresses of buckets: how they are reached, and that no secret gets in."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def refused(folder: Path, text: str) -> str:
 def test_a_bucket_is_no_path_of_this_machine(tmp_path: Path) -> None:
     config = loaded(
         tmp_path,
-        TOML + '[score]\noutput = "gs://bucket/scores"\n[submission]\nfolder = "s3://bucket/jobs"\n',
+        TOML
+        + '[score]\noutput = "gs://bucket/scores"\n[submission]\nfolder = "s3://bucket/jobs"\n',
     )
     assert config.store.path == "s3://bucket/activations"
     assert config.score.output == "gs://bucket/scores"
