@@ -123,3 +123,16 @@ def test_every_option_of_the_client_has_its_key() -> None:
     from store.disk.storage import CHOICES
 
     assert set(StorageConfig.model_fields) == set(CHOICES)
+
+
+def test_a_starter_begins_in_a_bucket(tmp_path: Path) -> None:
+    from pipeline.commands.line import run_command
+
+    path, near = tmp_path / "run.toml", tmp_path / "near.toml"
+    assert run_command(["init", str(path), "--store", "s3://bucket/activations"]) == 0
+    text = path.read_text()
+    assert RunConfig.load(path).store.path == "s3://bucket/activations"
+    assert text.index("[store]") < text.index("# [storage]") < text.index("[[corpus]]")
+    assert run_command(["init", str(near), "--store", str(tmp_path / "there")]) == 0
+    assert 'path = "there"' in near.read_text() and "[storage]" not in near.read_text()
+    assert run_command(["init", str(tmp_path / "x.toml"), "--store", "ftp://b/a"]) == 2
