@@ -168,10 +168,17 @@ def _foreseen(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"disk, memory, time: cannot be told: {facts['unknown']}"
     if "disk" in facts:
         disk, memory, time = facts["disk"], facts["memory"], facts["time"]
-        yield (
-            f"disk: {_size(disk['bytes'])} for the store, {_size(disk['bytes_per_text'])}"
-            f" a text; {_size(disk['free'])} are free"
-        )
+        size = f"{_size(disk['bytes'])} for the store, {_size(disk['bytes_per_text'])} a text"
+        if disk["free"] is None:
+            yield f"bucket: {size}"
+        else:
+            yield f"disk: {size}; {_size(disk['free'])} are free"
+        if "requests" in facts:
+            asked = facts["requests"]
+            yield (
+                f"requests: about {asked['put']:,} PUT, {asked['get']:,} GET and {asked['list']:,}"
+                f" LIST to write it; {asked['get_all']:,} GET each time that all of it is read"
+            )
         yield (
             f"memory: {_size(memory['model'])} for the model,"
             f" {_size(memory['block'])} for the texts under way"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipeline.config import BackboneConfig, RunConfig, is_model_path
 from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.storing import StoreOptions, load_for_store, open_store, schema_of
 from pipeline.progress import Say, silent
-from store import ActivationStore, disk
+from store import ActivationStore, StoreSchema, disk
 
 MEASURED_TEXTS, MEASURED_S = 256, 10.0
 """Texts that the speed is measured on at most, and the time after which they are enough."""
@@ -68,6 +69,8 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
     say("measuring its speed on some of the texts")
     rate, measured = _rate(extractor, samples["text"], new)
     block = min(schema.samples_per_shard, len(new)) * schema.bytes_per_sample
+    if disk.is_url(path):
+        found["requests"] = _requests(schema, len(new), config)
     return found | {
         "disk": {
             "bytes": len(new) * schema.bytes_per_sample,
@@ -81,6 +84,24 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
             "measured": measured,
             "device": str(backbone.device),
         },
+    }
+
+
+def _requests(schema: StoreSchema, num_texts: int, config: RunConfig) -> dict[str, int]:
+    """What writing texts into a store in a bucket asks of it, about; and reading all of it once.
+
+    A shard is an object for each layer; each block of texts has a manifest beside, and on workers a
+    mark while it is computed. Planning, committing and the labels are some commits.
+    """
+    layers = sum(len(layout.layers) for layout in schema.arrays.values())
+    blocks = ceil(num_texts / schema.samples_per_shard)
+    commits = 2 + len(config.tasks)
+    marks = blocks if config.cluster.kind != "local" else 0
+    return {
+        "put": blocks * (layers + 2) + marks + 4 * commits,
+        "get": blocks + 8 * commits,
+        "list": 4 * commits + 2 * marks,
+        "get_all": blocks * layers,
     }
 
 
