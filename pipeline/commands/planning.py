@@ -112,7 +112,7 @@ def _requests(facts: Mapping[str, Any]) -> Iterator[str]:
     if (found := facts.get("requests")) is not None:
         yield (
             f"scores in the bucket: about {found['put']:,} PUT, {found['copy']:,} COPY,"
-            f" {found['get']:,} GET and {found['list']:,} LIST requests for {found['texts']:,} texts"
-            f" of a date ({found['batches']:,} batches: score.buffer_rows); a PUT and a COPY more"
-            " for each further date in a batch"
+            f" {found['get']:,} GET and {found['list']:,} LIST requests for {found['texts']:,}"
+            f" texts of a date ({found['batches']:,} batches: score.buffer_rows); a PUT and a COPY"
+            " more for each further date in a batch"
         )

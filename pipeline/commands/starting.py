@@ -187,5 +187,9 @@ def _tasks(found: Glance) -> Iterator[str]:
 
 def _seen_from(base: Path, path: Path) -> str:
     """A path as a file in ``base`` names it: relative where it lies below, else absolute."""
+    from pipeline.config import is_address
+
+    if is_address(str(path)):
+        return str(path)
     base, full = base.resolve(), path.resolve()
     return os.path.relpath(full, base) if full.is_relative_to(base) else str(full)

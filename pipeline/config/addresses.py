@@ -14,15 +14,6 @@ CREDENTIALS = (
 )
 
 
-def _input_here(path: str) -> str:
-    if "://" in path:
-        raise ValueError(
-            f"{without_login(path)!r} is no file here; fetch it and name the copy, or name a data"
-            ' set of the Hugging Face hub as hub = "NAME"'
-        )
-    return path
-
-
 def _folder_here(path: str) -> str:
     if "://" in path:
         raise ValueError(
@@ -52,24 +43,41 @@ def is_address(path: str) -> bool:
     return "://" in path
 
 
-def _folder_or_bucket(path: str) -> str:
+def _plain(path: str) -> tuple[str, bool]:
+    """A path, or the address of a bucket without a slash at its end, and whether it is one."""
     if "://" not in path:
-        return path
+        return path, True
     scheme, _, place = path.partition("://")
     if scheme == "file":
-        return place
+        return place, True
     shown = without_login(path)
     if shown != path:
         raise ValueError(
             f"{shown!r} is given with a login, or with what follows a ? or #: leave that out of the"
             f" address; {CREDENTIALS}"
         )
-    if scheme not in (*BUCKETS, *_ALSO) or not place.strip("/"):
+    return path.rstrip("/"), scheme in (*BUCKETS, *_ALSO) and bool(place.strip("/"))
+
+
+def _input(path: str) -> str:
+    place, known = _plain(path)
+    if not known:
+        raise ValueError(
+            f"{path!r} is no file here or in a bucket (s3://, gs://, az://); fetch it and name the"
+            ' copy, or name a data set of the Hugging Face hub as hub = "NAME"'
+        )
+    return place
+
+
+def _folder_or_bucket(path: str) -> str:
+    place, known = _plain(path)
+    if not known:
+        shown = without_login(path)
         raise ValueError(
             f"{shown!r} is no folder here and no bucket; name a folder, or a place in a bucket as"
             f" {', '.join(f'{one}://BUCKET/FOLDER' for one in BUCKETS)}"
         )
-    return path.rstrip("/")
+    return place
 
 
 def _no_address(model: str) -> str:
@@ -82,7 +90,7 @@ def _no_address(model: str) -> str:
     return model
 
 
-InputPath = Annotated[str, AfterValidator(_input_here)]
+InputPath = Annotated[str, AfterValidator(_input)]
 FolderPath = Annotated[str, AfterValidator(_folder_here)]
 FolderOrBucket = Annotated[str, AfterValidator(_folder_or_bucket)]
 ModelName = Annotated[str, AfterValidator(_no_address)]

@@ -223,8 +223,9 @@ class CorpusSource(Section):
     """A file; a file in a zip archive, as in ``"a.zip/train.csv"`` (of a single one the archive's
     name is enough); a folder whose files are the parts of one table, in the order of their names,
     or a pattern as in ``"parts/*.csv"`` (names that begin with a dot or ``_`` are left out, and
-    said); or a folder of the TweetEval layout. The rows' splits come from ``split`` or are drawn.
-    Files of texts may be packed with gz, bz2, xz or zst."""
+    said); or a folder of the TweetEval layout; or any of these in a bucket, as in
+    ``"s3://bucket/tweets.csv"``. The rows' splits come from ``split`` or are drawn. Files of texts
+    may be packed with gz, bz2, xz or zst."""
     train: InputPath | None = Field(default=None, examples=["train.csv"])
     """The training split's file or files, instead of ``path``; ``val`` and ``test`` go with it."""
     val: InputPath | None = Field(default=None, examples=["val.csv"])

@@ -65,6 +65,11 @@ def test_a_bucket_is_no_path_of_this_machine(tmp_path: Path) -> None:
     assert config.score.output == "gs://bucket/scores"
     assert config.submission.folder == "s3://bucket/jobs"
     assert config.run_dir == str(tmp_path / "run")
+    away = loaded(tmp_path, TOML.replace('"tweets.csv"', '"s3://bucket/in/*.csv"'))
+    assert away.corpus[0].path == "s3://bucket/in/*.csv"
+    assert loaded(tmp_path, TOML.replace('"tweets.csv"', '"here/in/*.csv"')).fingerprint == (
+        away.fingerprint
+    )
     near = TOML.replace("s3://bucket/activations/", f"file://{tmp_path}/activations")
     assert loaded(tmp_path, near).store.path == str(tmp_path / "activations")
 
