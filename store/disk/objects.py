@@ -420,7 +420,7 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
             f"{where}: access refused ({said}); check the credentials (environment, profile or role"
             " of this machine) and what they allow"
         )
-    if isinstance(error, (raised.NotSupportedError, NotImplementedError)):
+    if isinstance(error, (raised.NotSupportedError, NotImplementedError)) or status == 501:
         return StoreInputError(f"{where}: the server cannot do this ({said}); use another")
     if isinstance(error, (raised.InvalidPathError, ValueError, TypeError)):
         return StoreInputError(f"{where}: no object can have this name ({said})")

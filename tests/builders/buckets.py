@@ -119,11 +119,14 @@ def serve_azure() -> Iterator[AzureServer]:
     try:
         while b"listens on" not in (line := process.stdout.readline()):
             assert line, "azurite-blob did not start"
-        threading.Thread(target=process.stdout.read, daemon=True).start()
+        drain = threading.Thread(target=process.stdout.read, daemon=True)
+        drain.start()
         yield AzureServer(f"http://127.0.0.1:{port}")
     finally:
         process.kill()
         process.wait()
+        drain.join()
+        process.stdout.close()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pytest
 
 from store.disk import Meta, ObjectChanged, ObjectLocation, check_conditions, new_writer, objects
 from store.disk import storage as storage_module
-from store.errors import SalientError, StoreBusy, StoreInputError
+from store.errors import SalientError, StoreBusy, StoreError, StoreInputError
 from tests.builders.buckets import (
     KEY_ID,
     SECRET,
@@ -194,8 +194,10 @@ def test_a_server_that_ignores_conditions_is_refused(
     faulty: tuple[ObjectLocation, FaultProxy], ignored: str
 ) -> None:
     place, proxy = faulty
+    if place.address.startswith("az"):
+        pytest.skip("Azure's signature covers the conditions")
     proxy.plan(Fault("strip", times=None, strips=(ignored,)))
-    with pytest.raises(StoreInputError, match="ignores conditions.*nothing can be written there"):
+    with pytest.raises(StoreInputError, match=r"ignores conditions.*nothing can be written there"):
         check_conditions(place)
     assert paths(place.list()) == []
 
@@ -249,7 +251,11 @@ def test_racing_creates_over_lost_answers_have_one_winner_each(
         proxy.plan(Fault(do, method="PUT", share=0.15, times=None))
 
     def write(number: int, writer: int) -> bool:
-        return place.create(f"{number}", b"writer %d" % writer)
+        while True:
+            try:
+                return place.create(f"{number}", b"writer %d" % writer)
+            except StoreBusy:  # which says: run it again
+                pass
 
     with ThreadPoolExecutor(8) as pool:
         for number in range(12):
@@ -347,8 +353,10 @@ def test_a_server_that_stays_busy_ends_in_an_error_that_says_what_to_do(
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(500, StoreBusy), (502, StoreBusy), (429, StoreBusy), (409, StoreBusy), (403, StoreInputError)]
-    + [(400, StoreInputError), (501, StoreInputError)],
+    [
+        *((status, StoreBusy) for status in (408, 409, 429, 500, 502, 504)),
+        *((status, StoreInputError) for status in (400, 401, 403, 405)),
+    ],
 )
 def test_each_refusal_is_of_its_kind(
     faulty: tuple[ObjectLocation, FaultProxy],
@@ -380,7 +388,7 @@ def test_a_missing_bucket_and_wrong_places_are_named(
             ask()
     with pytest.raises(StoreInputError, match="there is no bucket"):
         list(nowhere.list())
-    with pytest.raises(StoreInputError):
+    with pytest.raises(StoreError, match=r"'\.\./other' leads out of"):
         ObjectLocation(bucket).head("../other")
     monkeypatch.setattr(objects, "_pause", lambda number: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
