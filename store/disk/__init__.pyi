@@ -44,6 +44,7 @@ from .location import refuse_address as refuse_address
 from .location import unreadable as unreadable
 from .locks import check_writable_file_system as check_writable_file_system
 from .locks import locked as locked
+from .locks import patience as patience
 from .locks import process_lock as process_lock
 from .members import check_members as check_members
 from .objects import ObjectLocation as ObjectLocation

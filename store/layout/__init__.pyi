@@ -42,6 +42,7 @@ from .shards import ShardReader as ShardReader
 from .shards import row_crcs as row_crcs
 from .shards import shard_bytes as shard_bytes
 from .shards import shard_index as shard_index
+from .shards import shard_parts as shard_parts
 from .shards import write_shard as write_shard
 from .slots import Block as Block
 from .slots import SlotPick as SlotPick

@@ -47,9 +47,13 @@ def write_shard(path: Path, block: AnyArray) -> None:
 
     The caller syncs the directory, once for all shards of a block.
     """
+    disk.write_file(path, shard_parts(block), sync_name=False)
+
+
+def shard_parts(block: AnyArray) -> tuple[AnyArray, bytes]:
+    """What a shard consists of: the bytes of a C-contiguous block `(rows, S)`, and the index."""
     index = shard_index(block.shape[0], block.shape[1] * block.itemsize)
-    parts = (block.reshape(-1).view(np.uint8), index)
-    disk.write_file(path, parts, sync_name=False)
+    return block.reshape(-1).view(np.uint8), index
 
 
 def row_crcs(values: AnyArray) -> Crcs:

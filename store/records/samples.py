@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,8 @@ from store.errors import StoreError, StoreInputError
 from store.records.snapshots import IndexPart, Snapshot
 
 Positions = npt.NDArray[np.int64]
+NUM_READS = 16
+"""Parts of the index that are read at once from a bucket."""
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -148,11 +151,24 @@ class SampleIndex:
         It rewrites rows, then aliases, then tombstones; they are read the other way round, and
         again if tombstones changed meanwhile.
         """
+        if self._snapshot.named:  # nothing is rewritten, and a request waits for its answer
+            kinds = {"deleted": DELETED_SCHEMA, "aliases": ALIAS_SCHEMA}
+            with ThreadPoolExecutor(NUM_READS, thread_name_prefix="index") as pool:
+                tables = pool.map(
+                    lambda part: (
+                        self._read(part.path, kinds[part.kind])
+                        if part.kind in kinds
+                        else self._rows_of(part, _OF_RECORD)
+                    ),
+                    self._snapshot.index,
+                )
+                paths = [part.path for part in self._snapshot.index]
+                return dict(zip(paths, tables, strict=True))
         deleted = self._tables_of("deleted", DELETED_SCHEMA)
         while True:
             others = self._tables_of("aliases", ALIAS_SCHEMA)
             others |= {
-                part.path: self._rows_of(part, ["id", "created_at", "author_id"])
+                part.path: self._rows_of(part, _OF_RECORD)
                 for part in self._snapshot.index
                 if part.kind == "rows"
             }
@@ -188,6 +204,15 @@ class SampleIndex:
                 "it names positions that are none",
                 disk.FROM_BACKUP,
             )
+
+    def first(self, number: int) -> SampleIndex:
+        """This index less the positions from `number` on, which a later snapshot has more."""
+        if number < self.num_rows:
+            at = self.records["position"].to_numpy()
+            self.records = self.records.filter(pa.array(at < number)).combine_chunks()
+            self.dead = self.dead[:number]
+            self.num_rows = number
+        return self
 
     @cached_property
     def _ids(self) -> pa.Array:
