@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from store.records import (
     read_labels,
     with_later_deletions,
 )
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
 AnyArray = npt.NDArray[np.generic]
 
@@ -48,7 +51,20 @@ class StoreView:
     @cached_property
     def index(self) -> SampleIndex:
         """The sample index of this snapshot."""
-        return SampleIndex(self.location, self.snapshot)
+        shown = self.snapshot
+        while True:
+            try:
+                index = SampleIndex(self.location, shown)
+            except StoreBusy:
+                raise
+            except StoreError:
+                # A bucket's compaction writes tables of other names, and then deletes these.
+                newest = load_snapshot(self.location, known=shown)
+                if newest.id == shown.id or newest.writer is None:
+                    raise
+                shown = newest
+            else:
+                return index.first(self.num_samples)
 
     @cached_property
     def reader(self) -> ActivationReader:
@@ -109,7 +125,7 @@ class StoreView:
     def refresh(self) -> None:
         """Look at the last commit (an opened snapshot stays as it is)."""
         if not self._pinned:
-            current = load_snapshot(self.location)
+            current = load_snapshot(self.location, known=self.snapshot)
             if current.id != self.snapshot.id:
                 self._show(current)
 
@@ -183,7 +199,7 @@ class StoreView:
 
     def _labels_after(self, shown: Snapshot, task: str, error: StoreError) -> Snapshot:
         """The snapshot to look into for labels that cannot be read in `shown`; or the error."""
-        newest = load_snapshot(self.location)
+        newest = load_snapshot(self.location, known=shown)
         if newest.id == shown.id or self._has_labels(shown, task):
             raise error
         if self._pinned:
@@ -289,6 +305,16 @@ class StoreView:
         """Count, mean and M2 (float64 `(feature,)`) over all living samples, without a scan."""
         moments = self.reader.moments(array, layer)
         return moments.count, moments.mean, moments.m2
+
+    def zarr_store(self) -> Store:
+        """The snapshot that is shown as a Zarr store, for zarr, xarray and what else reads Zarr.
+
+        `xarray.open_zarr(store.zarr_store())` shows what a disk's folder does; on a bucket names of
+        objects are others than Zarr's, and its documents and coordinates are made when asked for.
+        """
+        from store.reading.zarrstore import SnapshotStore
+
+        return SnapshotStore(self)
 
     @property
     def bytes_read(self) -> int:
