@@ -59,7 +59,7 @@ class NewObjects:
         """Write an object; returns its path."""
         path = f"{stem}-{self._ending}.{suffix}"
         self._paths.append(path)
-        self.location.put(path, content)
+        self.location.put(path, [content])
         return path
 
     def table(self, stem: str, table: pa.Table, *, key: str | None = None) -> str:
