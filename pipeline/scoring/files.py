@@ -24,7 +24,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.scoring.alerts import drift_of_tasks
 from pipeline.scoring.batch import IncompleteScores, ScoreRun, WrongInputs
 from pipeline.scoring.distributed import ScoreRecipe, computing
-from pipeline.scoring.folder import open_scores
+from pipeline.scoring.folder import ScoreFolder, open_scores
 from pipeline.scoring.inputs import NO_NAMES, check_apart, check_inputs, find_inputs
 from pipeline.scoring.place import DRIFT, RUNS
 from pipeline.scoring.prepared import AnyScorer, Prepared, prepare
@@ -52,7 +52,7 @@ class Clock:
 def score_files(
     inputs: Sequence[Path],
     run: Path | None = None,
-    output: Path | None = None,
+    output: Path | str | None = None,
     *,
     options: ScoreOptions | None = None,
     say: Say = silent,
@@ -66,7 +66,7 @@ def score_files(
     Args:
         inputs: dumps, files of texts, folders or patterns of these; ``-`` is standard input.
         run: a run folder, or the TOML file of a finished run.
-        output: where the Parquet goes; default ``score.output`` of the configuration.
+        output: where the Parquet goes, a folder or a URL; default ``score.output``.
         options: what to score with, and how to read the files.
         say: called with progress lines.
         **settings: keys of ``[score]`` that replace those of the configuration; None: as there.
@@ -144,7 +144,7 @@ def score_round(
         computing(here, run, recipe, asked.target, say) as compute,
     ):
         opened()
-        seen = SeenFiles.load(asked.target, trust=not asked.options.check_content, say=say)
+        seen = SeenFiles.load(folder.bookkeeping, trust=not asked.options.check_content, say=say)
         files = ScoreRun(
             folder,
             report,
@@ -168,9 +168,9 @@ def score_round(
             for line in report.warnings:
                 say(f"warning: {line}")
         else:
-            seen.save(asked.target)
+            seen.save(folder.bookkeeping)
             name = f"{clock.begun_at:%Y%m%dT%H%M%S%f}-{os.getpid()}"
-            drift = _write_records(asked, name, scorer, files.drift, report, say)
+            drift = _write_records(asked, folder, name, scorer, files.drift, report, say)
         emit(report.finished(None if drift is None else drift_of_tasks(drift)))
     return report
 
@@ -206,7 +206,13 @@ def _details(asked: Prepared, begun_at: datetime) -> dict[str, Any]:
 
 
 def _write_records(
-    asked: Prepared, name: str, scorer: AnyScorer, drift: Drift, report: ScoreReport, say: Say
+    asked: Prepared,
+    folder: ScoreFolder,
+    name: str,
+    scorer: AnyScorer,
+    drift: Drift,
+    report: ScoreReport,
+    say: Say,
 ) -> dict[str, Any] | None:
     """Leave the drift report and the run's summary in the folder; say what is to be warned of.
 
@@ -215,11 +221,12 @@ def _write_records(
     """
     found, config = None, asked.config
     if drift.dates:
-        place = asked.target / DRIFT
-        found = scorer.write_drift(place, name, drift, threshold=config.drift_warning)
+        with folder.records(DRIFT) as place:
+            found = scorer.write_drift(place, name, drift, threshold=config.drift_warning)
         report.warnings += found["warnings"]
     for line in report.warnings:
         say(f"warning: {line}")
     record = report.record(keep_text=asked.keeps_text)
-    write_json(asked.target / RUNS / f"{name}.json", record)
+    with folder.records(RUNS) as place:
+        write_json(place / f"{name}.json", record)
     return found

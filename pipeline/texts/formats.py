@@ -17,6 +17,7 @@ from pipeline.texts.columnar import COLUMNAR, read_arrow, read_parquet
 from pipeline.texts.containers import StreamBreak, members, peek, readable
 from pipeline.texts.delimited import DELIMITERS, read_csv, read_lines, read_tsv
 from pipeline.texts.jsonrows import read_jsonl
+from pipeline.texts.objects import as_path
 from pipeline.texts.published import TEXTS_ENDING, read_folders, read_trees, read_tweeteval
 from pipeline.texts.recognition import recognised
 from pipeline.texts.usual import plain
@@ -81,7 +82,7 @@ def detect_format(
     Raises:
         CorpusError: no such file, or the format cannot be told.
     """
-    path = Path(path)
+    path = as_path(path)
     name, head = _beginning(path)
     if head.startswith(_WORKBOOK_MAGIC):
         raise CorpusError(f"{path}: is an Excel workbook; save its sheet as CSV, and name that")
@@ -151,7 +152,7 @@ def _beginning(path: Path) -> tuple[str, bytes]:
 
 def file_stem(path: str | Path) -> str:
     """A file's name without the suffixes of format and packing: ``a.jsonl.gz`` -> ``a``."""
-    path = Path(path)
+    path = as_path(path)
     while path.suffix.lower() in _PACKED or path.suffix.lower() in {*_SUFFIXES, ".txt"}:
         path = path.with_suffix("")
     return readable(path.name)
