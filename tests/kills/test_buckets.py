@@ -1,0 +1,255 @@
+"""Eight writers race in one bucket, are killed, started again, and lose answers: all is there, once.
+
+A process is killed by the proxy through which it alone reaches the server: when its k-th request
+comes, or when the server has acted on it and has not answered yet.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from store import ActivationStore
+from store.disk import ObjectLocation
+from tests.builders.bucket_processes import Writer, num_done, store_faults, work
+from tests.builders.buckets import BucketServer
+from tests.builders.faults import Fault, FaultProxy
+from tests.builders.forking import start
+from tests.builders.killing import TALLY
+from tests.builders.store_world import SCHEMA
+
+NUM_WRITERS = 8
+LIFE = 80
+"""A life ends at one of its first so many requests."""
+
+
+class Racer:
+    """One writer and the proxy that it is killed by."""
+
+    def __init__(self, proxy: FaultProxy, begin: Callable[[FaultProxy], BaseProcess]) -> None:
+        self.proxy = proxy
+        self._begin = begin
+        self._process: BaseProcess | None = None
+        self._lock = threading.Lock()
+        self.num_kills = 0
+
+    def begin(self, life: int | None, late: bool) -> None:
+        """Start a process that dies at a request, or at none."""
+        self.proxy.clear()
+        with self._lock:
+            self._process = self._begin(self.proxy)
+        if life is not None:
+            self.proxy.plan(Fault("call", skip=life, call=self._kill, late=late))
+
+    def _kill(self, *_: object) -> None:
+        with self._lock:
+            if self._process is not None and self._process.is_alive():
+                self._process.kill()
+                self.num_kills += 1
+
+    def ended(self) -> int | None:
+        """The exit code of a process that has ended; None while it lives."""
+        assert self._process is not None
+        return self._process.exitcode
+
+    def stop(self) -> None:
+        """End it, whatever it does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+
+
+def race(
+    server: BucketServer,
+    begins: list[Callable[[FaultProxy], BaseProcess]],
+    *,
+    kills: int,
+    lost: float,
+    seed: int,
+    seconds: float,
+) -> tuple[int, int, list[str]]:
+    """Run writers until all are done.
+
+    Args:
+        server: where the bucket is.
+        begins: start each writer's process, which reaches the bucket by the proxy that is given.
+        kills: after so many nobody is killed any more.
+        lost: the share of answers that get lost.
+        seed: of what is drawn.
+        seconds: after which they are stuck.
+
+    Returns:
+        How many were killed, how many answers got lost, and what is wrong.
+    """
+    draw = random.Random(seed)
+    faults: list[str] = []
+    with ExitStack() as stack:
+        racers = []
+        for number, begin in enumerate(begins):
+            proxy = stack.enter_context(FaultProxy(server.endpoint, seed=seed + number))
+            racers.append(Racer(proxy, begin))
+            stack.callback(racers[-1].stop)
+
+        def live(racer: Racer) -> None:
+            killed = sum(one.num_kills for one in racers)
+            life = draw.randrange(LIFE) if killed < kills else None
+            racer.begin(life, late=draw.random() < 0.5)
+            if lost:
+                racer.proxy.plan(Fault("lose", share=lost, times=None))
+
+        for racer in racers:
+            live(racer)
+        running, end = list(racers), time.monotonic() + seconds
+        while running and not faults:
+            time.sleep(0.02)
+            for racer in list(running):
+                code = racer.ended()
+                if code == 0:
+                    running.remove(racer)
+                elif code == -9:
+                    live(racer)
+                elif code is not None:
+                    faults.append(f"stuck: a writer ended with {code}")
+            if time.monotonic() > end:
+                faults.append(f"stuck: {len(running)} writers after {seconds:g} s")
+        num_kills = sum(racer.num_kills for racer in racers)
+        num_lost = sum(racer.proxy.faults["lose"] for racer in racers)
+    TALLY["SIGKILL"] += num_kills
+    TALLY.update(fault.split(":")[0] for fault in faults)
+    return num_kills, num_lost, faults
+
+
+def download(url: str, folder: Path) -> Path:
+    """Every object under an address, as files."""
+    location = ObjectLocation(url)
+    for found in location.list():
+        target = folder / found.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(location.read(found.path))
+    return folder
+
+
+def race_on_a_store(
+    server: BucketServer,
+    url: str,
+    tmp_path: Path,
+    *,
+    num_jobs: int,
+    kills: int,
+    lost: float,
+    seed: int,
+    seconds: float,
+) -> tuple[int, int]:
+    """Race, and fail by what is wrong; how many were killed, and how many answers got lost."""
+    ActivationStore.create(url, SCHEMA)
+    writers = [Writer(number, seed, num_jobs) for number in range(NUM_WRITERS)]
+
+    def begin_of(writer: Writer) -> Callable[[FaultProxy], BaseProcess]:
+        progress = tmp_path / f"writer{writer.number}"
+
+        def begin(proxy: FaultProxy) -> BaseProcess:
+            environment = {**server.environment(proxy.endpoint), "SALIENT_LEASE_S": "3"}
+            return start(work, url, environment, writer, progress)
+
+        return begin
+
+    begins = [begin_of(writer) for writer in writers]
+    num_kills, num_lost, faults = race(
+        server, begins, kills=kills, lost=lost, seed=seed, seconds=seconds
+    )
+    if not faults:
+        faults = store_faults(url, writers, lambda: download(url, tmp_path / "objects"))
+        TALLY.update(fault.split(":")[0] for fault in faults)
+    done = [num_done(tmp_path / f"writer{writer.number}") for writer in writers]
+    logs = "".join(path.read_text()[-3000:] for path in sorted(tmp_path.glob("*.log")))
+    said = f"seed {seed}, {num_kills} kills, {num_lost} lost, jobs {done}"
+    assert not faults, "\n".join([said, *faults[:20], logs if "stuck" in faults[0] else ""])
+    return num_kills, num_lost
+
+
+@pytest.fixture
+def direct(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket, reached without proxy by this process."""
+    monkeypatch.setenv("SALIENT_LEASE_S", "3")
+    yield bucket
+
+
+def seed_of(test: str) -> int:
+    """The same each time, unless SALIENT_SEED says another."""
+    return int(os.environ.get("SALIENT_SEED", len(test)))
+
+
+def test_writers_of_a_store_are_killed(
+    direct: str, bucket_server: BucketServer, tmp_path: Path
+) -> None:
+    num_kills, _ = race_on_a_store(
+        bucket_server,
+        direct,
+        tmp_path,
+        num_jobs=3,
+        kills=16,
+        lost=0,
+        seed=seed_of("killed"),
+        seconds=120,
+    )
+    assert num_kills >= 8
+
+
+def test_writers_of_a_store_lose_answers(
+    direct: str, bucket_server: BucketServer, tmp_path: Path
+) -> None:
+    _, num_lost = race_on_a_store(
+        bucket_server,
+        direct,
+        tmp_path,
+        num_jobs=2,
+        kills=0,
+        lost=0.04,
+        seed=seed_of("lost"),
+        seconds=120,
+    )
+    assert num_lost >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_hundred_kills_of_writers_of_a_store(
+    direct: str, bucket_server: BucketServer, tmp_path: Path
+) -> None:
+    num_kills, _ = race_on_a_store(
+        bucket_server,
+        direct,
+        tmp_path,
+        num_jobs=25,
+        kills=220,
+        lost=0,
+        seed=seed_of("two hundred"),
+        seconds=1500,
+    )
+    assert num_kills >= 200
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_five_hundred_lost_answers_and_some_kills(
+    direct: str, bucket_server: BucketServer, tmp_path: Path
+) -> None:
+    _, num_lost = race_on_a_store(
+        bucket_server,
+        direct,
+        tmp_path,
+        num_jobs=20,
+        kills=40,
+        lost=0.05,
+        seed=seed_of("five hundred"),
+        seconds=1500,
+    )
+    assert num_lost >= 500
