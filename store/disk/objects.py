@@ -462,9 +462,7 @@ def _pause(number: int) -> None:
 
 def _joined(parts: Any) -> Any:
     """One flat buffer of bytes."""
-    if isinstance(parts, bytes):
-        return parts
-    if isinstance(parts, (bytearray, memoryview, np.ndarray)):
+    if not isinstance(parts, (list, tuple)):  # a pyarrow.Buffer is a sequence of numbers, too
         return _flat(parts)
     some = list(parts)
     return _flat(some[0]) if len(some) == 1 else b"".join(map(_flat, some))
