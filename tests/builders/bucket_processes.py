@@ -135,14 +135,14 @@ def work(root: str, environment: dict[str, str], writer: Writer, progress: Path)
                 break
             except (StoreError, StoreBusy) as error:
                 if not LOST_A_RACE.search(str(error)) or again == 39:
-                    _note(log, traceback.format_exc())
+                    note(log, traceback.format_exc())
                     os._exit(1)
-                _note(log, f"{jobs[number].what}: {error}\n")
+                note(log, f"{jobs[number].what}: {error}\n")
                 time.sleep(random.random() * 0.2)
             except BaseException:
-                _note(log, traceback.format_exc())
+                note(log, traceback.format_exc())
                 os._exit(1)
-        _note(progress, f"{jobs[number].what} {number}\n")
+        note(progress, f"{jobs[number].what} {number}\n")
 
 
 def num_done(progress: Path) -> int:
@@ -150,7 +150,8 @@ def num_done(progress: Path) -> int:
     return len(progress.read_text().splitlines()) if progress.exists() else 0
 
 
-def _note(path: Path, line: str) -> None:
+def note(path: Path, line: str) -> None:
+    """Add to a file."""
     with path.open("a") as file:
         file.write(line)
 

@@ -22,6 +22,7 @@ _CONTEXT.set_forkserver_preload(
         "tests.builders.mortal",
         "tests.builders.command_processes",
         "tests.builders.command_stages",
+        "tests.builders.bucket_commands",
     ]
 )
 

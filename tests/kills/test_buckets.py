@@ -1,4 +1,4 @@
-"""Eight writers race in one bucket, are killed, started again, and lose answers: all is there, once.
+"""Eight writers race in one bucket, are killed and lose answers: in the end all is there, once.
 
 A process is killed by the proxy through which it alone reaches the server: when its k-th request
 comes, or when the server has acted on it and has not answered yet.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,13 @@ import pytest
 
 from store import ActivationStore
 from store.disk import ObjectLocation
+from tests.builders.bucket_commands import (
+    MACHINES,
+    command_work,
+    prepare,
+    score_faults,
+    undisturbed,
+)
 from tests.builders.bucket_processes import Writer, num_done, store_faults, work
 from tests.builders.buckets import BucketServer
 from tests.builders.faults import Fault, FaultProxy
@@ -175,6 +183,56 @@ def race_on_a_store(
     return num_kills, num_lost
 
 
+def race_on_scores(
+    server: BucketServer,
+    url: str,
+    tmp_path: Path,
+    model: Path,
+    *,
+    kills: int,
+    lost: float,
+    seed: int,
+    seconds: float,
+) -> tuple[int, int]:
+    """The same of machines that score into one folder, delete from it and repair it."""
+    origin = prepare(tmp_path, model)
+    whole = start(undisturbed, tmp_path / "undisturbed")
+    draw = random.Random(seed)
+
+    def begin_of(number: int) -> Callable[[FaultProxy], BaseProcess]:
+        folder = tmp_path / f"machine{number}"
+        shutil.copytree(origin, folder)
+
+        def begin(proxy: FaultProxy) -> BaseProcess:
+            if draw.random() < 0.3:  # another machine goes on
+                shutil.rmtree(folder / "cache", ignore_errors=True)
+            environment = server.environment(proxy.endpoint)
+            jobs, again = MACHINES[number], 5 if lost else 0
+            return start(command_work, url, environment, folder, jobs, again)
+
+        return begin
+
+    begins = [begin_of(number) for number in range(len(MACHINES))]
+    num_kills, num_lost, faults = race(
+        server, begins, kills=kills, lost=lost, seed=seed, seconds=seconds
+    )
+    whole.join()
+    assert whole.exitcode == 0, (tmp_path / "undisturbed.log").read_text()
+    if not faults:
+        last = begins[1]  # what was left behind is settled by whoever comes next
+        (tmp_path / "machine1.done").unlink()
+        with FaultProxy(server.endpoint) as proxy:
+            process = last(proxy)
+            process.join()
+        download(url, tmp_path / "fetched" / "scores")
+        faults = score_faults(tmp_path / "fetched", tmp_path / "undisturbed")
+        TALLY.update(fault.split(":")[0] for fault in faults)
+    logs = "".join(path.read_text()[-2000:] for path in sorted(tmp_path.glob("machine*.log")))
+    said = f"seed {seed}, {num_kills} kills, {num_lost} lost"
+    assert not faults, "\n".join([said, *faults[:20], logs if "stuck" in faults[0] else ""])
+    return num_kills, num_lost
+
+
 @pytest.fixture
 def direct(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket, reached without proxy by this process."""
@@ -217,6 +275,22 @@ def test_writers_of_a_store_lose_answers(
         seconds=120,
     )
     assert num_lost >= 10
+
+
+def test_machines_that_score_into_one_folder_are_killed(
+    direct: str, bucket_server: BucketServer, tmp_path: Path, tiny_bert: Path
+) -> None:
+    num_kills, _ = race_on_scores(
+        bucket_server,
+        direct,
+        tmp_path,
+        tiny_bert,
+        kills=8,
+        lost=0,
+        seed=seed_of("scores"),
+        seconds=200,
+    )
+    assert num_kills >= 4
 
 
 @pytest.mark.slow
