@@ -24,12 +24,12 @@ DELETE = ("score", "delete", "SCORES", "--ids", "FOLDER/ids.txt", "--quiet")
 REPAIR = ("score", "repair", "SCORES", "--quiet")
 ALL = ("score", "FOLDER/a", "FOLDER/b", "FOLDER/c", *TO)
 MACHINES: tuple[tuple[Words, ...], ...] = (
-    (("score", "FOLDER/a", *TO), ("score", "FOLDER/b", *TO)),
+    (("score", "FOLDER/a", *TO), DELETE, REPAIR),
     (ALL,),
     (("score", "FOLDER/c", *TO), ("score", "FOLDER/a", *TO)),
-    (("score", "FOLDER/b", "FOLDER/c", *TO), ALL),
-    (("score", "FOLDER/a", *TO), DELETE, REPAIR),
     (("score", "FOLDER/b", *TO), REPAIR),
+    (("score", "FOLDER/b", "FOLDER/c", *TO), ALL),
+    (("score", "FOLDER/a", *TO), ("score", "FOLDER/b", *TO)),
     (("score", "FOLDER/b", "FOLDER/a", *TO),),
     (ALL, REPAIR),
 )

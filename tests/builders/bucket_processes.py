@@ -11,6 +11,7 @@ Texts are few, so that writers store each other's, and numbers that half floats 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -29,6 +30,11 @@ from store.upkeep.compaction import compact
 from store.upkeep.garbage import gc
 from store.upkeep.inspection import verify
 from tests.builders.store_world import files_with, samples, text_of, values, write_blocks
+
+with contextlib.suppress(ImportError):  # for the server of forks, which then has it at hand
+    import boto3  # noqa: F401
+    import obstore.store  # noqa: F401
+    import pandas  # noqa: F401
 
 NUM_TEXTS = 160
 LOST_A_RACE = re.compile(r"run it again|superseded|again: what is committed|took its place")
