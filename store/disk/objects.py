@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from store.disk.checked import FROM_BACKUP, damaged
 from store.disk.durable import step
-from store.disk.location import check_relative
+from store.disk.location import address_kind, check_relative
 from store.disk.storage import Options, bucket_of, objects_at, storage_options
 from store.disk.verbs import Buffer, Meta, ObjectChanged
 from store.errors import SalientError, StoreBusy, StoreInputError
@@ -37,6 +37,7 @@ NUM_TRIES = 4
 DELETED_AT_ONCE = PAGE = 1000
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _STATUS = re.compile(r"status code: (\d{3})")
+_BY_GENERATION = ("gs", "gcs")
 _BEGIN_ANEW = ("InvalidBlockList", "NoSuchUpload")
 """Of parts: the answer to putting them together was lost, and they are no longer there for it."""
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
@@ -283,6 +284,14 @@ class ObjectLocation:
 
     def replace(self, path: str, parts: Buffer | Sequence[Buffer], found: Meta) -> bool:
         """See `Creates.replace`."""
+        if found.version is None and address_kind(self.address) in _BY_GENERATION:
+            try:  # a listing does not say it
+                now = self.head(path)
+            except FileNotFoundError:
+                return False
+            if now.etag != found.etag:
+                return False
+            found = now
         mode = {"e_tag": found.etag}
         if found.version is not None:
             mode["version"] = found.version
@@ -307,10 +316,14 @@ class ObjectLocation:
             step("before delete")
 
             def remove(_: str, some: list[str] = some) -> None:
-                obstore.delete(self.objects, some)
+                with contextlib.suppress(FileNotFoundError):
+                    obstore.delete(self.objects, some)
+                    return
+                for key in some:  # GCS stops at the first that is not there
+                    with contextlib.suppress(FileNotFoundError):
+                        obstore.delete(self.objects, key)
 
-            with contextlib.suppress(FileNotFoundError):
-                self._tried("", remove)
+            self._tried("", remove)
             step("after delete")
 
     def _on_condition(self, path: str, content: Any, mode: Any) -> bool:
@@ -449,9 +462,7 @@ def _pause(number: int) -> None:
 
 def _joined(parts: Any) -> Any:
     """One flat buffer of bytes."""
-    if isinstance(parts, bytes):
-        return parts
-    if isinstance(parts, (bytearray, memoryview, np.ndarray)):
+    if not isinstance(parts, (list, tuple)):  # a pyarrow.Buffer is a sequence of numbers, too
         return _flat(parts)
     some = list(parts)
     return _flat(some[0]) if len(some) == 1 else b"".join(map(_flat, some))
