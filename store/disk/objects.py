@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from store.disk.checked import FROM_BACKUP, damaged
 from store.disk.durable import step
-from store.disk.location import address_kind, check_relative
-from store.disk.storage import Options, bucket_of, objects_at, storage_options
+from store.disk.location import check_relative
+from store.disk.storage import GCS, Options, bucket_of, objects_at, storage_options
 from store.disk.verbs import Buffer, Meta, ObjectChanged
 from store.errors import SalientError, StoreBusy, StoreInputError
 
@@ -37,7 +37,6 @@ NUM_TRIES = 4
 DELETED_AT_ONCE = PAGE = 1000
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _STATUS = re.compile(r"status code: (\d{3})")
-_BY_GENERATION = ("gs", "gcs")
 _BEGIN_ANEW = ("InvalidBlockList", "NoSuchUpload")
 """Of parts: the answer to putting them together was lost, and they are no longer there for it."""
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
@@ -64,7 +63,7 @@ class ObjectLocation:
     def __init__(self, address: str, options: Options | None = None) -> None:
         self.address = address.rstrip("/")
         self.options = dict(storage_options() if options is None else options)
-        _, self._bucket, self._prefix = bucket_of(self.address)
+        self._kind, self._bucket, self._prefix = bucket_of(self.address)
         self.objects  # noqa: B018  # what cannot be reached is said at once
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -284,7 +283,7 @@ class ObjectLocation:
 
     def replace(self, path: str, parts: Buffer | Sequence[Buffer], found: Meta) -> bool:
         """See `Creates.replace`."""
-        if found.version is None and address_kind(self.address) in _BY_GENERATION:
+        if found.version is None and self._kind == GCS:
             try:  # a listing does not say it
                 now = self.head(path)
             except FileNotFoundError:
