@@ -74,8 +74,35 @@ Every change of several steps can die at any of them and be asked for again:
 
 `tests/kills/test_store.py` kills each at its fsyncs, renames and removals.
 
-Read first: `plans`, then `writing` and `publishing`; `backfill` adds layers, `deletion` hides
-samples; `due`, `settling` and `leftovers` are about what others did or left meanwhile.
+On a bucket nothing is renamed or locked, and nothing that a snapshot names is written again:
+
+    planned     a commit whose record holds the plan; its tables are objects beside it
+    written     shards `<array>/c/<layer's number>/0/0/<slot>.<plan>-<attempt>`, at their place
+    staged      the block's manifest `.salient/manifests/<slot>-<count>-<plan>-<attempt>.safetensors`
+    published   the record `.salient/snapshots/<number>.json`, which only one writer can create
+    abandoned   a commit with another plan, or none
+
+Who commits reads the newest record, writes what the next one names under names of its own, and
+creates that; if its number is taken, another was first, and all is done again upon that one. So
+deleting takes the tombstones and the plan's new tables in one commit, and whoever was about to
+publish what is deleted loses. A block's shards belong to their attempt: of several attempts at it
+any may be named. What nobody names is told by names: tables hold the snapshot that they were made
+upon, shards and manifests their plan. `turns` says who carries out the plan, which nothing that is
+committed depends on.
+
+    create          one record, after a look whether the server holds to conditions
+    plan            tables, lease, the record
+    write a block   shards, then its manifest
+    commit          tables, the record; then the plan's tables go
+    delete          tombstones and tables of the plan, the record; then the tables before go
+    put labels      the table, then the record
+
+`tests/store/test_buckets.py` kills each at its requests, and lets others go first there.
+
+Read first: `planning` and `publishing` (what holds everywhere), `protocol` (what differs), then
+`plans` and `ondisk`, or `bucketplans` and `onbucket`; `writing` is of one block, `backfill` adds
+layers, `deletion` hides samples; `due`, `settling` and `leftovers` are about what others did or
+left meanwhile.
 """
 
 import lazy_loader
