@@ -37,16 +37,11 @@ from .settling import catch_up as catch_up
 from .settling import changing_slots as changing_slots
 from .settling import settle as settle
 from .turns import await_turn as await_turn
-<<<<<<< HEAD
 from .turns import end_turn as end_turn
 from .turns import holds_turn as holds_turn
 from .turns import lease_path as lease_path
 from .turns import release_turns as release_turns
 from .turns import take_turn as take_turn
-=======
-from .turns import end as end
-from .turns import lease_path as lease_path
->>>>>>> 1c44f6492c1dbfd2d36e9fa07c9dd84097ee2dae
 from .writing import LayerArrays as LayerArrays
 from .writing import summarise as summarise
 from .writing import write_block as write_block
