@@ -78,7 +78,7 @@ On a bucket nothing is renamed or locked, and nothing that a snapshot names is w
 
     planned     a commit whose record holds the plan; its tables are objects beside it
     written     shards `<array>/c/<layer's number>/0/0/<slot>.<plan>-<attempt>`, at their place
-    staged      the block's manifest `.salient/manifests/<slot>-<count>-<plan>-<attempt>.safetensors`
+    staged      the manifest `.salient/manifests/<slot>-<count>-<plan>-<attempt>.safetensors`
     published   the record `.salient/snapshots/<number>.json`, which only one writer can create
     abandoned   a commit with another plan, or none
 

@@ -34,7 +34,7 @@ LEASE = "SALIENT_LEASE_S"
 LEASE_S = 30.0
 RENEWALS = 4
 """How often a lease is renewed within its time."""
-FIRST_POLL_S, LONGEST_POLL_S = 0.05, 2.0
+FIRST_POLL_S, LONGEST_POLL_S = 0.05, 1.0
 WAIT_IN_SILENCE_S = 2.0
 END_S = 5.0
 """How long a thread that renews may take to end."""

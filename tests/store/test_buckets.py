@@ -308,7 +308,7 @@ def test_eight_processes_of_which_some_are_killed(
             for process in some[:4]:
                 process.kill()
         for process in some:
-            process.join(120)
+            process.join(400)
             assert process.exitcode in ((0, -9) if round_ == 0 else (0,))
     found = says(url)
     wanted = {name for one in range(8) for name in _batch(one)} - {f"{one}/d" for one in range(8)}
