@@ -87,6 +87,13 @@ def _without_file(path: Path) -> str:
     return f"{path}: {what}; there is {listed(files)}"
 
 
+def placed(text: str | Path) -> Path | str:
+    """A file or folder of this machine as a path; the address of a bucket, as s3://…, as typed."""
+    from store.disk import is_url
+
+    return str(text) if is_url(text) else Path(text)
+
+
 def store_at(path: Path | str) -> str:
     """The folder or URL of a store: as given, or the one that a run reads.
 

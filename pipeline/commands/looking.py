@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pipeline.commands.arguments import is_run, lies_near, run_at, store_at
+from pipeline.commands.arguments import is_run, lies_near, placed, run_at, store_at
 from pipeline.commands.options import LOOK, AsJson, Model, Quiet
 from pipeline.commands.printing import out, print_json, show_metrics, terminal
 from pipeline.errors import ConfigError, listed
@@ -21,7 +21,11 @@ app = typer.Typer()
 @app.command(rich_help_panel=LOOK)
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="A store, run, head or score folder, a Parquet file or a config.")
+        str,
+        typer.Argument(
+            help="A store, run, head or score folder, a Parquet file or a config; or a store or"
+            " scores as s3://…."
+        ),
     ],
     labels: Annotated[
         bool, typer.Option("--labels", help="Of a run: the labels that its heads most doubt.")
@@ -51,22 +55,24 @@ def inspect(
     from pipeline import report
 
     if labels:
-        _doubted_labels(path, task or (), limit, output, store, as_json=as_json)
+        _doubted_labels(Path(path), task or (), limit, output, store, as_json=as_json)
         return
     given = {"--task": task, "--limit": limit, "--out": output, "--store": store}
     if odd := [name for name, value in given.items() if value is not None]:
         raise ConfigError(f"{odd[0]} goes with --labels: salient inspect RUN --labels {odd[0]} ...")
     from pipeline.config import changes
 
+    place = placed(path)
     try:
-        facts = report.inspect(path)
+        facts = report.inspect(place)
     except ConfigError as error:
-        near = lies_near(path) if path.is_dir() and not is_run(path) else ""
+        is_other = isinstance(place, Path) and place.is_dir() and not is_run(place)
+        near = lies_near(Path(place)) if is_other else ""
         raise ConfigError(f"{error}{near}") from None
     if as_json:
         print_json(facts)
     elif facts["kind"] == "run" and facts["metrics"] is not None:
-        show_metrics(path, facts["metrics"], as_json=False, plots=False)
+        show_metrics(Path(path), facts["metrics"], as_json=False, plots=False)
         if "lost" in facts:
             out.print(escape(facts["lost"]))
     else:
@@ -124,7 +130,8 @@ def write_report(
         str, typer.Option(help="Files of each figure: png, svg, both or none.")
     ] = "both",
     scores: Annotated[
-        Path | None, typer.Option(help="A folder of scores made with the run: adds their drift.")
+        str | None,
+        typer.Option(help="A folder of scores made with the run, or s3://…: adds their drift."),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -132,10 +139,11 @@ def write_report(
     """Write a finished run's report: one HTML page, and its figures as PNG and SVG."""
     from pipeline import report
 
-    if scores is not None:
-        _check_scores(scores)
+    place = None if scores is None else placed(scores)
+    if place is not None:
+        _check_scores(place)
     written = report.write_report(
-        run_at(run_path), output, images=images, scores=scores, say=terminal(quiet)
+        run_at(run_path), output, images=images, scores=place, say=terminal(quiet)
     )
     if as_json:
         files = [str(path) for path in written[1:]]
@@ -147,9 +155,12 @@ def write_report(
         out.print(f"written: {escape(str(path))}")
 
 
-def _check_scores(folder: Path) -> None:
-    from pipeline.scoring import SCORE_CARD
+def _check_scores(folder: Path | str) -> None:
+    from pipeline.scoring import SCORE_CARD, check_scores
 
+    if isinstance(folder, str):
+        check_scores(folder)
+        return
     if (folder / SCORE_CARD).is_file():
         return
     if not folder.is_dir():
@@ -205,13 +216,11 @@ def explore(
         print("salient: stopped", file=sys.stderr, flush=True)
 
 
-def _store_and_run(path: str, run_path: Path | None) -> tuple[Path, Path | None]:
+def _store_and_run(path: str, run_path: Path | None) -> tuple[str, Path | None]:
     """The store to look at and the folder of the run on it, of which either names both."""
     from pipeline.runfolder import run_config
 
-    if "://" in path:
-        raise ConfigError(f"{path}: the explorer reads a local or shared folder; copy it there")
     store = store_at(path)
-    if run_path is None and Path(path) != Path(store):
+    if run_path is None and path != store and Path(path) != Path(store):
         run_path = Path(path)
-    return Path(store), run_path and Path(run_config(run_at(run_path)).run_dir)
+    return store, run_path and Path(run_config(run_at(run_path)).run_dir)

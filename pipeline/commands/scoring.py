@@ -12,7 +12,7 @@ from rich.markup import escape
 from typer.core import TyperCommand
 
 from pipeline.commands import upkeep
-from pipeline.commands.arguments import run_at
+from pipeline.commands.arguments import placed, run_at
 from pipeline.commands.options import SCORE, AsJson, Device, Model, Quiet, TrustCode
 from pipeline.commands.printing import out, print_json, terminal
 from pipeline.commands.stopping import GentleStop
@@ -163,11 +163,11 @@ Retweets = Annotated[
 QUIET_S = 60.0
 """As ``pipeline.scoring.Following`` has it, which this module imports only when it is needed."""
 Follow = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         metavar="DIR",
-        help="Instead of INPUT: score the files of a folder as they become complete, until told to"
-        " stop (SIGTERM or Ctrl-C end it with 0).",
+        help="Instead of INPUT: score the files of a folder (or s3://…) as they become complete,"
+        " until told to stop (SIGTERM or Ctrl-C end it with 0).",
         rich_help_panel=FOLLOWING,
     ),
 ]
@@ -189,7 +189,7 @@ UntilIdle = Annotated[
     ),
 ]
 Metrics = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         metavar="FILE.prom",
         help="Write metrics for node_exporter's textfile collector, also on failure.",
@@ -211,18 +211,21 @@ MaxErrors = Annotated[
 )
 def score(
     inputs: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
             metavar="INPUT...",
             help="Dumps of posts, files of texts, folders (all files in and below them), patterns"
-            " ('dumps/*.gz'), or - for standard input.",
+            " ('dumps/*.gz', 's3://bucket/*.gz'), or - for standard input.",
             show_default=False,
         ),
     ] = None,
     run_path: RunPath = None,
     heads: HeadFolders = None,
     output: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for date=…/*.parquet.")
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER|URL", help="Folder or bucket for date=…/*.parquet."
+        ),
     ] = None,
     out_format: OutFormat = None,
     tasks: ScoredTasks = None,
@@ -272,11 +275,12 @@ def score(
     """Score texts or posts into Parquet by date; run again to resume, nothing is done twice."""
     say = terminal(quiet)
     run = str(run_path or ", ".join(map(str, heads or ())))
+    target = None if output is None else placed(output)
     with ExitStack() as listeners:
         if metrics is not None and not dry_run:  # a dry run writes nothing
             from pipeline.scoring import metrics_file
 
-            listeners.enter_context(metrics_file(metrics, run=run, output=output))
+            listeners.enter_context(metrics_file(metrics, run=run, output=target))
         if as_json:
             listeners.enter_context(watch(summaries := _Summaries(), here=True))
         require("torch")
@@ -314,15 +318,15 @@ def score(
             "out_format": out_format,
         }
         show = summaries.show if as_json else _show
-        asked = show, run_path and run_at(run_path), output, options, settings, say
+        asked = show, run_path and run_at(run_path), target, options, settings, say
         if follow is None:
-            _score(inputs or [], *asked)
+            _score([placed(one) for one in inputs or ()], *asked)
         else:
-            _follow(follow, Following(quiet_s, until_idle), *asked)
+            _follow(placed(follow), Following(quiet_s, until_idle), *asked)
 
 
 def _check_usage(
-    inputs: Sequence[Path] | None, follow: Path | None, until_idle: object, dry_run: object
+    inputs: Sequence[str] | None, follow: str | None, until_idle: object, dry_run: object
 ) -> None:
     """Refuse options that do not go together."""
     if follow is None and not inputs:
@@ -339,10 +343,10 @@ def _check_usage(
 
 
 def _score(
-    inputs: Sequence[Path],
+    inputs: Sequence[Path | str],
     show: Callable[[ScoreReport], None],
     run: Path | None,
-    output: Path | None,
+    output: Path | str | None,
     options: ScoreOptions,
     settings: Mapping[str, Any],
     say: Say,
@@ -359,11 +363,11 @@ def _score(
 
 
 def _follow(
-    folder: Path,
+    folder: Path | str,
     following: Following,
     show: Callable[[ScoreReport], None],
     run: Path | None,
-    output: Path | None,
+    output: Path | str | None,
     options: ScoreOptions,
     settings: Mapping[str, Any],
     say: Say,

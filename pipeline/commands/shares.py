@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pipeline.commands.arguments import run_at
+from pipeline.commands.arguments import placed, run_at
 from pipeline.commands.options import SCORE, AsJson, Quiet
 from pipeline.commands.printing import out, print_json, terminal
 from pipeline.errors import ConfigError, require
@@ -19,7 +19,8 @@ app = typer.Typer()
 @app.command(rich_help_panel=SCORE)
 def prevalence(
     scores: Annotated[
-        Path, typer.Argument(metavar="SCORES", help="A folder that `salient score` wrote.")
+        str,
+        typer.Argument(metavar="SCORES", help="A folder, or s3://…, that `salient score` wrote."),
     ],
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="This task only; may be repeated.")
@@ -65,7 +66,7 @@ def prevalence(
 
     terminal(quiet)
     found = find_shares(
-        scores,
+        placed(scores),
         by=by,
         tasks=tasks or (),
         run=None if run_path is None else run_at(run_path),

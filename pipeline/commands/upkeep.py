@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.arguments import placed
 from pipeline.commands.options import AsJson, Quiet
 from pipeline.commands.printing import print_json, terminal
 from pipeline.errors import ScoreError
@@ -17,7 +18,9 @@ from pipeline.errors import ScoreError
 app = typer.Typer()
 
 
-ScoresPath = Annotated[Path, typer.Argument(metavar="OUT", help="A folder of scores.")]
+ScoresPath = Annotated[
+    str, typer.Argument(metavar="OUT", help="A folder of scores, or its address as s3://…")
+]
 
 
 @app.command()
@@ -37,7 +40,7 @@ def repair(
     """
     from pipeline.scoring import repair_scores
 
-    report = repair_scores(output, dry_run=dry_run, say=terminal(quiet))
+    report = repair_scores(placed(output), dry_run=dry_run, say=terminal(quiet))
     if as_json:
         print_json(report.to_dict())
     else:
@@ -48,7 +51,7 @@ def repair(
 def delete(
     output: ScoresPath,
     dumps: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(metavar="DUMP...", help="Dumps that say who wrote what, for --authors."),
     ] = None,
     ids: Annotated[
@@ -85,10 +88,10 @@ def delete(
     listed = read_names(ids_file) if ids_file else []
     try:
         report = delete_scores(
-            output,
+            placed(output),
             [*(ids or ()), *listed],
             authors=read_names(authors_file) if authors_file else (),
-            dumps=dumps or (),
+            dumps=[placed(one) for one in dumps or ()],
             forget=forget,
             dry_run=dry_run,
             say=terminal(quiet),

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.prevalence.grouped import group_of_date
-from pipeline.scoring import DRIFT
+from pipeline.scoring import DRIFT, HeldScores, scores_at
 from store.errors import StoreError
-from store.tables import read_json
 
 ACTIVATIONS = "the activations"
 """What a report calls them among what drifted."""
@@ -33,7 +32,7 @@ class DriftSeen:
     drifted: Mapping[str, tuple[str, ...]]
 
 
-def read_drift(folder: Path, by: str | None) -> dict[str, DriftSeen]:
+def read_drift(folder: Path | str | HeldScores, by: str | None) -> dict[str, DriftSeen]:
     """Task -> what the drift reports of a folder of scores say, of groups that are dates.
 
     Args:
@@ -42,8 +41,9 @@ def read_drift(folder: Path, by: str | None) -> dict[str, DriftSeen]:
     """
     tested: dict[str, set[str]] = {}
     drifted: dict[str, dict[str, set[str]]] = {}
-    for path in sorted((folder / DRIFT).glob("*.json")):
-        for task, date, entry in _entries(path):
+    held = scores_at(folder)
+    for name in held.records(DRIFT):
+        for task, date, entry in _entries(held, name):
             if (group := group_of_date(date, by)) is None:
                 continue
             tested.setdefault(task, set()).add(group)
@@ -58,10 +58,10 @@ def read_drift(folder: Path, by: str | None) -> dict[str, DriftSeen]:
     }
 
 
-def _entries(path: Path) -> list[tuple[str, str, Mapping[str, Any]]]:
+def _entries(held: HeldScores, name: str) -> list[tuple[str, str, Mapping[str, Any]]]:
     """Task, date and entry; nothing of a damaged report, which is no more than a hint."""
     try:
-        tasks = read_json(path)["tasks"]
+        tasks = held.read_record(name)["tasks"]
         return [
             (task, date, entry)
             for task, own in tasks.items()

@@ -20,11 +20,12 @@ from pipeline.prevalence.grouped import ScoredTask
 from pipeline.scoring import SCORE_CARD, find_heads
 from pipeline.texts import load_target, sample_groups
 from store import ActivationStore
+from store.disk import join
 from store.errors import SalientError
 
 
 def errors_of_card(
-    folder: Path, card: Mapping[str, Any], tasks: Sequence[ScoredTask]
+    folder: Path | str, card: Mapping[str, Any], tasks: Sequence[ScoredTask]
 ) -> dict[str, Errors]:
     """Task -> errors of its head, of those that a folder's card knows.
 
@@ -35,11 +36,11 @@ def errors_of_card(
     for task in tasks:
         errors = card["tasks"][task.name].get("errors")
         if errors is not None:
-            found[task.name] = _read(errors, task, folder / SCORE_CARD)
+            found[task.name] = _read(errors, task, join(folder, SCORE_CARD))
     return found
 
 
-def _read(errors: Any, task: ScoredTask, where: Path) -> Errors:
+def _read(errors: Any, task: ScoredTask, where: Path | str) -> Errors:
     try:
         return read_errors(errors, task.type, len(task.classes))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

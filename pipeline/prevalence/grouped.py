@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, did_you_mean
-from pipeline.scoring import SCORE_CARD, read_scores, row_files
+from pipeline.scoring import SCORE_CARD, HeldScores, scores_at
+from store.disk import join
 
 Array = NDArray[Any]
 MAX_TEXTS = 10_000
@@ -125,7 +125,7 @@ class Group:
 
 
 def read_groups(
-    folder: Path, tasks: Sequence[ScoredTask], *, by: str | None = None
+    folder: Path | str | HeldScores, tasks: Sequence[ScoredTask], *, by: str | None = None
 ) -> dict[str, dict[str, Group]]:
     """Task -> group -> its texts, groups in order.
 
@@ -139,20 +139,21 @@ def read_groups(
         ConfigError: no such column, or too many groups.
         ScoreError: a damaged file.
     """
+    held = scores_at(folder)
     columns = ["id", *(name for task in tasks for name in task.columns)]
     if by is not None and by not in DATES:
-        _check_column(folder, by)
+        _check_column(held, by)
         columns += [by] if by not in (*columns, "date") else []
     most_groups = MAX_DATES if by in (*DATES, "date") else MAX_GROUPS
     found: dict[str, dict[str, Group]] = {task.name: {} for task in tasks}
     named: set[str] = set()
-    for table in read_scores(folder, columns):
+    for table in held.tables(columns):
         labels, number = _groups(table, by)
         named.update(labels)
         if len(named) > most_groups:
             raise ConfigError(
-                f"--by {by}: more than {most_groups:,} groups in {folder}; choose a column with"
-                " fewer values, or --by week or month"
+                f"--by {by}: more than {most_groups:,} groups in {held.address}; choose a column"
+                " with fewer values, or --by week or month"
             )
         order = pd.util.hash_array(np.asarray(table["id"].to_pylist(), object), categorize=False)
         places = np.split(
@@ -179,14 +180,15 @@ def _texts_kept(num_groups: int) -> int:
     return min(MAX_TEXTS, MAX_KEPT // max(num_groups, 1))
 
 
-def _check_column(folder: Path, by: str) -> None:
-    files = row_files(folder)
+def _check_column(held: HeldScores, by: str) -> None:
+    any_file = False
     known = {"date"}
-    for path in files:  # parts of earlier versions have fewer columns
-        known |= set(pq.read_schema(path).names)
+    for schema in held.schemas():  # parts of earlier versions have fewer columns
+        any_file = True
+        known |= set(schema.names)
         if by in known:
             return
-    if files:
+    if any_file:
         hint = did_you_mean(by, [*DATES, *sorted(known)])
         raise ConfigError(
             f"--by {by!r}: {hint and f'{hint} '}day, week, month, or a column of the scores"
@@ -255,13 +257,14 @@ def _of_task(table: pa.Table, task: ScoredTask) -> tuple[Array, Array]:
     return values, np.array(decided, bool).reshape(len(values), len(task.classes))
 
 
-def tasks_of(folder: Path, card: Mapping[str, Any]) -> list[ScoredTask]:
+def tasks_of(folder: Path | str | HeldScores, card: Mapping[str, Any]) -> list[ScoredTask]:
     """The tasks that a folder's card names; an older one does not say their types.
 
     Raises:
         ConfigError: the card says something else than it should.
     """
-    schema = next((pq.read_schema(path) for path in row_files(folder)), pa.schema([]))
+    held = scores_at(folder)
+    schema = next(held.schemas(), pa.schema([]))
     found = []
     for name, own in card.get("tasks", {}).items():
         classes = own.get("classes", ()) if isinstance(own, Mapping) else None
@@ -272,8 +275,9 @@ def tasks_of(folder: Path, card: Mapping[str, Any]) -> list[ScoredTask]:
         kind = own.get("type", kind) if isinstance(own, Mapping) else kind
         if not isinstance(classes, list | tuple) or kind not in TASK_TYPES:
             raise ConfigError(
-                f"{folder / SCORE_CARD}: task {name!r}: {own!r} is no entry with classes and a type"
-                f" ({', '.join(TASK_TYPES)}); `salient score … --out` of this folder writes it anew"
+                f"{join(held.address, SCORE_CARD)}: task {name!r}: {own!r} is no entry with classes"
+                f" and a type ({', '.join(TASK_TYPES)}); `salient score … --out` of this folder"
+                " writes it anew"
             )
         found.append(ScoredTask(name, kind, tuple(classes)))
     return found

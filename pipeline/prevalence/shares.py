@@ -36,7 +36,7 @@ from pipeline.prevalence.assumed import DriftSeen, read_drift
 from pipeline.prevalence.errors import errors_of_card, errors_of_heads
 from pipeline.prevalence.grouped import ALL, DATES, Group, ScoredTask, read_groups, tasks_of
 from pipeline.progress import counted
-from pipeline.scoring import SCORE_CARD, check_scores, read_score_card
+from pipeline.scoring import SCORE_CARD, check_scores, scores_at
 from store.tables import write_table
 
 Array = NDArray[Any]
@@ -87,7 +87,7 @@ class SharesReport:
 
 
 def find_shares(
-    folder: Path,
+    folder: Path | str,
     *,
     by: str | None = None,
     tasks: Sequence[str] = (),
@@ -97,7 +97,7 @@ def find_shares(
     """Shares of classes among the texts of a folder of scores.
 
     Args:
-        folder: of the scores.
+        folder: of the scores, or its URL.
         by: "day", "week" (its Monday), "month" or a column of the scores; None: all together.
         tasks: only these; default all.
         run: the run that made the scores; or
@@ -108,23 +108,24 @@ def find_shares(
         SalientError: a damaged file.
     """
     check_scores(folder)
-    card = read_score_card(folder)
+    held = scores_at(folder)
+    card = held.card()
     if card is None or not card.get("tasks"):
         raise ConfigError(
             f"{folder}: does not say which tasks it is of (no {SCORE_CARD}, or an early one); score"
             " into it once more (`salient score … --out` of this folder), also without new files"
         )
-    known = tasks_of(folder, card)
+    known = tasks_of(held, card)
     names = wanted_tasks(tasks, [task.name for task in known])
     chosen = [task for task in known if task.name in names]
     if run is not None or heads:
         errors = errors_of_heads(run, heads, card, chosen)
     else:
         errors = errors_of_card(folder, card, chosen)
-    drift = read_drift(folder, by)
+    drift = read_drift(held, by)
     rows: list[Row] = []
     done = 0
-    found = read_groups(folder, chosen, by=by)
+    found = read_groups(held, chosen, by=by)
     tally = Tally("counted", sum(map(len, found.values())), "groups")
     for task in chosen:
         for group, texts in found[task.name].items():
@@ -147,7 +148,7 @@ def _drifted(seen: DriftSeen | None, group: str) -> str | None:
 
 
 def _notes(
-    folder: Path,
+    folder: Path | str,
     card: Mapping[str, Any],
     tasks: Sequence[ScoredTask],
     errors: Mapping[str, Errors],

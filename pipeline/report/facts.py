@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config import DriftReport, RunConfig, read_record
+from pipeline.config import DriftReport, RunConfig, checked
 from pipeline.errors import ScoreError
 from pipeline.heads import Head, ngram_table, stored_outputs
 from pipeline.neurons import importance_cube, read_ablations, read_overlaps
@@ -36,8 +36,9 @@ from pipeline.runfolder import (
     run_config,
     what_was_lost,
 )
-from pipeline.scoring import DRIFT, check_files
+from pipeline.scoring import DRIFT, check_files, scores_at
 from pipeline.texts import StoredTexts, load_target, sample_texts
+from store.disk import is_url, join
 from store.errors import SalientError
 
 Array = NDArray[Any]
@@ -116,7 +117,7 @@ class RunFacts:
     lost: str | None = None
 
 
-def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
+def read_run(path: Path, *, scores: Path | str | None = None) -> RunFacts:
     """Read a finished run.
 
     Args:
@@ -132,7 +133,8 @@ def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
         own = run_config(path)
         path = Path(own.run_dir)
         if scores is None and own.score.output is not None:
-            scores = Path(own.score.output)
+            output = own.score.output
+            scores = output if is_url(output) else Path(output)
     folder = RunFolder(path)
     card = read_card(folder)
     metrics = finished_metrics(folder)
@@ -150,7 +152,9 @@ def read_run(path: Path, *, scores: Path | None = None) -> RunFacts:
     return RunFacts(path, card, config, tasks, what_was_lost(config))
 
 
-def _read_shares(scores: Path | None, run: Path) -> tuple[SharesReport | None, tuple[str, ...]]:
+def _read_shares(
+    scores: Path | str | None, run: Path
+) -> tuple[SharesReport | None, tuple[str, ...]]:
     """Shares by day in a folder of scores, or why there are none; where the folder does not say
     what its heads get wrong, the run is asked."""
     if scores is None:
@@ -254,14 +258,17 @@ def _predict(
     return found, find_mistakes(found, StoredTexts(store))
 
 
-def read_drift(scores: Path) -> dict[str, DriftFacts]:
+def read_drift(scores: Path | str) -> dict[str, DriftFacts]:
     """Task -> drift by date, from all drift reports of a folder of scores; later ones win."""
-    check_files(scores)
+    if not is_url(scores):
+        check_files(Path(scores))
+    held = scores_at(scores)
     dates: dict[str, dict[str, JSON]] = {}
     threshold = 0.0
-    for path in sorted((scores / DRIFT).glob("*.json")):
+    for name in held.records(DRIFT):
         again = f"`salient score repair {scores}` sets it aside; or delete it"
-        report = read_record(path, DriftReport, remedy=again, error=ScoreError)
+        where, facts = join(scores, name), held.read_record(name, remedy=again)
+        report = checked(DriftReport, facts, where=where, remedy=again, error=ScoreError)
         threshold = report.threshold
         for task, entry in report.tasks.items():
             found = {date: one.model_dump(exclude_none=True) for date, one in entry.dates.items()}

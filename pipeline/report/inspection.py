@@ -14,8 +14,9 @@ from pipeline.errors import ConfigError
 from pipeline.heads import Head, all_features
 from pipeline.report.verdict import choice_sentence
 from pipeline.runfolder import RunFolder, read_card, read_metrics, run_config, what_was_lost
-from pipeline.scoring import SCORE_CARD, check_files, num_rows, read_score_card, row_files
+from pipeline.scoring import SCORE_CARD, scores_at
 from store import ActivationStore, StoreSchema
+from store.disk import is_url
 from store.layout import SITES, Source
 
 Facts = dict[str, Any]
@@ -23,8 +24,11 @@ _STORE_SIGN = ".salient/snapshots"
 """What only a store has, also one whose newest snapshot is missing: opening it says so."""
 
 
-def inspect(path: Path) -> Facts:
+def inspect(path: Path | str) -> Facts:
     """Facts about a store, run, head or score folder, a Parquet file or a configuration.
+
+    Args:
+        path: of it; a store and scores may also be in a bucket.
 
     Returns:
         A JSON object; ``kind`` says what the path is.
@@ -33,6 +37,9 @@ def inspect(path: Path) -> Facts:
         ConfigError: nothing that Salient knows.
         SalientError: damaged content.
     """
+    if is_url(path):
+        return _in_bucket(str(path))
+    path = Path(path)
     for applies, read in KINDS:
         if applies(path):
             return read(path)
@@ -43,7 +50,18 @@ def inspect(path: Path) -> Facts:
     )
 
 
-def _store(path: Path) -> Facts:
+def _in_bucket(address: str) -> Facts:
+    if ActivationStore.exists(address):
+        return _store(address)
+    if scores_at(address).card() is not None:
+        return _scores(address)
+    raise ConfigError(
+        f"{address}: no activation store and no scores there; runs and heads lie in folders of a"
+        " machine"
+    )
+
+
+def _store(path: Path | str) -> Facts:
     store = ActivationStore.open(path)
     schema = store.schema
     return {
@@ -139,19 +157,16 @@ def sources_read(sources: Iterable[Source]) -> list[str]:
     return found
 
 
-def _scores(path: Path) -> Facts:
-    check_files(path)
-    files = row_files(path)
-    dates: dict[str, int] = {}
-    for file in files:
-        date = file.parent.name.removeprefix("date=")
-        dates[date] = dates.get(date, 0) + num_rows(file)
+def _scores(path: Path | str) -> Facts:
+    held = scores_at(path)
+    dates = held.dates()
+    rows = {date: sum(own) for date, own in dates.items()}
     return {
         "kind": "scores",
-        **(read_score_card(path) or {}),
-        "files": len(files),
-        "rows": sum(dates.values()),
-        "rows_by_date": dates,
+        **(held.card() or {}),
+        "files": sum(map(len, dates.values())),
+        "rows": sum(rows.values()),
+        "rows_by_date": rows,
     }
 
 

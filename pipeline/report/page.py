@@ -85,7 +85,7 @@ def write_report(
     output: Path | None = None,
     *,
     images: str = "both",
-    scores: Path | None = None,
+    scores: Path | str | None = None,
     say: Say = silent,
 ) -> list[Path]:
     """Write the page and the figures of a finished run.

@@ -57,12 +57,14 @@ from pipeline.texts import (
     TWEETS,
     USUAL,
     InputOptions,
+    as_path,
     detect,
     file_stem,
     read_blocks,
     read_dump,
     settled,
 )
+from store.disk import is_url
 from store.tables import read_arrays, write_arrays, write_json
 from store.upkeep import unmet
 
@@ -94,6 +96,11 @@ class Deleted:
     salt: bytes = field(default_factory=lambda: os.urandom(_SALT_BYTES))
     digests: NDArray[np.bytes_] = field(default_factory=lambda: np.zeros(0, _DIGEST))
     pending: bool = False
+
+    @classmethod
+    def of(cls, salt: bytes, digests: NDArray[np.uint8]) -> Deleted:
+        """Of digests ``(ids, 16)``, sorted."""
+        return cls(salt, _as_digests(digests))
 
     @classmethod
     def load(cls, folder: Path) -> Deleted:
@@ -196,7 +203,7 @@ class Deleted:
 
     def lines(self, table: pa.Table) -> NDArray[np.bool_]:
         """Which of some quarantined lines may be of a listed id, ``(lines,)`` bool."""
-        return _lines(table, self.mask) if len(self) else np.zeros(len(table), bool)
+        return named_in(table, self.mask) if len(self) else np.zeros(len(table), bool)
 
     def with_ids(self, ids: Iterable[str]) -> Deleted:
         """The list with further ids, which are yet to be taken out."""
@@ -319,11 +326,11 @@ class IncompleteDeletion(ScoreError):
 
 
 def delete_scores(
-    folder: Path,
+    folder: Path | str,
     ids: Iterable[str] = (),
     *,
     authors: Collection[str] = (),
-    dumps: Sequence[Path] = (),
+    dumps: Sequence[Path | str] = (),
     forget: bool = False,
     dry_run: bool = False,
     say: Say = silent,
@@ -333,7 +340,7 @@ def delete_scores(
     Again is no harm; killed at any moment, the next command that opens the folder ends the work.
 
     Args:
-        folder: of the scores.
+        folder: of the scores, or its URL.
         ids: of the rows.
         authors: all tweets of these authors that stand in ``dumps``.
         dumps: files of tweets, which say who wrote them.
@@ -358,7 +365,13 @@ def delete_scores(
             )
     searched = ids_of_authors(authors, dumps) if authors else Searched()
     wanted |= searched.ids
-    report = _delete(folder, wanted, searched, forget=forget, dry_run=dry_run, say=say)
+    how: dict[str, Any] = {"forget": forget, "dry_run": dry_run, "say": say}
+    if is_url(folder):
+        from pipeline.scoring.erasure import erase  # which stands above what it shares with this
+
+        report = erase(str(folder), wanted, searched, **how)
+    else:
+        report = _delete(Path(folder), wanted, searched, **how)
     report = replace(report, authors=len(set(authors)))
     if report.incomplete:
         raise IncompleteDeletion(report)
@@ -472,7 +485,7 @@ def _take_out(path: Path, is_meant: Meant, *, dry_run: bool) -> tuple[list[Key],
     quarantined = is_quarantine(path)
     for table in read_part(path):
         own = [key for key, _ in keys_of(path, table)]
-        gone = _lines(table, is_meant) if quarantined else is_meant(table["id"].to_pylist())
+        gone = named_in(table, is_meant) if quarantined else is_meant(table["id"].to_pylist())
         keep.append(~gone)
         keys += [own[at] for at in np.flatnonzero(gone)]
     left: Path | None = path
@@ -573,7 +586,7 @@ def read_names(path: Path) -> list[str]:
     return [name for line in lines if (name := line.strip(" \t"))]  # ids may hold other signs
 
 
-def ids_of_authors(authors: Collection[str], dumps: Sequence[Path]) -> Searched:
+def ids_of_authors(authors: Collection[str], dumps: Sequence[Path | str]) -> Searched:
     """The ids of all tweets of some authors in some dumps; scores do not say who wrote a tweet.
 
     Raises:
@@ -585,7 +598,7 @@ def ids_of_authors(authors: Collection[str], dumps: Sequence[Path]) -> Searched:
             " (salient score delete OUT DUMP... --authors FILE)"
         )
     wanted, found = pa.array(sorted(set(authors)), pa.string()), Searched()
-    for path in dumps:
+    for path in map(as_path, dumps):
         if not path.is_file():
             raise ConfigError(f"{path}: no such input file")
         reasons, without_author = Counter[str](), 0
@@ -632,7 +645,8 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _lines(table: pa.Table, is_meant: Meant) -> NDArray[np.bool_]:
+def named_in(table: pa.Table, is_meant: Meant) -> NDArray[np.bool_]:
+    """Which of some quarantined lines may be of meant ids, ``(lines,)`` bool."""
     names = [sorted(_ids_named(line)) for line in table.to_pylist()]
     meant = is_meant([name for some in names for name in some])
     owner = np.repeat(np.arange(len(names)), [len(some) for some in names])

@@ -1,22 +1,26 @@
-"""Score on workers: tables of rows go out and come back as files on the shared disk.
+"""Score on workers: tables of rows go out and come back, as files or in messages.
 
     with computing(scorer.score_along, config, recipe, output, say) as compute:
         for work, scored in compute(works):         # as of ``Scorer.score_along``
             ...
 
-A table's results depend on its own texts, and in their last bits on a worker's number of cores; so
-it may be done again anywhere.
+Where scores go to a bucket no disk need be shared: tables, heads and results travel in messages. A
+table's results depend on its own texts, and in their last bits on a worker's number of cores; so it
+may be done again anywhere.
 """
 
 from __future__ import annotations
 
+import io
 import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,9 +28,14 @@ from pipeline.cluster import Session, connected
 from pipeline.config import RunConfig
 from pipeline.heads import Drift
 from pipeline.scoring.scorer import Carried, Compute, Scored, Scorer
+from store.disk import is_url
 from store.tables import read_json, write_json
 
 SCRATCH = ".tables-"
+_NOT_SENT = ("held_out.safetensors",)
+"""Of a head's folder, since no scorer reads it, and it grows with the training texts."""
+Files = tuple[tuple[str, bytes], ...]
+"""The files of a head, by their names in its folder."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class ScoreRecipe:
     trust_remote_code: bool
     run: str
     """Of this run alone: a later one loads model and heads again."""
+    packed: tuple[Files, ...] = ()
+    """The heads themselves, for workers that do not see their folders."""
 
     @classmethod
     def of(
@@ -48,13 +59,40 @@ class ScoreRecipe:
         folders = tuple(str(folder.resolve()) for folder in heads)
         return cls(folders, model, device, trust_remote_code, uuid.uuid4().hex)
 
+    def with_heads(self) -> ScoreRecipe:
+        """The recipe with the heads in it."""
+        return replace(self, packed=tuple(_files_of(Path(folder)) for folder in self.heads))
+
+    def load(self) -> Scorer:
+        """Runs on a worker: the scorer, checked on the golden texts."""
+        loading = (self.model, self.device, self.trust_remote_code)
+        if not self.packed:
+            return _load([Path(folder) for folder in self.heads], *loading)
+        with tempfile.TemporaryDirectory(prefix="salient-heads-") as root:
+            folders = []
+            for number, files in enumerate(self.packed):
+                folders.append(folder := Path(root) / str(number))
+                folder.mkdir()
+                for name, content in files:
+                    (folder / name).write_bytes(content)
+            return _load(folders, *loading)
+
+
+def _files_of(folder: Path) -> Files:
+    found = sorted(one for one in folder.iterdir() if one.is_file() and one.name not in _NOT_SENT)
+    return tuple((one.name, one.read_bytes()) for one in found)
+
+
+def _load(folders: list[Path], model: str | None, device: str, trust_remote_code: bool) -> Scorer:
+    return Scorer.load(folders, model=model, device=device, trust_remote_code=trust_remote_code)
+
 
 @contextmanager
 def computing(
     here: Compute | None,
     config: RunConfig | None,
     recipe: ScoreRecipe,
-    output: Path,
+    output: Path | str,
     say: Callable[[str], None],
 ) -> Iterator[Compute | None]:
     """What computes scores: this process, or the workers of the run's cluster.
@@ -63,12 +101,19 @@ def computing(
         here: the scorer's method of this process; None in a dry run.
         config: the run, whose ``[cluster]`` says where; None: here.
         recipe: the scorer's heads and model.
-        output: folder of scores, on the shared disk; tables under way lie in it for a while.
+        output: folder of scores; on the shared disk tables under way lie in it for a while, and
+            nothing where it is a URL.
         say: called with a line for what happens to workers.
     """
     if here is None or config is None or config.cluster.kind == "local":
         yield here
         return
+    if is_url(output):
+        with connected(config.cluster, say=say) as session:
+            packed = recipe.with_heads()
+            yield lambda works: _score_sent(session, packed, works)
+        return
+    output = Path(output)
     scratch = output / f"{SCRATCH}{recipe.run}"
     inputs = list(recipe.heads)
     with connected(config.cluster, folders=[output], inputs=inputs, say=say) as session:
@@ -114,27 +159,65 @@ def _score(
             wanted += 1
 
 
+def _score_sent(
+    session: Session, recipe: ScoreRecipe, works: Iterable[tuple[Carried, pa.Table]]
+) -> Iterator[tuple[Carried, Scored]]:
+    """Score tables that go out and come back in messages, in their order."""
+    away: dict[int, Carried] = {}
+
+    def tasks() -> Iterator[tuple[ScoreRecipe, bytes]]:
+        for number, (carried, table) in enumerate(works):
+            away[number] = carried
+            yield recipe, _as_bytes(table)
+
+    wanted, ready = 0, dict[int, tuple[bytes, dict[str, Any]]]()
+    options = {"gpu": session.gpu, "whole_worker": True}
+    for index, answer in session.stream(score_message, tasks(), **options):
+        ready[index] = answer
+        while wanted in ready:
+            content, drift = ready.pop(wanted)
+            yield away.pop(wanted), Scored(_of_bytes(content), Drift.from_dict(drift))
+            wanted += 1
+
+
 _turn = threading.Lock()
 _loaded: tuple[ScoreRecipe, Scorer] | None = None
 
 
 def score_file(recipe: ScoreRecipe, stem: str) -> None:
     """Runs on a worker: score the rows in one file, leave the results beside it."""
-    global _loaded
     path = Path(stem)
-    with _turn:
-        if _loaded is None or _loaded[0] != recipe:
-            _loaded = None
-            scorer = Scorer.load(
-                [Path(folder) for folder in recipe.heads],
-                model=recipe.model,
-                device=recipe.device,
-                trust_remote_code=recipe.trust_remote_code,
-            )
-            _loaded = (recipe, scorer)
-        scored = _loaded[1].score_table(_read(path.with_suffix(".rows")))
+    scored = _scored(recipe, lambda: _read(path.with_suffix(".rows")))
     _write(path.with_suffix(".scores"), scored.table)
     write_json(path.with_suffix(".drift"), scored.drift.to_dict())
+
+
+def score_message(recipe: ScoreRecipe, rows: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Runs on a worker: score the rows of a message; the scores, and their drift as JSON."""
+    scored = _scored(recipe, lambda: _of_bytes(rows))
+    return _as_bytes(scored.table), scored.drift.to_dict()
+
+
+def _scored(recipe: ScoreRecipe, rows: Callable[[], pa.Table]) -> Scored:
+    """Score rows with the scorer that this worker keeps, one table at a time."""
+    global _loaded
+    with _turn:
+        if _loaded is None or _loaded[0].run != recipe.run:
+            _loaded = None
+            _loaded = (recipe, recipe.load())
+        return _loaded[1].score_table(rows())
+
+
+def _as_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _of_bytes(content: bytes) -> pa.Table:
+    with pa.ipc.open_stream(content) as reader:
+        return reader.read_all()
 
 
 def _write(path: Path, table: pa.Table) -> None:

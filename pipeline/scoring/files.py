@@ -24,7 +24,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.scoring.alerts import drift_of_tasks
 from pipeline.scoring.batch import IncompleteScores, ScoreRun, WrongInputs
 from pipeline.scoring.distributed import ScoreRecipe, computing
-from pipeline.scoring.folder import open_scores
+from pipeline.scoring.folder import ScoreFolder, open_scores
 from pipeline.scoring.inputs import NO_NAMES, check_apart, check_inputs, find_inputs
 from pipeline.scoring.place import DRIFT, RUNS
 from pipeline.scoring.prepared import AnyScorer, Prepared, prepare
@@ -32,6 +32,7 @@ from pipeline.scoring.prepared import ScoreOptions as ScoreOptions
 from pipeline.scoring.seen import SeenFiles
 from pipeline.scoring.spool import standard_input
 from pipeline.scoring.summary import InputReport, ScoreReport
+from pipeline.texts import as_path
 from store import StoreError
 from store.tables import read_json, write_json
 
@@ -50,9 +51,9 @@ class Clock:
 
 
 def score_files(
-    inputs: Sequence[Path],
+    inputs: Sequence[Path | str],
     run: Path | None = None,
-    output: Path | None = None,
+    output: Path | str | None = None,
     *,
     options: ScoreOptions | None = None,
     say: Say = silent,
@@ -64,9 +65,10 @@ def score_files(
         score_files(dumps, output=Path("scores"), options=ScoreOptions(heads=folders))
 
     Args:
-        inputs: dumps, files of texts, folders or patterns of these; ``-`` is standard input.
+        inputs: dumps, files of texts, folders or patterns of these, or their URLs; ``-`` is
+            standard input.
         run: a run folder, or the TOML file of a finished run.
-        output: where the Parquet goes; default ``score.output`` of the configuration.
+        output: where the Parquet goes, a folder or a URL; default ``score.output``.
         options: what to score with, and how to read the files.
         say: called with progress lines.
         **settings: keys of ``[score]`` that replace those of the configuration; None: as there.
@@ -82,8 +84,9 @@ def score_files(
     """
     clock, options = Clock(), options or ScoreOptions()
     asked = prepare(run, output, options=options, settings=settings, say=say)
-    check_apart(inputs, asked.target)
-    with standard_input(inputs, say=say) as (given, names):
+    dumps = [as_path(one) for one in inputs]
+    check_apart(dumps, asked.target)
+    with standard_input(dumps, say=say) as (given, names):
         paths = find_inputs(given, say=say)
         check_inputs(paths, asked.reading, asked.filters, names=names)
         scorer = None if options.dry_run else asked.load_scorer(say)
@@ -144,7 +147,7 @@ def score_round(
         computing(here, run, recipe, asked.target, say) as compute,
     ):
         opened()
-        seen = SeenFiles.load(asked.target, trust=not asked.options.check_content, say=say)
+        seen = SeenFiles.load(folder.bookkeeping, trust=not asked.options.check_content, say=say)
         files = ScoreRun(
             folder,
             report,
@@ -168,9 +171,9 @@ def score_round(
             for line in report.warnings:
                 say(f"warning: {line}")
         else:
-            seen.save(asked.target)
+            seen.save(folder.bookkeeping)
             name = f"{clock.begun_at:%Y%m%dT%H%M%S%f}-{os.getpid()}"
-            drift = _write_records(asked, name, scorer, files.drift, report, say)
+            drift = _write_records(asked, folder, name, scorer, files.drift, report, say)
         emit(report.finished(None if drift is None else drift_of_tasks(drift)))
     return report
 
@@ -206,7 +209,13 @@ def _details(asked: Prepared, begun_at: datetime) -> dict[str, Any]:
 
 
 def _write_records(
-    asked: Prepared, name: str, scorer: AnyScorer, drift: Drift, report: ScoreReport, say: Say
+    asked: Prepared,
+    folder: ScoreFolder,
+    name: str,
+    scorer: AnyScorer,
+    drift: Drift,
+    report: ScoreReport,
+    say: Say,
 ) -> dict[str, Any] | None:
     """Leave the drift report and the run's summary in the folder; say what is to be warned of.
 
@@ -215,11 +224,12 @@ def _write_records(
     """
     found, config = None, asked.config
     if drift.dates:
-        place = asked.target / DRIFT
-        found = scorer.write_drift(place, name, drift, threshold=config.drift_warning)
+        with folder.records(DRIFT) as place:
+            found = scorer.write_drift(place, name, drift, threshold=config.drift_warning)
         report.warnings += found["warnings"]
     for line in report.warnings:
         say(f"warning: {line}")
     record = report.record(keep_text=asked.keeps_text)
-    write_json(asked.target / RUNS / f"{name}.json", record)
+    with folder.records(RUNS) as place:
+        write_json(place / f"{name}.json", record)
     return found

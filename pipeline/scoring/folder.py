@@ -20,12 +20,10 @@ written first. Only one process at a time has the folder open, others wait.
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,8 +33,10 @@ import pyarrow.compute as pc
 
 from pipeline.progress import Say, silent
 from pipeline.scoring.deletion import CLASH, Deleted, catch_up
-from pipeline.scoring.ledger import Finished, Ledger, Published
-from pipeline.scoring.origin import as_metadata, with_origin
+from pipeline.scoring.inbucket import in_bucket
+from pipeline.scoring.keeping import Batch, Ended, Keeper, Written, keys_in, without_text
+from pipeline.scoring.ledger import Entry, Finished, Ledger, Published
+from pipeline.scoring.origin import as_metadata
 from pipeline.scoring.parts import (
     LINE_COLUMNS,
     ORIGIN,
@@ -48,9 +48,17 @@ from pipeline.scoring.parts import (
     read_part,
     row_keys,
 )
-from pipeline.scoring.place import FORMAT_VERSIONS, SCORE_CARD, alone, check_claim, open_ledger
+from pipeline.scoring.place import (
+    FORMAT_VERSIONS,
+    SCORE_CARD,
+    Claim,
+    alone,
+    check_claim,
+    open_ledger,
+)
 from pipeline.scoring.sinks import PARQUET, SINKS, Sink
-from pipeline.scoring.summary import CLASHES, Counts, reason_kind
+from pipeline.scoring.summary import CLASHES, Counts
+from store.disk import is_url
 from store.tables import table_digest, write_json, write_table
 
 MANY_SMALL = 32
@@ -59,7 +67,7 @@ MANY_SMALL = 32
 
 @contextmanager
 def open_scores(
-    path: Path,
+    path: Path | str,
     card: Mapping[str, Any],
     *,
     buffer_rows: int,
@@ -70,12 +78,12 @@ def open_scores(
     dry_run: bool = False,
     say: Say = silent,
 ) -> Iterator[ScoreFolder]:
-    """Open a folder of scores, or make it; alone, until the ``with`` block ends.
+    """Open a folder of scores, or make it; on a disk alone, until the ``with`` block ends.
 
     Rows that are still buffered when the block ends with an error are not written.
 
     Args:
-        path: the folder.
+        path: the folder, or the URL of one in a bucket.
         card: ``fingerprint`` of the heads, and what else is to be known of them.
         buffer_rows: rows kept in memory at most, besides one block.
         out_format: how rows are kept, one of ``SINKS``.
@@ -89,59 +97,23 @@ def open_scores(
         ScoreError: the folder is something else, holds scores of other heads or a damaged file, or
             cannot be written.
     """
-    version = FORMAT_VERSIONS[out_format]
-    wanted: dict[str, Any] = {"format_version": version, **card, "keep_text": keep_text}
-    with ExitStack() as stack:
-        stack.enter_context(alone(path, dry_run=dry_run, say=say))
-        found = check_claim(path, card, out_format)
-        old = found
-        if origin is not None and at is not None:
-            facts, other = with_origin(found or {}, origin, at)
-            wanted |= facts
-            if other is not None:
-                say(f"{path}: {other}")
-        sink = SINKS[out_format](path)
-        if found is None:
-            # Whose they are at once; that there are no texts only once that is so.
-            found = {**wanted, "keep_text": keep_text or any(_quarantined(path))}
-        if not dry_run and old is None:
-            sink.make()
-            write_json(path / SCORE_CARD, found)
-        ledger = stack.enter_context(open_ledger(path, dry_run=dry_run))
-        catch_up(path, ledger, dry_run=dry_run, say=say)
-        if not dry_run:
-            if not keep_text and found.get("keep_text", True):
-                remove_texts(path, ledger)
-            if found != wanted:
-                write_json(path / SCORE_CARD, wanted)
-        metadata = None
-        if origin is not None:
-            metadata = {ORIGIN: as_metadata(origin, str(card["fingerprint"]))}
+    metadata = None
+    if origin is not None:
+        metadata = {ORIGIN: as_metadata(origin, str(card["fingerprint"]))}
+    claim = Claim(card, out_format, origin, at, keep_text)
+    opened = (
+        in_bucket(str(path), claim, metadata, dry_run=dry_run, say=say)
+        if is_url(path)
+        else _on_disk(Path(path), claim, metadata, dry_run=dry_run, say=say)
+    )
+    with opened as keeper:
         folder = ScoreFolder(
-            path,
-            ledger,
-            sink,
-            buffer_rows=buffer_rows,
-            keep_text=keep_text,
-            dry_run=dry_run,
-            metadata=metadata,
+            path, keeper, buffer_rows=buffer_rows, keep_text=keep_text, dry_run=dry_run
         )
         yield folder
         folder.flush()
-        if not dry_run and (small := sink.num_small()) >= MANY_SMALL:
-            say(
-                f"{path}: {small} files are small; merge them now and then, with"
-                f" deltalake.DeltaTable({str(path)!r}).optimize.compact()"
-            )
-
-
-@dataclass
-class _Part:
-    """Rows of one partition that wait to be written."""
-
-    first_input: int
-    tables: list[pa.Table] = field(default_factory=list)
-    num_rows: int = 0
+        if not dry_run and (line := keeper.advice()) is not None:
+            say(f"{path}: {line}")
 
 
 class ScoreFolder:
@@ -153,27 +125,24 @@ class ScoreFolder:
 
     def __init__(
         self,
-        path: Path,
-        ledger: Ledger,
-        sink: Sink,
+        path: Path | str,
+        keeper: Keeper,
         *,
         buffer_rows: int,
         keep_text: bool,
         dry_run: bool,
-        metadata: Mapping[bytes, bytes] | None = None,
     ) -> None:
         self.path = path
+        self.bookkeeping = keeper.bookkeeping
+        self.records = keeper.records
         self.files_written = 0
         self.rows_written: Counter[str] = Counter()
         """Date -> rows that have been written into files since the folder was opened."""
-        self._ledger = ledger
-        self._sink = sink
-        self._metadata = metadata
+        self._keeper = keeper
         self._buffer_rows = buffer_rows
         self._keep_text = keep_text
         self._dry_run = dry_run
-        self._deleted = Deleted.load(path)
-        self._parts: dict[str, _Part] = {}
+        self._batches: dict[str, Batch] = {}
         self._num_buffered = 0
         self._pending: dict[Key, int] = {}
         self._done: dict[int, tuple[str, Finished]] = {}
@@ -185,7 +154,7 @@ class ScoreFolder:
             for other, done in self._done.values():
                 if other == key:
                     return Counter(done.counts)
-            found = self._ledger.finished(key)
+            found = self._keeper.finished(key)
         return None if found is None else Counter(found.counts)
 
     def leave_out(self, rows: pa.Table, bad: pa.Table) -> tuple[pa.Table, pa.Table, int]:
@@ -198,9 +167,11 @@ class ScoreFolder:
         Returns:
             Both without deleted ids, and how many rows and lines those were.
         """
-        if not len(self._deleted):
+        with self._lock:
+            deleted = self._keeper.deleted
+        if not len(deleted):
             return rows, bad, 0
-        gone = self._deleted.mask(rows["id"].to_pylist()), self._deleted.lines(bad)
+        gone = deleted.mask(rows["id"].to_pylist()), deleted.lines(bad)
         kept = [one.filter(pa.array(~mask)) for one, mask in zip((rows, bad), gone, strict=True)]
         return kept[0], kept[1], sum(int(mask.sum()) for mask in gone)
 
@@ -222,16 +193,18 @@ class ScoreFolder:
         counts: Counts = Counter()
         new, clashing = [], []
         with self._lock:
-            known = self._ledger.known(key for key, _ in keys if key not in self._pending)
+            keeper = self._keeper
+            known = keeper.known(key for key, _ in keys if key not in self._pending)
             for key, text in keys:
                 earlier, outcome = self._pending.get(key), "repeated"
-                if earlier is None and key in known:
-                    earlier = known[key].text
-                    if known[key].file < self._ledger.first_new_file:
+                is_new, is_same = earlier is None and key not in known, earlier == text
+                if earlier is None and not is_new:
+                    is_same = known[key].text == keeper.text_of(key, text)
+                    if keeper.is_of_earlier_run(known[key]):
                         outcome = "already_scored"
-                new.append(earlier is None)
-                clashing.append(not ids_are_exact and earlier is not None and earlier != text)
-                if earlier is None:
+                new.append(is_new)
+                clashing.append(not ids_are_exact and not is_new and not is_same)
+                if is_new:
                     self._pending[key] = text
                 elif clashing[-1]:
                     counts[f"quarantined/{CLASHES}"] += 1
@@ -260,7 +233,7 @@ class ScoreFolder:
             table = without_text(table)
         keys = [key for key, _ in line_keys(table)]
         with self._lock:
-            known = self._ledger.known(key for key in keys if key not in self._pending)
+            known = self._keeper.known(key for key in keys if key not in self._pending)
             new = []
             for key in keys:
                 new.append(key not in self._pending and key not in known)
@@ -281,9 +254,7 @@ class ScoreFolder:
             self._write_down_to(0)
 
     def _buffer(self, partition: str, rows: pa.Table, input_number: int) -> None:
-        part = self._parts.setdefault(partition, _Part(input_number))
-        part.tables.append(rows)
-        part.num_rows += len(rows)
+        self._batches.setdefault(partition, Batch(partition, input_number)).add(rows, input_number)
         self._num_buffered += len(rows)
 
     def _keep_bound(self) -> None:
@@ -292,30 +263,127 @@ class ScoreFolder:
             self._write_down_to(self._buffer_rows // 2)
 
     def _write_down_to(self, num_rows: int) -> None:
-        published, keys = list[Published](), list[Key]()
-        while self._num_buffered > num_rows:
-            name = max(self._parts, key=lambda one: self._parts[one].num_rows)
-            part = self._parts.pop(name)
-            self._num_buffered -= part.num_rows
-            published.append(self._publish(name, pa.concat_tables(part.tables), keys))
-        oldest = min((part.first_input for part in self._parts.values()), default=None)
+        sizes, names = {name: one.num_rows for name, one in self._batches.items()}, list[str]()
+        while self._num_buffered - sum(sizes[name] for name in names) > num_rows:
+            left = (name for name in sizes if name not in names)
+            names.append(max(left, key=lambda one: sizes[one]))
+        waiting = (one for name, one in self._batches.items() if name not in names)
+        oldest = min((one.first_input for one in waiting), default=None)
         complete = [number for number in self._done if oldest is None or number < oldest]
+        written = self._keeper.write(
+            map(self._batches.pop, names), {number: self._done.pop(number) for number in complete}
+        )
+        for one in written:
+            self._num_buffered -= sizes[one.partition]
+            if one.num_rows and one.partition != QUARANTINE and not self._dry_run:
+                self.files_written += 1
+                self.rows_written[one.partition.removeprefix("date=")] += one.num_rows
+            for key in one.keys:
+                del self._pending[key]
+
+
+@contextmanager
+def _on_disk(
+    path: Path,
+    claim: Claim,
+    metadata: Mapping[bytes, bytes] | None,
+    *,
+    dry_run: bool,
+    say: Say,
+) -> Iterator[OnDisk]:
+    """Open a folder of this machine, or make it."""
+    version = FORMAT_VERSIONS[claim.out_format]
+    with ExitStack() as stack:
+        stack.enter_context(alone(path, dry_run=dry_run, say=say))
+        found = check_claim(path, claim.card, claim.out_format)
+        old = found
+        wanted, changed = claim.content(found, version)
+        if changed is not None:
+            say(f"{path}: {changed}")
+        sink = SINKS[claim.out_format](path)
+        if found is None:
+            # Whose they are at once; that there are no texts only once that is so.
+            found = {**wanted, "keep_text": claim.keep_text or any(_quarantined(path))}
+        if not dry_run and old is None:
+            sink.make()
+            write_json(path / SCORE_CARD, found)
+        ledger = stack.enter_context(open_ledger(path, dry_run=dry_run))
+        catch_up(path, ledger, dry_run=dry_run, say=say)
+        if not dry_run:
+            if not claim.keep_text and found.get("keep_text", True):
+                remove_texts(path, ledger)
+            if found != wanted:
+                write_json(path / SCORE_CARD, wanted)
+        yield OnDisk(path, ledger, sink, metadata, dry_run=dry_run)
+
+
+class OnDisk:
+    """Keeps rows in a folder of this machine, which no other process has open meanwhile.
+
+    Args:
+        path: the folder.
+        ledger: that knows its files.
+        sink: says which of these count.
+        metadata: of every file.
+        dry_run: write nothing, but know what would have been.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        ledger: Ledger,
+        sink: Sink,
+        metadata: Mapping[bytes, bytes] | None,
+        *,
+        dry_run: bool,
+    ) -> None:
+        self.bookkeeping = path
+        self.deleted = Deleted.load(path)
+        self.ledger = ledger
+        self._path = path
+        self._sink = sink
+        self._metadata = metadata
+        self._dry_run = dry_run
+
+    def finished(self, key: str) -> Finished | None:
+        """See ``Keeper.finished``."""
+        return self.ledger.finished(key)
+
+    def known(self, keys: Iterable[Key]) -> Mapping[Key, Entry]:
+        """See ``Keeper.known``."""
+        return self.ledger.known(keys)
+
+    def text_of(self, key: Key, text: int) -> int:
+        """See ``Keeper.text_of``: the text's digest itself."""
+        return text
+
+    def is_of_earlier_run(self, entry: Entry) -> bool:
+        """See ``Keeper.is_of_earlier_run``."""
+        return entry.file < self.ledger.first_new_file
+
+    def write(self, batches: Iterable[Batch], ended: Ended) -> list[Written]:
+        """See ``Keeper.write``."""
+        published, written = list[Published](), list[Written]()
+        for batch in batches:
+            table = pa.concat_tables(batch.tables)
+            keys = keys_in(batch.partition, table)
+            published.append(self._publish(batch.partition, table, keys))
+            written.append(Written(batch.partition, len(table), [key for key, _ in keys]))
         # Files first, then what says that they count, then the ledger: killed in between, the next
         # run finds what counts by itself.
         if not self._dry_run:
             rows = [one.path for one in published if not one.path.startswith(QUARANTINE)]
-            self._sink.commit([self.path / one for one in rows], [])
-        self._ledger.record(published, dict(self._done.pop(number) for number in complete))
-        for key in keys:
-            del self._pending[key]
+            self._sink.commit([self._path / one for one in rows], [])
+        self.ledger.record(published, dict(ended.values()))
+        return written
 
-    def _publish(self, partition: str, table: pa.Table, written: list[Key]) -> Published:
-        """Write a file, and add its keys to ``written``."""
-        keys = line_keys(table) if partition == QUARANTINE else row_keys(table)
-        written += [key for key, _ in keys]
+    def _publish(
+        self, partition: str, table: pa.Table, keys: Sequence[tuple[Key, int]]
+    ) -> Published:
+        """Write a file."""
         if partition != QUARANTINE:
             table = self._sink.as_written(table)
-        path = self.path / partition / part_name(digest := table_digest(table))
+        path = self._path / partition / part_name(digest := table_digest(table))
         while path.exists():  # of rows that have been taken out, or changed, since
             digest = hashlib.sha256(digest.encode()).hexdigest()
             path = path.with_name(part_name(digest))
@@ -323,10 +391,21 @@ class ScoreFolder:
         if self._dry_run:
             return Published(f"{partition}/{path.name}", 0, 0, keys, sources)
         write_table(path, table.replace_schema_metadata(self._metadata))
-        if partition != QUARANTINE:
-            self.files_written += 1
-            self.rows_written[partition.removeprefix("date=")] += len(table)
-        return Published.of(path, self.path, keys, sources)
+        return Published.of(path, self._path, keys, sources)
+
+    @contextmanager
+    def records(self, folder: str) -> Iterator[Path]:
+        """See ``Keeper.records``."""
+        yield self._path / folder
+
+    def advice(self) -> str | None:
+        """See ``Keeper.advice``."""
+        if (small := self._sink.num_small()) < MANY_SMALL:
+            return None
+        return (
+            f"{small} files are small; merge them now and then, with"
+            f" deltalake.DeltaTable({str(self._path)!r}).optimize.compact()"
+        )
 
 
 def _clashes(rows: pa.Table) -> pa.Table:
@@ -337,19 +416,6 @@ def _clashes(rows: pa.Table) -> pa.Table:
             "line": rows["line"],
             "reason": [f"{CLASH}{id!r}" for id in rows["id"].to_pylist()],
             "excerpt": pc.utf8_slice_codeunits(rows["text"], 0, 200),
-        }
-    )
-
-
-def without_text(lines: pa.Table) -> pa.Table:
-    """Quarantined lines with a hash in place of how they begin, and reasons that quote nothing."""
-    said = [reason_kind(reason or "") for reason in lines["reason"].to_pylist()]
-    return pa.table(
-        {
-            "source_file": lines["source_file"],
-            "line": lines["line"],
-            "reason": pa.array(said, pa.string()),
-            "excerpt": pa.array(map(_hashed, lines["excerpt"].to_pylist()), pa.string()),
         }
     )
 
@@ -380,12 +446,3 @@ def _quarantined(path: Path) -> Iterator[Path]:
 
 def _sources(table: pa.Table) -> set[str]:
     return {one for one in table["source_file"].unique().to_pylist() if one}
-
-
-def _hashed(text: str | None) -> str:
-    if text is not None and _HASH.fullmatch(text):
-        return text
-    return "blake2b:" + hashlib.blake2b((text or "").encode(), digest_size=16).hexdigest()
-
-
-_HASH = re.compile("blake2b:[0-9a-f]{32}")

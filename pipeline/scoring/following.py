@@ -11,6 +11,8 @@ other files (``pipeline.scoring.files``), with the model that is loaded already.
 - at once if it was seen before under an unfinished name (``day.jsonl.part``, ``.day.jsonl.Xf3a``)
   and has been renamed.
 
+- in a bucket as soon as it is seen: an object appears when it is whole.
+
 Files of unfinished and hidden names are never taken. What was taken is taken again when it changes,
 failed files too. A restart takes everything again that is there; what has been scored is known by
 the ledger of the folder of scores. So it does not matter when the process is killed.
@@ -18,20 +20,28 @@ the ledger of the folder of scores. So it does not matter when the process is ki
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.errors import ConfigError, listed
+from pipeline.errors import ConfigError, CorpusError, listed
 from pipeline.progress import Say, counted, silent
 from pipeline.scoring.files import Clock, score_round
-from pipeline.scoring.inputs import check_apart, check_folder, check_inputs, walk_files
+from pipeline.scoring.inputs import (
+    check_apart,
+    check_folder,
+    check_inputs,
+    walk_files,
+    walk_objects,
+)
 from pipeline.scoring.prepared import AnyScorer, Prepared, ScoreOptions, prepare
 from pipeline.scoring.summary import InputReport, ScoreReport, only_unknown, total
-from pipeline.texts import readable
+from pipeline.texts import ObjectPath, as_path, readable, status, without_markers
 
 QUIET_S = 60.0
 """A file that has not changed for so long is complete."""
@@ -203,6 +213,7 @@ def follow_files(
     report = FollowReport()
     if options.dry_run:
         raise ConfigError("--follow scores what comes; for --dry-run name the folder as an INPUT")
+    folder = as_path(folder)
     try:
         check_folder(folder)
         asked = prepare(run, output, options=options, settings=settings, say=say)
@@ -243,10 +254,10 @@ class _Follower:
     def run(self) -> None:
         """Until told to stop, or idle."""
         quiet_s, known = self._following.quiet_s, dict[Path, Sighting]()
-        self._say(
-            f"{self._folder}: followed; files are taken once they are renamed from an unfinished"
-            f" name, or have not changed for {quiet_s:g} s"
-        )
+        when = f"renamed from an unfinished name, or have not changed for {quiet_s:g} s"
+        if isinstance(self._folder, ObjectPath):
+            quiet_s, when = 0.0, f"seen; every {self._following.poll_s:g} s they are listed"
+        self._say(f"{self._folder}: followed; files are taken once they are {when}")
         while not self._stop.is_told:
             found = self._found()
             if found is not None:
@@ -265,18 +276,31 @@ class _Follower:
         """The files that are there; None where the folder cannot be looked at now."""
         found = {}
         try:
-            for path, is_meant in walk_files(self._folder, say=self._say_once):
+            for path, is_meant, state_of in self._walk():
                 with suppress(FileNotFoundError):  # gone since, or a link to nowhere
-                    facts = path.stat()
+                    facts = state_of()
                     found[path] = Found(facts.st_size, facts.st_mtime_ns, facts.st_ino, is_meant)
-        except OSError as error:  # a network file system that is away, perhaps
-            trouble = f"{error.filename or self._folder}: {error.strerror or error}"
+        except (OSError, CorpusError) as error:  # a network file system that is away, perhaps
+            trouble = str(error)
+            if isinstance(error, OSError):
+                trouble = f"{error.filename or self._folder}: {error.strerror or error}"
             if trouble != self._trouble:
                 self._say(f"{trouble}; it is looked at again every {self._following.poll_s:g} s")
             self._trouble = trouble
             return None
         self._trouble = None
         return found
+
+    def _walk(self) -> Iterator[tuple[Path, bool, Callable[[], os.stat_result]]]:
+        """Files, whether they are meant, and what tells their state; of objects the listing."""
+        if isinstance(self._folder, ObjectPath):
+            listing = dict(self._folder.below())
+            for path, is_meant in walk_objects(self._folder, without_markers(listing.items())):
+                if path in listing:
+                    yield path, is_meant, partial(status, listing[path])
+        else:
+            for path, is_meant in walk_files(self._folder, say=self._say_once):
+                yield path, is_meant, path.stat
 
     def _say_once(self, line: str) -> None:
         """Say what would be said at every look."""

@@ -24,16 +24,22 @@ from pipeline.scoring.place import SCORE_CARD, WrongPlace
 from pipeline.texts import (
     TWEETS,
     Filters,
+    Fit,
     InputOptions,
     MissingColumn,
+    ObjectPath,
+    as_path,
     check_input,
     detect,
+    fixed_folder,
     is_no_data,
     is_visible,
+    objects_like,
     settled,
     split_place,
+    without_markers,
 )
-from store.disk import address_as_typed, address_kind
+from store.errors import TryAgain
 
 _OURS = {
     SCORE_CARD: "scores",
@@ -43,6 +49,9 @@ _OURS = {
     "head.json": "a head",
 }
 """A file -> what a folder is that holds it."""
+STORE_FOLDER = ".salient"
+_SIGNS = {**_OURS, STORE_FOLDER: "a store"}
+"""The same in a bucket, where a store has no file of its own."""
 NO_NAMES: Mapping[Path, str] = {}
 _UNFINISHED = re.compile(r".*(~|\.(tmp|temp|part|partial|filepart|crdownload|download|swp))", re.I)
 
@@ -52,23 +61,23 @@ def find_inputs(given: Sequence[Path], *, say: Say = silent) -> list[Path]:
 
     Args:
         given: files, files in zip archives, folders, or patterns (``*``, ``?``, ``[…]``, ``**``
-            for folders in any depth). What is there by that very name is no pattern.
+            for folders in any depth), here or in a bucket (``s3://dumps/2026/*.jsonl.gz``). What
+            is there by that very name is no pattern.
         say: told of every folder and pattern, how many files that is and what is left out.
 
     Raises:
-        ConfigError: nothing is there, a folder without files or one of Salient's own, a pattern
-            that fits no file, or an address such as ``s3://bucket/x``.
+        ConfigError: nothing is there, a folder without files or one of Salient's own, or a pattern
+            that fits no file.
+        CorpusError: a bucket that cannot be looked at, or does not answer.
     """
     found: list[Path] = []
-    for path in given:
-        if path.is_dir():
+    for path in map(as_path, given):
+        if isinstance(path, ObjectPath) and split_place(path)[0].is_file():
+            found.append(path)  # what begins with its name and a slash is no part of it
+        elif path.is_dir():
             found += _files_in(path, say)
         elif split_place(path)[0].is_file():
             found.append(path)
-        elif address_kind(path) is not None:
-            raise ConfigError(
-                f"{address_as_typed(path)}: inputs are files of this machine; copy it here first"
-            )
         elif glob.has_magic(str(path)):
             found += _files_like(path, say)
         else:
@@ -76,7 +85,7 @@ def find_inputs(given: Sequence[Path], *, say: Say = silent) -> list[Path]:
     return found
 
 
-def check_apart(given: Sequence[Path], target: Path) -> None:
+def check_apart(given: Sequence[Path], target: Path | str) -> None:
     """Refuse to write scores among the dumps, where the next run would take them for its own.
 
     Args:
@@ -86,7 +95,10 @@ def check_apart(given: Sequence[Path], target: Path) -> None:
     Raises:
         WrongPlace: it is one of these folders, or holds one.
     """
-    for folder in given:
+    target = as_path(target)
+    for folder in map(as_path, given):
+        if type(folder) is not type(target):
+            continue
         if folder.is_dir() and folder.resolve().is_relative_to(target.resolve()):
             raise WrongPlace(
                 f"{target}: {'is' if target.resolve() == folder.resolve() else 'holds'} the folder"
@@ -101,6 +113,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         ConfigError: no such folder, or one that Salient has written.
     """
+    folder = as_path(folder)
     if not folder.is_dir():
         what = "is a file; name it as an INPUT" if folder.exists() else "no such folder"
         raise ConfigError(f"{folder}: {what}")
@@ -127,6 +140,8 @@ def _files_in(folder: Path, say: Say) -> list[Path]:
 
 def _files_like(pattern: Path, say: Say) -> list[Path]:
     """The files that a pattern fits, and those of the folders that it fits."""
+    if isinstance(pattern, ObjectPath):
+        return _said_files(pattern, *_objects_like(pattern), say)
     files, left_out, own = dict[Path, None](), list[str](), dict[Path, bool]()
     names = glob.glob(os.path.expanduser(pattern), recursive=True)
     for path in map(Path, sorted(names, key=os.fsencode)):
@@ -139,6 +154,55 @@ def _files_like(pattern: Path, say: Say) -> list[Path]:
             left_out.append(str(path))
         else:
             files[path] = None
+    return _said_files(pattern, list(files), left_out, say)
+
+
+def _objects_like(pattern: ObjectPath) -> tuple[list[Path], list[str]]:
+    """The same in a bucket, and what is left out; whose the folders are, the listing says."""
+    fixed, own = fixed_folder(pattern), set[Path]()
+    depth, listing = len(fixed.parts), list(objects_like(pattern))
+    for path, _, _ in listing:
+        own |= {
+            type(path)(*path.parts[:place])
+            for place, name in enumerate(path.parts)
+            if place > depth and name in _SIGNS
+        }
+    fits = {path: fit for path, _, fit in listing if fit is not None}
+    files_alone = without_markers((path, meta) for path, meta, _ in listing)
+    named = {
+        path: path if fits[path] is Fit.NAME else type(path)(*path.parts[: len(pattern.parts)])
+        for path in files_alone
+        if path in fits
+    }
+    found = sorted(named.items(), key=lambda one: (str(one[1]), _in_folder(one[0])))
+    if found:
+        around = (fixed, *fixed.parents)
+        own |= {above for above in around if (above / SCORE_CARD).is_file()}
+    files, left_out = list[Path](), list[str]()
+    for path, as_named in found:
+        if path == as_named:
+            is_meant = _is_asked(path, pattern)
+        else:
+            within = [one for one in path.parents if len(one.parts) > len(as_named.parts)]
+            is_meant = is_data(path) and all(map(is_visible, within))
+        if is_meant and own.isdisjoint(path.parents):
+            files.append(path)
+        elif path == as_named:
+            left_out.append(str(path))
+    return files, left_out
+
+
+def _in_folder(path: Path) -> list[tuple[bool, str]]:
+    """Sorts files before the folders beside them, each by their names."""
+    return [*((True, name) for name in path.parts[:-1]), (False, path.name)]
+
+
+def _said_files(pattern: Path, files: list[Path], left_out: list[str], say: Say) -> list[Path]:
+    """The files that a pattern fits, told to who asked.
+
+    Raises:
+        ConfigError: there are none.
+    """
     rest = f"; left out: {listed(left_out)}" if left_out else ""
     if not files:
         what = (
@@ -148,7 +212,7 @@ def _files_like(pattern: Path, say: Say) -> list[Path]:
         )
         raise ConfigError(f"{pattern}: {what}{rest}")
     say(f"{pattern}: {counted(len(files), 'file')}, in the order of their names{rest}")
-    return list(files)
+    return files
 
 
 def _fits(path: Path, pattern: Path, own: dict[Path, bool]) -> bool:
@@ -159,8 +223,11 @@ def _fits(path: Path, pattern: Path, own: dict[Path, bool]) -> bool:
             fixed = not glob.has_magic(str(above)) and above in pattern.parents
             signs = {SCORE_CARD: "scores"} if fixed else _OURS
             own[above] = any((above / sign).is_file() for sign in signs)
-    if any(own[above] for above in path.parents):
-        return False
+    return not any(own[above] for above in path.parents) and _is_asked(path, pattern)
+
+
+def _is_asked(path: Path, pattern: Path) -> bool:
+    """The same by its name alone."""
     asked = bool(path.suffix) and path.suffix == pattern.suffix
     is_seen = is_visible(path) or path.name[0] == pattern.name[0]
     return is_seen and not _UNFINISHED.fullmatch(path.name) and (asked or not is_no_data(path.name))
@@ -168,6 +235,8 @@ def _fits(path: Path, pattern: Path, own: dict[Path, bool]) -> bool:
 
 def _own(folder: Path) -> str | None:
     """What a folder is that Salient has written; None of any other."""
+    if isinstance(folder, ObjectPath) and (folder / STORE_FOLDER).is_dir():
+        return _SIGNS[STORE_FOLDER]
     return next((what for sign, what in _OURS.items() if (folder / sign).is_file()), None)
 
 
@@ -181,7 +250,30 @@ def walk_files(folder: Path, *, say: Say = silent) -> Iterator[tuple[Path, bool]
     Raises:
         OSError: the folder cannot be listed, or one below for another reason.
     """
+    if isinstance(folder, ObjectPath):
+        return walk_objects(folder, without_markers(folder.below()))
     return _walk(folder, {os.path.realpath(folder)}, say)
+
+
+def walk_objects(folder: Path, found: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
+    """The same of a bucket, of the objects that are known to be below a folder, in order."""
+    return _walk_objects(folder, [path.parts[len(folder.parts) :] for path in found])
+
+
+def _walk_objects(folder: Path, below: Sequence[tuple[str, ...]]) -> Iterator[tuple[Path, bool]]:
+    """The same, by the names between the folder and each object."""
+    folders: dict[str, list[tuple[str, ...]]] = {}
+    for names in below:
+        if len(names) == 1:
+            yield folder / names[0], is_data(folder / names[0])
+        else:
+            folders.setdefault(names[0], []).append(names[1:])
+    for name, inside in sorted(folders.items()):
+        path = folder / name
+        if is_visible(path) and not any(names[0] in _SIGNS for names in inside):
+            yield from _walk_objects(path, inside)
+        else:
+            yield path, False
 
 
 def _walk(folder: Path, entered: set[str], say: Say) -> Iterator[tuple[Path, bool]]:
@@ -246,6 +338,8 @@ def check_inputs(
             _check(path, options, filters)
             return
         except (CorpusError, DumpError, ConfigError) as error:
+            if isinstance(error, TryAgain):
+                raise
             first = first or said_by_name(error, path, names)
     if first is not None:
         more = f" (and {counted(len(paths) - 1, 'more file')})" if len(paths) > 1 else ""

@@ -35,13 +35,14 @@ from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import google_crc32c
 
 from pipeline.errors import ScoreError
 from pipeline.progress import Say, silent
 from pipeline.scoring.parts import Key, part_files, part_keys, repair_command
+from pipeline.scoring.summary import Finished as Finished
 from store import StoreError
 from store.disk import sync_directory
 from store.tables import read_json, write_json
@@ -131,14 +132,6 @@ class File:
     num_repeated: int
 
 
-@dataclass(frozen=True)
-class Finished:
-    """An input that was read to its end: its name, and the counts of what was in it."""
-
-    name: str
-    counts: Mapping[str, int]
-
-
 class Ledger:
     """The index of one folder of scores; one process at a time.
 
@@ -151,6 +144,9 @@ class Ledger:
     Raises:
         ScoreError: the file cannot be opened, is damaged, or of a newer format.
     """
+
+    tables: ClassVar[tuple[str, ...]] = _TABLES
+    """What makes them."""
 
     def __init__(self, path: Path, folder: Path | None = None) -> None:
         self._path = path
@@ -198,7 +194,7 @@ class Ledger:
             db.execute("PRAGMA secure_delete = ON")
             db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             if _pragma(db, "page_count") <= 1 and not _tables(db):
-                _create(db)
+                _create(db, self.tables)
             self._check_format(db)
             if not self._noted:
                 self._check_all(db)
@@ -236,7 +232,7 @@ class Ledger:
             raise self._newer(f"of format {version}, this version knows {FORMAT_VERSION}")
         if (version, application) != (FORMAT_VERSION, APPLICATION_ID):
             raise self.damaged(f"format {version} of application {application:#x}")
-        if _tables(db) != sorted(_TABLES):
+        if _tables(db) != sorted(self.tables):
             raise self.damaged("its tables are not those that were made")
 
     def _newer(self, what: str) -> ScoreError:
@@ -467,14 +463,19 @@ class Ledger:
         with self._transaction() as db:
             for file in published:
                 self._insert(db, file)
-            rows = ((key, one.name, json.dumps(dict(one.counts))) for key, one in finished.items())
-            db.executemany(
-                "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?)",
-                ((*row, _crc(*row)) for row in rows),
-            )
+            self._finish(db, finished)
 
     @staticmethod
-    def _insert(db: sqlite3.Connection, file: Published) -> None:
+    def _finish(db: sqlite3.Connection, finished: Mapping[str, Finished]) -> None:
+        rows = ((key, one.name, json.dumps(dict(one.counts))) for key, one in finished.items())
+        db.executemany(
+            "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?)",
+            ((*row, _crc(*row)) for row in rows),
+        )
+
+    @staticmethod
+    def _insert(db: sqlite3.Connection, file: Published) -> int:
+        """Record a file; the number that it gets."""
         number = db.execute(
             "INSERT INTO files (path, size, mtime_ns, sources, num_rows, num_repeated, crc)"
             " VALUES (?, 0, 0, '', 0, 0, 0)",
@@ -482,6 +483,7 @@ class Ledger:
         ).lastrowid
         assert number is not None
         Ledger._fill(db, number, file)
+        return number
 
     @staticmethod
     def _fill(db: sqlite3.Connection, number: int, file: Published) -> None:
@@ -619,8 +621,8 @@ def _tables(db: sqlite3.Connection) -> list[str]:
     return sorted(sql for (sql,) in db.execute(query))
 
 
-def _create(db: sqlite3.Connection) -> None:
-    tables = "".join(f"{table}; " for table in _TABLES)
+def _create(db: sqlite3.Connection, made: Sequence[str]) -> None:
+    tables = "".join(f"{table}; " for table in made)
     db.executescript(
         f"BEGIN; {tables} PRAGMA application_id = {APPLICATION_ID};"
         f" PRAGMA user_version = {FORMAT_VERSION}; COMMIT"

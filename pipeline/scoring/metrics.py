@@ -24,7 +24,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.events import Event, ScoreFinished, watch
 from store import StoreError
-from store.disk import fill_file
+from store.disk import fill_file, is_url
 
 SUFFIX = ".prom"
 """node_exporter reads files of no other ending."""
@@ -36,12 +36,18 @@ Labelled = Mapping[tuple[str, ...], float]
 """Values of a metric's own label -> number; of one without it the key is ()."""
 
 
-def check_metrics(path: Path) -> None:
+def check_metrics(path: Path | str) -> None:
     """Refuse a place where no metrics can be written: before anything else is done.
 
     Raises:
-        ConfigError: another ending than .prom, or no folder that can be written to.
+        ConfigError: another ending than .prom, a URL, or no folder that can be written to.
     """
+    if is_url(path):
+        raise ConfigError(
+            f"--metrics {path}: node_exporter reads files of this machine; name one, as"
+            f" /var/lib/node_exporter/salient{SUFFIX} (its --collector.textfile.directory)"
+        )
+    path = Path(path)
     if path.suffix != SUFFIX:
         raise ConfigError(
             f"--metrics {path}: node_exporter reads files that end in {SUFFIX} only; give it a name"
@@ -66,7 +72,7 @@ def check_metrics(path: Path) -> None:
 
 
 @contextmanager
-def metrics_file(path: Path | None, *, run: str, output: Path | str | None) -> Iterator[None]:
+def metrics_file(path: Path | str | None, *, run: str, output: Path | str | None) -> Iterator[None]:
     """Write the metrics of what is scored within, in this thread, whenever it ends or fails.
 
     Args:
@@ -81,6 +87,7 @@ def metrics_file(path: Path | None, *, run: str, output: Path | str | None) -> I
         yield
         return
     check_metrics(path)
+    path = Path(path)
     begin, failed = time.monotonic(), False
 
     def hear(event: Event) -> None:

@@ -107,7 +107,7 @@ def part_name(digest: str) -> str:
     return f"part-{digest[:20]}.parquet"
 
 
-def repair_command(folder: Path) -> str:
+def repair_command(folder: Path | str) -> str:
     """What to type when a folder of scores is damaged."""
     return f"`salient score repair {folder}`"
 

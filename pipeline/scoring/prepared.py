@@ -38,6 +38,7 @@ from pipeline.texts import (
     usual_columns,
 )
 from store import ActivationStore
+from store.disk import is_url
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Prepared:
         config: ``[score]`` with what the caller gave.
         reading: how files are read.
         filters: which rows are scored.
-        target: the folder of scores.
+        target: the folder of scores, or its URL.
         cascade: how texts leave early, where that is asked for.
         card: what the folder says of itself.
     """
@@ -127,7 +128,7 @@ class Prepared:
     config: ScoreConfig
     reading: InputOptions
     filters: Filters
-    target: Path
+    target: Path | str
     cascade: Cascade | None
     card: Mapping[str, object]
 
@@ -167,7 +168,7 @@ class Prepared:
 
 def prepare(
     run: Path | None,
-    output: Path | None,
+    output: Path | str | None,
     *,
     options: ScoreOptions,
     settings: Mapping[str, Any],
@@ -177,7 +178,7 @@ def prepare(
 
     Args:
         run: a run folder, or the TOML file of a finished run.
-        output: where the Parquet goes; default ``score.output`` of the configuration.
+        output: where the Parquet goes, a folder or a URL; default ``score.output``.
         options: what to score with, and how to read the files.
         settings: keys of ``[score]`` that replace those of the configuration; None: as there.
         say: told of the heads.
@@ -313,13 +314,17 @@ def _reading(
     )
 
 
-def _target(output: Path | None, config: ScoreConfig) -> Path:
-    target = output or (Path(config.output) if config.output else None)
-    if target is None:
+def _target(output: Path | str | None, config: ScoreConfig) -> Path | str:
+    target = output or config.output
+    if not target:
         raise ConfigError(
             "no output folder: give --out FOLDER, or `output` under [score] of the TOML file given"
             " as --run (a run's folder does not say where)"
         )
+    if is_url(target):
+        check_place(target)
+        return str(target)
+    target = Path(target)
     check_place(target)
     check_files(target)
     return target

@@ -51,9 +51,11 @@ from pipeline.scoring.place import (
     read_score_card,
 )
 from pipeline.scoring.sinks import sink_of
-from store.disk import make_directories, sync_directory
+from store.disk import is_url, make_directories, sync_directory
 from store.tables import read_json, write_json
 
+MISSING = "missing"
+"""The reason of a part that a commit names and that is not there."""
 SHOWN = 10
 """Names that a report for a person lists."""
 
@@ -127,14 +129,15 @@ class RepairReport:
         yield f"{self.output}: {self.rows} rows in {self.files} files{said}"
         for one in self.set_aside:
             rows = "its rows" if one.rows is None else f"its {one.rows} rows"
-            where = "an unknown input" if one.sources is None else _some(one.sources)
+            where = "an unknown input" if one.sources is None else some_of(one.sources)
             done = f"set aside as {one.moved_to}" if one.moved_to else "removed, it may hold texts"
+            done = "taken out" if one.reason == MISSING else done
             yield f"{one.file}: {one.reason}; {would}{done}"
             if not one.file.endswith(".parquet"):
                 continue  # a card or a record: no rows are lost with it
             yield f"  {rows} came from {where}: score that again, and what is missing comes back"
         if self.read_again:
-            yield f"{would}read again when a run names them: {_some(self.read_again)}"
+            yield f"{would}read again when a run names them: {some_of(self.read_again)}"
         if self.ledger is not None:
             yield f"ledger {would}made again from the Parquet files: {self.ledger}"
         for name in self.mended:
@@ -142,22 +145,26 @@ class RepairReport:
         if self.repeated:
             yield f"{self.repeated} rows that were there before {would}taken out"
         if self.clashes:
-            yield f"ids that are there with different texts, and stay: {_some(self.clashes)}"
+            yield f"ids that are there with different texts, and stay: {some_of(self.clashes)}"
         if self.deleted:
             yield f"{self.deleted} rows of deleted ids {would}taken out"
 
 
-def _some(names: list[str] | tuple[str, ...]) -> str:
+def some_of(names: list[str] | tuple[str, ...]) -> str:
+    """Some names in a line, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
-def repair_scores(folder: Path, *, dry_run: bool = False, say: Say = silent) -> RepairReport:
+def repair_scores(
+    folder: Path | str, *, dry_run: bool = False, grace_s: float | None = None, say: Say = silent
+) -> RepairReport:
     """Mend a folder of scores.
 
     Args:
-        folder: of the scores.
+        folder: of the scores, or its URL.
         dry_run: change nothing, only tell.
+        grace_s: in a bucket: how old a staged part must be to be taken for a dead writer's.
         say: told of progress.
 
     Raises:
@@ -165,6 +172,12 @@ def repair_scores(folder: Path, *, dry_run: bool = False, say: Say = silent) -> 
         ScoreError: it leads elsewhere, is of a newer format, holds scores of several heads without
             a card, or nothing is left of its list of deleted ids.
     """
+    if is_url(folder):
+        from pipeline.scoring.mending import GRACE_S, mend  # which stands above this
+
+        grace_s = GRACE_S if grace_s is None else grace_s
+        return mend(str(folder), dry_run=dry_run, grace_s=grace_s, say=say)
+    folder = Path(folder)
     check_scores(folder)
     with ExitStack() as stack:
         stack.enter_context(alone(folder, dry_run=dry_run, say=say))

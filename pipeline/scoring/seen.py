@@ -24,9 +24,9 @@ import pyarrow as pa
 
 from pipeline.errors import CorpusError
 from pipeline.progress import Say, silent
-from pipeline.texts import split_place
+from pipeline.texts import ObjectPath, split_place
 from store import StoreError
-from store.disk import FileState
+from store.disk import FileState, is_url
 from store.tables import read_table, write_table
 
 SEEN = "_inputs.parquet"
@@ -119,7 +119,7 @@ class SeenFiles:
 
     def _rows(self) -> Iterator[dict[str, object]]:
         for path, (state, seen) in sorted(self._known.items()):
-            if os.path.exists(split_place(Path(os.fsdecode(path)))[0]):
+            if _is_there(os.fsdecode(path)):
                 yield {"path": path, **state._asdict(), **asdict(seen)}
 
 
@@ -136,7 +136,12 @@ def state_of(path: Path) -> FileState:
 
 
 def _name(path: Path) -> bytes:
-    return os.fsencode(os.path.abspath(path))
+    return os.fsencode(str(path) if isinstance(path, ObjectPath) else os.path.abspath(path))
+
+
+def _is_there(name: str) -> bool:
+    """Whether a file is still there; of objects, each a request, it is taken for granted."""
+    return is_url(name) or os.path.exists(split_place(Path(name))[0])
 
 
 def now_ns() -> int:

@@ -90,6 +90,14 @@ def outcomes(counts: Counts) -> Iterator[tuple[int, str]]:
     yield counts["truncated"], "cut to the context"
 
 
+@dataclass(frozen=True)
+class Finished:
+    """An input that was read to its end: its name, and the counts of what was in it."""
+
+    name: str
+    counts: Mapping[str, int]
+
+
 @dataclass
 class InputReport:
     """One input file: its counts, and whether it was read."""

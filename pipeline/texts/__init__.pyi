@@ -54,6 +54,13 @@ from .memory import memory_target as memory_target
 from .memory import normalised as normalised
 from .normalise import NORMALISERS as NORMALISERS
 from .normalise import normaliser as normaliser
+from .objects import Fit as Fit
+from .objects import ObjectPath as ObjectPath
+from .objects import as_path as as_path
+from .objects import fixed_folder as fixed_folder
+from .objects import objects_like as objects_like
+from .objects import status as status
+from .objects import without_markers as without_markers
 from .published import is_visible as is_visible
 from .recognition import Recognised as Recognised
 from .recognition import recognised as recognised

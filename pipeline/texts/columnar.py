@@ -21,6 +21,7 @@ from pipeline.texts.blocks import (
     num_chars,
 )
 from pipeline.texts.framing import Unreadable, excerpt, too_long
+from pipeline.texts.objects import ObjectPath
 
 PARQUET_MAGIC = b"PAR1"
 ARROW_MAGIC = b"ARROW1"
@@ -73,7 +74,7 @@ def read_arrow(path: Path, wanted: Wanted) -> Iterator[RowBlock]:
     if not whole:
         _check_unpacked(path, STREAM_MAGIC, "Arrow")
     try:
-        with pa.memory_map(str(path)) as source:
+        with _mapped(path) as source:
             open_ = pa.ipc.open_file if whole else pa.ipc.open_stream
             schema = open_(source).schema
             for column in wanted.columns:
@@ -91,6 +92,13 @@ def read_arrow(path: Path, wanted: Wanted) -> Iterator[RowBlock]:
             yield from _blocks(_slices(batches, wanted), wanted)
     except _UNREADABLE as error:
         raise _unreadable(path, "Arrow", error) from None
+
+
+def _mapped(path: Path) -> pa.NativeFile:
+    """A file that Arrow reads as it lies there; an object by ranges."""
+    if isinstance(path, ObjectPath):
+        return pa.PythonFile(path.open("rb"), mode="r")
+    return pa.memory_map(str(path))
 
 
 def _check_unpacked(path: Path, magic: bytes, format: str) -> None:

@@ -32,7 +32,9 @@ from typing import IO, Any, cast
 
 import zstandard
 
-from pipeline.errors import did_you_mean, listed
+from pipeline.errors import CorpusError, did_you_mean, listed
+from pipeline.texts.objects import ObjectPath, as_path
+from pipeline.texts.readahead import ObjectFile
 
 CHUNK_BYTES = 1 << 16
 """Bytes read at a time, and most bytes that a codec unpacks at a time if it can be told."""
@@ -46,6 +48,7 @@ _TAR_NAME_BYTES = 1 << 20  # of a long name or of a pax header; tarfile reads th
 _ZSTD_MAX_WINDOW = 1 << 31  # monthly archives are packed with `zstd --long=31`: up to 2 GiB
 _XZ_MAX_MEMORY = 1 << 28  # `xz -9` needs 65 MB
 _ZIP_MAGIC = re.compile(rb"PK(?:\x03\x04|\x05\x06)")
+_ZIP_NAME = re.compile(r".+\.zip", re.I)
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack in pieces of any size
 _ZIP_ENCRYPTED = 1
 _ZIP_MOST_INDEX = 1 << 24  # bytes: some 200,000 files; zipfile keeps something of each
@@ -171,7 +174,7 @@ def members(path: str | Path, *, several: bool = False) -> Iterator[Member]:
     path, inside = split_place(path)
     name = readable(path.name)
     with path.open("rb") as file:
-        unpacking = _Unpacking(os.fstat(file.fileno()).st_size, several=several)
+        unpacking = _Unpacking(_size(file), several=several)
         head, raw = peek(_chunks(file), len(b"PK34"))
         if _ZIP_MAGIC.match(head):
             place = readable(str(path)) if inside is not None or not several else None
@@ -187,8 +190,10 @@ def members(path: str | Path, *, several: bool = False) -> Iterator[Member]:
 
 def split_place(path: str | Path) -> tuple[Path, str | None]:
     """A file, and which one in it is meant: ``a.zip/b/c.csv`` -> ``a.zip``, ``b/c.csv``."""
-    path = Path(path)
+    path = as_path(path)
     for folder in path.parents:
+        if isinstance(path, ObjectPath) and not _ZIP_NAME.fullmatch(folder.name):
+            continue  # each look at another name would be a request
         if folder.is_file():
             return folder, path.relative_to(folder).as_posix()
         if folder.is_dir():
@@ -265,7 +270,7 @@ class _Unpacking:
         try:
             _check_count(file)
             archive = zipfile.ZipFile(file)
-        except StreamBreak:
+        except (StreamBreak, CorpusError):
             raise
         except Exception as error:  # of the many kinds that damaged headers raise
             raise StreamBreak(f"damaged zip: {error}") from None
@@ -285,6 +290,8 @@ class _Unpacking:
                     opened = archive.open(entry)
                 except StreamBreak as error:
                     yield Member(inner, _broken(error), packing, hidden)
+                except CorpusError:
+                    raise
                 except Exception as error:
                     broken = StreamBreak(f"damaged zip: {error}")
                     yield Member(inner, _broken(broken), packing, hidden)
@@ -442,7 +449,7 @@ def _as_tar_error() -> Iterator[None]:
     """Whatever ``tarfile`` stumbles over in a damaged header is a ``TarError``."""
     try:
         yield
-    except tarfile.TarError:
+    except (tarfile.TarError, CorpusError):
         raise
     except Exception as error:
         raise tarfile.ReadError(str(error)) from None
@@ -462,6 +469,10 @@ def _tar_chunks(file: IO[bytes], source: _ChunkReader) -> Iterator[bytes]:
     except tarfile.TarError as error:
         source.break_reported = True
         raise source.broken or StreamBreak(f"damaged tar: {error}") from None
+
+
+def _size(file: IO[bytes]) -> int:
+    return file.size if isinstance(file, ObjectFile) else os.fstat(file.fileno()).st_size
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -39,6 +39,7 @@ from pipeline.texts.framing import (
     json_values,
 )
 from pipeline.texts.normalise import join_surrogates, normaliser
+from pipeline.texts.objects import ObjectPath, as_path
 from pipeline.texts.records import Notice, Post, Reading, read_shaped
 from store import text_hash
 
@@ -112,8 +113,8 @@ def read_dump(
     Raises:
         DumpError: the file cannot be opened. Damage inside it is quarantined.
     """
-    path = Path(path)
-    if path.is_dir():
+    path = as_path(path)
+    if not isinstance(path, ObjectPath) and path.is_dir():
         raise DumpError(f"{path}: is a folder; name the dump files in it")
     builder = _BlockBuilder(block_rows, normaliser(normalise or NormaliseConfig()))
     member_name, broken = readable(path.name), None

@@ -29,6 +29,7 @@ from pipeline.texts.labels import (
     read_sets,
     sorted_classes,
 )
+from pipeline.texts.objects import as_path
 from pipeline.texts.rows import exact_ids, read_rows
 from pipeline.texts.sources import SPLIT_NAMES
 from pipeline.texts.timestamps import parse_time, time_trouble
@@ -126,6 +127,7 @@ def glance(
     Raises:
         CorpusError: a column that is not there, no text column, or labels that are no task.
     """
+    path = as_path(path)
     if path.is_dir():
         raise CorpusError(
             f"{path}: is a folder; name one file of it, and then write the folder, or train, val"

@@ -17,10 +17,10 @@ from pipeline.texts.columnar import COLUMNAR, read_arrow, read_parquet
 from pipeline.texts.containers import StreamBreak, members, peek, readable
 from pipeline.texts.delimited import DELIMITERS, read_csv, read_lines, read_tsv
 from pipeline.texts.jsonrows import read_jsonl
+from pipeline.texts.objects import as_path
 from pipeline.texts.published import TEXTS_ENDING, read_folders, read_trees, read_tweeteval
 from pipeline.texts.recognition import recognised
 from pipeline.texts.usual import plain
-from store.disk import address_kind
 
 FORMATS: dict[str, Callable[[Path, Wanted], Iterator[RowBlock]]] = {
     "csv": read_csv,
@@ -81,7 +81,7 @@ def detect_format(
     Raises:
         CorpusError: no such file, or the format cannot be told.
     """
-    path = Path(path)
+    path = as_path(path)
     name, head = _beginning(path)
     if head.startswith(_WORKBOOK_MAGIC):
         raise CorpusError(f"{path}: is an Excel workbook; save its sheet as CSV, and name that")
@@ -136,11 +136,6 @@ def _beginning(path: Path) -> tuple[str, bytes]:
     except StreamBreak as error:
         raise CorpusError(f"{path}: {error}; {error.remedy}") from None
     except FileNotFoundError:
-        if (kind := address_kind(path)) is not None:
-            written = str(path).replace(f"{kind}:/", f"{kind}://", 1)  # Path took a slash
-            raise CorpusError(
-                f"{written}: is an address, and texts are files of this machine; copy it here first"
-            ) from None
         raise CorpusError(
             f"{path}: no such file; check the path (in a configuration it is relative to that)"
         ) from None
@@ -151,7 +146,7 @@ def _beginning(path: Path) -> tuple[str, bytes]:
 
 def file_stem(path: str | Path) -> str:
     """A file's name without the suffixes of format and packing: ``a.jsonl.gz`` -> ``a``."""
-    path = Path(path)
+    path = as_path(path)
     while path.suffix.lower() in _PACKED or path.suffix.lower() in {*_SUFFIXES, ".txt"}:
         path = path.with_suffix("")
     return readable(path.name)

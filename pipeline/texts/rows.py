@@ -31,6 +31,7 @@ from pipeline.texts.formats import (
 )
 from pipeline.texts.framing import MAX_LINE_BYTES, excerpt
 from pipeline.texts.normalise import normaliser
+from pipeline.texts.objects import ObjectPath, as_path
 from pipeline.texts.timestamps import TIME_FORMATS, parse_time, parse_time_apart, time_trouble
 from pipeline.texts.usual import AND
 from store import text_hash
@@ -99,7 +100,7 @@ def read_texts(
         CorpusError: the file or a column is missing, the file is empty, ids have lost digits, or a
             row cannot be read.
     """
-    path = Path(path)
+    path = as_path(path)
     columns = _Columns(text, id, time, lang, author)
     clean = normaliser(normalise or NormaliseConfig())
     made = MadeIds(file_stem(path))
@@ -219,12 +220,12 @@ def read_rows(
         CorpusError: no such file or column, empty file, or a row that cannot be read; names the
         line.
     """
-    path = Path(path)
+    path = as_path(path)
     if format == "auto":
         format = detect_format(path, layout=layout)
     if format not in FORMATS:
         raise CorpusError(f"{path}: no format {format!r}; the formats are {', '.join(FORMATS)}")
-    if path.is_dir() and format != FOLDERS:
+    if format != FOLDERS and not isinstance(path, ObjectPath) and path.is_dir():
         raise CorpusError(f"{path}: is a folder; name a file in it")
     check_layout(path, format, layout)
     num_rows, raise_or_note = 0, on_bad or strict(path)

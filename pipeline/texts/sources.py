@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from glob import glob
+from glob import glob, has_magic
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.errors import CorpusError, listed, missing
 from pipeline.progress import counted
 from pipeline.texts.blocks import Layout, RowBlock, as_text, as_texts, missing_column
 from pipeline.texts.formats import FOLDERS, detect_format, file_stem
+from pipeline.texts.objects import Fit, ObjectPath, as_path, objects_like, without_markers
 from pipeline.texts.published import TEXTS_ENDING, is_visible
 from pipeline.texts.rows import check_encoding, read_rows
 from pipeline.texts.splits import SPLITS
@@ -129,7 +130,7 @@ def _places(source: CorpusSource, notes: list[str]) -> list[_Place]:
     for path, split in given:
         if path is None:
             continue
-        folder = Path(path)
+        folder = as_path(path)
         layout = {one: folder / f"{one}{TEXTS_ENDING}" for one in SPLITS}
         if split is None and layout["train"].exists():
             places += [
@@ -154,9 +155,8 @@ def _parts(given: Path, notes: list[str]) -> list[Path]:
     Raises:
         CorpusError: there is none.
     """
-    found = given.iterdir() if given.is_dir() else map(Path, glob(str(given), recursive=True))
-    every = sorted(found)
-    files = [path for path in every if path.is_file() and is_visible(path)]
+    every, files = _found(given)
+    files = [path for path in files if is_visible(path)]
     if not files:
         folders = [path.name for path in every if path.is_dir() and is_visible(path)]
         if not given.is_dir():
@@ -174,6 +174,22 @@ def _parts(given: Path, notes: list[str]) -> list[Path]:
     return files
 
 
+def _found(given: Path) -> tuple[list[Path], list[Path]]:
+    """What is in a folder, or fits a pattern, in order; the files among it."""
+    if not isinstance(given, ObjectPath):
+        found = given.iterdir() if given.is_dir() else map(Path, glob(str(given), recursive=True))
+        every = sorted(found)
+        return every, [path for path in every if path.is_file()]
+    if has_magic(str(given)):
+        fitting = [(path, meta) for path, meta, fit in objects_like(given) if fit is Fit.NAME]
+        files: list[Path] = [*without_markers(fitting)]
+        return files, files
+    below, depth = without_markers(given.below()), len(given.parts) + 1
+    folders = {type(path)(*path.parts[:depth]) for path in below}
+    files = [path for path in below if len(path.parts) == depth]
+    return sorted({*folders, *files}), files
+
+
 def label_names(source: CorpusSource, task: str) -> dict[str, str] | None:
     """What stands in a source's label cells -> the label that it means; None: they are names.
 
@@ -183,7 +199,7 @@ def label_names(source: CorpusSource, task: str) -> dict[str, str] | None:
     given = source.label_names.get(task)
     if given is None or isinstance(given, dict):
         return given or None
-    path = Path(given)
+    path = as_path(given)
     columns = ("text",)
     names = [
         (line, name.strip())

@@ -1,3 +1,9 @@
+from .addresses import address_as_typed as address_as_typed
+from .addresses import address_kind as address_kind
+from .addresses import is_url as is_url
+from .addresses import join as join
+from .addresses import locate as locate
+from .addresses import refuse_address as refuse_address
 from .checked import COLUMN_CHECKSUMS as COLUMN_CHECKSUMS
 from .checked import FROM_BACKUP as FROM_BACKUP
 from .checked import MAX_JSON_BYTES as MAX_JSON_BYTES
@@ -36,15 +42,9 @@ from .flight import lanes as lanes
 from .flight import share as share
 from .location import LocalLocation as LocalLocation
 from .location import Location as Location
-from .location import address_as_typed as address_as_typed
-from .location import address_kind as address_kind
 from .location import check_folders as check_folders
 from .location import confined as confined
-from .location import is_url as is_url
-from .location import join as join
-from .location import locate as locate
 from .location import read_into as read_into
-from .location import refuse_address as refuse_address
 from .location import unreadable as unreadable
 from .locks import check_writable_file_system as check_writable_file_system
 from .locks import locked as locked

@@ -55,7 +55,7 @@ def compute_up_to(stop: int | None) -> Compute:
 
 def run_without_model(
     inputs: Sequence[Path],
-    output: Path,
+    output: Path | str,
     stop: int | None = None,
     *,
     keep_text: bool = True,
@@ -72,13 +72,13 @@ def run_without_model(
     card = {"fingerprint": "made", "tasks": {}}
     with open_scores(output, card, buffer_rows=20, keep_text=keep_text, **opening) as folder:
         options, filters = InputOptions(block_rows=8), Filters.of(languages=languages)
-        seen = SeenFiles.load(output, trust=trust) if note else SeenFiles()
+        seen = SeenFiles.load(folder.bookkeeping, trust=trust) if note else SeenFiles()
         ScoreRun(
             folder, report, options=options, filters=filters, cache_texts=30,
             compute=compute_up_to(stop), seen=seen,
         ).run(inputs)  # fmt: skip
         if note:
-            seen.save(output)
+            seen.save(folder.bookkeeping)
     check_balance(report)
     return report
 

@@ -58,7 +58,7 @@ class Place:
         shutil.copytree(self.folder, live)
         card = {"fingerprint": "made", "tasks": {}}
         with open_scores(live, card, buffer_rows=20) as folder:
-            folder._ledger.forget_inputs()
+            folder._keeper.ledger.forget_inputs()
             shutil.copytree(live, self.unclean)
         assert (self.unclean / f"{LEDGER}-wal").stat().st_size
         assert not (self.unclean / NOTE).exists()

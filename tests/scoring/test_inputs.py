@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import CorpusSource
-from pipeline.errors import ConfigError, CorpusError
+from pipeline.errors import ConfigError, CorpusError, InputError
 from pipeline.scoring.inputs import check_inputs, find_inputs
 from pipeline.scoring.place import WrongPlace, check_place
 from pipeline.texts.choosing import InputOptions, settled, usual_columns
@@ -131,13 +131,18 @@ def test_patterns_leave_out_what_salient_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["s3://bucket/x.jsonl.gz", "gs://b/x", "file:///x", "https://h/x.csv", "odd+x://y"]
+    ("address", "said"),
+    [
+        ("file:///x", "/x: no such input file"),
+        ("https://user:word@h/x.csv", "an address holds no user or password"),
+        ("odd+x://y", r"odd\+x://y: no address"),
+    ],
 )
 def test_addresses_are_refused(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="are files of this machine"):
+    with pytest.raises(InputError, match=said):
         find_inputs([Path(address)])
     with pytest.raises(WrongPlace, match=rf"^{re.escape(address)}: (scores are|leave file:)"):
         check_place(Path(address))
