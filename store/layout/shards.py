@@ -31,7 +31,7 @@ INDEX_ENTRY_BYTES = 16
 CRC_BYTES = 4
 WASTE = 0.05
 """What may be read of a shard in a bucket beyond what is needed, to need fewer requests."""
-PART_BYTES = 2**23
+PART_BYTES = 2**24
 """The least that one of several requests for a shard is for."""
 LONG_RUN = 32
 """Rows side by side that are one range even if none is full: only a store's last slot is so."""

@@ -12,12 +12,12 @@ it. The sides take turns, medians are taken. The last line of --json is one obje
     salient_requests      requests for shards over runs of neighbouring rows
     salient_metadata_bytes, salient_metadata_requests   the same of manifests (checksums), the first
                           time; `..._again`: the second time
-    salient_latency       waits one after the other: what it takes longer where every answer takes
-                          50 ms more, over 50 ms
+    salient_in_flight     requests under way at a time at the most, where every answer takes 50 ms
     scan                  plain parallel GETs of the same objects: seconds over ours, layer by layer
     scan_matrix, scan_mean, scan_dask   the same of `read_matrix`, `ds.salient.mean()`, and dask's
                           mean with chunks={}
     scan_mb_s, plain_mb_s megabytes a second
+    scan_cpu_s_gb, plain_cpu_s_gb   seconds of this process's processor time a gigabyte
     memory_mb             memory at its peak beyond what there was, of scans of a quarter, a half
                           and all of a layer, each in a process of its own
     open_requests         requests to open the store and its Dataset
@@ -36,6 +36,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -76,14 +77,31 @@ def write(path: Path, width: int, size: int, layers: int, texts: int) -> None:
     store.commit()
 
 
-def timed(call: Call) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
+def timed(call: Call) -> tuple[float, float]:
+    """Seconds on the clock and of this process's processor time."""
+    clock, cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.perf_counter() - clock, time.process_time() - cpu
 
 
 # -- what is asked for ----------------------------------------------------------------------------
+
+
+class Flying:
+    """Counts what is under way."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._lock = threading.Lock()
+
+    def begin(self, *_: str) -> None:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+    def end(self, *_: str) -> None:
+        with self._lock:
+            self.now -= 1
 
 
 def salient_pairs(layers: int, width: int) -> list[tuple[int, int]]:
@@ -124,10 +142,14 @@ def count_requests(server: BucketServer, url: str) -> dict[str, float]:
         result["salient_bytes"] = sum(seen.sent for seen in shards) / needed
         result["salient_requests"] = len(shards) / runs
         result["salient_requests_number"] = float(len(shards))
-        quick = timed(lambda: dataset.salient.features(pairs))
-        proxy.plan(Fault("delay", times=None, seconds=LATENCY_S))
-        slow = timed(lambda: dataset.salient.features(pairs))
-        result["salient_latency"] = (slow - quick) / LATENCY_S
+        flying = Flying()
+        proxy.plan(
+            Fault("call", times=None, call=flying.begin),
+            Fault("delay", times=None, seconds=LATENCY_S),
+            Fault("call", times=None, call=flying.end, late=True),
+        )
+        dataset.salient.features(pairs)
+        result["salient_in_flight"] = float(flying.most)
     os.environ.update(server.environment())
     return result
 
@@ -179,13 +201,21 @@ def time_scans(url: str, rounds: int) -> dict[str, float]:
     result = {}
     size = len(store.snapshot.slots) * layout.rows * store.reader.shards.row_bytes / 1e6
     for name, call in ways.items():
-        timed(plain), timed(call)
+        plain()
+        call()
         pairs = [(timed(plain), timed(call)) for _ in range(rounds)]
-        theirs, ours = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
+        (theirs, their_cpu), (ours, our_cpu) = (
+            [statistics.median(pair[side][kind] for pair in pairs) for kind in (0, 1)]
+            for side in (0, 1)
+        )
         result[name] = theirs / ours
         print(f"  {name:<18}{result[name]:>6.2f} {size / ours:>8.0f} MB/s", flush=True)
         if name == "scan":
             result |= {"scan_mb_s": size / ours, "plain_mb_s": size / theirs}
+            result |= {
+                "scan_cpu_s_gb": 1e3 * our_cpu / size,
+                "plain_cpu_s_gb": 1e3 * their_cpu / size,
+            }
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow as pa
 from store import ActivationStore, StoreSchema
 from tests.builders.store_processes import values_of
 
+P = TypeVar("P", Path, str)
 SCHEMA = StoreSchema(
     num_layers=3,
     neuron_size=5,
@@ -22,7 +24,7 @@ DAY = 86_400
 DELETED = ("id3", "id20", "id37")
 
 
-def append(path: Path, numbers: range) -> None:
+def append(path: Path | str, numbers: range) -> None:
     store = ActivationStore.open(path)
     times = [None if n % 5 == 0 else 1_700_000_000 + n * DAY // 8 for n in numbers]
     samples = pa.table(
@@ -41,7 +43,7 @@ def append(path: Path, numbers: range) -> None:
     store.commit()
 
 
-def make(path: Path, schema: StoreSchema = SCHEMA) -> Path:
+def make(path: P, schema: StoreSchema = SCHEMA) -> P:
     """38 texts in two shards and a part of a third, with labels, three of them deleted."""
     ActivationStore.create(path, schema)
     append(path, range(0, 13))
