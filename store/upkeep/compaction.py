@@ -26,15 +26,13 @@ from store.commits import (
     active_plan_id,
     begin_compaction,
     commit_finished,
+    end_turn,
     lease_path,
     new_plan_id,
     remove_texts,
     successor,
     summarise,
     unneeded,
-)
-from store.commits import (
-    end as end_turn,
 )
 from store.disk import LocalLocation, ObjectLocation, locked, process_lock
 from store.errors import StoreInputError
