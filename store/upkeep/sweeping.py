@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from store.commits import made_upon, plan_tables
 from store.disk import Meta, ObjectLocation
 from store.errors import StoreError
 from store.layout import ARRAYS
@@ -46,7 +47,6 @@ _TAG = r"[0-9a-f]{12}-[0-9a-f]{8}"
 _SHARD = re.compile(rf"(?:{'|'.join(ARRAYS)})/c/[0-9]+/0/0/(0|[1-9][0-9]*)\.({_TAG})", re.ASCII)
 _MANIFEST = re.compile(rf"{re.escape(MANIFESTS)}/([0-9]+)-[0-9]+-({_TAG})\.safetensors", re.ASCII)
 _TABLE = re.compile(rf"(?:{re.escape(INDEX)}|{re.escape(LABELS)})/[^/]+\.parquet", re.ASCII)
-_MADE_UPON = re.compile(r".*-([0-9]{6,12})-[0-9a-f]{16}\.(?:parquet|arrow)", re.ASCII)
 _MADE_FOR = re.compile(rf".*-({_TAG})(?:-[0-9]+)?\.parquet", re.ASCII)
 _PLAN = re.compile(rf"{re.escape(PLANS)}/([0-9a-f]{{12}})/.+", re.ASCII)
 _PROBE = re.compile(r"\.salient-probe-[0-9a-f]{16}", re.ASCII)
@@ -107,8 +107,9 @@ class NamedObjects:
 
 def _may_be_named(path: str, head: Snapshot) -> bool:
     """Whether a writer at work may still commit an object that the newest snapshot lacks."""
-    if made := _MADE_UPON.fullmatch(path):
-        return int(made[1]) >= int(head.id)
+    base = made_upon(path)
+    if base is not None:
+        return base >= int(head.id)
     under_way = None if head.plan is None else head.plan.id
     return under_way is not None and plan_of(path) == under_way
 
@@ -164,8 +165,7 @@ def plan_sweep(
         now = location.head(snapshot_path(head.id)).modified
     records = [m for m in metas if m.size and int(record_id(m.path) or oldest) < oldest]
     needed, once_named = NamedObjects(kept), NamedObjects(_snapshots_of(location, records))
-    if head.plan is not None:
-        needed.add(head.plan.tables.values())
+    needed.add(plan_tables(head))
     objects, num_young = [], 0
     for meta in metas:
         path = meta.path

@@ -25,6 +25,7 @@ from store import ActivationStore, StoreError
 from store.disk import durable, locate
 from store.upkeep import compact, copy_store, gc, info, verify
 from store.upkeep.sweeping import plan_sweep, record_id
+from tests.builders.faults import Fault, FaultProxy
 from tests.builders.forking import start
 from tests.builders.store_processes import SCHEMA, append_all, make_samples
 from tests.builders.store_upkeep import append_slowly, compact_slowly
@@ -325,6 +326,23 @@ def test_a_compaction_waits_for_an_append_and_is_killed(
     check_sound(after, on_disk)
     assert after.snapshot.finished_plan == head.plan.id
     assert names_left(bucket, [*GONE, "id50", "text 50", "id65", "text 65"]) == []
+
+
+def test_lost_answers_change_nothing(
+    deleted: str, on_disk: ActivationStore, bucket: str, fault_proxy: FaultProxy
+) -> None:
+    """A server acts and its answer gets lost, of every third write: it is done once."""
+    source, there = locate(deleted), locate(bucket)
+    for meta in source.list():
+        there.put(meta.path, source.read(meta.path))
+    fault_proxy.plan(Fault("lose", method="PUT|POST|DELETE", share=0.33, times=None))
+    assert compact(ActivationStore.open(bucket)).num_samples == 18
+    gc(ActivationStore.open(bucket), keep=1, grace_s=0)
+    assert fault_proxy.faults["lose"] > 5
+    fault_proxy.clear()
+    check_sound(ActivationStore.open(bucket), on_disk)
+    assert names_left(bucket, GONE) == []
+    assert plan_sweep(there).objects == ()
 
 
 def test_two_gcs_at_a_time(deleted: str, on_disk: ActivationStore) -> None:
