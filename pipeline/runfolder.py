@@ -43,7 +43,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import Metrics, RunConfig, RunRecord, checked, read_columns
+from pipeline.config import Metrics, RunConfig, RunRecord, checked, is_address, read_columns
 from pipeline.errors import (
     ConfigError,
     ExtractError,
@@ -225,8 +225,9 @@ def run_config(path: Path, *, store: str | None = None, say: Say = silent) -> Ru
 
     A folder may come from elsewhere. Where work runs is therefore not taken from it: ``options`` of
     ``[cluster]`` reach Dask, which runs what its ``preload`` names, and an address would be handed
-    the texts. The whole section is dropped unread; who names the TOML file has it. Nor may a folder
-    say where scores lie, or allow a model's own code (:meth:`RunConfig.handed_over`).
+    the texts. The whole section is dropped unread; who names the TOML file has it. So is
+    ``[storage]``, whose endpoint would be shown the user's credentials. Nor may a folder say where
+    scores lie, or allow a model's own code (:meth:`RunConfig.handed_over`).
 
     Args:
         path: the run's folder or its TOML file.
@@ -246,6 +247,11 @@ def _config_at(path: Path, say: Say) -> RunConfig:
     if path.is_dir():
         card = read_card(RunFolder(path))
         cluster = card["config"].pop("cluster", None)
+        if card["config"].pop("storage", None):
+            say(
+                f"{path}: [storage] is not taken from a run's folder; name the run's TOML file"
+                " instead, or set AWS_ENDPOINT_URL, AWS_REGION and the like"
+            )
         config = RunConfig.from_dict(card["config"], origin=path / "run.json")
         kind = cluster.get("kind", "local") if isinstance(cluster, dict) else "local"
         if kind != "local":
@@ -371,7 +377,7 @@ def open_snapshot(config: RunConfig, snapshot: str | None) -> ActivationStore:
         StoreError: no store there, or a damaged one.
     """
     path = config.store.path
-    if "://" not in path and not Path(path).exists():
+    if not is_address(path) and not Path(path).exists():
         raise ExtractInputError(
             f"{path}: no such folder, and {config.run_dir} says that its store is there; if it was"
             " moved, name it: --store (salient inspect --labels), or path under [store] in the"

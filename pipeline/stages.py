@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.backbone import Backbone, check_named, engine_of
-from pipeline.cluster import at_most, map_tasks, workers_for
-from pipeline.config import RunConfig
+from pipeline.cluster import Needs, at_most, map_tasks, shares_no_folder, workers_for
+from pipeline.config import RunConfig, TaskConfig
 from pipeline.errors import ConfigError, CorpusError, RunInputError
 from pipeline.events import Tally, stage
 from pipeline.extraction import (
@@ -281,12 +281,13 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
         _find_groups(config, store, targets, say)
         plan = plan_layers(config, store, targets, len(sources), say)
         cluster = at_most(config.cluster, plan.at_a_time)
-        if plan.streams and config.cluster.kind != "local":
+        # The parts would have to travel, each as large as the whole.
+        if plan.streams and config.cluster.kind != "local" and not shares_no_folder(config):
             shares = [(source, part) for source in sources for part in range(GRAM_PARTS)]
             tasks = [(config, snapshot, source, part, GRAM_PARTS) for source, part in shares]
             map_tasks(gram_part, tasks, config.cluster)
         layers = [(config, snapshot, source, plan.raw_bytes) for source in sources]
-        results = map_tasks(fit_layer, layers, cluster, on_done=announce)
+        results = map_tasks(fit_layer, layers, cluster, on_done=announce, needs=_of_layer)
         for target in targets:
             write_importance(
                 folder,
@@ -296,6 +297,23 @@ def _probe(config: RunConfig, say: Say) -> list[ProbeResult]:
             )
     by_task = {task.name: i for i, task in enumerate(config.tasks)}
     return sorted((r for layer in results for r in layer), key=lambda r: by_task[r.task])
+
+
+def _of_layer(_: RunConfig, _snapshot: str, source: Source, *_rest: Any) -> Needs:
+    """What fitting a layer has to do with the run's folder."""
+    return Needs(reads=("groups/*", f"probes/*/{source.name}.*"))
+
+
+def _of_heads(_: RunConfig, _snapshot: str, task: TaskConfig) -> Needs:
+    """What training a task's heads has to do with the run's folder."""
+    own = ("probes", "rankings", "groups")
+    reads = ("run.json", "golden.safetensors", *(f"{name}/{task.name}*" for name in own))
+    return Needs((*reads, f"probes/{task.name}/*"), replaces=(f"heads/{task.name}",))
+
+
+def _of_test(_: RunConfig, _snapshot: str, task: TaskConfig) -> Needs:
+    """What reading the test split has to do with the run's folder."""
+    return Needs((f"probes/{task.name}/*", f"heads/{task.name}/**/*"))
 
 
 def _widest_first(store: ActivationStore) -> list[Source]:
@@ -395,8 +413,9 @@ def _consolidate(config: RunConfig, say: Say) -> dict[str, Any]:
     say("heads: trying kinds, and numbers of blocks")
     arguments = [(config, snapshot, task) for task in config.tasks]
     folder.metrics.unlink(missing_ok=True)  # of the heads that are now replaced
-    results = map_tasks(consolidate_task, arguments, config.cluster, on_done=announce)
-    reports = map_tasks(evaluate_task, arguments, config.cluster)
+    where = config.cluster
+    results = map_tasks(consolidate_task, arguments, where, on_done=announce, needs=_of_heads)
+    reports = map_tasks(evaluate_task, arguments, where, needs=_of_test)
     sizes = {result.task: list(result.by_size) for result in results}
     metrics = {
         "format_version": 1,

@@ -1,5 +1,5 @@
 from .activations import ActivationStore as ActivationStore
-from .commits.plans import AppendPlan as AppendPlan
+from .commits.planning import AppendPlan as AppendPlan
 from .errors import ChangedTextError as ChangedTextError
 from .errors import DamagedShardError as DamagedShardError
 from .errors import SalientError as SalientError

@@ -7,13 +7,13 @@
     store.commit()                               # readers see all of it or nothing
     x = store.read_matrix(layer=7)               # (sample, pooling * neuron)
 
-One append is under way at a time; a second process waits in `plan_append` until the first has
-committed or died. Readers need no lock.
+`path` is a directory, or the URL of a folder of a bucket (`s3://bucket/store`); how the two differ
+stands in `store.commits`. One append is under way at a time; a second process waits in
+`plan_append` until the first has committed or died. Readers need no lock.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,45 +25,31 @@ import pyarrow as pa
 from store import disk
 from store.commits import (
     AppendPlan,
+    BucketCommits,
+    Commits,
+    DiskCommits,
+    Draft,
     LayerArrays,
-    active_plan_id,
-    add_tombstones,
-    announce,
     backfill_digest,
     backfill_layers,
     backfilled_schema,
-    catch_up,
-    commit_finished,
-    delete_from_plan,
-    doomed_records,
-    drop_plan,
-    known_authors,
-    plan_append,
-    plan_backfill,
-    remove_texts,
+    create_on_bucket,
+    create_on_disk,
+    draft_append,
+    draft_backfill,
     samples_digest,
     select_new,
-    settle,
-    successor,
     write_block,
 )
-from store.disk import LocalLocation, check_writable_file_system, locked, process_lock
+from store.disk import LocalLocation, Location, ObjectLocation, check_writable_file_system
 from store.errors import StoreInputError
-from store.layout import Block, StoreSchema, write_axis_coordinates
+from store.layout import Block, StoreSchema
 from store.reading import StoreView
 from store.records import (
-    APPEND_LOCK,
-    COMMIT_LOCK,
-    INDEX,
-    LABELS,
-    MANIFESTS,
-    PLANS,
-    PRIVATE,
-    SNAPSHOTS,
+    SampleIndex,
     Snapshot,
+    WriteTable,
     as_samples,
-    load_snapshot,
-    publish,
     write_labels,
     written_folders,
 )
@@ -71,8 +57,16 @@ from store.records import (
 if TYPE_CHECKING:
     import datasets
     import xarray
+    from zarr.abc.store import Store
 
 AnyArray = npt.NDArray[np.generic]
+
+
+def _not_written(location: Location) -> StoreInputError:
+    return StoreInputError(
+        f"{location.address}: stores are written to directories and to buckets (s3://, gs://,"
+        " az://); write there and copy the finished store"
+    )
 
 
 def _exists_already(path: str | Path) -> StoreInputError:
@@ -95,6 +89,16 @@ class ActivationStore(StoreView):
         from store.reading import to_xarray
 
         return to_xarray(self, **options)
+
+    def zarr_store(self) -> Store:
+        """The snapshot that is shown as a Zarr store, for zarr, xarray and what else reads Zarr.
+
+        `xarray.open_zarr(store.zarr_store())` shows what a disk's folder does. In a bucket objects
+        have other names than Zarr's; its documents and coordinates are made when asked for.
+        """
+        from store.reading import SnapshotStore
+
+        return SnapshotStore(self)
 
     def to_hf_dataset(
         self,
@@ -140,14 +144,21 @@ class ActivationStore(StoreView):
 
     @classmethod
     def create(cls, path: str | Path, schema: StoreSchema) -> Self:
-        """Make an empty store in a new or empty directory.
+        """Make an empty store in a new or empty directory, or at a URL where nothing is.
 
-        It is made beside `path` and renamed, so that of several processes one makes it, and one
-        that dies leaves nothing in the way.
+        On a disk it is made beside `path` and renamed, so that of several processes one makes it,
+        and one that dies leaves nothing in the way; on a bucket one object makes it.
 
         Raises:
             StoreError: something is there already, or writing there would not be safe.
         """
+        if disk.is_url(path):
+            location = disk.locate(str(path))
+            if not isinstance(location, ObjectLocation):
+                raise _not_written(location)
+            if not create_on_bucket(location, schema):
+                raise _exists_already(path)
+            return cls.open(str(path))
         disk.refuse_address(path)
         target = Path(path).absolute()
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -156,25 +167,10 @@ class ActivationStore(StoreView):
         check_writable_file_system(target.parent)
         try:
             with disk.made_beside(target) as root:
-                cls._make(root, schema)
+                create_on_disk(root, schema)
         except FileExistsError:
             raise _exists_already(path) from None
         return cls.open(path)
-
-    @classmethod
-    def _make(cls, root: Path, schema: StoreSchema) -> None:
-        for directory in (PRIVATE, SNAPSHOTS, MANIFESTS, INDEX, LABELS, PLANS):
-            disk.make_directories(root / directory)
-        write_axis_coordinates(root, schema)
-        empty = Snapshot(
-            id="000000",
-            parent=None,
-            kind="create",
-            created_at=time.time(),
-            num_samples=0,
-            schema=schema,
-        )
-        publish(root, empty)
 
     def plan_append(self, samples: pa.Table, *, changed: str = "error") -> AppendPlan:
         """Find what is new in `samples` and give it positions.
@@ -196,11 +192,11 @@ class ActivationStore(StoreView):
         table = as_samples(samples, store_text=self.schema.store_text)
         digest = samples_digest(table, "append", changed)
 
-        def make(root: Path) -> AppendPlan:
-            chosen = select_new(table, self.index, replace_changed=changed == "replace")
-            return plan_append(root, self.snapshot, chosen, digest=digest)
+        def make(snapshot: Snapshot, index: Callable[[], SampleIndex]) -> Draft:
+            chosen = select_new(table, index(), replace_changed=changed == "replace")
+            return draft_append(snapshot, chosen, digest=digest)
 
-        return self._plan(digest, make)
+        return self._commits().begin(digest, make)
 
     def plan_backfill(
         self,
@@ -224,48 +220,29 @@ class ActivationStore(StoreView):
             StoreError: no such layers, no texts to compute them of.
         """
 
-        def missing() -> dict[str, tuple[int, ...]]:
+        def missing(schema: StoreSchema) -> dict[str, tuple[int, ...]]:
             return backfill_layers(
-                self.schema,
+                schema,
                 layers=layers,
                 hidden_layers=hidden_layers,
                 hidden_size=hidden_size,
                 poolings=poolings,
             )
 
-        def make(root: Path) -> AppendPlan:
+        def make(snapshot: Snapshot, index: Callable[[], SampleIndex]) -> Draft:
             # Looked up again: another process may have brought some of them meanwhile.
-            return plan_backfill(root, self.snapshot, self.index, missing(), hidden_size)
+            return draft_backfill(snapshot, index(), missing(snapshot.schema), hidden_size)
 
-        return self._plan(backfill_digest(missing(), hidden_size), make)
-
-    def _plan(self, digest: str, make: Callable[[Path], AppendPlan]) -> AppendPlan:
-        root = self.writable_root()
-        lease = process_lock(root / APPEND_LOCK)
-        lease.acquire()
-        try:
-            with locked(root / COMMIT_LOCK):
-                # What a dead process finished is kept, whether or not its plan is resumed.
-                self._show(commit_finished(root))
-                active = active_plan_id(root)
-                if active is not None:
-                    plan = self.open_plan(active)
-                    if plan.record.digest == digest:
-                        return plan
-                plan = make(root)
-                if active is not None:  # superseded, once its successor is safe
-                    drop_plan(root, active)
-        except BaseException:
-            lease.release()
-            raise
-        if not plan.directory.exists():  # nothing to do, so nobody needs to wait
-            lease.release()
-        return plan
+        commits = self._commits()
+        return commits.begin(backfill_digest(missing(self.schema), hidden_size), make)
 
     def open_plan(self, plan_id: str) -> AppendPlan:
         """Open a plan made by another process; its `blocks` are those still to be written."""
-        root = self.writable_root()
-        return AppendPlan.load(root, plan_id, samples_per_shard=self.schema.samples_per_shard)
+        return self._commits().open_plan(plan_id, self.snapshot)
+
+    def plan_under_way(self) -> AppendPlan | None:
+        """The plan of an append, or of layers, that is not finished in the commit shown here."""
+        return self._commits().under_way(self.snapshot)
 
     def write_block(
         self,
@@ -317,16 +294,12 @@ class ActivationStore(StoreView):
 
         Durable when it returns. With nothing new to publish it returns the last commit's id.
         """
-        root = self.writable_root()
-        with locked(root / COMMIT_LOCK):
-            self._show(commit_finished(root))
-            if active_plan_id(root) is None:
-                self.release()
+        self._commits().commit()
         return self.snapshot_id
 
     def release(self) -> None:
         """Let other processes append although this one's plan is not finished."""
-        process_lock(self.writable_root() / APPEND_LOCK).release()
+        self._commits().release()
 
     def put_labels(
         self, task: str, table: pa.Table, *, spec: Mapping[str, Any] | None = None
@@ -339,9 +312,12 @@ class ActivationStore(StoreView):
                 their samples do.
             spec: any JSON about the task (kind, classes ...).
         """
-        return self._amend(
-            lambda root, current: write_labels(root, current, task, table, spec or {}), "labels"
-        )
+
+        def change(current: Snapshot, write: WriteTable) -> Snapshot:
+            return write_labels(write, current, task, table, spec or {})
+
+        self._commits().amend(change, "labels")
+        return self.snapshot_id
 
     def delete(
         self, ids: Sequence[str] | None = None, *, author_ids: Sequence[str] | None = None
@@ -358,59 +334,52 @@ class ActivationStore(StoreView):
         Raises:
             StoreInputError: authors, and no sample names its own.
         """
-        removed: set[str] = set()
-
-        def change(root: Path, current: Snapshot) -> Snapshot:
-            if author_ids:
-                known_authors(root, current, self.index, author_ids)
-            doomed = doomed_records(self.index, ids, author_ids)
-            removed.update(doomed["id"].to_pylist())
-            if not removed:
-                return current
-            size = current.schema.samples_per_shard
-            announce(root, np.unique(doomed["position"].to_numpy() // size).tolist())
-            return add_tombstones(root, current, doomed)
-
-        def reach_plans(root: Path, current: Snapshot) -> None:
-            removed.update(delete_from_plan(root, current, self.index, ids, author_ids))
-            remove_texts(root, current)
-
-        self._amend(change, "delete", then=reach_plans)
-        return len(removed)
+        return len(self._commits().delete(ids, author_ids))
 
     def writable_root(self) -> Path:
         """The store's directory; StoreError where writing is impossible or would not be safe."""
         if not isinstance(self.location, LocalLocation):
+            raise _not_written(self.location)
+        self._refuse_pinned()
+        check_writable_file_system(self.location.root)
+        disk.check_folders(self.location.root, written_folders(self.schema))
+        return self.location.root
+
+    def writable_location(self) -> LocalLocation | ObjectLocation:
+        """Where the store is; StoreError where writing is impossible or would not be safe."""
+        if not isinstance(self.location, ObjectLocation):
+            self.writable_root()
+            assert isinstance(self.location, LocalLocation)
+            return self.location
+        self._refuse_pinned()
+        if self.snapshot.writer is None:
             raise StoreInputError(
-                f"{self.location.address}: only local and mounted POSIX directories can be "
-                "written; write there and copy the finished store"
+                f"{self.location.address}: the copy of a store of a disk, which is read-only here;"
+                " write to the one that it was copied from, or extract into another URL"
             )
+        return self.location
+
+    def _refuse_pinned(self) -> None:
         if self._pinned:
             raise StoreInputError(
                 f"{self.location.address}: opened at snapshot {self.snapshot_id}, which is "
                 "read-only; open the store without a snapshot to write"
             )
-        check_writable_file_system(self.location.root)
-        disk.check_folders(self.location.root, written_folders(self.schema))
-        return self.location.root
 
-    def _amend(
-        self,
-        change: Callable[[Path, Snapshot], Snapshot],
-        kind: str,
-        *,
-        then: Callable[[Path, Snapshot], None] = lambda root, current: None,
-    ) -> str:
-        root = self.writable_root()
-        with locked(root / COMMIT_LOCK):
-            current = load_snapshot(self.location)
-            catch_up(root, current)
-            self._show(current)
-            changed = change(root, current)
-            if changed is not current:
-                current = successor(changed, kind)
-                publish(root, current)
-                self._show(current)
-                settle(root, current, lambda: self.index)
-            then(root, current)
-        return self.snapshot_id
+    def _commits(self) -> Commits:
+        """How this store is written, by where it is."""
+        location = self.writable_location()
+        if isinstance(location, LocalLocation):
+            return DiskCommits(location.root, self._index_of)
+        return BucketCommits(location, self.snapshot, self._index_of)
+
+    def _index_of(self, snapshot: Snapshot) -> Callable[[], SampleIndex]:
+        """Show a snapshot; what gives its index."""
+        if snapshot is not self.snapshot:
+            # What is named on a bucket never changes; on a disk a compaction changes it in place.
+            same = snapshot.writer is not None and snapshot.index == self.snapshot.index
+            index = self.__dict__.get("index") if same else None
+            self._show(snapshot)
+            if index is not None:
+                self.__dict__["index"] = index
+        return lambda: self.index

@@ -1,3 +1,5 @@
+from .carrying import Needs as Needs
+from .carrying import shares_no_folder as shares_no_folder
 from .kinds import KINDS as KINDS
 from .machine import free_memory as free_memory
 from .mapping import at_most as at_most

@@ -16,6 +16,7 @@ import dask
 import torch
 from threadpoolctl import threadpool_limits
 
+from pipeline.cluster.carrying import Carried, Needs, carried_with, put_back, shares_no_folder
 from pipeline.cluster.kinds import KINDS
 from pipeline.cluster.machine import free_memory, num_cores
 from pipeline.cluster.session import Session, connected
@@ -31,6 +32,7 @@ def map_tasks(
     cluster: ClusterConfig,
     *,
     on_done: Callable[[T], None] = lambda _: None,
+    needs: Callable[..., Needs] | None = None,
 ) -> list[T]:
     """Call ``function(*task)`` for every task.
 
@@ -39,6 +41,8 @@ def map_tasks(
         tasks: argument tuples; small things only (paths and settings, never arrays).
         cluster: where to run; ``workers`` bounds the tasks under way at a time.
         on_done: called in this process with each result as it arrives.
+        needs: where a task begins with its run's configuration: what it has to do with the run's
+            folder, which travels with it if the store is in a bucket.
 
     Raises:
         ConfigError: the cluster's extra is not installed or its scheduler cannot be reached.
@@ -64,10 +68,28 @@ def map_tasks(
     results: dict[int, T] = {}
     with connected(cluster) as session:
         at_a_time = cluster.workers or session.num_slots()
-        for index, result in session.stream(function, tasks, at_a_time=at_a_time):
+        for index, result in _results(session, function, tasks, at_a_time, needs):
             results[index] = result
             on_done(result)
     return [results[index] for index in range(len(tasks))]
+
+
+def _results(
+    session: Session,
+    function: Callable[..., T],
+    tasks: Sequence[tuple[Any, ...]],
+    at_a_time: int,
+    needs: Callable[..., Needs] | None,
+) -> Iterator[tuple[int, T]]:
+    """Index and result of the tasks, in order of completion."""
+    if needs is None or not shares_no_folder(tasks[0][0]):
+        yield from session.stream(function, tasks, at_a_time=at_a_time)
+        return
+    carried = carried_with(tasks, needs)
+    for index, (result, files) in session.stream(Carried(function), carried, at_a_time=at_a_time):
+        task = tasks[index]
+        put_back(task[0], needs(*task), files)
+        yield index, result
 
 
 @contextmanager
@@ -112,11 +134,14 @@ def workers_for(config: RunConfig, say: Say) -> Iterator[Session | None]:
     if config.cluster.kind == "local":
         yield None
         return
-    model = config.backbone.model
+    model, run_dir = config.backbone.model, Path(config.run_dir)
+    inputs = [model] if is_model_path(model) else []
+    if shares_no_folder(config):
+        folders, inputs = [], [config.store.path, *inputs]
+        run_dir.mkdir(parents=True, exist_ok=True)  # for the keys
+    else:
+        folders = [run_dir, Path(config.store.path).parent]
     with connected(
-        config.cluster,
-        folders=[Path(config.run_dir), Path(config.store.path).parent],
-        inputs=[model] if is_model_path(model) else [],
-        say=say,
+        config.cluster, folders=folders, inputs=inputs, keys_in=run_dir, say=say
     ) as session:
         yield session

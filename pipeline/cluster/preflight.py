@@ -2,7 +2,8 @@
 
 A worker with other versions may give other numbers, and one that sees another disk writes where
 nobody looks. The client puts a token into each folder; a worker must read it there and answer with
-a file of its own, which the client must see.
+a file of its own, which the client must see. Where a run's store is in a bucket there are no such
+folders; a worker must then reach the bucket.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.progress import Say
+from store.disk import ObjectLocation, is_url, locate, use_storage
 from store.errors import SalientError
 
 COMPARED = (
@@ -69,9 +71,10 @@ class Ticket:
         id: of the session.
         versions: as of :func:`versions`.
         folders: folders that hold a token, to be written by workers.
-        inputs: files or folders that workers must be able to read.
+        inputs: files or folders, or addresses of buckets, that workers must be able to read.
         cores: of a worker; None: as many as it has threads.
         gpu: whether tasks need a GPU.
+        storage: how buckets are reached; no credentials, which each worker has of its own.
     """
 
     id: str
@@ -80,6 +83,7 @@ class Ticket:
     inputs: tuple[str, ...] = ()
     cores: int | None = None
     gpu: bool = False
+    storage: Mapping[str, Any] = field(default_factory=dict)
 
 
 @cache
@@ -151,6 +155,7 @@ def worker_problem(ticket: Ticket, dask_worker: Any = None) -> str | None:
         ticket: of the session.
         dask_worker: the worker; Dask fills it in.
     """
+    use_storage(ticket.storage)
     own = versions()
     for name, wanted in ticket.versions.items():
         if own.get(name) != wanted:
@@ -171,13 +176,33 @@ def worker_problem(ticket: Ticket, dask_worker: Any = None) -> str | None:
         except OSError as error:
             return f"{folder} cannot be written there ({error.strerror}); check its permissions"
     for path in ticket.inputs:
-        if not os.access(path, os.R_OK):
-            return f"{path} cannot be read there; put it on a file system that workers share"
+        if is_url(path):
+            if (problem := _unreached(path)) is not None:
+                return problem
+        elif not os.access(path, os.R_OK):
+            return (
+                f"{path} cannot be read there; put it on a file system that workers share, or at"
+                " that path on each of them"
+            )
     if ticket.gpu and dask_worker is not None and offers_gpu(dask_worker.state.total_resources):
         import torch
 
         if not torch.cuda.is_available():
             return "offers the resource GPU, but torch finds no CUDA device there"
+    return None
+
+
+def _unreached(address: str) -> str | None:
+    """What keeps this process from a place in a bucket; nothing need lie there yet."""
+    place = locate(address)
+    assert isinstance(place, ObjectLocation)
+    try:
+        next(place.list(), None)
+    except SalientError as error:
+        return (
+            f"cannot reach the store there ({error}); give workers credentials of their own"
+            " (environment, profile, or the machine's role)"
+        )
     return None
 
 
@@ -209,6 +234,7 @@ def admit(ticket: Ticket, worker: Any) -> None:
         WorkerRefused: see :func:`worker_problem`.
     """
     if ticket.id in _accepted:
+        use_storage(ticket.storage)  # another session may have come between
         return
     problem = worker_problem(ticket, worker)
     if problem is not None:
@@ -240,7 +266,8 @@ def check_workers(client: Any, ticket: Ticket, *, say: Say) -> None:
             time.sleep(0.2)
     if ticket.gpu:
         _check_gpus(client)
-    say(f"workers: {len(answers)}, with the same packages and folders as here")
+    shared = "packages and folders" if ticket.folders else "packages"
+    say(f"workers: {len(answers)}, with the same {shared} as here")
 
 
 def _problem(answer: str | BaseException) -> str:

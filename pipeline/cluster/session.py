@@ -34,6 +34,7 @@ from pipeline.cluster.stream import TaskStream, WorkerTask
 from pipeline.config import ClusterConfig
 from pipeline.errors import ClusterUnreachable, ConfigError
 from pipeline.progress import Say, silent
+from store.disk import storage_options
 
 T = TypeVar("T")
 POLL_S = 1.0
@@ -211,6 +212,7 @@ def connected(
     *,
     folders: Sequence[Path] = (),
     inputs: Sequence[str] = (),
+    keys_in: Path | None = None,
     say: Say = silent,
 ) -> Iterator[Session]:
     """A session with workers; one that is open already serves again.
@@ -218,7 +220,8 @@ def connected(
     Args:
         cluster: where the workers are; any kind but "local".
         folders: what workers write to; made where missing, and checked to be shared.
-        inputs: what workers must be able to read.
+        inputs: what workers must be able to read: paths, or addresses of buckets.
+        keys_in: where keys lie that workers read from files; default the first folder.
         say: called with a line for what happens to workers.
 
     Raises:
@@ -236,9 +239,11 @@ def connected(
         inputs=tuple(inputs),
         cores=cores_of(cluster, default_workers(cluster)),
         gpu=cluster.device.startswith("cuda"),
+        storage=storage_options(),
     )
     keys, extra = keys_of(cluster), KINDS[cluster.kind].extra
-    with tokens(folders, ticket.id), credentials(keys, folders, extra=extra) as security:
+    secret = folders if keys_in is None else [keys_in]
+    with tokens(folders, ticket.id), credentials(keys, secret, extra=extra) as security:
         if open_door := exposure(cluster):
             say(open_door)
         started = start_cluster(cluster, security)

@@ -16,6 +16,14 @@ from pipeline.commands.printing import out, print_json
 from store.errors import SalientError
 
 app = typer.Typer()
+Jobs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE",
+        help="Folder or bucket of the jobs, or the TOML file that names it; default $SALIENT_JOBS,"
+        " else ~/.salient/jobs.",
+    ),
+]
 
 
 @app.command(
@@ -58,10 +66,21 @@ def submit(
         return
     job = submission.submit(stage, config, given)
     if as_json:
-        print_json({"job": job.id, "folder": str(job.path)})
+        print_json({"job": job.id, "folder": job.place})
         return
     out.print(job.id)
-    print(f"salient status {job.id}, salient logs {job.id} -f", file=sys.stderr)
+    place = job.place.rpartition("/")[0]
+    where = "" if place == submission.jobs_place() else f" --jobs {place}"
+    print(f"salient status {job.id}{where}, salient logs {job.id} -f{where}", file=sys.stderr)
+
+
+def _place(jobs: str | None) -> str | None:
+    """The folder or address of jobs that was named, itself or by the TOML file of a run."""
+    if jobs is None or Path(jobs).suffix != ".toml":
+        return jobs
+    from pipeline.config import RunConfig
+
+    return RunConfig.load(jobs).submission.folder
 
 
 def _check_words(context: typer.Context, stage: str, config: Path, words: Sequence[str]) -> None:
@@ -74,18 +93,18 @@ def _check_words(context: typer.Context, stage: str, config: Path, words: Sequen
 
 
 @app.command("jobs", rich_help_panel=CLUSTER)
-def list_jobs(as_json: AsJson = False) -> None:
+def list_jobs(jobs: Jobs = None, as_json: AsJson = False) -> None:
     """List submitted jobs, the youngest first."""
     from pipeline import submission
 
-    rows = []
-    for job in submission.all_jobs():
+    place, rows = _place(jobs), []
+    for job in submission.all_jobs(place):
         try:
             rows.append(submission.describe(job))
         except SalientError as error:  # one damaged folder hides none of the others
             print(f"salient: {error}", file=sys.stderr)
     if not rows:
-        print(f"no jobs in {submission.jobs_root()}", file=sys.stderr)
+        print(f"no jobs in {submission.jobs_place(place)}", file=sys.stderr)
     if as_json:
         print_json(rows)
         return
@@ -99,11 +118,11 @@ def list_jobs(as_json: AsJson = False) -> None:
 
 
 @app.command(rich_help_panel=CLUSTER)
-def status(job: JobId = None, as_json: AsJson = False) -> None:
+def status(job: JobId = None, jobs: Jobs = None, as_json: AsJson = False) -> None:
     """Say how a submitted job stands."""
     from pipeline import submission
 
-    facts = submission.describe(submission.find_job(job))
+    facts = submission.describe(submission.find_job(job, _place(jobs)))
     if as_json:
         print_json(facts)
         return
@@ -118,19 +137,24 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
     ] = False,
+    jobs: Jobs = None,
 ) -> None:
     """Print what a submitted job has printed."""
     from pipeline import submission
 
-    for piece in submission.follow(submission.find_job(job), until_end=follow, sleep=time.sleep):
+    found = submission.find_job(job, _place(jobs))
+    for piece in submission.follow(found, until_end=follow, sleep=time.sleep):
         print(piece, end="", flush=True)
 
 
 @app.command(rich_help_panel=CLUSTER)
-def cancel(job: Annotated[str, typer.Argument(help="The job's id, or how it begins.")]) -> None:
+def cancel(
+    job: Annotated[str, typer.Argument(help="The job's id, or how it begins.")],
+    jobs: Jobs = None,
+) -> None:
     """Stop a submitted job; what it has finished is kept."""
     from pipeline import submission
 
-    found = submission.find_job(job)
+    found = submission.find_job(job, _place(jobs))
     submission.cancel(found)
     out.print(f"{found.id}: asked to stop")

@@ -216,13 +216,11 @@ def explore(
         print("salient: stopped", file=sys.stderr, flush=True)
 
 
-def _store_and_run(path: str, run_path: Path | None) -> tuple[Path, Path | None]:
+def _store_and_run(path: str, run_path: Path | None) -> tuple[str, Path | None]:
     """The store to look at and the folder of the run on it, of which either names both."""
     from pipeline.runfolder import run_config
 
-    if "://" in path:
-        raise ConfigError(f"{path}: the explorer reads a local or shared folder; copy it there")
     store = store_at(path)
-    if run_path is None and Path(path) != Path(store):
+    if run_path is None and path != store and Path(path) != Path(store):
         run_path = Path(path)
-    return Path(store), run_path and Path(run_config(run_at(run_path)).run_dir)
+    return store, run_path and Path(run_config(run_at(run_path)).run_dir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,7 +82,7 @@ def plan(
             print(f"salient: no plot: {error}", file=sys.stderr)
         if not as_json:
             out.print(report.plan_table(facts), "")
-            for line in report.plan_lines(facts):
+            for line in (*report.plan_lines(facts), *_requests(facts)):
                 out.print(escape(line))
 
     found = plan_runs(
@@ -105,3 +105,14 @@ def plan(
     first, *others = found.written
     for path in (first, *drawn, *others):
         out.print(f"written: {escape(str(path))}")
+
+
+def _requests(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What scoring into a bucket asks of it."""
+    if (found := facts.get("requests")) is not None:
+        yield (
+            f"scores in the bucket: about {found['put']:,} PUT, {found['copy']:,} COPY,"
+            f" {found['get']:,} GET and {found['list']:,} LIST requests for {found['texts']:,}"
+            f" texts of a date ({found['batches']:,} batches: score.buffer_rows); a PUT and a COPY"
+            " more for each further date in a batch"
+        )

@@ -57,6 +57,45 @@ def _sections(text: str) -> dict[str, str]:
     return found
 
 
+_STORE = re.compile(r'^path = "activations".*\n', re.MULTILINE)
+_STORAGE = """\
+# [storage]                      # how the bucket is reached; credentials: the environment's
+# endpoint = "http://127.0.0.1:9000"    # of MinIO and the like; allow_http where it has no TLS
+# allow_http = true
+# region = "eu-central-1"
+
+"""
+_BEFORE = "# One [[corpus]]"
+"""The line of the starter that comes behind the store."""
+
+
+def with_store(target: Path, text: str, store: str) -> str:
+    """A starter whose store lies in another folder, or in a bucket; then ``[storage]`` is shown.
+
+    Args:
+        target: where the configuration is going to lie.
+        text: the starter.
+        store: a folder or an address.
+
+    Raises:
+        ConfigError: no such address can be.
+    """
+    import tomllib
+
+    from pipeline.config import RunConfig, is_address, toml_value
+
+    bucket = is_address(store)
+    place = store if bucket else _seen_from(target.parent, Path(store).expanduser())
+    sections = _sections(text)
+    line = f"path = {toml_value(place)}\n"
+    sections["store"] = _STORE.sub(lambda _: line, sections["store"], count=1)
+    if bucket:
+        sections["store"] = sections["store"].replace(_BEFORE, f"{_STORAGE}{_BEFORE}")
+    written = "".join(sections.values())
+    RunConfig.from_dict(tomllib.loads(written), origin=target)
+    return written
+
+
 def _with_model(text: str, model: str, base: Path) -> str:
     from pipeline.config import toml_value
 
@@ -148,5 +187,9 @@ def _tasks(found: Glance) -> Iterator[str]:
 
 def _seen_from(base: Path, path: Path) -> str:
     """A path as a file in ``base`` names it: relative where it lies below, else absolute."""
+    from pipeline.config import is_address
+
+    if is_address(str(path)):
+        return str(path)
     base, full = base.resolve(), path.resolve()
     return os.path.relpath(full, base) if full.is_relative_to(base) else str(full)

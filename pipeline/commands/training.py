@@ -12,7 +12,7 @@ from rich.markup import escape
 from pipeline.commands.arguments import config_at
 from pipeline.commands.options import RUN, AllowCode, AsJson, ConfigFile, Quiet, RunOrConfig
 from pipeline.commands.printing import out, print_json, show_metrics, terminal
-from pipeline.commands.starting import packaged, starter
+from pipeline.commands.starting import packaged, starter, with_store
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ def init(
         str | None,
         typer.Option(help="The backbone: a folder, package:NAME, or a hub name (NAME@COMMIT)."),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="The store: a folder, or s3://BUCKET/FOLDER (gs://, az://)."
+        ),
+    ] = None,
     text: Column = None,
     id: Column = None,
     time: Column = None,
@@ -79,6 +85,8 @@ def init(
         written = packaged("starter.toml")
     else:
         written = _fitting(path, csv, labels or [], model, given)
+    if store is not None:
+        written = with_store(path, written, store)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(written, encoding="utf-8")
@@ -160,10 +168,17 @@ def _foreseen(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"disk, memory, time: cannot be told: {facts['unknown']}"
     if "disk" in facts:
         disk, memory, time = facts["disk"], facts["memory"], facts["time"]
-        yield (
-            f"disk: {_size(disk['bytes'])} for the store, {_size(disk['bytes_per_text'])}"
-            f" a text; {_size(disk['free'])} are free"
-        )
+        size = f"{_size(disk['bytes'])} for the store, {_size(disk['bytes_per_text'])} a text"
+        if disk["free"] is None:
+            yield f"bucket: {size}"
+        else:
+            yield f"disk: {size}; {_size(disk['free'])} are free"
+        if "requests" in facts:
+            asked = facts["requests"]
+            yield (
+                f"requests: about {asked['put']:,} PUT, {asked['get']:,} GET and {asked['list']:,}"
+                f" LIST to write it; {asked['get_all']:,} GET each time that all of it is read"
+            )
         yield (
             f"memory: {_size(memory['model'])} for the model,"
             f" {_size(memory['block'])} for the texts under way"

@@ -1,3 +1,5 @@
+from .addresses import is_address as is_address
+from .addresses import without_login as without_login
 from .keys import Key as Key
 from .keys import SectionKeys as SectionKeys
 from .page import configuration_page as configuration_page
@@ -25,7 +27,9 @@ from .sections import NormaliseConfig as NormaliseConfig
 from .sections import ProbeConfig as ProbeConfig
 from .sections import ScoreConfig as ScoreConfig
 from .sections import SplitConfig as SplitConfig
+from .sections import StorageConfig as StorageConfig
 from .sections import StoreConfig as StoreConfig
+from .sections import SubmissionConfig as SubmissionConfig
 from .sections import TaskConfig as TaskConfig
 from .sections import words_around as words_around
 from .whole import RunConfig as RunConfig

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.config.addresses import without_login
 from pipeline.config.keys import section_class, sections_of
 from pipeline.config.writing import toml_key, toml_value
 from pipeline.errors import did_you_mean
@@ -73,7 +74,7 @@ def _lines(problem: Mapping[str, Any], root: type[BaseModel]) -> Iterator[str]:
     message = problem["msg"].removeprefix("Value error, ")
     message = message.removeprefix("Input ") if kind != "value_error" else message
     plain = not isinstance(value, Mapping | Sequence) or isinstance(value, str)
-    if plain and repr(value) not in message:
+    if plain and repr(value) not in message and without_login(str(value)) == str(value):
         message = f"{message}, not {value!r}"
     if kind == "literal_error" and isinstance(value, str):
         hint = did_you_mean(value, _expected(problem))

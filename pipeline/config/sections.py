@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from encodings.aliases import aliases
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,13 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.config.addresses import (
+    CREDENTIALS,
+    FolderOrBucket,
+    InputPath,
+    ModelName,
+    without_login,
+)
 from pipeline.errors import did_you_mean
 
 SCORE_COLUMNS = (
@@ -49,39 +57,6 @@ Ranking = Literal[
 """The probes' weights, and the rows of ``pipeline.neurons.RANKINGS``."""
 Pooling = Literal["mean", "max", "first", "last"]
 """The rows of ``pipeline.backbone.POOLINGS``."""
-
-
-def _input_here(path: str) -> str:
-    if "://" in path:
-        raise ValueError(
-            f"{path!r} is no file here; fetch it and name the copy, or name a data set of the"
-            ' Hugging Face hub as hub = "NAME"'
-        )
-    return path
-
-
-def _folder_here(path: str) -> str:
-    if "://" in path:
-        raise ValueError(
-            f"{path!r} is no folder here; what is written goes to a local or shared folder: name"
-            " one, and copy it elsewhere afterwards"
-        )
-    return path
-
-
-def _no_address(model: str) -> str:
-    if "://" in model:
-        name = "/".join(model.partition("://")[2].split("/")[1:3])
-        raise ValueError(
-            f"{model!r} is an address; name a model folder here, or a model of the Hugging Face hub"
-            f" by its name{name and f', as {name!r}'}"
-        )
-    return model
-
-
-InputPath = Annotated[str, AfterValidator(_input_here)]
-FolderPath = Annotated[str, AfterValidator(_folder_here)]
-ModelName = Annotated[str, AfterValidator(_no_address)]
 
 
 class Section(BaseModel):
@@ -248,8 +223,9 @@ class CorpusSource(Section):
     """A file; a file in a zip archive, as in ``"a.zip/train.csv"`` (of a single one the archive's
     name is enough); a folder whose files are the parts of one table, in the order of their names,
     or a pattern as in ``"parts/*.csv"`` (names that begin with a dot or ``_`` are left out, and
-    said); or a folder of the TweetEval layout. The rows' splits come from ``split`` or are drawn.
-    Files of texts may be packed with gz, bz2, xz or zst."""
+    said); or a folder of the TweetEval layout; or any of these in a bucket, as in
+    ``"s3://bucket/tweets.csv"``. The rows' splits come from ``split`` or are drawn. Files of texts
+    may be packed with gz, bz2, xz or zst."""
     train: InputPath | None = Field(default=None, examples=["train.csv"])
     """The training split's file or files, instead of ``path``; ``val`` and ``test`` go with it."""
     val: InputPath | None = Field(default=None, examples=["val.csv"])
@@ -438,8 +414,9 @@ class SplitConfig(Section):
 class StoreConfig(Section):
     """The activation store."""
 
-    path: FolderPath = Field(examples=["activations"])
-    """Folder of the store; several runs may share one."""
+    path: FolderOrBucket = Field(examples=["activations"])
+    """Folder of the store, or its place in a bucket, as in ``"s3://bucket/activations"`` (also
+    ``gs://`` and ``az://``; ``[storage]`` says how it is reached). Several runs may share one."""
     poolings: tuple[Pooling, ...] = Field(default=("mean", "max"), examples=[["last"]])
     """How a text's tokens become one number per neuron: mean, max, first, last (in a decoder the
     token that has seen all others)."""
@@ -676,8 +653,8 @@ class HeadConfig(Section):
 class ScoreConfig(Section):
     """Batch scoring."""
 
-    output: FolderPath | None = Field(default=None, examples=["scores"])
-    """Folder of the scores, where ``--out`` names none."""
+    output: FolderOrBucket | None = Field(default=None, examples=["scores"])
+    """Folder of the scores, or its place in a bucket, where ``--out`` names none."""
     out_format: Literal["parquet", "delta"] = "parquet"
     """How the folder keeps its rows: Parquet files by date, or the same files as a Delta table."""
     languages: tuple[str, ...] = Field(default=(), examples=[["en"]])
@@ -728,6 +705,90 @@ class ScoreConfig(Section):
     drift_warning: float = Field(default=0.2, gt=0, examples=[0.25])
     """Population stability index, beyond what chance makes of it, from which a run warns that the
     texts are no longer like those the heads were validated on."""
+
+
+_SECRET = re.compile(
+    r"key|secret|token|password|passwd|credential|sas|connection_string|service_account|username",
+    re.IGNORECASE,
+)
+"""In the names of keys that somebody might look for under ``[storage]``."""
+
+
+class StorageConfig(Section):
+    """How buckets are reached; does not affect results. Credentials never stand here: they come
+    from the environment (``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``,
+    ``GOOGLE_APPLICATION_CREDENTIALS``, ``AZURE_STORAGE_ACCOUNT_KEY`` …), from ``profile``, or are
+    the machine's own (instance roles)."""
+
+    endpoint: str | None = Field(default=None, examples=["http://127.0.0.1:9000"])
+    """Address of a server other than the cloud's own, such as MinIO's; default
+    ``AWS_ENDPOINT_URL``, or the cloud's."""
+    region: str | None = Field(default=None, examples=["eu-central-1"])
+    """Of S3 buckets; default ``AWS_REGION`` or ``AWS_DEFAULT_REGION``."""
+    allow_http: bool = False
+    """Talk without TLS to an endpoint that begins with ``http://``; whoever is on the way reads
+    along."""
+    skip_signature: bool = False
+    """Read public buckets without credentials."""
+    profile: str | None = Field(default=None, examples=["research"])
+    """Of ``~/.aws``, instead of ``AWS_PROFILE``. Workers elsewhere need it too."""
+    account: str | None = Field(default=None, examples=["mine"])
+    """Storage account of ``az://`` addresses; default ``AZURE_STORAGE_ACCOUNT_NAME``."""
+    virtual_hosted: bool | None = Field(default=None, examples=[True])
+    """Whether the bucket's name stands in the host's name of an S3 endpoint, rather than in the
+    path."""
+    request_timeout_s: float | None = Field(default=None, gt=0, examples=[60])
+    """Seconds that one request may take before it is tried again; default 120."""
+    connect_timeout_s: float | None = Field(default=None, gt=0, examples=[5])
+    """Seconds until a connection must stand; default 10."""
+    retry_timeout_s: float | None = Field(default=None, gt=0, examples=[300])
+    """Seconds after which a request that fails is no longer tried again; default 60."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secrets(cls, data: Any) -> Any:
+        """What is refused here is not repeated: errors end up in logs."""
+        if not isinstance(data, dict):
+            return data
+        secret = next((key for key in data if _SECRET.search(str(key))), None)
+        if secret is not None and secret not in cls.model_fields:
+            raise ValueError(
+                f"{secret!r} is secret, and files are copied and shared; {CREDENTIALS}"
+            )
+        endpoint = data.get("endpoint")
+        if isinstance(endpoint, str):
+            shown = without_login(endpoint)
+            if shown != endpoint:
+                raise ValueError(
+                    f"endpoint {shown!r} is given with a login, or with what follows a ? or #:"
+                    f" leave that out; {CREDENTIALS}"
+                )
+            if not endpoint.startswith(("http://", "https://")):
+                raise ValueError(
+                    f"endpoint {endpoint!r} is no address of a server: write it as"
+                    ' "https://HOST" or "http://HOST:PORT"'
+                )
+            if endpoint.startswith("http://") and data.get("allow_http") is not True:
+                raise ValueError(
+                    f"endpoint {endpoint!r} talks without TLS; add allow_http = true where whoever"
+                    " is on the way may read along, or name an https:// address"
+                )
+        return data
+
+    def apply(self) -> None:
+        """Reach buckets so from now on, in this process; saying nothing changes nothing."""
+        if said := self.model_dump(exclude_defaults=True):
+            from store.disk import use_storage
+
+            use_storage(said)
+
+
+class SubmissionConfig(Section):
+    """Where jobs of ``salient submit`` are kept; does not affect results."""
+
+    folder: FolderOrBucket | None = Field(default=None, examples=["s3://bucket/jobs"])
+    """A folder, or a place in a bucket; default ``$SALIENT_JOBS``, else ``~/.salient/jobs``.
+    Other commands on jobs look into that default, or where ``--jobs`` says."""
 
 
 class ClusterConfig(Section):

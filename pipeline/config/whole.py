@@ -9,8 +9,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from pipeline.config.addresses import FolderPath, is_address
 from pipeline.config.problems import every_problem, first_problem
 from pipeline.config.sections import (
     NAME_PATTERN,
@@ -18,17 +26,21 @@ from pipeline.config.sections import (
     BackboneConfig,
     ClusterConfig,
     CorpusSource,
-    FolderPath,
     HeadConfig,
     NormaliseConfig,
     ProbeConfig,
     ScoreConfig,
     Section,
     SplitConfig,
+    StorageConfig,
     StoreConfig,
+    SubmissionConfig,
     TaskConfig,
 )
 from pipeline.errors import ConfigError, did_you_mean
+
+_ELSEWHERE = {"cluster", "run_dir", "score", "name", "storage", "submission"}
+"""Sections and keys that results do not depend on."""
 
 
 class RunConfig(Section):
@@ -62,6 +74,10 @@ class RunConfig(Section):
     """``[score]``"""
     cluster: ClusterConfig = ClusterConfig()
     """``[cluster]``"""
+    storage: StorageConfig = StorageConfig()
+    """``[storage]``"""
+    submission: SubmissionConfig = SubmissionConfig()
+    """``[submission]``"""
     _code_withheld: bool = PrivateAttr(default=False)
     """It asks for a model's own code, and comes from somebody who may not allow that."""
 
@@ -71,6 +87,15 @@ class RunConfig(Section):
             raise ValueError("\n".join(problems))
         return self
 
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_said(self, serialise: SerializerFunctionWrapHandler) -> Any:
+        """Records of runs that say nothing of the newer sections stay as they were."""
+        data = serialise(self)
+        for name, unsaid in (("storage", StorageConfig()), ("submission", SubmissionConfig())):
+            if name in data and getattr(self, name) == unsaid:
+                del data[name]
+        return data
+
     def _problems(self) -> Iterator[str]:
         """Where sections do not go together."""
         names = [task.name for task in self.tasks]
@@ -78,7 +103,8 @@ class RunConfig(Section):
             yield f"tasks: names must differ, found {names}"
         if reserved := sorted(set(names) & {*SCORE_COLUMNS, "date"}):
             yield f"tasks: the name {reserved[0]!r} is a column of the scores; choose another"
-        if Path(self.run_dir).resolve() == Path(self.store.path).resolve():
+        in_bucket = is_address(self.store.path)
+        if not in_bucket and Path(self.run_dir).resolve() == Path(self.store.path).resolve():
             yield "run_dir and store.path are one folder; they need one each"
         used = {task for source in self.corpus for task in source.labels}
         if unknown := sorted(used - set(names)):
@@ -163,7 +189,10 @@ class RunConfig(Section):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, origin: Path) -> RunConfig:
-        """Validate a parsed configuration; ``origin`` is named in errors and anchors paths."""
+        """Validate a parsed configuration; ``origin`` is named in errors and anchors paths.
+
+        From then on this process reaches buckets as its ``[storage]`` says.
+        """
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
@@ -172,11 +201,14 @@ class RunConfig(Section):
                 raise ConfigError(f"{origin}: {first}") from None
             listed = "".join(f"\n  {line}" for line in (first, *others))
             raise ConfigError(f"{origin}: {len(others) + 1} problems{listed}") from None
+        config.storage.apply()
         return config._resolved(origin.resolve().parent)
 
     def _resolved(self, base: Path) -> RunConfig:
         def at(value: str | None) -> str | None:
-            return None if value is None else str((base / Path(value).expanduser()).resolve())
+            if value is None or is_address(value):
+                return value
+            return str((base / Path(value).expanduser()).resolve())
 
         model = self.backbone.model
         if is_model_path(model) or (base / model).is_dir():
@@ -187,6 +219,9 @@ class RunConfig(Section):
                 "backbone": self.backbone.model_copy(update={"model": model}),
                 "store": self.store.model_copy(update={"path": at(self.store.path)}),
                 "score": self.score.model_copy(update={"output": at(self.score.output)}),
+                "submission": self.submission.model_copy(
+                    update={"folder": at(self.submission.folder)}
+                ),
                 "cluster": self.cluster.model_copy(
                     update={
                         key: at(getattr(self.cluster, key))
@@ -258,7 +293,7 @@ class RunConfig(Section):
 
         Of paths only the last part counts: what the files hold is fingerprinted elsewhere.
         """
-        data = self.model_dump(mode="json", exclude={"cluster", "run_dir", "score", "name"})
+        data = self.model_dump(mode="json", exclude=_ELSEWHERE)
         for key in ("path", "peaks"):
             data["store"].pop(key)
         if self.store.experts is None:  # so that runs of earlier versions stay as they are

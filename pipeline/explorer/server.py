@@ -13,7 +13,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.errors import ConfigError, missing
@@ -32,6 +32,7 @@ except ImportError as error:
     raise missing(error.name, "the explorer", extra="explore") from None
 from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder, read_card
+from store.disk import is_url
 from store.errors import SalientError
 
 HOST = "127.0.0.1"
@@ -74,7 +75,7 @@ PAGE = (
 
 
 def serve(
-    store: Path,
+    store: str | Path,
     *,
     run: Path | None = None,
     port: int = 5006,
@@ -90,7 +91,7 @@ def serve(
     of their own pages alone.
 
     Args:
-        store: the activation store.
+        store: the activation store, a folder or an address.
         run: the folder of a finished run on it.
         port: on 127.0.0.1; 0 takes any free one.
         model: the backbone's location, if it moved.
@@ -116,7 +117,8 @@ def serve(
         atlas.notes.append(f"{missed}: {error}")
     for note in atlas.notes:
         say(note)
-    name = store.resolve().name if run is None else str(read_card(RunFolder(run)).get("name"))
+    place = store if is_url(store) else Path(store).resolve()
+    name = PurePath(place).name if run is None else str(read_card(RunFolder(run)).get("name"))
     sources = Sources(name, atlas, reader, places)
     atlas.texts.has(0)  # reads the sample table now and not at the first question
     port = _free_port(port)

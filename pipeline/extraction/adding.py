@@ -21,7 +21,7 @@ from pipeline.extraction.recorded import recorded_backbone
 from pipeline.extraction.routed import RoutedLayers
 from pipeline.extraction.storing import check_disk, extract_blocks
 from pipeline.progress import Say, silent
-from store import ActivationStore, Block, StoreSchema
+from store import ActivationStore, Block, StoreSchema, disk
 from store.commits import backfilled_schema, check_texts
 
 
@@ -78,7 +78,8 @@ def add_layers(
     """
     begin = time.perf_counter()
     store = ActivationStore.open(store_path)
-    store.writable_root()
+    if not disk.is_url(store_path):
+        store.writable_root()
     schema = store.schema
     last = schema.num_layers
 

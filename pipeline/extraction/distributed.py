@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,16 +27,18 @@ from pipeline.extraction.workbench import (
     MAX_CRASHES,
     BlockReport,
     Recipe,
+    clear_marks,
     compute_block,
     prepare_store,
-    write_texts,
 )
 from pipeline.progress import Say
-from store import ActivationStore, AppendPlan, Block
+from pipeline.runfolder import RunFolder
+from store import ActivationStore, AppendPlan, Block, StoreError, disk
 from store.tables import write_table
 
-SCRATCH = ".blocks"
-"""Folder in the run's, while blocks are under way: marks of who computes what."""
+SCRATCH, MARKS = ".blocks", "marks"
+"""Folder in the run's, while blocks are under way: marks of who computes what; and the one beside a
+bucket's snapshots."""
 SET_ASIDE = "set_aside.parquet"
 """In the run's folder: the texts that the last extraction set aside, and the workers they killed;
 the next one tries them again."""
@@ -131,7 +133,11 @@ def extract_on_workers(
     begin = time.perf_counter()
     retries = session.num_retries
     recipe = Recipe.of(config)
-    model = session.call(prepare_store, recipe, texts.num_rows, gpu=session.gpu)
+    golden = RunFolder(Path(config.run_dir)).golden
+    recorded = golden.read_bytes() if golden.is_file() else None
+    model = session.call(prepare_store, recipe, texts.num_rows, recorded, gpu=session.gpu)
+    if model["golden"] != recorded:
+        disk.write_files({golden: [model["golden"]]})
     say(
         f"backbone: {model['model_type']}, {model['num_layers']} blocks of {model['neuron_size']}"
         f" neurons, on {session.num_slots()} workers"
@@ -139,7 +145,7 @@ def extract_on_workers(
     for remark in model["remarks"]:
         say(remark)
     store = ActivationStore.open(config.store.path)
-    scratch = Path(config.run_dir) / SCRATCH
+    scratch = _scratch(config)
     reports: list[BlockReport] = []
     aside = SET_ASIDE_SCHEMA.empty_table()
     num_known = 0
@@ -169,7 +175,8 @@ def extract_on_workers(
                 )
     finally:
         store.release()
-        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(StoreError):  # what is left there is no harm
+            _clear(scratch)
     report = _summary(
         reports,
         num_known=num_known,
@@ -182,24 +189,41 @@ def extract_on_workers(
     return report, aside
 
 
+def _scratch(config: RunConfig) -> str:
+    """Where workers leave marks: in the run's folder, or where they see none beside the store."""
+    if disk.is_url(config.store.path):
+        return disk.join(config.store.path, ".salient", MARKS)
+    return str(Path(config.run_dir) / SCRATCH)
+
+
+def _clear(scratch: str) -> None:
+    if disk.is_url(scratch):
+        clear_marks(scratch)
+    else:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _run_blocks(
     session: Session,
     recipe: Recipe,
     store: ActivationStore,
     plan: AppendPlan,
     texts: pa.Table,
-    scratch: Path,
+    scratch: str,
 ) -> list[BlockReport]:
     """Have a plan's blocks written; ends early with a block that must be set aside."""
     todo, done = sum(len(block) for block in plan.blocks), 0
     if not todo:
         return []
-    check_disk(store.writable_root(), todo * store.schema.bytes_per_sample)
-    shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed: nobody else appends
-    scratch.mkdir(mode=0o700)
-    if not store.schema.store_text:
-        write_texts(plan, texts, scratch)
-    tasks = [(recipe, plan.id, block.start, block.stop, str(scratch)) for block in plan.blocks]
+    check_disk(store.location.address, todo * store.schema.bytes_per_sample)
+    _clear(scratch)  # of a driver that was killed: nobody else appends
+    if not disk.is_url(scratch):
+        Path(scratch).mkdir(mode=0o700)
+    find = None if store.schema.store_text else _finder(plan, texts)
+    tasks = (
+        (recipe, plan.id, block.start, block.stop, scratch, find and find(block))
+        for block in plan.blocks
+    )
     reports, tally = [], Tally("extracted", todo, "texts")
     stream = session.stream(compute_block, tasks, gpu=session.gpu, whole_worker=True, give_up=False)
     with closing(stream):
@@ -215,10 +239,22 @@ def _run_blocks(
     return reports
 
 
+def _finder(plan: AppendPlan, texts: pa.Table) -> Callable[[Block], pa.Table]:
+    """How to get a block's texts, columns id and text, for a worker."""
+    by_id = dict(zip(texts["id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+
+    def find(block: Block) -> pa.Table:
+        ids = plan.samples(block)["id"].to_pylist()
+        own = [by_id.get(key, "") for key in ids]
+        return pa.table({"id": pa.array(ids, pa.string()), "text": pa.array(own, pa.string())})
+
+    return find
+
+
 def _written(store: ActivationStore, block: Block, report: BlockReport) -> BlockWritten:
     memory = report.meter.memory
     return BlockWritten(
-        store=str(store.writable_root()),
+        store=store.location.address,
         start=block.start,
         stop=block.stop,
         elapsed_s=report.elapsed_s,

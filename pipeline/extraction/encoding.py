@@ -34,7 +34,7 @@ from pipeline.extraction.proving import prove_plain
 from pipeline.extraction.storing import StoreOptions, extract_into, made_with, schema_of
 from pipeline.progress import Say, showing
 from pipeline.texts import given_ids, given_pairs, given_texts, in_blocks, normaliser
-from store import ActivationStore, ChangedTextError, StoreSchema, open_dataset, text_hash
+from store import ActivationStore, ChangedTextError, StoreSchema, disk, open_dataset, text_hash
 from store.reading import in_memory
 
 Layers = Sequence[int] | Mapping[str, Sequence[int]]
@@ -246,7 +246,10 @@ class _Asked:
         if single and settings.get("peaks"):
             raise ConfigError(f"peaks lie beside their site: give sites = ({single!r},)")
         default = "float32" if out is None else "float16"
-        store = {"path": str(Path(out or ".").expanduser()), "dtype": dtype or default}
+        place = os.fspath(out or ".")
+        if not disk.is_url(place):
+            place = str(Path(place).expanduser())
+        store = {"path": place, "dtype": dtype or default}
         several = {"poolings": _listed(poolings, "poolings", "mean")}
         several["sites"] = (single,) if single else _listed(sites, "sites", "ffn")
         backbone = {
@@ -492,7 +495,7 @@ def _into_store(
     say: Say,
 ) -> xr.Dataset:
     """Add the texts that the store lacks; all of these, lazily."""
-    path = Path(asked.store.path)
+    path = asked.store.path
     engine = made_with(asked.backbone, path)
     backbone = kept_model(asked.backbone, device=device, made_with=engine)
     options = asked.options(backbone)

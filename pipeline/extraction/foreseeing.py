@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipeline.config import BackboneConfig, RunConfig, is_model_path
 from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.storing import StoreOptions, load_for_store, open_store, schema_of
 from pipeline.progress import Say, silent
-from store import ActivationStore
+from store import ActivationStore, StoreSchema, disk
 
 MEASURED_TEXTS, MEASURED_S = 256, 10.0
 """Texts that the speed is measured on at most, and the time after which they are enough."""
@@ -37,14 +38,15 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
 
     Returns:
         JSON-ready: ``texts``, ``stored`` (of them, in the store already) and ``new``; where there
-        are new ones ``disk``: ``bytes``, ``bytes_per_text``, ``free``; ``memory``: ``model``,
+        are new ones ``disk``: ``bytes``, ``bytes_per_text``, ``free`` (None of a bucket);
+        ``requests``, of a bucket alone: ``put``, ``get`` and ``list``; ``memory``: ``model``,
         ``block`` (texts at a time), in bytes; ``time``: ``seconds``, ``texts_per_s``, ``measured``
-        (texts) and ``device``; or in place of these three ``unknown``: why they cannot be told.
+        (texts) and ``device``; or in place of these ``unknown``: why they cannot be told.
 
     Raises:
         SalientError: a model that cannot be loaded, or that the store was not made with.
     """
-    path = Path(config.store.path)
+    path = config.store.path
     new = _new_rows(path, samples)
     found: dict[str, Any] = {
         "texts": samples.num_rows,
@@ -67,11 +69,13 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
     say("measuring its speed on some of the texts")
     rate, measured = _rate(extractor, samples["text"], new)
     block = min(schema.samples_per_shard, len(new)) * schema.bytes_per_sample
+    if disk.is_url(path):
+        found["requests"] = _requests(schema, len(new), config)
     return found | {
         "disk": {
             "bytes": len(new) * schema.bytes_per_sample,
             "bytes_per_text": schema.bytes_per_sample,
-            "free": shutil.disk_usage(_existing(path)).free,
+            "free": None if disk.is_url(path) else shutil.disk_usage(_existing(Path(path))).free,
         },
         "memory": {"model": _model_bytes(backbone), "block": 2 * block},
         "time": {
@@ -83,7 +87,25 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
     }
 
 
-def _new_rows(path: Path, samples: pa.Table) -> np.ndarray[Any, Any]:
+def _requests(schema: StoreSchema, num_texts: int, config: RunConfig) -> dict[str, int]:
+    """What writing texts into a store in a bucket asks of it, about; and reading all of it once.
+
+    A shard is an object for each layer; each block of texts has a manifest beside, and on workers a
+    mark while it is computed. Planning, committing and the labels are some commits.
+    """
+    layers = sum(len(layout.layers) for layout in schema.arrays.values())
+    blocks = ceil(num_texts / schema.samples_per_shard)
+    commits = 2 + len(config.tasks)
+    marks = blocks if config.cluster.kind != "local" else 0
+    return {
+        "put": blocks * (layers + 2) + marks + 4 * commits,
+        "get": blocks + 8 * commits,
+        "list": 4 * commits + 2 * marks,
+        "get_all": blocks * layers,
+    }
+
+
+def _new_rows(path: str, samples: pa.Table) -> np.ndarray[Any, Any]:
     """Rows of the texts that the store lacks, ascending."""
     if not ActivationStore.exists(path):
         return np.arange(samples.num_rows)

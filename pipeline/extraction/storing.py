@@ -33,7 +33,7 @@ from pipeline.extraction.routed import RoutedLayers
 from pipeline.extraction.throughput import ExtractReport, Meter, gemm_peak
 from pipeline.progress import Say
 from pipeline.runfolder import RunFolder
-from store import ActivationStore, AppendPlan, Block, StoreError, StoreSchema
+from store import ActivationStore, AppendPlan, Block, StoreError, StoreSchema, disk
 from store.layout import MAX_FLOAT16_INTEGER
 
 PEAK_FROM_SECONDS = 60.0
@@ -418,7 +418,7 @@ def extract_blocks(
         meter.memory = memory.most(meter.memory)
         emit(
             BlockWritten(
-                store=str(store.writable_root()),
+                store=store.location.address,
                 start=block.start,
                 stop=block.stop,
                 elapsed_s=time.perf_counter() - begin,
@@ -514,7 +514,9 @@ def _text_finder(plan: AppendPlan, texts: pa.Table | None) -> Callable[[Block], 
 
 
 def check_disk(path: str | Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold; ``needed`` in bytes."""
+    """Refuse to start what the disk cannot hold; ``needed`` in bytes. Buckets have no end."""
+    if disk.is_url(path):
+        return
     free = shutil.disk_usage(path).free
     if needed > free:
         raise ExtractBusy(

@@ -1,16 +1,18 @@
 """What a worker does for an extraction: load the model once, then one block after another.
 
 ``compute_block`` runs one block; while it is written the next one is computed. Only names and
-counts travel: texts come from the plan on the shared disk, activations go straight into the store.
+counts travel: texts come from the plan in the store (they travel too where the store keeps none),
+activations go straight into the store, on a shared disk or in a bucket.
 
-A block is marked on disk while it is computed. A mark that stays is the trace of a process that
-died over it: after ``MAX_CRASHES`` of them the block is set aside instead of killing another.
+A block is marked while it is computed. A mark that stays is the trace of a process that died over
+it: after ``MAX_CRASHES`` of them the block is set aside instead of killing another.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import threading
 import time
 import uuid
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -30,11 +32,10 @@ from pipeline.extraction.golden import write_golden
 from pipeline.extraction.proving import proved
 from pipeline.extraction.storing import StoreOptions, extract_block, load_for_store, open_store
 from pipeline.extraction.throughput import Meter
-from pipeline.runfolder import RunFolder
-from store import ActivationStore, AppendPlan, Block
+from store import ActivationStore, AppendPlan
+from store.disk import Deletes, Lists, LocalLocation, ObjectLocation, Puts, locate
 
 MAX_CRASHES = 3
-TEXTS = "texts.arrow"
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,8 @@ class Recipe:
     backbone: BackboneConfig
     device: str
     store: str
-    """The store's folder."""
+    """The store's folder or address."""
     options: StoreOptions
-    golden: Path
-    """File for what the golden texts activate."""
     run: str
     """Of this run alone: a later one loads the model again, for its files may have changed."""
 
@@ -59,7 +58,6 @@ class Recipe:
             device=config.cluster.device,
             store=config.store.path,
             options=StoreOptions.of(config),
-            golden=RunFolder(Path(config.run_dir)).golden,
             run=uuid.uuid4().hex,
         )
 
@@ -140,12 +138,17 @@ class _Workbench:
 _bench = _Workbench()
 
 
-def prepare_store(recipe: Recipe, num_texts: int) -> dict[str, Any]:
+def prepare_store(recipe: Recipe, num_texts: int, recorded: bytes | None) -> dict[str, Any]:
     """Open the store for the recipe's model, or create it.
 
+    Args:
+        recipe: of the run.
+        num_texts: of the corpus.
+        recorded: the file of what the golden texts activate, as the run has it.
+
     Returns:
-        The model's description, with ``remarks`` for the user, and whether heads must load it
-        ``whole``.
+        The model's description, with ``remarks`` for the user, whether heads must load it
+        ``whole``, and ``golden``: that file as it is to be.
 
     Raises:
         BackboneError, ExtractError: as of ``load_backbone``, ``proved`` and ``open_store``.
@@ -155,22 +158,39 @@ def prepare_store(recipe: Recipe, num_texts: int) -> dict[str, Any]:
         settings, remarks = proved(extractor, recipe.backbone)
         options = recipe.options.noting(settings)
         open_store(recipe.store, extractor, options, num_texts=num_texts)
-        write_golden(recipe.golden, extractor, stored_dtype=options.dtype)
         return {
             **extractor.backbone.describe(),
             "remarks": remarks,
             "whole": settings.whole,
+            "golden": _golden(extractor, options.dtype, recorded),
         }
 
 
-def compute_block(recipe: Recipe, plan_id: str, start: int, stop: int, scratch: str) -> BlockReport:
+def _golden(extractor: Extractor, dtype: str, recorded: bytes | None) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="salient-golden-") as folder:
+        path = Path(folder) / "golden.safetensors"
+        if recorded is not None:
+            path.write_bytes(recorded)
+        write_golden(path, extractor, stored_dtype=dtype)
+        return path.read_bytes()
+
+
+def compute_block(
+    recipe: Recipe,
+    plan_id: str,
+    start: int,
+    stop: int,
+    scratch: str,
+    texts: pa.Table | None,
+) -> BlockReport:
     """Compute and write one block of a plan; harmless if it is written already.
 
     Args:
         recipe: of the run.
         plan_id: of the append under way.
         start, stop: positions of the block's samples.
-        scratch: shared folder for marks, and for the texts that a store must not keep.
+        scratch: folder or address for marks, which all workers share.
+        texts: columns id and text of the block, where the store keeps none.
     """
     worker = f"{socket.gethostname()}:{os.getpid()}"
     bench = _bench
@@ -178,7 +198,7 @@ def compute_block(recipe: Recipe, plan_id: str, start: int, stop: int, scratch: 
         store, plan = bench.plan(recipe.store, plan_id)
     block = next(block for block in plan.all_blocks if block.start == start)
     assert block.stop == stop
-    marks = Path(scratch)
+    marks = _marks(scratch)
     crashed = _crashed(marks, start)
     if plan.is_finished(block):
         return BlockReport(start, worker, crashed=crashed)
@@ -189,7 +209,6 @@ def compute_block(recipe: Recipe, plan_id: str, start: int, stop: int, scratch: 
         extractor = bench.extractor(recipe)
         _check_model(extractor, recipe, store)
         extractor.meter = meter = Meter()
-        texts = None if store.schema.store_text else _block_texts(plan, block, marks)
         extract_block(extractor, store, plan, block, texts=texts, on_computed=then_writing)
         size, device = store.schema.bytes_per_sample, extractor.backbone.device
         meter.memory = Footprint.now(bench.before_bytes, len(block), size, device)
@@ -210,35 +229,40 @@ def _check_model(extractor: Extractor, recipe: Recipe, store: ActivationStore) -
         )
 
 
+class _Marks(Puts, Lists, Deletes, Protocol):
+    """Where blocks are marked."""
+
+    def read(self, path: str) -> bytes:
+        """A mark."""
+
+
 @contextmanager
-def _marked(scratch: Path, start: int, worker: str) -> Iterator[None]:
+def _marked(marks: _Marks, start: int, worker: str) -> Iterator[None]:
     """Leave a mark on a block, which stays if the process dies over it."""
-    mark = scratch / f"{start}-{uuid.uuid4().hex[:8]}"
-    mark.write_text(worker)
+    mark = f"{start}-{uuid.uuid4().hex[:8]}"
+    marks.put(mark, worker.encode())
     try:
         yield
     finally:
-        mark.unlink(missing_ok=True)
+        marks.delete([mark])
 
 
-def _crashed(scratch: Path, start: int) -> tuple[str, ...]:
+def _crashed(marks: _Marks, start: int) -> tuple[str, ...]:
     """Who died over the block that starts there."""
-    return tuple(path.read_text() for path in sorted(scratch.glob(f"{start}-*")))
+    found = [one.path for one in marks.list() if one.path.startswith(f"{start}-")]
+    return tuple(marks.read(path).decode() for path in found)
 
 
-def write_texts(plan: AppendPlan, texts: pa.Table, scratch: Path) -> None:
-    """Leave the texts of a plan for workers where the store itself keeps none."""
-    by_id = dict(zip(texts["id"].to_pylist(), texts["text"].to_pylist(), strict=True))
-    schema = pa.schema({"id": pa.string(), "text": pa.string()})
-    with pa.ipc.new_file(str(scratch / TEXTS), schema) as writer:
-        for block in plan.all_blocks:
-            ids = plan.samples(block)["id"].to_pylist()
-            writer.write(pa.record_batch([ids, [by_id.get(key, "") for key in ids]], schema=schema))
+def _marks(scratch: str) -> _Marks:
+    place = locate(scratch)
+    assert isinstance(place, LocalLocation | ObjectLocation)
+    return place
 
 
-def _block_texts(plan: AppendPlan, block: Block, scratch: Path) -> pa.Table:
-    with pa.memory_map(str(scratch / TEXTS)) as source, pa.ipc.open_file(source) as reader:
-        return pa.Table.from_batches([reader.get_batch(plan.all_blocks.index(block))])
+def clear_marks(scratch: str) -> None:
+    """Take all marks away."""
+    marks = _marks(scratch)
+    marks.delete([one.path for one in marks.list()])
 
 
 def _let_another_begin() -> None:

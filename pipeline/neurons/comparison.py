@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.cluster import map_tasks
+from pipeline.cluster import Needs, map_tasks
 from pipeline.config import RunConfig, TaskConfig
 from pipeline.errors import ConfigError, ProbeError
 from pipeline.events import Tally, stage
@@ -153,7 +153,7 @@ def rank(
 
     arguments = [(config, snapshot, chosen, layer, options) for layer in layers]
     with stage("rank", folder.path), one_at_a_time(folder.path, say):
-        parts = map_tasks(rank_layer, arguments, config.cluster, on_done=announce)
+        parts = map_tasks(rank_layer, arguments, config.cluster, on_done=announce, needs=_needs)
         found: dict[str, dict[str, pa.Table]] = {}
         for task in chosen:
             found[task.name] = {}
@@ -162,6 +162,13 @@ def rank(
                 found[task.name][kind] = table.unify_dictionaries()
                 write_table(folder.ranking(kind, task.name), found[task.name][kind])
     return found
+
+
+def _needs(
+    _: RunConfig, _snapshot: str, _tasks: Sequence[TaskConfig], layer: int, _options: RankOptions
+) -> Needs:
+    """What ranking a layer has to do with the run's folder."""
+    return Needs(reads=(f"probes/*/{ffn(layer).name}.*",))
 
 
 def rank_layer(

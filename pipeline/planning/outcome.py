@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.planning import exchange, thresholds
 from pipeline.planning.costs import MeasureOptions
 from pipeline.planning.planner import make_plan, read_tasks, write_plan
+from pipeline.planning.requests import scoring_requests
 from pipeline.progress import Say, silent
 from pipeline.runfolder import RunFolder
 
@@ -25,7 +26,8 @@ class Outcome:
     """What was found, and the files that say so.
 
     Attributes:
-        facts: the content of ``plan.json``, and under ``cascade`` that of ``cascade.json``.
+        facts: the content of ``plan.json``, under ``cascade`` that of ``cascade.json``, and under
+            ``requests`` what :func:`pipeline.planning.requests.scoring_requests` tells.
         written: the files, in the order of their writing.
     """
 
@@ -76,6 +78,8 @@ def plan_runs(
     if apply:
         plan = exchange.apply(plan, say=say)
     facts, written = plan.to_dict(), [write_plan(plan)]
+    if (requests := scoring_requests(plan.tasks[0].config)) is not None:
+        facts |= {"requests": requests}
     run = plan.tasks[0].run
     on_plan(facts, run)
     if loss is not None:

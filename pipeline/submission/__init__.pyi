@@ -1,6 +1,7 @@
 from .folder import TRUST as TRUST
 from .folder import all_jobs as all_jobs
 from .folder import find_job as find_job
+from .folder import jobs_place as jobs_place
 from .folder import jobs_root as jobs_root
 from .jobs import cancel as cancel
 from .jobs import describe as describe

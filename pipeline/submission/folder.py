@@ -1,4 +1,5 @@
-"""A submitted job is a folder on a shared disk; who looks and who works meet nowhere else.
+"""A submitted job is a folder on a shared disk or in a bucket; who looks and who works meet nowhere
+else.
 
 ::
 
@@ -8,14 +9,17 @@
     batch.json      the batch system's own id
     state.json      the driver's: state, progress, a sign of life every few seconds
     cancel          someone asks the driver to stop
-    log             all that the driver printed
+    log             all that the driver printed; in a bucket a folder of pieces, one every few
+                    seconds
 
-The folders lie in ``$SALIENT_JOBS``, default ``~/.salient/jobs``.
+The folders lie where ``[submission] folder`` says, default in ``$SALIENT_JOBS``, else in
+``~/.salient/jobs``.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 import uuid
@@ -26,8 +30,18 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline.config import Line, checked, read_record
+from pipeline.config import Line, checked
 from pipeline.errors import ClusterError, JobInputError
+from store.disk import (
+    MAX_JSON_BYTES,
+    Meta,
+    ObjectLocation,
+    decode_json,
+    encode_json,
+    is_url,
+    locate,
+)
+from store.errors import StoreError
 from store.tables import read_json, write_json
 
 FORMAT_VERSION = 1
@@ -104,24 +118,29 @@ class _Batch:
 
 
 class JobFolder:
-    """One job's files."""
+    """One job's files, on a disk.
+
+    Attributes:
+        id: of the job.
+        place: the folder, or its address.
+        shipped: what the driver's command line calls the configuration.
+        shown_log: where people find the log.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.id = path.name
+        self.place = str(path)
         self.config = path / "config.json"
         self.script = path / "script.sh"
         self.log = path / "log"
-        self.cancel = path / "cancel"
-
-    @property
-    def id(self) -> str:
-        """The job's id."""
-        return self.path.name
+        self.shipped = str(self.config)
+        self.shown_log = str(self.log)
 
     def write_card(self, card: JobCard) -> None:
         """Write ``job.json``, once."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_json(self.path / "job.json", asdict(card))
+        self.write("job.json", asdict(card))
 
     def card(self) -> JobCard:
         """Read ``job.json``.
@@ -130,11 +149,10 @@ class JobFolder:
             ClusterError: another format, or no job of ours.
             StoreError: missing or damaged.
         """
-        path = self.path / "job.json"
-        data = read_json(path, remedy=FORGET)
+        path, data = f"{self.place}/job.json", self.read("job.json", remedy=FORGET)
         if data.get("format_version") != FORMAT_VERSION:
             raise ClusterError(
-                f"{self.path}: job format {data.get('format_version')!r}, this version reads"
+                f"{self.place}: job format {data.get('format_version')!r}, this version reads"
                 f" {FORMAT_VERSION}; look at it with the version that submitted it"
             )
         card = checked(JobCard, data, where=path, remedy=FORGET, error=ClusterError)
@@ -149,7 +167,7 @@ class JobFolder:
 
     def write_state(self, state: JobState) -> None:
         """Replace ``state.json``."""
-        write_json(self.path / "state.json", asdict(state))
+        self.write("state.json", asdict(state))
 
     def written_state(self) -> JobState | None:
         """What the driver last said of itself; None if it has not begun.
@@ -157,10 +175,10 @@ class JobFolder:
         Raises:
             StoreError: damaged.
         """
-        path = self.path / "state.json"
-        if not path.exists():
+        if not self.has("state.json"):
             return None
-        return read_record(path, JobState, remedy=BEATS, error=ClusterError)
+        data, where = self.read("state.json", remedy=BEATS), f"{self.place}/state.json"
+        return checked(JobState, data, where=where, remedy=BEATS, error=ClusterError)
 
     def work(self, state: JobState) -> Work | None:
         """What the driver of a state is at; None if it has told nothing.
@@ -170,12 +188,12 @@ class JobFolder:
         """
         if not state.progress:
             return None
-        where = self.path / "state.json"
+        where = f"{self.place}/state.json"
         return checked(Work, state.progress, where=where, remedy=BEATS, error=ClusterError)
 
     def write_batch(self, system: str, batch_id: str) -> None:
         """Note the batch system's id."""
-        write_json(self.path / "batch.json", {"system": system, "id": batch_id})
+        self.write("batch.json", {"system": system, "id": batch_id})
 
     def batch(self) -> tuple[str, str] | None:
         """Batch system and its id of this job, if one starts it.
@@ -183,28 +201,164 @@ class JobFolder:
         Raises:
             StoreError: damaged.
         """
-        path = self.path / "batch.json"
-        if not path.exists():
+        if not self.has("batch.json"):
             return None
-        data = read_record(path, _Batch, remedy=FORGET, error=ClusterError)
-        return data.system, data.id
+        data, where = self.read("batch.json", remedy=FORGET), f"{self.place}/batch.json"
+        found = checked(_Batch, data, where=where, remedy=FORGET, error=ClusterError)
+        return found.system, found.id
 
     def last_line(self) -> str:
         """The last line of the log, "" without one."""
+        lines = self._log_end().decode(errors="replace").splitlines()
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return "".join(sign if sign.isprintable() else " " for sign in last)
+
+    # -- what differs between a disk and a bucket -------------------------------------------
+
+    def read(self, name: str, *, remedy: str) -> dict[str, Any]:
+        """A file of JSON."""
+        return read_json(self.path / name, remedy=remedy)
+
+    def write(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a file of JSON."""
+        write_json(self.path / name, data)
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return (self.path / name).exists()
+
+    def ask_to_stop(self) -> None:
+        """Leave word that the driver should stop."""
+        (self.path / "cancel").touch()
+
+    def forget(self) -> None:
+        """Remove the job."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def read_log(self, after: int) -> tuple[bytes, int]:
+        """What the log holds behind a place in it, and the place behind that; the first is 0."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(after)
+                piece = file.read()
+        except FileNotFoundError:
+            return b"", after
+        return piece, after + len(piece)
+
+    def _log_end(self) -> bytes:
         try:
             with self.log.open("rb") as file:
                 file.seek(0, os.SEEK_END)
                 file.seek(max(0, file.tell() - 4096))
-                lines = file.read().decode(errors="replace").splitlines()
+                return file.read()
         except OSError:
-            return ""
-        last = next((line for line in reversed(lines) if line.strip()), "")
-        return "".join(sign if sign.isprintable() else " " for sign in last)
+            return b""
+
+
+class BucketJob(JobFolder):
+    """One job's files, in a bucket: a card that is made once, a state that is replaced, a log in
+    pieces."""
+
+    def __init__(self, address: str) -> None:
+        self.files = located(address)
+        self.place = self.files.address
+        self.id = self.place.rpartition("/")[2]
+        self.shipped = f"{self.place}/config.json"
+        self.shown_log = f"{self.place}/{_LOG}"
+        self._state: Meta | None = None
+
+    def write_card(self, card: JobCard) -> None:
+        """See `JobFolder.write_card`."""
+        if not self.files.create("job.json", encode_json(asdict(card))):
+            raise ClusterError(f"{self.place}: a job of that name is there; submit it again")
+
+    def write_state(self, state: JobState) -> None:
+        """Replace ``state.json``; a request that was held up comes to nothing after a later one."""
+        content = encode_json(asdict(state))
+        if self._state is None:
+            self._state = self._found("state.json")
+        if self._state is None:
+            done = self.files.create("state.json", content)
+        else:
+            done = self.files.replace("state.json", content, self._state)
+        if not done:
+            raise ClusterError(f"{self.place}: another process runs this job too")
+        self._state = self._found("state.json")
+
+    def _found(self, name: str) -> Meta | None:
+        try:
+            return self.files.head(name)
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str, *, remedy: str) -> dict[str, Any]:
+        """See `JobFolder.read`."""
+        where = f"{self.place}/{name}"
+        try:
+            content = self.files.read(name, max_bytes=MAX_JSON_BYTES)
+        except FileNotFoundError:
+            raise StoreError(f"{where}: no such object; {remedy}") from None
+        return decode_json(content, where=where, remedy=remedy)
+
+    def write(self, name: str, data: Mapping[str, Any]) -> None:
+        """See `JobFolder.write`."""
+        self.files.put(name, encode_json(data))
+
+    def has(self, name: str) -> bool:
+        """See `JobFolder.has`."""
+        return self._found(name) is not None
+
+    def ask_to_stop(self) -> None:
+        """See `JobFolder.ask_to_stop`."""
+        self.files.put("cancel", b"")
+
+    def forget(self) -> None:
+        """See `JobFolder.forget`."""
+        self.files.delete([found.path for found in self.files.list()])
+
+    def add_log(self, number: int, piece: bytes) -> None:
+        """Put what was printed since the last piece; pieces are counted from 1."""
+        self.files.put(f"{_LOG}/{number:08d}", piece)
+
+    def read_log(self, after: int) -> tuple[bytes, int]:
+        """See `JobFolder.read_log`; places are numbers of pieces."""
+        found = [one.path for one in self.files.list(_LOG, after=f"{_LOG}/{after:08d}")]
+        pieces = [self.files.read(path) for path in found]
+        return b"".join(pieces), int(found[-1].rpartition("/")[2]) if found else after
+
+    def _log_end(self) -> bytes:
+        *_, last = [None, *self.files.list(_LOG)]
+        return b"" if last is None else self.files.read(last.path)
+
+
+_LOG = "log"
+
+
+def located(address: str) -> ObjectLocation:
+    """A place in a bucket."""
+    place = locate(address)
+    assert isinstance(place, ObjectLocation)
+    return place
+
+
+def job_at(place: str | Path) -> JobFolder:
+    """The job of a folder or an address."""
+    return BucketJob(str(place)) if is_url(place) else JobFolder(Path(place))
 
 
 def jobs_root() -> Path:
-    """Where job folders lie."""
-    return Path(os.environ.get("SALIENT_JOBS") or Path.home() / ".salient" / "jobs").absolute()
+    """Where job folders lie on this machine."""
+    said = os.environ.get("SALIENT_JOBS", "")
+    local = Path.home() / ".salient" / "jobs" if not said or is_url(said) else Path(said)
+    return local.absolute()
+
+
+def jobs_place(given: str | None = None) -> str:
+    """Where job folders lie: as given, or where ``$SALIENT_JOBS`` says, or `jobs_root`."""
+    said = given or os.environ.get("SALIENT_JOBS", "")
+    if is_url(said):
+        return said.rstrip("/")
+    return str(Path(given).expanduser().absolute() if given else jobs_root())
 
 
 def new_job_id() -> str:
@@ -212,28 +366,41 @@ def new_job_id() -> str:
     return uuid.uuid4().hex[:8]
 
 
-def all_jobs() -> Iterator[JobFolder]:
-    """The jobs in ``jobs_root()``, the youngest first."""
-    found = jobs_root().glob("*/job.json")
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+def all_jobs(place: str | None = None) -> Iterator[JobFolder]:
+    """The jobs in a place, the youngest first; default :func:`jobs_place`."""
+    root = jobs_place(place)
+    if is_url(root):
+        found = [one for one in located(root).list() if one.path.count("/") == 1]
+        cards = [one for one in found if one.path.endswith("/job.json")]
+        for one in sorted(cards, key=lambda one: one.modified, reverse=True):
+            yield BucketJob(f"{root}/{one.path.partition('/')[0]}")
+        return
+    local = Path(root).glob("*/job.json")
+    for path in sorted(local, key=lambda path: path.stat().st_mtime, reverse=True):
         yield JobFolder(path.parent)
 
 
-def find_job(wanted: str | None) -> JobFolder:
+def find_job(wanted: str | None, place: str | None = None) -> JobFolder:
     """A job by the beginning of its id; None: the youngest.
+
+    Args:
+        wanted: how its id begins.
+        place: folder or address of the jobs; default :func:`jobs_place`.
 
     Raises:
         JobInputError: none such, or several.
     """
-    jobs = list(all_jobs())
+    root, jobs = jobs_place(place), list(all_jobs(place))
     if not jobs:
-        raise JobInputError(f"{jobs_root()}: no jobs; `salient submit run.toml` makes one")
+        raise JobInputError(
+            f"{root}: no jobs; `salient submit run.toml` makes one (elsewhere: --jobs PLACE)"
+        )
     if wanted is None:
         return jobs[0]
     found = [job for job in jobs if job.id.startswith(wanted)]
     if len(found) != 1:
         what = "several jobs begin" if found else "no job begins"
-        raise JobInputError(f"{what} with {wanted!r} in {jobs_root()}; `salient jobs` lists them")
+        raise JobInputError(f"{what} with {wanted!r} in {root}; `salient jobs` lists them")
     return found[0]
 
 

@@ -4,17 +4,18 @@
     status_of(job).state                             # "queued", "running", "done" …
 
 With ``kind = "slurm"`` Slurm starts the driver. With the other kinds it is a process of its own on
-this machine, which works through the cluster and writes everything into the job's folder.
+this machine, which works through the cluster and writes everything into the job's folder. Where
+that is in a bucket, any machine can look after the job.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -31,14 +32,16 @@ from pipeline.submission.folder import (
     LOADING,
     STAGES,
     TRUST,
+    BucketJob,
     JobCard,
     JobFolder,
     JobState,
     is_alive,
-    jobs_root,
+    job_at,
+    jobs_place,
     new_job_id,
 )
-from store.tables import write_json
+from store.disk import join
 
 FOLLOW_S = 0.5
 START_S = 30.0
@@ -59,27 +62,44 @@ def submit(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> JobF
     """
     config, card = _plan(stage, config_path, arguments)
     require("torch", "transformers")  # here, rather than in the log of a job that has failed
-    job = JobFolder(jobs_root() / card.id)
+    job = _job_of(config, card.id)
     job.write_card(card)
-    write_json(job.config, config.stated())
+    job.write("config.json", config.stated())
     # Whoever can write into the folder has no say in this.
     trust = [TRUST] if _trusts(config, stage, arguments) else []
-    command = [sys.executable, "-P", "-m", "pipeline.driver", str(job.path), *trust]
+    command = [sys.executable, "-P", "-m", "pipeline.driver", job.place, *trust]
     if config.cluster.kind == "slurm":
         try:
-            script = _script(config, card, command, log=str(job.log).replace("%", "%%"))
-            job.script.write_text(script, encoding="utf-8")
-            batch_id = slurm.submit_script(job.script)
+            batch_id = _submit_batch(config, card, command, job)
         except (ClusterError, ConfigError):
-            shutil.rmtree(job.path, ignore_errors=True)  # nothing was submitted
+            job.forget()  # nothing was submitted
             raise
         job.write_batch("slurm", batch_id)
         return job
-    _detach(command, job.log)
+    # In a bucket the driver itself sees to its log.
+    _detach(command, os.devnull if isinstance(job, BucketJob) else str(job.log))
     return job
 
 
-def _detach(command: Sequence[str], log: Path) -> None:
+def _job_of(config: RunConfig, job_id: str) -> JobFolder:
+    return job_at(join(jobs_place(config.submission.folder), job_id))
+
+
+def _submit_batch(config: RunConfig, card: JobCard, command: Sequence[str], job: JobFolder) -> str:
+    """Hand the driver's script to Slurm; returns Slurm's id."""
+    if not isinstance(job, BucketJob):
+        script = _script(config, card, command, log=str(job.log).replace("%", "%%"))
+        job.script.write_text(script, encoding="utf-8")
+        return slurm.submit_script(job.script)
+    # Slurm's own log is beside where it was submitted, and holds what came before the driver's.
+    script = _script(config, card, command, log=f"salient-{card.id}-%j.log")
+    with tempfile.TemporaryDirectory(prefix="salient-") as folder:
+        path = Path(folder) / "script.sh"
+        path.write_text(script, encoding="utf-8")
+        return slurm.submit_script(path)
+
+
+def _detach(command: Sequence[str], log: str | Path) -> None:
     """Start a process that has nothing to do with this one's terminal and end.
 
     It begins with all signals as they are by default. Under ``nohup``, or in a script's background,
@@ -107,7 +127,7 @@ def dry_run(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> str
     The printed script runs the stage by itself and needs no job folder.
     """
     config, card = _plan(stage, config_path, arguments)
-    shipped = str(JobFolder(jobs_root() / card.id).config)
+    shipped = _job_of(config, card.id).shipped
     words = [str(config_path.resolve()) if word == shipped else word for word in card.arguments]
     words += [TRUST] * (TRUST in arguments)
     command = [sys.executable, "-P", "-m", "pipeline", *words]
@@ -121,7 +141,7 @@ def _plan(stage: str, config_path: Path, arguments: Sequence[str]) -> tuple[RunC
         raise ConfigError(f"stage {stage!r}: choose one of {', '.join(STAGES)}")
     config = RunConfig.load(config_path)
     job_id = new_job_id()
-    shipped = str(JobFolder(jobs_root() / job_id).config)
+    shipped = _job_of(config, job_id).shipped
     arguments = [word for word in arguments if word != TRUST]
     if stage == "score":
         words = ("score", *arguments, "--run", shipped)
@@ -178,7 +198,7 @@ def status_of(job: JobFolder) -> JobState:
             return JobState("queued", note=f"Slurm job {batch[1]}: {found}")
         if found in slurm.RUNNING:
             return replace(written or JobState("running"), note=f"Slurm job {batch[1]}: {found}")
-        state = "cancelled" if job.cancel.exists() else "lost"
+        state = "cancelled" if job.has("cancel") else "lost"
         note = f"Slurm job {batch[1]}: {found or 'forgotten'}"
         return replace(written or JobState(state), state=state, note=note)
     if written is None and time.time() - job.card().created_at < START_S:
@@ -218,7 +238,7 @@ def describe(job: JobFolder) -> dict[str, Any]:
         "progress": shown,
         "exit_code": state.exit_code,
         "note": note,
-        "log": str(job.log),
+        "log": job.shown_log,
     }
 
 
@@ -231,12 +251,12 @@ def cancel(job: JobFolder) -> JobState:
     state = status_of(job)
     if state.state in ENDED:
         raise ClusterError(f"job {job.id} has ended: {state.state}")
-    job.cancel.touch()
+    job.ask_to_stop()
     batch = job.batch()
     if batch is not None and state.state == "queued":
         slurm.cancel_job(batch[1])
     elif state.host == socket.gethostname() and is_alive(state):
-        os.kill(state.pid, signal.SIGTERM)  # else the driver sees the file within a second
+        os.kill(state.pid, signal.SIGTERM)  # else the driver sees it within seconds
     return state
 
 
@@ -245,13 +265,9 @@ def follow(job: JobFolder, *, until_end: bool, sleep: Callable[[float], None]) -
     position = 0
     while True:
         ended = not until_end or status_of(job).state in ENDED
-        if job.log.exists():
-            with job.log.open("rb") as file:
-                file.seek(position)
-                piece = file.read()
-            position += len(piece)
-            if piece:
-                yield piece.decode(errors="replace")
+        piece, position = job.read_log(position)
+        if piece:
+            yield piece.decode(errors="replace")
         if ended:
             return
         sleep(FOLLOW_S)

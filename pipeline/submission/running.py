@@ -1,7 +1,8 @@
 """The driver of a submitted job: runs one `salient` command and says how it goes.
 
 ``Driver(folder, run_command, interrupted=130).run()`` is the whole life of the job's process. It
-stops cleanly on SIGTERM and when ``cancel`` appears in the folder.
+stops cleanly on SIGTERM and when ``cancel`` appears in the folder. Of a job in a bucket it keeps
+the log on this machine, and puts what is new there every few seconds.
 """
 
 from __future__ import annotations
@@ -10,17 +11,30 @@ import logging
 import os
 import signal
 import socket
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from pipeline.events import Event, Progressed, RowsScored, watch
-from pipeline.submission.folder import LOADING, TRUST, JobFolder, JobState, Work, process_start
+from pipeline.submission.folder import (
+    LOADING,
+    TRUST,
+    BucketJob,
+    JobCard,
+    JobState,
+    Work,
+    job_at,
+    process_start,
+)
 from pipeline.submission.slurm import WARNING_S
+from store.errors import SalientError, StoreError
 
 POLL_S = 1.0
 BEAT_S = 5.0
@@ -30,7 +44,7 @@ class Driver:
     """Runs the job of a folder.
 
     Args:
-        folder: of the job.
+        folder: of the job, or its address.
         run_command: runs a command line, given as the words after ``salient``, to its exit code.
         interrupted: its exit code where it was stopped.
         trust_remote_code: the model's own code may run; the folder has no say in it.
@@ -38,18 +52,19 @@ class Driver:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         run_command: Callable[[Sequence[str]], int],
         *,
         interrupted: int,
         trust_remote_code: bool = False,
     ) -> None:
-        self._job = JobFolder(folder)
+        self._job = job_at(folder)
         self._run_command = run_command
         self._interrupted = interrupted
         self._card = self._job.card()
         self._trust = [TRUST] * (trust_remote_code and self._card.stage in LOADING)
         self._progress: Mapping[str, Any] = {}
+        self._log: _Log | None = None
         self._ended = threading.Event()
         now = time.time()
         self._state = JobState(
@@ -63,20 +78,24 @@ class Driver:
 
     def run(self) -> int:
         """Run the command to its end; returns its exit code."""
-        os.environ["SALIENT_JOB_FOLDER"] = str(self._job.path)
         if Path(self._card.folder).is_dir():
             os.chdir(self._card.folder)
         with watch(self._note):
-            return self._run()
+            if isinstance(self._job, BucketJob):
+                with _Log(self._job) as self._log:
+                    words = _with_config(self._job, self._card, self._log.folder)
+                    return self._run(words)
+            os.environ["SALIENT_JOB_FOLDER"] = str(self._job.path)
+            return self._run(self._card.arguments)
 
-    def _run(self) -> int:
+    def _run(self, arguments: Sequence[str]) -> int:
         beating = threading.Thread(target=self._beat, daemon=True)
         try:
             # From here on the job may be told to stop, also before its command has begun.
             signal.signal(signal.SIGTERM, _interrupt)
             self._job.write_state(self._state)
             beating.start()
-            code = self._run_command([*self._card.arguments, *self._trust])
+            code = self._run_command([*arguments, *self._trust])
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         except KeyboardInterrupt:
             code = self._interrupted
@@ -98,9 +117,10 @@ class Driver:
     def _verdict(self, code: int) -> tuple[str, int, str]:
         if code == 0:
             return "done", code, ""
-        if self._job.cancel.exists():
+        if self._job.has("cancel"):
             return "cancelled", code, "what was finished is kept"
         if code != self._interrupted:
+            self._ship()
             return "failed", code, self._job.last_line()
         limit = self._card.walltime_s
         elapsed = time.time() - (self._state.started_at or 0)
@@ -134,18 +154,79 @@ class Driver:
     def _beat(self) -> None:
         """Write a sign of life now and then; stop the main thread when asked to."""
         asked, last = False, time.monotonic()
-        while not self._ended.wait(POLL_S):
-            if not asked and self._job.cancel.exists():
+        poll_s = BEAT_S if isinstance(self._job, BucketJob) else POLL_S
+        while not self._ended.wait(poll_s):
+            if not asked and self._asked_to_stop():
                 asked = True
                 os.kill(os.getpid(), signal.SIGTERM)
             if time.monotonic() - last >= BEAT_S:
                 last = time.monotonic()
+                self._ship()
                 try:
                     self._job.write_state(
                         replace(self._state, beat_at=time.time(), progress=self._progress)
                     )
-                except OSError:
+                except (OSError, SalientError):
                     logging.getLogger(__name__).warning("no sign of life written", exc_info=True)
+
+    def _ship(self) -> None:
+        if self._log is not None:
+            self._log.ship()
+
+    def _asked_to_stop(self) -> bool:
+        try:
+            return self._job.has("cancel")
+        except StoreError:  # a bucket that does not answer now
+            return False
+
+
+def _with_config(job: BucketJob, card: JobCard, folder: Path) -> list[str]:
+    """The job's words, with a copy of its configuration on this machine."""
+    path = folder / "config.json"
+    path.write_bytes(job.files.read("config.json"))
+    return [str(path) if word == job.shipped else word for word in card.arguments]
+
+
+class _Log:
+    """All that this process prints while it is entered, put into a job's bucket piece by piece.
+
+    Attributes:
+        folder: of this machine, for the time of the job.
+    """
+
+    def __init__(self, job: BucketJob) -> None:
+        self._job = job
+        self._number = 0
+        self._one = threading.Lock()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="salient-job-"))
+        self.folder = Path(name)
+        sink = self._stack.enter_context((self.folder / "log").open("ab"))
+        self._source = self._stack.enter_context((self.folder / "log").open("rb"))
+        for number in (1, 2):
+            before = os.dup(number)
+            os.dup2(sink.fileno(), number)
+            self._stack.callback(os.close, before)
+            self._stack.callback(os.dup2, before, number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ship()
+        self._stack.close()
+
+    def ship(self) -> None:
+        """Put what was printed since the last time into the bucket."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with self._one:
+            if piece := self._source.read():
+                try:
+                    self._job.add_log(self._number + 1, piece)
+                    self._number += 1
+                except SalientError:  # it is tried again with what comes
+                    self._source.seek(-len(piece), os.SEEK_CUR)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

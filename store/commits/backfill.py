@@ -5,12 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
-from store.commits.plans import AppendPlan, PlanRecord, new_plan_id, save_plan
+from store.commits.planning import Draft, new_plan_id
 from store.errors import StoreInputError
 from store.layout import StoreSchema
-from store.records import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, SampleIndex, Snapshot
+from store.records import (
+    ALIAS_SCHEMA,
+    DELETED_SCHEMA,
+    SAMPLE_SCHEMA,
+    PlanRecord,
+    SampleIndex,
+    Snapshot,
+)
 
 
 def backfill_layers(
@@ -51,14 +58,13 @@ def backfill_layers(
     return {name: new for name, new in wanted.items() if new}
 
 
-def plan_backfill(
-    root: Path,
+def draft_backfill(
     snapshot: Snapshot,
     index: SampleIndex,
     layers: dict[str, tuple[int, ...]],
     hidden_size: int | None,
-) -> AppendPlan:
-    """Save a plan whose blocks are the committed slots and whose samples are the stored texts.
+) -> Draft:
+    """A plan whose blocks are the committed slots and whose samples are the stored texts.
 
     Deleted samples are computed as empty texts.
 
@@ -85,17 +91,13 @@ def plan_backfill(
         hidden_size=hidden_size,
     )
     if not layers:
-        return AppendPlan(
-            root,
-            PlanRecord(**{**record.__dict__, "stop": 0}),
-            samples_per_shard=schema.samples_per_shard,
-        )
+        return Draft(replace(record, stop=0), {})
     tables = {
         "samples": samples,
         "aliases": ALIAS_SCHEMA.empty_table(),
         "replaced": DELETED_SCHEMA.empty_table(),
     }
-    return save_plan(root, record, tables, samples_per_shard=schema.samples_per_shard)
+    return Draft(record, tables)
 
 
 def check_texts(schema: StoreSchema) -> None:

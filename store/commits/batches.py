@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import disk
-from store.disk import LocalLocation
+from store.disk import LocalLocation, ObjectLocation
 from store.errors import StoreError
 
 CHECKSUMS = b"salient.batches"
@@ -46,7 +47,9 @@ def _without_hidden(table: pa.Table) -> pa.Table:
 
 
 class BatchFile:
-    """An Arrow file on disk; files without checksums (of earlier versions) are taken as they are.
+    """An Arrow file of a store, of which no more is read than is asked for.
+
+    Files without checksums (of earlier versions) are taken as they are.
 
     Args:
         location: where the store is.
@@ -60,12 +63,21 @@ class BatchFile:
     """
 
     def __init__(
-        self, location: LocalLocation, path: str, schema: pa.Schema, *, remedy: str
+        self,
+        location: LocalLocation | ObjectLocation,
+        path: str,
+        schema: pa.Schema,
+        *,
+        remedy: str,
     ) -> None:
         self._where, self._remedy = f"{location.address}/{path}", remedy
         try:
-            location.size(path)  # refuses what is no file, or leads out of the store
-            self._file = pa.ipc.open_file(pa.memory_map(str(location.root / path)))
+            size = location.size(path)  # refuses what is no file, or leads out of the store
+            if isinstance(location, LocalLocation):
+                source = pa.memory_map(str(location.root / path))
+            else:
+                source = pa.PythonFile(_RangeFile(location, path, size), mode="r")
+            self._file = pa.ipc.open_file(source)
             content = (self._file.schema.metadata or {}).get(CHECKSUMS)
             self._sums = None if content is None else list(json.loads(content))
         except FileNotFoundError:
@@ -100,9 +112,39 @@ class BatchFile:
             batch.validate(full=True)
             metadata = None if self._sums is None else dict(self._sums[number])
             table = pa.Table.from_batches([batch.replace_schema_metadata(metadata)])
+        except FileNotFoundError:
+            raise
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             raise self._damaged(str(error)) from None
         return disk.check_table(table, where=self._where, remedy=self._remedy)
 
     def _damaged(self, what: str) -> StoreError:
         return disk.damaged(self._where, what, self._remedy)
+
+
+class _RangeFile(io.RawIOBase):
+    """An object as a file that can be read anywhere."""
+
+    def __init__(self, location: ObjectLocation, path: str, size: int) -> None:
+        self._location, self._path = location, path
+        self._size, self._at = size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        stop = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        content = self._location.read_range(self._path, self._at, stop)
+        self._at += len(content)
+        return content

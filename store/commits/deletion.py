@@ -1,23 +1,22 @@
 """Deleting: tombstones for the records that are stored, and no trace in a plan under way.
 
-A plan is changed after the tombstones are committed. Its positions stay what they are: a row that
-was to come loses id and text, or goes on under the next id of the same append with the same text.
+On a disk a plan is changed after the tombstones are committed, on a bucket by that very commit. Its
+positions stay what they are: a row that was to come loses id and text, or goes on under the next id
+of the same append with the same text.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from store import disk
-from store.commits.plans import AppendPlan, active_plan_id
+from store.commits.planning import AppendPlan
 from store.errors import StoreInputError
 from store.records import (
     DELETED_SCHEMA,
@@ -26,6 +25,7 @@ from store.records import (
     IndexPart,
     SampleIndex,
     Snapshot,
+    WriteTable,
 )
 
 Mask = npt.NDArray[np.bool_]
@@ -51,17 +51,23 @@ def _is_doomed(
 
 
 def known_authors(
-    root: Path, snapshot: Snapshot, index: SampleIndex, author_ids: Sequence[str]
+    where: str, plan: AppendPlan | None, index: SampleIndex, author_ids: Sequence[str]
 ) -> set[str]:
     """Those of some authors that samples have, stored or to come.
+
+    Args:
+        where: the store, for the error.
+        plan: under way, if any.
+        index: of the last commit.
+        author_ids: asked for.
 
     Raises:
         StoreInputError: no sample names its author.
     """
-    columns = [table["author_id"] for table in (index.records, *_planned(root, snapshot))]
+    columns = [table["author_id"] for table in (index.records, *_planned(plan))]
     if all(column.null_count == len(column) for column in columns):
         raise StoreInputError(
-            f"{root}: this store keeps no authors (no sample names one), so it cannot delete by"
+            f"{where}: this store keeps no authors (no sample names one), so it cannot delete by"
             " author; set author = COLUMN under [[corpus]] and extract anew, or delete by id"
         )
     wanted = pa.array([str(name) for name in author_ids], pa.string())
@@ -72,94 +78,87 @@ def known_authors(
 
 
 def planned_ids(
-    root: Path,
-    snapshot: Snapshot,
-    ids: Sequence[str] | None,
-    author_ids: Sequence[str] | None,
+    plan: AppendPlan | None, ids: Sequence[str] | None, author_ids: Sequence[str] | None
 ) -> set[str]:
     """Those of some ids, or of some authors, that the plan under way names."""
     found: set[str] = set()
-    for table in _planned(root, snapshot):
+    for table in _planned(plan):
         found.update(_ids(table, _is_doomed(table, ids, author_ids)))
     return found
 
 
-def _planned(root: Path, snapshot: Snapshot) -> list[pa.Table]:
+def _planned(plan: AppendPlan | None) -> list[pa.Table]:
     """Ids and authors of the plan under way; none without one."""
-    plan_id = active_plan_id(root)
-    if plan_id is None:
+    if plan is None:
         return []
-    plan = AppendPlan.load(root, plan_id, samples_per_shard=snapshot.schema.samples_per_shard)
     return [table.select(["id", "author_id"]) for table in (plan.table("samples"), plan.aliases())]
 
 
-def add_tombstones(root: Path, snapshot: Snapshot, doomed: pa.Table) -> Snapshot:
+def add_tombstones(write: WriteTable, snapshot: Snapshot, doomed: pa.Table) -> Snapshot:
     """Write the tombstones; returns `snapshot` with them (not yet published)."""
-    path = f"{INDEX}/deleted-{uuid.uuid4().hex[:12]}.parquet"
-    disk.write_file(root / path, [disk.encode_parquet(doomed)])
-    index = (*snapshot.index, IndexPart("deleted", path))
-    return replace(snapshot, index=index, has_dead=True)
+    part = IndexPart("deleted", write(f"{INDEX}/deleted", doomed))
+    return replace(snapshot, index=(*snapshot.index, part), has_dead=True)
 
 
-def delete_from_plan(
-    root: Path,
+class PlanWithout(NamedTuple):
+    """A plan's tables once something is deleted.
+
+    Attributes:
+        ids: what was to come and will not.
+        tables: those that change, in the order in which they are written on a disk: an heir that
+            is an alias too is recognised, one that is neither were lost.
+    """
+
+    ids: set[str]
+    tables: dict[str, pa.Table]
+
+
+def plan_without(
+    plan: AppendPlan,
     snapshot: Snapshot,
     index: SampleIndex,
     ids: Sequence[str] | None,
     author_ids: Sequence[str] | None,
-) -> set[str]:
-    """Take ids, authors and what the snapshot has deleted out of the active plan's tables.
+) -> PlanWithout:
+    """A plan less ids, authors and what a snapshot has deleted.
 
-    The caller holds the commit lock. Writers of its blocks go on: what they computed of a deleted
-    text comes to a position that nobody sees. Whoever asks for the same samples after a delete gets
-    a new plan, for what was deleted may be among them: now, or by a process that died here.
+    Writers of its blocks go on: what they computed of a deleted text comes to a position that
+    nobody sees.
 
     Args:
-        root: of the store.
-        snapshot: the last commit, without what was deleted of it.
+        plan: under way.
+        snapshot: without what was deleted of it.
         index: of that.
         ids: to delete.
         author_ids: whose samples to delete.
-
-    Returns:
-        The ids that were to come and will not.
     """
-    plan_id = active_plan_id(root)
-    if plan_id is None:
-        return set()
-    plan = AppendPlan.load(root, plan_id, samples_per_shard=snapshot.schema.samples_per_shard)
     rows = plan.table("samples")
     # Of committed rows the plan keeps what every reader sees, and no more.
-    num_committed = min(max(snapshot.num_samples - plan.record.start, 0), len(rows))
     start = plan.record.start
+    num_committed = min(max(snapshot.num_samples - start, 0), len(rows))
     seen = index.visible_rows(start, start + num_committed).select(SAMPLE_SCHEMA.names)
     if plan.record.kind == "backfill":
-        _rewrite(plan, "samples", rows, seen)
-        return set()
+        return PlanWithout(set(), {} if seen.equals(rows) else {"samples": seen})
     coming = rows.slice(num_committed)
     aliases, replaced = plan.aliases(), plan.replaced()
     gone_rows = _is_doomed(coming, ids, author_ids)
     gone_aliases = _is_doomed(aliases, ids, author_ids)
     planned = {*_ids(coming, gone_rows), *_ids(aliases, gone_aliases)}
-    plan.forget_request()
     later = aliases.filter(pa.array(~gone_aliases))
     coming, heirs = _without(coming, gone_rows, later, start + num_committed)
-    # In this order: an heir that is an alias too is recognised, one that is neither were lost.
-    _rewrite(plan, "samples", rows, pa.concat_tables([seen, coming]))
-    _rewrite(plan, "aliases", aliases, later.filter(pa.array(~heirs)))
     lost = pa.array(sorted(planned), pa.string())
     kept = pc.invert(pc.is_in(replaced["id"], value_set=lost))
-    _rewrite(plan, "replaced", replaced, replaced.filter(kept))
-    return planned
+    pairs = {
+        "samples": (rows, pa.concat_tables([seen, coming])),
+        "aliases": (aliases, later.filter(pa.array(~heirs))),
+        "replaced": (replaced, replaced.filter(kept)),
+    }
+    changed = {name: after for name, (before, after) in pairs.items() if not after.equals(before)}
+    return PlanWithout(planned, changed)
 
 
 def _ids(table: pa.Table, chosen: Mask) -> list[str]:
     return list(table["id"].filter(pa.array(chosen)).to_pylist())
-
-
-def _rewrite(plan: AppendPlan, name: str, before: pa.Table, after: pa.Table) -> None:
-    if not after.equals(before):
-        plan.write_table(name, after)
 
 
 def _without(coming: pa.Table, gone: Mask, aliases: pa.Table, start: int) -> tuple[pa.Table, Mask]:

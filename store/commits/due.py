@@ -13,7 +13,7 @@ Between plan and commit samples may be deleted. What the commit then does:
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,14 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import disk
-from store.commits.plans import AppendPlan
-from store.disk import LocalLocation
+from store.commits.planning import AppendPlan
 from store.records import (
     ALIAS_SCHEMA,
     DELETED_SCHEMA,
     Positions,
     SampleIndex,
-    Snapshot,
 )
 
 logger = logging.getLogger(__name__)
@@ -51,14 +49,13 @@ class DueRecords(NamedTuple):
 
 
 def due_records(
-    root: Path, plan: AppendPlan, snapshot: Snapshot, rows: pa.Table, *, complete: bool
+    plan: AppendPlan, index_of_last: Callable[[], SampleIndex], rows: pa.Table, *, complete: bool
 ) -> DueRecords:
     """Choose among a plan's aliases and replacements.
 
     Args:
-        root: of the store.
         plan: being committed.
-        snapshot: the last commit.
+        index_of_last: gives the last commit's index.
         rows: what the commit adds, `ROW_SCHEMA`.
         complete: no blocks are left. Aliases wait for that; a replacement goes with its new row,
             so that an id never has two.
@@ -70,7 +67,7 @@ def due_records(
     if not len(aliases) and not len(replaced):
         nothing = np.zeros(0, np.int64)
         return DueRecords(ALIAS_SCHEMA.empty_table(), DELETED_SCHEMA.empty_table(), nothing)
-    index = SampleIndex(LocalLocation(root), snapshot)
+    index = index_of_last()
     position = replaced["position"].to_numpy()
     replaced = replaced.filter(pa.array(index.positions(replaced["id"]) == position))
     aliases, revived = _due_aliases(plan, index, rows, aliases)
@@ -86,7 +83,7 @@ def _due_aliases(
     stop = index.num_rows + len(rows)
     if len(position) and not 0 <= position.min() <= position.max() < stop:
         what = f"an alias of position {int(position.max())}, of {stop:,}"
-        raise disk.damaged(str(plan.directory), what, plan.remedy)
+        raise disk.damaged(plan.where, what, plan.remedy)
     stored = position < index.num_rows
     known = index.positions(aliases["id"]) == position
     known[~stored] = _own_ids(rows, position[~stored] - index.num_rows, aliases, ~stored)
@@ -100,7 +97,7 @@ def _due_aliases(
         logger.warning(
             "%s: %d ids are left out, for the texts that they share with others were deleted and "
             "compacted away since the append was planned; append them again (%s)",
-            plan.root,
+            plan.where,
             int(lost.sum()),
             some,
         )

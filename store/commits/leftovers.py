@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from store import disk
-from store.commits.plans import PLAN_TABLES, active_plan_id
+from store.commits.planning import PLAN_TABLES
+from store.commits.plans import active_plan_id
 from store.disk import TEMPORARY_SUFFIX
 from store.layout import sample_coordinates
 from store.records import INDEX, LABELS, MANIFESTS, PLANS, PRIVATE, SNAPSHOTS, Snapshot

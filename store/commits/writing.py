@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from store import disk
-from store.commits.plans import AppendPlan, shard_name
-from store.errors import StoreBusy, StoreError
+from store.commits.planning import AppendPlan
+from store.errors import StoreError
 from store.layout import (
     ArrayLayout,
     Block,
@@ -26,7 +25,6 @@ from store.layout import (
     row_crcs,
     row_moments,
     shard_bytes,
-    write_shard,
 )
 
 AnyArray = npt.NDArray[np.generic]
@@ -69,10 +67,9 @@ def write_block(
     _check_block(plan, block)
     _check_arrays(schema, layers, activations, block)
     extra = _sample_results(plan, block, n_tokens, truncated)
-    _check_space(plan, schema, layers)
-    attempt = uuid.uuid4().hex[:8]
-    directory = plan.attempt_directory(block, attempt)
-    disk.make_directories(directory)
+    plan.check_space(_block_bytes(schema, layers))
+    name = uuid.uuid4().hex[:8]
+    attempt = plan.attempt(block, name)
     count = plan.count(block)
     buffers: list[AnyArray] = []  # shard-sized memory that a finished shard lends to a later one
 
@@ -85,8 +82,7 @@ def write_block(
         else:
             spare = buffers.pop() if buffers else None
             shard = _assemble(schema, layout, layer, block, values, read_prefix, spare)
-        name = shard_name(layout.name, layer)
-        writing = writers.submit(write_shard, directory / name, shard)
+        writing = writers.submit(attempt.write, layout, layer, shard)
         if borrowed:
             # All samples are new; the moments nearly always prove them finite without a pass.
             with np.errstate(over="ignore", invalid="ignore"):
@@ -107,12 +103,10 @@ def write_block(
             ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="shard") as pool,
         ):
             summaries = dict(pool.map(stage, _shards(schema, layers)))
-        disk.sync_directory(directory)
     except BaseException:  # leave no useless gigabytes, least of all on a full disk
-        shutil.rmtree(directory, ignore_errors=True)
+        attempt.abandon()
         raise
-    content = encode_manifest(count, summaries, extra, attempt=attempt)
-    disk.write_file(plan.staged_manifest(block), [content], shared=True)
+    attempt.finish(encode_manifest(count, summaries, extra, attempt=name))
 
 
 def summarise(committed: AnyArray) -> LayerSummary:
@@ -180,7 +174,7 @@ def _refuse_unstorable(layout: ArrayLayout, layer: int, stored: AnyArray, given:
 def _check_block(plan: AppendPlan, block: Block) -> None:
     if block not in plan.all_blocks:
         raise StoreError(f"{block} is not one of plan {plan.id}'s blocks; take them from the plan")
-    if not plan.directory.exists():
+    if not plan.is_under_way():
         raise StoreError(
             f"plan {plan.id} was committed in full or superseded by another append; run the append "
             "again for what is still missing"
@@ -225,18 +219,10 @@ def _sample_results(
     return results
 
 
-def _check_space(
-    plan: AppendPlan, schema: StoreSchema, layers: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Refuse before the first byte where the block cannot fit."""
+def _block_bytes(schema: StoreSchema, layers: Mapping[str, tuple[int, ...]]) -> int:
+    """Bytes of the shards of one block."""
     row_bytes = schema.samples_per_shard * schema.itemsize
-    needed = sum(
+    return sum(
         len(wanted) * shard_bytes(schema.array(name).rows, row_bytes)
         for name, wanted in layers.items()
     )
-    free = shutil.disk_usage(plan.root).free
-    if free < needed:
-        raise StoreBusy(
-            f"{plan.root}: no space left on the disk: the block needs {needed:,} bytes, "
-            f"{free:,} are free; free some space and run again, finished blocks are kept"
-        )

@@ -84,7 +84,7 @@ class FileLock:
         _held_in_this_process.add(self)
 
     def _wait(self, descriptor: int, on_wait: Callable[[str], None] | None) -> None:
-        started, longest = time.monotonic(), _patience()
+        started, longest = time.monotonic(), patience()
         told = False
         while True:
             try:
@@ -120,7 +120,8 @@ class FileLock:
             _held_in_this_process.discard(self)
 
 
-def _patience() -> float:
+def patience() -> float:
+    """Seconds to wait for others at most, by ``SALIENT_WAIT_S``; without it there is no end."""
     text = os.environ.get(PATIENCE, "").strip()
     try:
         longest = float(text or "inf")

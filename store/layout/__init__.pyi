@@ -5,6 +5,8 @@ from .attributes import store_attributes as store_attributes
 from .coordinates import axis_chunk_path as axis_chunk_path
 from .coordinates import check_axis_chunk as check_axis_chunk
 from .coordinates import check_sample_chunk as check_sample_chunk
+from .coordinates import encode_axis_chunk as encode_axis_chunk
+from .coordinates import encode_sample_chunk as encode_sample_chunk
 from .coordinates import write_axis_coordinates as write_axis_coordinates
 from .coordinates import write_sample_chunks as write_sample_chunks
 from .documents import AXIS_OF as AXIS_OF
@@ -39,9 +41,11 @@ from .schema import refuse_newer as refuse_newer
 from .shards import CRC_BYTES as CRC_BYTES
 from .shards import INDEX_ENTRY_BYTES as INDEX_ENTRY_BYTES
 from .shards import ShardReader as ShardReader
+from .shards import merge_ranges as merge_ranges
 from .shards import row_crcs as row_crcs
 from .shards import shard_bytes as shard_bytes
 from .shards import shard_index as shard_index
+from .shards import shard_parts as shard_parts
 from .shards import write_shard as write_shard
 from .slots import Block as Block
 from .slots import SlotPick as SlotPick

@@ -26,7 +26,7 @@ def write_axis_coordinates(root: Path, schema: StoreSchema) -> None:
     """Write layer, pooling and unit coordinates, one chunk each."""
     disk.write_files(
         {
-            root / axis_chunk_path(name): [_encode_axis(schema, name)]
+            root / axis_chunk_path(name): [encode_axis_chunk(schema, name)]
             for name in axis_coordinates(schema)
         }
     )
@@ -39,14 +39,15 @@ def axis_chunk_path(name: str) -> str:
 
 def check_axis_chunk(content: bytes, name: str, schema: StoreSchema) -> bool:
     """Whether a stored chunk says what the schema does (a backfill under way may say more)."""
-    expected = _encode_axis(schema, name)
+    expected = encode_axis_chunk(schema, name)
     if name in NAMED_AXES:
         return content == expected
     shown = 8 * len(axis_coordinates(schema)[name][0])
     return len(content) == len(expected) and content[:shown] == expected[:shown]
 
 
-def _encode_axis(schema: StoreSchema, name: str) -> bytes:
+def encode_axis_chunk(schema: StoreSchema, name: str) -> bytes:
+    """The one chunk of an axis coordinate."""
     values, chunk = axis_coordinates(schema)[name]
     if name in NAMED_AXES:
         return encode_strings([str(value) for value in values], chunk)
@@ -62,7 +63,9 @@ def write_sample_chunks(root: Path, schema: StoreSchema, slots: Mapping[int, pa.
     """
     disk.write_files(
         {
-            root / name / "c" / str(slot): [_encode_chunk(name, rows, schema.samples_per_shard)]
+            root / name / "c" / str(slot): [
+                encode_sample_chunk(name, rows, schema.samples_per_shard)
+            ]
             for name in sample_coordinates(schema)
             for slot, rows in slots.items()
         }
@@ -74,7 +77,7 @@ def check_sample_chunk(content: bytes, name: str, rows: pa.Table, size: int) -> 
 
     What follows them must be readable too: plain Zarr readers decode whole chunks.
     """
-    expected = _encode_chunk(name, rows, size)
+    expected = encode_sample_chunk(name, rows, size)
     if content == expected:
         return True
     if name in _FILLS:
@@ -101,7 +104,8 @@ def _are_strings(content: bytes, number: int) -> bool:
     return place == len(content)
 
 
-def _encode_chunk(name: str, rows: pa.Table, size: int) -> bytes:
+def encode_sample_chunk(name: str, rows: pa.Table, size: int) -> bytes:
+    """The chunk of a per-sample coordinate, of `rows` of a slot of `size`."""
     column = rows["id" if name == "sample_id" else name]
     if name in _FILLS:
         return encode_numbers(column.fill_null(_FILLS[name]).to_numpy(), size, name)

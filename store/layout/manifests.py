@@ -29,7 +29,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import google_crc32c
 import numpy as np
@@ -37,7 +37,6 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from store import disk
-from store.disk import Location
 from store.errors import StoreError
 from store.layout.moments import Moments
 from store.layout.shards import Crcs
@@ -130,8 +129,19 @@ def _is_of_kind(name: str, entry: _Entry) -> bool:
     return _RESULT.fullmatch(name) is not None and len(entry.shape) == 1
 
 
+class ReadsRanges(Protocol):
+    """What a manifest is read from: a location, or its bytes."""
+
+    address: str
+
+    def read_ranges(
+        self, path: str, offsets: list[int], buffers: list[npt.NDArray[np.uint8]]
+    ) -> int:
+        """See `Location.read_ranges`."""
+
+
 class Manifest:
-    """A manifest on disk; members are read when asked for.
+    """A manifest that is kept; members are read when asked for.
 
     Args:
         location: where the store is.
@@ -141,7 +151,7 @@ class Manifest:
         StoreError: missing or damaged.
     """
 
-    def __init__(self, location: Location, path: str) -> None:
+    def __init__(self, location: ReadsRanges, path: str) -> None:
         self.path = path
         self._location = location
         prefix = np.zeros(PREFIX_BYTES, np.uint8)

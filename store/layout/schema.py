@@ -44,6 +44,9 @@ MAX_SAMPLES_PER_SHARD = 2**26
 MAX_SHARD_BYTES = 2**40
 """Far beyond any model: a store that claims more is damaged, and memory is not asked for it."""
 
+_ATTEMPT = re.compile(r"/[0-9]{8}-[0-9]{6,}-([0-9a-f]{12}-[0-9a-f]{8})\.safetensors$", re.ASCII)
+"""What ends the name of a bucket's manifest: its plan and the attempt that counts."""
+
 JSON = Any
 
 
@@ -85,9 +88,19 @@ class ArrayLayout:
                 )
             ) from None
 
-    def shard_path(self, layer: int, slot: int) -> str:
-        """Path of a shard relative to the store (Zarr's default chunk keys)."""
-        return f"{self.name}/c/{self.axis_index(layer)}/0/0/{slot}"
+    def shard_path(self, layer: int, slot: int, manifest: str | None = None) -> str:
+        """Path of a shard relative to the store: Zarr's default chunk keys.
+
+        Args:
+            layer: by its value.
+            slot: number of the slot.
+            manifest: path of the one that covers the shard. On a bucket each attempt at a block
+                has shards of its own, and the manifest's name tells whose: an ending is added.
+                Manifests of a disk add none.
+        """
+        path = f"{self.name}/c/{self.axis_index(layer)}/0/0/{slot}"
+        found = _ATTEMPT.search(manifest or "")
+        return f"{path}.{found[1]}" if found else path
 
 
 @dataclass(frozen=True)

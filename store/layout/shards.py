@@ -3,10 +3,14 @@
 Byte for byte a Zarr v3 shard (`sharding_indexed`, uncompressed inner chunks `(1, 1, 1, S)`, index
 at the end with crc32c). So writing is one write, reading a layer is one read into the caller's
 buffer, and one neuron's samples are one contiguous range.
+
+In a bucket a range is a request. Ranges there are asked for together where little lies between
+them (`merge_ranges`), and nothing else is: a shard's length is known, and never changes.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -16,14 +20,21 @@ import numpy as np
 import numpy.typing as npt
 
 from store import disk
-from store.disk import Location
+from store.disk import Location, ObjectLocation
 from store.errors import DamagedShardError
 from store.layout.slots import merge_runs
 
 AnyArray = npt.NDArray[np.generic]
 Crcs = npt.NDArray[np.uint32]
+Offsets = npt.NDArray[np.int64]
 INDEX_ENTRY_BYTES = 16
 CRC_BYTES = 4
+WASTE = 0.05
+"""What may be read of a shard in a bucket beyond what is needed, to need fewer requests."""
+PART_BYTES = 2**23
+"""The least that one of several requests for a shard is for."""
+LONG_RUN = 32
+"""Rows side by side that are one range even if none is full: only a store's last slot is so."""
 
 
 @lru_cache(maxsize=8)
@@ -42,14 +53,35 @@ def shard_bytes(rows: int, row_bytes: int) -> int:
     return rows * (row_bytes + INDEX_ENTRY_BYTES) + CRC_BYTES
 
 
+def merge_ranges(
+    starts: Offsets, stops: Offsets, *, waste: float = WASTE
+) -> tuple[Offsets, Offsets]:
+    """Fewer ranges of bytes that hold all of some ranges `(n,)`, sorted and disjoint.
+
+    The smallest gaps are closed, as long as all that are come to at most `waste` of the bytes
+    needed: no other choice within that needs fewer requests.
+    """
+    gaps = starts[1:] - stops[:-1]
+    order = np.argsort(gaps, kind="stable")
+    closed = np.cumsum(gaps[order]) <= waste * int((stops - starts).sum())
+    cut = np.ones(len(gaps), bool)
+    cut[order[closed]] = False
+    first = np.ones(min(1, len(starts)), bool)
+    return starts[np.concatenate((first, cut))], stops[np.concatenate((cut, first))]
+
+
 def write_shard(path: Path, block: AnyArray) -> None:
     """Write a C-contiguous block `(rows, S)` as one durable shard file.
 
     The caller syncs the directory, once for all shards of a block.
     """
+    disk.write_file(path, shard_parts(block), sync_name=False)
+
+
+def shard_parts(block: AnyArray) -> tuple[AnyArray, bytes]:
+    """What a shard consists of: the bytes of a C-contiguous block `(rows, S)`, and the index."""
     index = shard_index(block.shape[0], block.shape[1] * block.itemsize)
-    parts = (block.reshape(-1).view(np.uint8), index)
-    disk.write_file(path, parts, sync_name=False)
+    return block.reshape(-1).view(np.uint8), index
 
 
 def row_crcs(values: AnyArray) -> Crcs:
@@ -77,14 +109,20 @@ class ShardReader:
         damaged: Callable[[str, str], DamagedShardError],
     ) -> None:
         self.location = location
+        self.bucket = location if isinstance(location, ObjectLocation) else None
         self.dtype = np.dtype(dtype)
         self.row_bytes = samples_per_shard * self.dtype.itemsize
         self.samples_per_shard = samples_per_shard
         self.bytes_read = 0
+        self.requests = 0
+        self._count = threading.Lock()
         self._damaged = damaged
 
     def read_block(self, path: str, rows: int, out: AnyArray) -> None:
         """Fill C-contiguous `out` `(rows, S)` with one read."""
+        if self.bucket is not None:
+            out[...] = self.fetch_block(path, 0, rows)
+            return
         self._fill(path, rows, [0], [out.reshape(-1).view(np.uint8)])
 
     def read_rows(
@@ -94,8 +132,11 @@ class ShardReader:
 
         Adjacent rows of a full shard are one read; `wanted` is sorted and unique.
         """
-        flat = out.reshape(-1).view(np.uint8)
         size = count * self.dtype.itemsize
+        if self.bucket is not None:
+            self._fetch_rows(path, wanted, out.reshape(-1).view(np.uint8).reshape(-1, size))
+            return
+        flat = out.reshape(-1).view(np.uint8)
         if size == self.row_bytes:
             runs: Iterable[tuple[int, int]] = merge_runs(wanted)
         else:
@@ -106,6 +147,33 @@ class ShardReader:
             buffers.append(flat[done : done + (stop - start) * size])
             done += (stop - start) * size
         self._fill(path, rows, offsets, buffers)
+
+    def rows_of(
+        self,
+        path: str,
+        rows: int,
+        wanted: slice | npt.NDArray[np.int64],
+        count: int,
+        *,
+        at_once: int = 1,
+    ) -> AnyArray | None:
+        """`(len(wanted), count)` of adjacent rows, without a copy; None where there must be one.
+
+        Args:
+            path: of the shard.
+            rows: that it has.
+            wanted: which of them, a slice or sorted unique numbers.
+            count: samples of each.
+            at_once: see `fetch_block`.
+        """
+        if not isinstance(wanted, slice):
+            return None
+        if self.bucket is None:
+            block = self.map_block(path, rows)
+            return None if block is None else block[wanted, :count]
+        if count < self.samples_per_shard and wanted.stop - wanted.start <= LONG_RUN:
+            return None
+        return self.fetch_block(path, wanted.start, wanted.stop, at_once=at_once)[:, :count]
 
     def map_block(self, path: str, rows: int) -> AnyArray | None:
         """The block `(rows, S)` as a read-only memory map; None where files cannot be mapped."""
@@ -120,6 +188,72 @@ class ShardReader:
         size, content = found
         self._check_size(path, size, rows)
         return content.view(self.dtype).reshape(rows, self.samples_per_shard)
+
+    def fetch_block(self, path: str, start: int, stop: int, *, at_once: int = 1) -> AnyArray:
+        """Rows `[start, stop)` of a shard in a bucket, `(rows, S)`, maybe read-only.
+
+        Args:
+            path: of the shard.
+            start: first row.
+            stop: after the last.
+            at_once: requests, where none is of less than `PART_BYTES`: a server gives more to
+                several connections than to one.
+        """
+        num_bytes = (stop - start) * self.row_bytes
+        number = max(1, min(at_once, num_bytes // PART_BYTES))
+        edges = np.linspace(0, num_bytes, number + 1).astype(np.int64) + start * self.row_bytes
+        parts = self._fetch(path, edges[:-1], edges[1:])
+        content = parts[0] if number == 1 else np.concatenate(parts)
+        return content.view(self.dtype).reshape(stop - start, self.samples_per_shard)
+
+    def _fetch_rows(self, path: str, wanted: Offsets, out: npt.NDArray[np.uint8]) -> None:
+        """Fill `(len(wanted), bytes)` from a bucket, by as few requests as `WASTE` allows."""
+        size, step = out.shape[1], self.row_bytes
+        runs = merge_runs(wanted)
+        if size < step:  # what lies between rows that are not full is waste too
+            runs = [
+                part
+                for start, stop in runs
+                for part in (
+                    [(start, stop)]
+                    if stop - start > LONG_RUN
+                    else [(row, row + 1) for row in range(start, stop)]
+                )
+            ]
+        starts = np.array([start for start, _ in runs], np.int64) * step
+        stops = np.array([stop - 1 for _, stop in runs], np.int64) * step + size
+        whole = merge_ranges(starts, stops)
+        parts = self._fetch(path, *whole)
+        holders = (np.searchsorted(whole[0], starts, side="right") - 1).tolist()
+        done = 0
+        for (start, stop), begin, holder in zip(runs, starts.tolist(), holders, strict=True):
+            number, first = stop - start, begin - int(whole[0][holder])
+            content = parts[holder][first : first + (number - 1) * step + size]
+            if size == step:
+                out[done : done + number] = content.reshape(number, step)
+            else:
+                all_but_last = content[: (number - 1) * step].reshape(number - 1, step)
+                out[done : done + number - 1] = all_but_last[:, :size]
+                out[done + number - 1] = content[-size:]
+            done += number
+
+    def _fetch(self, path: str, starts: Offsets, stops: Offsets) -> list[npt.NDArray[np.uint8]]:
+        """Ranges of an object, a request each, all at once."""
+        assert self.bucket is not None
+        if not len(starts):
+            return []
+        try:
+            found = self.bucket.fetch(path, starts.tolist(), stops.tolist())
+        except FileNotFoundError:
+            raise self._damaged(path, "is missing") from None
+        parts = [np.frombuffer(part, np.uint8) for part in found]
+        lengths = np.array([len(part) for part in parts])
+        if not np.array_equal(lengths, stops - starts):
+            raise self._damaged(path, f"ends before byte {int(stops.max()):,}")
+        with self._count:
+            self.bytes_read += int(lengths.sum())
+            self.requests += len(parts)
+        return parts
 
     def _fill(
         self, path: str, rows: int, offsets: list[int], buffers: list[npt.NDArray[np.uint8]]

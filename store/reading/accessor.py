@@ -20,10 +20,12 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from store.disk import all_done
 from store.errors import StoreError
 from store.layout import DIMS
 from store.reading.groups import group_means
 from store.reading.huggingface import along_samples, to_hf_dataset
+from store.reading.lazy import stored_selection
 
 AnyArray = npt.NDArray[Any]
 
@@ -59,10 +61,15 @@ class SalientAccessor:
         layers, units = wanted.T
         rest = tuple(dim for dim in whole.dims if dim not in (layer_axis, unit_axis))
         values = np.empty((len(wanted), *(whole.sizes[dim] for dim in rest)), whole.dtype)
-        for layer in np.unique(layers):
+
+        def read(layer: int) -> None:
             places = np.flatnonzero(layers == layer)
-            part = self._select(whole, {layer_axis: int(layer), unit_axis: units[places]})
+            part = self._select(whole, {layer_axis: layer, unit_axis: units[places]})
             values[places] = part.variable.transpose(unit_axis, ...).values
+
+        stored = stored_selection(whole.variable._data)
+        at_once = 1 if stored is None else stored[0].store.reader.lanes(len(wanted))
+        all_done(read, np.unique(layers).tolist(), at_once)
         kept = {k: v for k, v in whole.coords.items() if not {layer_axis, unit_axis} & {*v.dims}}
         labels = {layer_axis: ("feature", layers), unit_axis: ("feature", units)}
         return xr.DataArray(values, {**kept, **labels}, ("feature", *rest), array, whole.attrs)

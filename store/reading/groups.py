@@ -14,6 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
+from store.disk import in_order
 from store.layout import SlotPick, widen
 from store.reading.lazy import LazyActivations, each, refuse_too_large, stored_selection
 from store.reading.reader import as_slice
@@ -110,16 +111,26 @@ def _streamed_means(
     sums = np.zeros((len(layers), len(numbers), num_groups))
     counts = np.zeros((len(layers), 1, num_groups))
 
+    reader = lazy.store.reader
+    at_once = reader.lanes(len(numbers))
+
     def add(place: int) -> None:
         layer = lazy.layout.layers[layers[place]]
-        for pick in picks:
+
+        def of_slot(pick: SlotPick) -> tuple[Codes, npt.NDArray[np.float32], Float]:
             present, groups = np.unique(codes[inside[pick.target]], return_inverse=True)
-            found, number = _slot_sums(lazy, layer, pick, as_slice(numbers), groups, len(present))
+            return present, *_slot_sums(lazy, layer, pick, as_slice(numbers), groups, len(present))
+
+        for present, found, number in in_order(of_slot, picks, at_once):
             sums[place][:, present] += found
             counts[place][:, present] += number
 
     with threadpool_limits(1, user_api="blas"):
-        each(add, range(len(layers)))
+        if reader.shards.bucket is None:
+            each(add, range(len(layers)))
+        else:
+            for place in range(len(layers)):
+                add(place)
     with np.errstate(invalid="ignore"):
         sums /= counts
     return sums[:, back].reshape(*kept, num_groups)

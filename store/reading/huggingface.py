@@ -15,13 +15,15 @@ import numpy as np
 import xarray as xr
 
 from store.errors import StoreError, missing_extra
-from store.reading.lazy import as_list
+from store.reading.lazy import as_list, stored_selection
 
 if TYPE_CHECKING:
     import datasets
 
 SAMPLES_AT_ONCE = 256
 """Read together: few enough to be picked out of a shard once its rows have been checked."""
+BYTES_AT_ONCE = 2**29
+"""Of a bucket, where a text's numbers come with those of all texts of its slot."""
 COLUMNS = ("text", "n_tokens", "created_at")
 
 
@@ -62,14 +64,22 @@ def to_hf_dataset(
     if number == 0:
         raise StoreError("the selection holds no samples; there are no rows to give")
     features[array] = _array_feature(datasets, whole[array].shape[1:])
-    edges = [
-        (start, min(start + SAMPLES_AT_ONCE, number)) for start in range(0, number, SAMPLES_AT_ONCE)
-    ]
+    step = _samples_at_once(dataset[array])
+    edges = [(start, min(start + step, number)) for start in range(0, number, step)]
     return datasets.IterableDataset.from_generator(
         _rows,
         features=datasets.Features(features),
         gen_kwargs={"dataset": whole, "array": array, "names": tuple(names), "ranges": edges},
     )
+
+
+def _samples_at_once(whole: xr.DataArray) -> int:
+    """How many texts are read together: of a bucket a slot's, if memory is there for them."""
+    stored = stored_selection(whole.variable._data)
+    if stored is None or stored[0].store.reader.shards.bucket is None:
+        return SAMPLES_AT_ONCE
+    fit = BYTES_AT_ONCE * whole.sizes["sample"] // max(1, whole.nbytes)
+    return max(SAMPLES_AT_ONCE, min(fit, stored[0].store.schema.samples_per_shard))
 
 
 def along_samples(dataset: xr.Dataset, array: str) -> xr.DataArray:

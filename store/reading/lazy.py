@@ -5,6 +5,7 @@ Both count living samples only, so a Dataset has none of the deleted ones from t
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,9 @@ import pyarrow.compute as pc
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from store.disk import one_array
+from store.disk import all_done, one_array
 from store.errors import StoreError
-from store.layout import ArrayLayout
+from store.layout import ArrayLayout, SlotPick
 from store.reading.reader import as_slice
 from store.reading.view import StoreView
 from store.records import Positions
@@ -136,6 +137,15 @@ class LazyActivations(BackendArray):
         reader, schema, name = self.store.reader, self.store.schema, self.layout.name
         picks = list(reader.picks(samples))
         number = out.shape[1]
+        if reader.shards.bucket is not None:  # every shard by itself
+
+            def fetch(job: tuple[int, SlotPick]) -> None:
+                layer = self.layout.layers[layers[job[0]]]
+                reader.read_part(name, layer, job[1], rows, out[job[0]])
+
+            shards = list(itertools.product(range(len(layers)), picks))
+            all_done(fetch, shards, reader.lanes(number))
+            return
         step = max(1, -(-number // (2 * MAX_THREADS))) if isinstance(rows, slice) else number
         if out.nbytes < THREADED_BYTES:
             step = number

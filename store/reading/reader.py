@@ -6,6 +6,9 @@ manifest's, so damage is an error and never silent numbers.
 A reader needs no lock. Positions stay what they are, so where a compaction has replaced or emptied
 a slot, or gc removed an old snapshot's manifests, it goes on with what the last commit says of that
 slot. It is damage only if nothing changed while it was read.
+
+Of a bucket it reads several shards at a time, some ahead of who takes them: `flight`. There no
+object ever changes, so what is missing or damaged is looked up in the last commit once.
 """
 
 from __future__ import annotations
@@ -15,14 +18,15 @@ import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from store.disk import FROM_BACKUP, Location
-from store.errors import DamagedShardError, StoreError, StoreInputError
+from store.disk import FROM_BACKUP, Location, all_done, in_order, lanes, share
+from store.errors import DamagedShardError, StoreBusy, StoreError, StoreInputError
 from store.layout import (
     ArrayLayout,
     Manifest,
@@ -36,6 +40,7 @@ from store.layout import (
     row_moments,
     widen,
 )
+from store.reading.windows import Windows
 from store.records import Positions, SlotRecord, Snapshot, load_snapshot
 
 T = TypeVar("T")
@@ -69,6 +74,8 @@ class ActivationReader:
         self.snapshot = snapshot
         self.schema = snapshot.schema
         self.dead = dead
+        self._named = snapshot.writer is not None
+        """Whether files have names of their own, that of a shard following from its manifest's."""
         self.check = check
         self.shards = ShardReader(
             location,
@@ -76,7 +83,9 @@ class ActivationReader:
             dtype=self.schema.dtype,
             damaged=self._damaged,
         )
-        self._manifests: OrderedDict[str, Manifest] = OrderedDict()
+        bucket = self.shards.bucket
+        self.windows = None if bucket is None else Windows(bucket)
+        self._manifests: OrderedDict[str, Future[Manifest]] = OrderedDict()
         self._manifests_lock = threading.Lock()
         self._newer: dict[int, SlotRecord] = {}
         self._sound: dict[tuple[str, int, int], npt.NDArray[np.bool_]] = {}
@@ -91,6 +100,14 @@ class ActivationReader:
         layout = self.schema.array(array)
         wanted = self._positions(samples)
         out = np.empty((layout.rows, len_of(wanted)), dtype)
+        if self.shards.bucket is not None:
+
+            def fetch(pick: SlotPick) -> None:
+                block = self._fetch_slot(layout, layer, pick.slot)
+                _scatter(block, pick, out)
+
+            all_done(fetch, list(self.picks(wanted)), self.lanes(layout.rows))
+            return self._hide_dead(out, wanted)
         scratch: AnyArray | None = None
         for pick in self.picks(wanted):
             direct = self._is_direct(pick, out)
@@ -122,14 +139,34 @@ class ActivationReader:
                 f"buffer is {out.dtype} {out.shape}; needed is {self.schema.dtype} "
                 f"({layout.rows}, {size})"
             )
-        for slot, record in enumerate(self.snapshot.slots):
-            self._read_slot(layout, layer, slot, out)
+        for slot, _ in enumerate(self._slots_into(layout, layer, out)):
+            record = self.snapshot.slots[slot]
             start = slot * size
             view = out[:, : record.count]
             hidden = self.dead[start : start + record.count]
             if hidden.any():
                 view[:, hidden] = np.nan
             yield start, view.T
+
+    def _slots_into(self, layout: ArrayLayout, layer: int, out: AnyArray) -> Iterator[None]:
+        """Fill `out` `(rows, S)` with one slot after the other, of a bucket read ahead."""
+        slots = range(len(self.snapshot.slots))
+        if self.shards.bucket is None:
+            for slot in slots:
+                self._read_slot(layout, layer, slot, out)
+                yield
+            return
+
+        def fetch(slot: int) -> AnyArray:
+            return self._fetch_slot(layout, layer, slot)
+
+        for block in in_order(fetch, slots, self.lanes(layout.rows)):
+            out[...] = block
+            yield
+
+    def lanes(self, rows: int) -> int:
+        """How many reads of so many rows of a shard are made at a time."""
+        return lanes(self.location, rows * self.shards.row_bytes)
 
     # -- rows of neurons --------------------------------------------------------------------
 
@@ -147,11 +184,14 @@ class ActivationReader:
         rows, inverse = np.unique(asked, return_inverse=True)
         wanted = self._positions(samples)
         out = np.empty((len(rows), len_of(wanted)), dtype)
-        for pick in self.picks(wanted):
+
+        def read(pick: SlotPick) -> None:
             count = self.snapshot.slots[pick.slot].count
             values = np.empty((len(rows), count), self.schema.dtype)
             self._read_rows(layout, layer, pick.slot, rows, values)
             _scatter(values, pick, out)
+
+        all_done(read, list(self.picks(wanted)), self.lanes(len(rows)))
         self._hide_dead(out, wanted)
         if len(rows) != len(asked) or (inverse != np.arange(len(asked))).any():
             out = out[inverse]
@@ -166,7 +206,7 @@ class ActivationReader:
         pick: SlotPick,
         rows: slice | Positions,
         out: AnyArray,
-        scratch: AnyArray,
+        scratch: AnyArray | None = None,
     ) -> None:
         """Fill `out[:, pick.target]` with the picked samples of one slot.
 
@@ -180,32 +220,33 @@ class ActivationReader:
             pick: which slot, which columns of it, where they go.
             rows: of the shard, a slice or sorted unique numbers.
             out: `(rows, n)` of the stored dtype or float32.
-            scratch: `(rows, S)` of the stored dtype; memory that is used again is much faster.
+            scratch: `(rows, S)` of the stored dtype; memory that is used again is much faster than
+                new one.
         """
         layout = self.schema.array(array)
         columns, target = as_slice(pick.columns), as_slice(pick.target)
         numbers = np.arange(layout.rows)[rows] if isinstance(rows, slice) else rows
         few = len_of(columns)
-        path = layout.shard_path(layer, pick.slot)
 
         def read(record: SlotRecord) -> None:
             if record.emptied:
                 out[:, target] = np.nan
                 return
-            direct = FEW * few <= record.count and self._need_not_check(
-                layout, layer, pick.slot, numbers, few, record.count
+            path = self._path(layout, layer, pick.slot, record)
+            # In a bucket a request for a value takes no less time than one for its row.
+            direct = (
+                FEW * few <= record.count
+                and self.shards.bucket is None
+                and self._need_not_check(layout, layer, pick.slot, numbers, few, record.count)
             )
-            block = None
-            if direct or isinstance(rows, slice):
-                block = self.shards.map_block(path, layout.rows)
-            if block is not None and direct:
-                put_columns(_crossing(block, rows, columns), target, out)
+            if direct and (mapped := self.shards.map_block(path, layout.rows)) is not None:
+                put_columns(_crossing(mapped, rows, columns), target, out)
                 return
-            if block is not None:
-                block = block[rows, : record.count]
-            else:
-                flat = scratch.reshape(-1)[: len(numbers) * record.count]
-                block = flat.reshape(len(numbers), record.count)
+            block = self.shards.rows_of(path, layout.rows, rows, record.count, at_once=share())
+            if block is None:
+                shape, dtype = (len(numbers), record.count), self.schema.dtype
+                whole = np.empty(shape, dtype) if scratch is None else scratch.reshape(-1)
+                block = whole.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
                 self.shards.read_rows(path, layout.rows, numbers, record.count, block)
             self._check(layout, layer, pick.slot, record, numbers, block)
             for part, place in _runs(columns, target):
@@ -233,18 +274,16 @@ class ActivationReader:
         """
         layout = self.schema.array(array)
         numbers = np.arange(layout.rows)[rows] if isinstance(rows, slice) else rows
-        path = layout.shard_path(layer, slot)
 
         def read(record: SlotRecord) -> T:
             if record.emptied:
                 gone = np.array(np.nan, self.schema.dtype)
                 return work(np.broadcast_to(gone, (len(numbers), record.count)))
-            block = self.shards.map_block(path, layout.rows) if isinstance(rows, slice) else None
+            path = self._path(layout, layer, slot, record)
+            block = self.shards.rows_of(path, layout.rows, rows, record.count, at_once=share())
             if block is None:
                 block = np.empty((len(numbers), record.count), self.schema.dtype)
                 self.shards.read_rows(path, layout.rows, numbers, record.count, block)
-            else:
-                block = block[rows, : record.count]
             self._check(layout, layer, slot, record, numbers, block)
             return work(block)
 
@@ -276,19 +315,26 @@ class ActivationReader:
         layout = self.schema.array(array)
         total = Moments(0, np.zeros(layout.rows), np.zeros(layout.rows))
         size = self.schema.samples_per_shard
-        for slot, record in enumerate(self.snapshot.slots):
+
+        def of_slot(slot: int) -> Moments | None:
+            record = self.snapshot.slots[slot]
             hidden = self.dead[slot * size : slot * size + record.count]
             if record.emptied or hidden.all():
-                continue
+                return None
             count, part = self._stored_moments(slot, array, layer)
             if count != record.count or part.count != record.count - int(hidden.sum()):
                 # Deleted and not yet compacted, or the store has moved on.
                 values = self.read_committed(array, layer, slot)
                 living = ~hidden & ~np.isnan(values[0])
                 if not living.any():
-                    continue
+                    return None
                 part = row_moments(np.ascontiguousarray(values[:, living]))
-            total = merge_moments(total, part)
+            return part
+
+        slots = range(len(self.snapshot.slots))
+        for part in in_order(of_slot, slots, self.lanes(layout.rows)):
+            if part is not None:
+                total = merge_moments(total, part)
         return total
 
     # -- one slot ---------------------------------------------------------------------------
@@ -307,11 +353,55 @@ class ActivationReader:
             if record.emptied:
                 out[...] = np.nan
                 return
-            self.shards.read_block(layout.shard_path(layer, slot), layout.rows, out)
+            path = self._path(layout, layer, slot, record)
+            self.shards.read_block(path, layout.rows, out)
             rows = np.arange(layout.rows)
             self._check(layout, layer, slot, record, rows, out[:, : record.count])
 
         self._persist(read, layout, layer, slot)
+
+    def _fetch_slot(self, layout: ArrayLayout, layer: int, slot: int) -> AnyArray:
+        """`(rows, S)` of a slot in a bucket, read-only."""
+
+        def read(record: SlotRecord) -> AnyArray:
+            if record.emptied:
+                gone = np.array(np.nan, self.schema.dtype)
+                return np.broadcast_to(gone, (layout.rows, self.schema.samples_per_shard))
+            path = self._path(layout, layer, slot, record)
+            block = self.shards.fetch_block(path, 0, layout.rows, at_once=share())
+            rows = np.arange(layout.rows)
+            self._check(layout, layer, slot, record, rows, block[:, : record.count])
+            return block
+
+        return self._persist(read, layout, layer, slot)
+
+    def shard_of(self, array: str, layer: int, slot: int) -> str | None:
+        """Path of a shard; None if all its samples were deleted and compacted away."""
+        record = self._newer.get(slot, self.snapshot.slots[slot])
+        if record.emptied:
+            return None
+        return self._path(self.schema.array(array), layer, slot, record)
+
+    def shard_after(self, array: str, layer: int, slot: int, missing: str) -> str | None:
+        """`shard_of` in the last commit, in place of one that is not there any more.
+
+        Raises:
+            DamagedShardError: it is the same one.
+        """
+        self._look(self.schema.array(array), layer, slot)
+        path = self.shard_of(array, layer, slot)
+        if path == missing:
+            raise self._damaged(path, "is missing")
+        return path
+
+    def _path(self, layout: ArrayLayout, layer: int, slot: int, record: SlotRecord) -> str:
+        """Where the shard of a slot is, as its record says it."""
+        if not self._named:
+            return layout.shard_path(layer, slot)
+        covering = record.manifests[0]
+        if len(record.manifests) > 1:
+            covering = self._manifest(record, slot, layout.name, layer).path
+        return layout.shard_path(layer, slot, covering)
 
     def _read_rows(
         self, layout: ArrayLayout, layer: int, slot: int, rows: Positions, out: AnyArray
@@ -326,7 +416,7 @@ class ActivationReader:
             values = out
             if record.count > count:  # checksums are of all that the slot holds now
                 values = np.empty((len(rows), record.count), out.dtype)
-            path = layout.shard_path(layer, slot)
+            path = self._path(layout, layer, slot, record)
             self.shards.read_rows(path, layout.rows, rows, values.shape[1], values)
             self._check(layout, layer, slot, record, rows, values)
             if values is not out:
@@ -338,11 +428,14 @@ class ActivationReader:
         self, read: Callable[[SlotRecord], T], layout: ArrayLayout, layer: int, slot: int
     ) -> T:
         """Read something of a slot as long as it is being changed; the error if it is not."""
-        before = None
+        record = self._newer.get(slot, self.snapshot.slots[slot])
+        before: tuple[object, ...] | None = (record, ()) if self._named else None
         while True:
             record = self._newer.get(slot, self.snapshot.slots[slot])
             try:
                 return read(record)
+            except StoreBusy:
+                raise
             except StoreError:
                 with self._manifests_lock:
                     self._manifests.clear()
@@ -354,8 +447,10 @@ class ActivationReader:
     def _look(self, layout: ArrayLayout, layer: int, slot: int) -> tuple[object, ...]:
         """What the last commit says of a slot, and checksums of the files that hold it."""
         with contextlib.suppress(StoreError, IndexError):
-            self._newer[slot] = load_snapshot(self.location).slots[slot]
+            self._newer[slot] = load_snapshot(self.location, known=self.snapshot).slots[slot]
         record = self._newer.get(slot, self.snapshot.slots[slot])
+        if self._named:  # what has a name never changes
+            return record, ()
         paths = (*record.manifests, layout.shard_path(layer, slot))
         return record, tuple(self._fingerprint(path) for path in paths)
 
@@ -389,26 +484,38 @@ class ActivationReader:
         bad = rows[~good]
         pooling, unit = divmod(int(bad[0]), layout.width)
         raise self._damaged(
-            layout.shard_path(layer, slot),
+            self._path(layout, layer, slot, record),
             f"differs from its checksums in {len(bad)} of {len(rows)} rows read, first "
             f"pooling {layout.poolings[pooling]!r}, unit {unit}",
         )
 
     def _manifest(self, record: SlotRecord, slot: int, name: str, layer: int) -> Manifest:
         for path in record.manifests:
-            with self._manifests_lock:
-                manifest = self._manifests.pop(path, None)
-            manifest = manifest or Manifest(self.location, path)
-            with self._manifests_lock:
-                self._manifests[path] = manifest
-                if len(self._manifests) > MAX_OPEN_MANIFESTS:
-                    self._manifests.popitem(last=False)
+            manifest = self._opened(path)
             if manifest.covers(name, layer, rows=self.schema.array(name).rows):
                 return manifest
         raise StoreError(
             f"{self.location.address}: no manifest of slot {slot} covers array {name!r}, layer "
             f"{layer}; {FROM_BACKUP}"
         )
+
+    def _opened(self, path: str) -> Manifest:
+        """A manifest; of several threads one opens it, while the others wait."""
+        with self._manifests_lock:
+            known = self._manifests.get(path)
+            opened = known or Future()
+            self._manifests[path] = opened
+            self._manifests.move_to_end(path)
+            if len(self._manifests) > MAX_OPEN_MANIFESTS:
+                self._manifests.popitem(last=False)
+        if known is None:
+            try:
+                opened.set_result(Manifest(self.windows or self.location, path))
+            except BaseException as error:
+                with self._manifests_lock:
+                    self._manifests.pop(path, None)
+                opened.set_exception(error)
+        return opened.result()
 
     def _stored_moments(self, slot: int, array: str, layer: int) -> tuple[int, Moments]:
         """How many samples the slot's manifest covers, and the moments of the living of them."""
@@ -422,7 +529,7 @@ class ActivationReader:
         return self._persist(read, self.schema.array(array), layer, slot)
 
     def _damaged(self, path: str, what: str) -> DamagedShardError:
-        slot = path.rsplit("/", 1)[-1]
+        slot = path.rsplit("/", 1)[-1].partition(".")[0]
         return DamagedShardError(
             f"{self.location.address}/{path}: the shard {what} (slot {slot}); {FROM_BACKUP}, or "
             f"remove the store and extract again (`salient store verify "

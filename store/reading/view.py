@@ -48,7 +48,20 @@ class StoreView:
     @cached_property
     def index(self) -> SampleIndex:
         """The sample index of this snapshot."""
-        return SampleIndex(self.location, self.snapshot)
+        shown = self.snapshot
+        while True:
+            try:
+                index = SampleIndex(self.location, shown)
+            except StoreBusy:
+                raise
+            except StoreError:
+                # A bucket's compaction writes tables of other names, and then deletes these.
+                newest = load_snapshot(self.location, known=shown)
+                if newest.id == shown.id or newest.writer is None:
+                    raise
+                shown = newest
+            else:
+                return index.first(self.num_samples)
 
     @cached_property
     def reader(self) -> ActivationReader:
@@ -109,7 +122,7 @@ class StoreView:
     def refresh(self) -> None:
         """Look at the last commit (an opened snapshot stays as it is)."""
         if not self._pinned:
-            current = load_snapshot(self.location)
+            current = load_snapshot(self.location, known=self.snapshot)
             if current.id != self.snapshot.id:
                 self._show(current)
 
@@ -183,7 +196,7 @@ class StoreView:
 
     def _labels_after(self, shown: Snapshot, task: str, error: StoreError) -> Snapshot:
         """The snapshot to look into for labels that cannot be read in `shown`; or the error."""
-        newest = load_snapshot(self.location)
+        newest = load_snapshot(self.location, known=shown)
         if newest.id == shown.id or self._has_labels(shown, task):
             raise error
         if self._pinned:

@@ -1,3 +1,4 @@
+from .encoding import decode_plan as decode_plan
 from .encoding import encode_snapshot as encode_snapshot
 from .history import kept_ids as kept_ids
 from .history import kept_snapshots as kept_snapshots
@@ -7,10 +8,16 @@ from .history import read_record as read_record
 from .history import read_root as read_root
 from .history import root_remedy as root_remedy
 from .history import write_array_documents as write_array_documents
+from .labels import WriteTable as WriteTable
 from .labels import matching as matching
 from .labels import read_label_file as read_label_file
 from .labels import read_labels as read_labels
 from .labels import write_labels as write_labels
+from .numbered import empty_record as empty_record
+from .numbered import kept as kept
+from .numbered import load_newest as load_newest
+from .numbered import numbers as numbers
+from .numbered import publish_next as publish_next
 from .samples import ALIAS_SCHEMA as ALIAS_SCHEMA
 from .samples import DELETED_SCHEMA as DELETED_SCHEMA
 from .samples import ROW_SCHEMA as ROW_SCHEMA
@@ -30,6 +37,7 @@ from .snapshots import PLANS as PLANS
 from .snapshots import PRIVATE as PRIVATE
 from .snapshots import SNAPSHOTS as SNAPSHOTS
 from .snapshots import IndexPart as IndexPart
+from .snapshots import PlanRecord as PlanRecord
 from .snapshots import SlotRecord as SlotRecord
 from .snapshots import Snapshot as Snapshot
 from .snapshots import root_copy_path as root_copy_path

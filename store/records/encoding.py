@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from store import disk
-from store.layout import StoreSchema, program, refuse_newer
+from store.layout import ARRAYS, StoreSchema, program, refuse_newer
 from store.records.snapshots import (
     INDEX,
     LABELS,
     MANIFESTS,
+    PLANS,
     TASK_NAME,
     IndexPart,
     LabelRecord,
+    PlanRecord,
     SlotRecord,
     Snapshot,
 )
@@ -34,6 +37,7 @@ _LINES = {
     INDEX: re.compile(rf"(?:{re.escape(INDEX)}/{_NAME}\.parquet\n)*", re.ASCII),
     LABELS: re.compile(rf"(?:{re.escape(LABELS)}/{_NAME}\.parquet\n)*", re.ASCII),
 }
+_TABLE = re.compile(rf"{_NAME}\.arrow", re.ASCII)
 _RECORD = {
     "written_by": str,
     "id": str,
@@ -47,6 +51,21 @@ _RECORD = {
     "labels": dict,
     "finished_plan": (str, None),
     "has_dead": bool,
+    "writer": str,
+    "plan": (dict, None),
+    "oldest": str,
+}
+_OPTIONAL = ("written_by", "writer", "plan", "oldest")
+_PLAN = {
+    "id": str,
+    "kind": str,
+    "digest": str,
+    "start": int,
+    "stop": int,
+    "num_known": int,
+    "layers": dict,
+    "hidden_size": (int, None),
+    "tables": dict,
 }
 _SLOTS = {"counts": [int], "manifests": [str], "emptied": [int]}
 _SLOT = {"count": int, "manifests": [str], "emptied": bool}
@@ -54,6 +73,8 @@ _PARTS = {"kinds": [str], "paths": [str], "starts": [int], "stops": [int]}
 _PART = {"kind": str, "path": str, "start": int, "stop": int}
 _LABELS = {"path": str, "spec": dict}
 KINDS = ("rows", "aliases", "deleted")
+PLAN_KINDS = ("append", "backfill", "compact")
+PLAN_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 MAX_TIME = 253_402_300_800
 """Seconds of the year 10,000, where calendars end."""
 
@@ -84,6 +105,13 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
         "finished_plan": snapshot.finished_plan,
         "has_dead": snapshot.has_dead,
     }
+    if snapshot.writer is not None:  # of a bucket
+        plan = snapshot.plan
+        record |= {
+            "writer": snapshot.writer,
+            "plan": None if plan is None else plan.to_json(),
+            "oldest": snapshot.oldest,
+        }
     return disk.encode_json(record, indent=None)
 
 
@@ -103,7 +131,7 @@ def decode_snapshot(content: bytes, snapshot_id: str, *, where: str, remedy: str
     refuse_newer(data, where=where)
     data = disk.take_checksum(data, where, remedy)
     checks = _Checks(where, remedy)
-    checks.members(data, _RECORD, "", optional=("written_by",))
+    checks.members(data, _RECORD, "", optional=_OPTIONAL)
     data.pop("written_by", None)
     schema = StoreSchema.from_json(data["schema"], where=where, remedy=remedy)
     snapshot = Snapshot(
@@ -114,10 +142,21 @@ def decode_snapshot(content: bytes, snapshot_id: str, *, where: str, remedy: str
             "slots": checks.slots(data["slots"]),
             "index": checks.index(data["index"]),
             "labels": checks.labels(data["labels"]),
+            "plan": None,
         }
     )
     checks.whole(snapshot, snapshot_id)
-    return snapshot
+    if data.get("plan") is None:
+        return snapshot
+    checks.members(data["plan"], _PLAN, "plan", optional=("hidden_size", "tables"))
+    return replace(snapshot, plan=checks.plan(data["plan"], snapshot))
+
+
+def decode_plan(data: dict[str, JSON], *, where: str, remedy: str) -> PlanRecord:
+    """The plan of its JSON members; StoreError for anything else."""
+    checks = _Checks(where, remedy)
+    checks.members(data, _PLAN, "", optional=("hidden_size", "tables"))
+    return checks.plan(data)
 
 
 class _Checks:
@@ -185,11 +224,41 @@ class _Checks:
             self.files([record["path"]], LABELS)
         return {task: LabelRecord(**record) for task, record in data.items()}
 
+    def plan(self, data: JSON, snapshot: Snapshot | None = None) -> PlanRecord:
+        """A plan that can be; of a snapshot's, its place too."""
+        arrays = {name: [int] for name in ARRAYS}
+        self.members(data["layers"], arrays, "layers", optional=ARRAYS)
+        layers = {name: tuple(numbers) for name, numbers in data["layers"].items()}
+        record = PlanRecord(**{**data, "layers": layers})
+        sound = (
+            PLAN_ID.fullmatch(record.id) is not None
+            and record.kind in PLAN_KINDS
+            and 0 <= record.start <= record.stop
+            and record.num_known >= 0
+            and (record.hidden_size is None or record.hidden_size > 0)
+        )
+        self.hold(sound, "it is not the plan of an append")
+        if snapshot is not None:
+            self.hold(record.start <= snapshot.num_samples, "the plan leaves positions out")
+        folder = f"{PLANS}/{record.id}/"
+        for path in record.tables.values():
+            inside = isinstance(path, str) and path.startswith(folder)
+            self.hold(
+                inside and _TABLE.fullmatch(path.removeprefix(folder)) is not None,
+                f"{path!a} names no table of {folder}",
+            )
+        return record
+
     def whole(self, snapshot: Snapshot, snapshot_id: str) -> None:
         """What the parts say of each other."""
         self.hold(
             snapshot.id == snapshot_id and SNAPSHOT_ID.fullmatch(snapshot.id) is not None,
             f"it is the record of snapshot {snapshot.id!a}",
+        )
+        oldest = SNAPSHOT_ID.fullmatch(snapshot.oldest)
+        self.hold(
+            oldest is not None and int(snapshot.oldest) <= int(snapshot.id),
+            f"the oldest snapshot is {snapshot.oldest!a}",
         )
         self.hold(0 <= snapshot.created_at < MAX_TIME, f"time {snapshot.created_at}")
         total, size = snapshot.num_samples, snapshot.schema.samples_per_shard

@@ -1,4 +1,4 @@
-"""The chain of snapshots: publishing one, opening one, which are kept.
+"""The chain of snapshots: opening one, which are kept, and publishing one on a disk.
 
 Publishing writes the record and the copy of the root, then swaps the root `zarr.json` with one
 rename: a reader sees the old state or the new one.
@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 
 from store import disk
-from store.disk import LocalLocation, Location
+from store.disk import LocalLocation, Location, ObjectLocation
 from store.errors import StoreError, StoreInputError
 from store.layout import (
     ROOT_DOCUMENT,
@@ -25,6 +25,7 @@ from store.layout import (
     shard_bytes,
 )
 from store.records.encoding import SNAPSHOT_ID, decode_snapshot, encode_snapshot
+from store.records.numbered import kept, load_newest, read_numbered
 from store.records.snapshots import SNAPSHOTS, Snapshot, root_copy_path, snapshot_path
 
 LARGE_SHARD_BYTES = 2**30
@@ -112,12 +113,24 @@ def _is_whole(location: Location, snapshot_id: str) -> bool:
         return False
 
 
-def load_snapshot(location: Location, snapshot_id: str | None = None) -> Snapshot:
+def load_snapshot(
+    location: Location, snapshot_id: str | None = None, *, known: Snapshot | None = None
+) -> Snapshot:
     """Read a snapshot's record; by default the last commit's.
+
+    Args:
+        location: where the store is.
+        snapshot_id: of an older one.
+        known: read before; given back if it still is the last commit, which takes a bucket one
+            small request.
 
     Raises:
         StoreError: no store, no such snapshot, damage, or a later format.
     """
+    if isinstance(location, ObjectLocation):
+        found = _of_bucket(location, snapshot_id, known)
+        if found is not None:
+            return found
     current = read_root(location).snapshot_id
     if snapshot_id is None:
         try:
@@ -129,6 +142,25 @@ def load_snapshot(location: Location, snapshot_id: str | None = None) -> Snapsho
     if not SNAPSHOT_ID.fullmatch(snapshot_id) or int(snapshot_id) > int(current):
         raise _no_such_snapshot(location, snapshot_id)
     return read_record(location, snapshot_id)
+
+
+def _of_bucket(
+    location: ObjectLocation, snapshot_id: str | None, known: Snapshot | None
+) -> Snapshot | None:
+    """As `load_snapshot`; None where no bucket's chain is, but maybe a copy of a disk's store."""
+    if snapshot_id is not None:
+        there = kept(location)
+        if there is None:
+            return None
+        if snapshot_id not in there:
+            raise _no_such_snapshot(location, snapshot_id)
+        return read_record(location, snapshot_id)
+    if known is not None and known.writer is not None:
+        return load_newest(location, after=known.id) or known
+    found = load_newest(location)
+    if found is not None:
+        _refuse_unborne_size(location, found, f"{location.address}/{snapshot_path(found.id)}")
+    return found
 
 
 def read_record(location: Location, snapshot_id: str, *, is_last: bool = False) -> Snapshot:
@@ -153,6 +185,8 @@ def read_record(location: Location, snapshot_id: str, *, is_last: bool = False) 
         raise _no_such_snapshot(location, snapshot_id) from None
     except OSError as error:
         raise disk.unreadable(where, error, disk.FROM_BACKUP) from error
+    if not content and isinstance(location, ObjectLocation):  # emptied: see `numbered`
+        raise _no_such_snapshot(location, snapshot_id)
     snapshot = decode_snapshot(content, snapshot_id, where=where, remedy=disk.FROM_BACKUP)
     _refuse_unborne_size(location, snapshot, where)
     return snapshot
@@ -172,7 +206,11 @@ def _refuse_unborne_size(location: Location, snapshot: Snapshot, where: str) -> 
         if not filled or (expected < LARGE_SHARD_BYTES and snapshot.num_samples < MANY_SAMPLES):
             continue
         some = itertools.product(layout.layers[:NUM_LOOKS], some_slots)
-        sizes = (_length(location, layout.shard_path(layer, slot)) for layer, slot in some)
+        sizes = (
+            _length(location, layout.shard_path(layer, slot, manifest))
+            for layer, slot in some
+            for manifest in snapshot.slots[slot].manifests
+        )
         if expected not in sizes:
             raise disk.damaged(
                 where,
@@ -197,7 +235,14 @@ def _no_such_snapshot(location: Location, snapshot_id: str) -> StoreInputError:
 
 
 def kept_ids(location: Location) -> list[str]:
-    """Ids of the snapshots whose records are there, oldest first, committed or not."""
+    """Ids of the snapshots whose records are there, oldest first, committed or not.
+
+    Emptied ones of a bucket are not kept.
+    """
+    if isinstance(location, ObjectLocation):
+        there = kept(location)
+        if there is not None:
+            return there
     names = (name.removesuffix(".json") for name in location.names(SNAPSHOTS))
     return sorted((name for name in names if SNAPSHOT_ID.fullmatch(name)), key=int)
 
@@ -208,6 +253,11 @@ def kept_snapshots(location: Location) -> list[Snapshot]:
     Raises:
         StoreError: the record of one is damaged.
     """
+    if isinstance(location, ObjectLocation):
+        there = kept(location)
+        if there is not None:
+            full = (read_numbered(location, name) for name in there)
+            return [snapshot for snapshot in full if snapshot is not None]
     last = int(read_root(location).snapshot_id)
     return [read_record(location, name) for name in kept_ids(location) if int(name) <= last]
 

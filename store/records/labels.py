@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +19,22 @@ from store.records.samples import read_parquet
 from store.records.snapshots import LABELS, TASK_NAME, LabelRecord, Snapshot
 
 LABEL_TYPES = (pa.string(), pa.float64())
+
+
+class WriteTable(Protocol):
+    """Keeps one of the store's own tables under a name that nothing else has."""
+
+    def __call__(self, stem: str, table: pa.Table, *, key: str | None = None) -> str:
+        """Write a table durably.
+
+        Args:
+            stem: how its path begins.
+            table: any.
+            key: names it in full; whoever dies and does the same again then writes the same file.
+
+        Returns:
+            The path.
+        """
 
 
 def as_labels(task: str, table: pa.Table) -> pa.Table:
@@ -53,11 +67,11 @@ def as_labels(task: str, table: pa.Table) -> pa.Table:
 
 
 def write_labels(
-    root: Path, snapshot: Snapshot, task: str, table: pa.Table, spec: Mapping[str, Any]
+    write: WriteTable, snapshot: Snapshot, task: str, table: pa.Table, spec: Mapping[str, Any]
 ) -> Snapshot:
     """Write a task's table; returns `snapshot` with it (not yet published)."""
-    path = f"{LABELS}/{task}-{uuid.uuid4().hex[:12]}.parquet"
-    disk.write_file(root / path, [disk.encode_parquet(as_labels(task, table))])
+    checked = as_labels(task, table)
+    path = write(f"{LABELS}/{task}", checked)
     record = LabelRecord(path, json.loads(json.dumps(dict(spec))))
     return replace(snapshot, labels={**snapshot.labels, task: record})
 

@@ -46,6 +46,8 @@ ALIAS_SCHEMA = pa.schema(
 )
 _OF_RECORD = ("id", "created_at", "author_id")
 """What a row shows of its first living record; the rest is its own."""
+PART_BYTES = 2**24
+"""About what a part of the index takes in memory while it is read."""
 DELETED_SCHEMA = pa.schema([("id", pa.string()), ("position", pa.int64())])
 
 
@@ -148,17 +150,27 @@ class SampleIndex:
         It rewrites rows, then aliases, then tombstones; they are read the other way round, and
         again if tombstones changed meanwhile.
         """
+        if self._snapshot.named:  # nothing is rewritten, and a request waits for its answer
+            parts = self._snapshot.index
+            tables = disk.in_order(self._part, parts, disk.lanes(self._location, PART_BYTES))
+            return {part.path: table for part, table in zip(parts, tables, strict=True)}
         deleted = self._tables_of("deleted", DELETED_SCHEMA)
         while True:
             others = self._tables_of("aliases", ALIAS_SCHEMA)
             others |= {
-                part.path: self._rows_of(part, ["id", "created_at", "author_id"])
+                part.path: self._rows_of(part, _OF_RECORD)
                 for part in self._snapshot.index
                 if part.kind == "rows"
             }
             before, deleted = deleted, self._tables_of("deleted", DELETED_SCHEMA)
             if all(before[path].equals(table) for path, table in deleted.items()):
                 return others | deleted
+
+    def _part(self, part: IndexPart) -> pa.Table:
+        """What is needed of a part to replay it."""
+        if part.kind == "rows":
+            return self._rows_of(part, _OF_RECORD)
+        return self._read(part.path, ALIAS_SCHEMA if part.kind == "aliases" else DELETED_SCHEMA)
 
     def _tables_of(self, kind: str, schema: pa.Schema) -> dict[str, pa.Table]:
         paths = [part.path for part in self._snapshot.index if part.kind == kind]
@@ -189,6 +201,15 @@ class SampleIndex:
                 disk.FROM_BACKUP,
             )
 
+    def first(self, number: int) -> SampleIndex:
+        """This index less the positions from `number` on, which a later snapshot has more."""
+        if number < self.num_rows:
+            at = self.records["position"].to_numpy()
+            self.records = self.records.filter(pa.array(at < number)).combine_chunks()
+            self.dead = self.dead[:number]
+            self.num_rows = number
+        return self
+
     @cached_property
     def _ids(self) -> pa.Array:
         return disk.one_array(self.records["id"])
@@ -207,13 +228,20 @@ class SampleIndex:
         """The stored rows of positions `[start, stop)`, dead ones included, in position order."""
         wanted = pa.schema([ROW_SCHEMA.field(name) for name in columns or ROW_SCHEMA.names])
         stop = self.num_rows if stop is None else stop
-        tables = [wanted.empty_table()]
-        for part in self._snapshot.index:
-            if part.kind == "rows" and part.start < stop and part.stop > start:
-                first = max(start - part.start, 0)
-                rows = self._rows_of(part, wanted.names)
-                tables.append(rows.slice(first, min(stop, part.stop) - part.start - first))
-        return pa.concat_tables(tables)
+        parts = [
+            part
+            for part in self._snapshot.index
+            if part.kind == "rows" and part.start < stop and part.stop > start
+        ]
+
+        def read(part: IndexPart) -> pa.Table:
+            first = max(start - part.start, 0)
+            rows = self._rows_of(part, wanted.names)
+            return rows.slice(first, min(stop, part.stop) - part.start - first)
+
+        # What is held for the next slots is one thread's.
+        at_once = 1 if self._held is not None else disk.lanes(self._location, PART_BYTES)
+        return pa.concat_tables([wanted.empty_table(), *disk.in_order(read, parts, at_once)])
 
     def owner_ids(self) -> pa.Array:
         """The id under which each position appears, `(samples,)`: its first living one, or null."""

@@ -1,8 +1,8 @@
 """Snapshots: what each commit contains, and where its files are.
 
-A snapshot is an immutable JSON record, `.salient/snapshots/NNNNNN.json`, beside a copy of its root
-metadata. Commit `k` stays readable as the first `num_samples` positions. `encoding` makes a
-record's bytes, `history` publishes and finds snapshots.
+A snapshot is an immutable JSON record, `.salient/snapshots/NNNNNN.json`; on a disk beside a copy of
+its root metadata. Commit `k` stays readable as the first `num_samples` positions. `encoding` makes
+a record's bytes; `history` finds snapshots, and publishes them on a disk, `numbered` on a bucket.
 """
 
 from __future__ import annotations
@@ -68,8 +68,53 @@ class LabelRecord:
 
 
 @dataclass(frozen=True)
+class PlanRecord:
+    """A change that takes longer than a commit: an append, added layers, a compaction.
+
+    On a disk it is the plan's `plan.json`; on a bucket a part of the snapshot's record, so that
+    planning is a commit too and who commits anything knows what is under way.
+
+    Attributes:
+        id: name of the plan's folder.
+        kind: "append", "backfill" or "compact".
+        digest: what was asked for; asking again for the same resumes the plan. Empty once
+            something was deleted that may have been among it.
+        start: first new position.
+        stop: position after the last.
+        num_known: samples that needed no work.
+        layers: array name -> layers that each block brings.
+        hidden_size: width of hidden states that a backfill adds to a store without any.
+        tables: name of a table -> its object, on a bucket.
+    """
+
+    id: str
+    kind: str
+    digest: str
+    start: int
+    stop: int
+    num_known: int
+    layers: Mapping[str, tuple[int, ...]]
+    hidden_size: int | None = None
+    tables: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, JSON]:
+        """A JSON object of it; without tables, as on a disk, it has no such member."""
+        said = dict(self.__dict__)
+        if not self.tables:
+            del said["tables"]
+        return said
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """The committed state of a store; see the module's docstring."""
+    """The committed state of a store; see the module's docstring.
+
+    Attributes:
+        writer: on a bucket, who wrote the record; None on a disk.
+        plan: on a bucket, what is under way.
+        oldest: on a bucket, id of the oldest snapshot that may still be opened.
+        has_dead: some positions are deleted, so that readers must consult the index.
+    """
 
     id: str
     parent: str | None
@@ -81,7 +126,15 @@ class Snapshot:
     index: tuple[IndexPart, ...] = ()
     labels: Mapping[str, LabelRecord] = field(default_factory=dict)
     finished_plan: str | None = None
-    has_dead: bool = False  # some positions are deleted: readers must consult the index
+    has_dead: bool = False
+    writer: str | None = None
+    plan: PlanRecord | None = None
+    oldest: str = "000000"
+
+    @property
+    def named(self) -> bool:
+        """Whether it is a bucket's own, whose shards have names by their manifests."""
+        return self.writer is not None
 
     @property
     def next_id(self) -> str:
@@ -100,6 +153,22 @@ class Snapshot:
             *(part.path for part in self.index),
             *(record.path for record in self.labels.values()),
         }
+
+    def objects(self) -> set[str]:
+        """Everything that a snapshot of a bucket needs: private files, shards, tables of its plan.
+
+        A slot may have several manifests, each of some layers: a shard counts under all of them.
+        """
+        shards = {
+            layout.shard_path(layer, number, path)
+            for layout in self.schema.arrays.values()
+            for layer in layout.layers
+            for number, slot in enumerate(self.slots)
+            if not slot.emptied
+            for path in slot.manifests
+        }
+        tables = set() if self.plan is None else set(self.plan.tables.values())
+        return self.files() | shards | tables
 
 
 def written_folders(schema: StoreSchema) -> dict[str, int]:

@@ -95,12 +95,13 @@ def delete_samples(
         StoreInputError: authors, and no sample names its own.
     """
     asked = list(dict.fromkeys(map(str, ids)))
-    root = store.writable_root()
+    store.writable_location()
     store.refresh()
-    index, snapshot = store.index, store.snapshot
-    found = known_authors(root, snapshot, index, authors) if authors else set()
+    index, plan = store.index, store.plan_under_way()
+    address = store.location.address
+    found = known_authors(address, plan, index, authors) if authors else set()
     living = doomed_records(index, asked, authors)["id"].to_pylist()
-    known = {*living, *planned_ids(root, snapshot, asked, authors)}
+    known = {*living, *planned_ids(plan, asked, authors)}
     nobody = tuple(name for name in dict.fromkeys(map(str, authors)) if name not in found)
     num = len(known) if dry_run else store.delete(asked or None, author_ids=authors or None)
     rest = pa.chunked_array([[name for name in asked if name not in known]], pa.string())

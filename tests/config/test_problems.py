@@ -112,10 +112,10 @@ def test_all_problems_come_at_once_with_unknown_keys_first(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("old", "new", "parts"),
     [
-        ('run_dir = "run"', 'run_dir = "s3://b/run"', ["run_dir: 's3://b/run'", "copy it"]),
-        ('path = "tweets.csv"', 'path = "s3://b/t.csv"', ["corpus[1].path", "fetch it", "hub ="]),
-        ('path = "activations"', 'path = "gs://b/a"', ["store.path: 'gs://b/a'", "shared folder"]),
-        ("[probe]", '[score]\noutput = "s3://b"\n[probe]', ["score.output: 's3://b'"]),
+        ('run_dir = "run"', 'run_dir = "s3://b/run"', ["run_dir: 's3://b/run'", "store.path"]),
+        ('path = "tweets.csv"', 'path = "ftp://b/t.csv"', ["corpus[1].path", "fetch it", "hub ="]),
+        ('path = "activations"', 'path = "ftp://b/a"', ["store.path: 'ftp://b/a'", "s3://BUCKET"]),
+        ("[probe]", '[score]\noutput = "s3://"\n[probe]', ["score.output: 's3://'"]),
         (
             '"some/model"',
             '"https://huggingface.co/org/name"',

@@ -457,7 +457,7 @@ def test_a_delete_that_died_is_forgotten_by_no_plan(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("store.activations.delete_from_plan", die)
+        patch.setattr("store.commits.ondisk.plan_without", die)
         with pytest.raises(KeyboardInterrupt):
             store.delete(["id15"])
     assert ActivationStore.open(tmp_path / "s").delete(["id15"]) == 0

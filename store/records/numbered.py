@@ -1,0 +1,126 @@
+"""Snapshots of a bucket: a chain of create-only objects, of which the highest number is the newest.
+
+    head = load_newest(location)
+    following = replace(…, id=head.next_id)
+    publish_next(location, following)        None: another was first; read the head and do it again
+
+There is no lock and nothing that is replaced: `create` gives each number to one writer, and whoever
+has it built upon the number before, for numbers have no gaps. A record that nobody needs is
+emptied, never deleted, so that a writer who sleeps cannot take its number again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from store import disk
+from store.disk import Meta, ObjectLocation, new_writer
+from store.errors import StoreError
+from store.records.encoding import decode_snapshot, encode_snapshot
+from store.records.snapshots import SNAPSHOTS, Snapshot, snapshot_path
+
+_NAME = re.compile(rf"{re.escape(SNAPSHOTS)}/([0-9]{{6,12}})(\.zarr)?\.json", re.ASCII)
+NUM_LOOKS = 100
+"""How often the newest record is looked for while others follow and this one is emptied."""
+
+
+def numbers(location: ObjectLocation, *, after: str | None = None) -> dict[str, Meta] | None:
+    """The records by id, oldest first, emptied ones too; None if this is no such chain.
+
+    A store of a disk that was copied to a bucket has copies of its root beside its records.
+
+    Args:
+        location: where the store is.
+        after: id of a snapshot; only later ones are wanted. One request then.
+    """
+    if location.address.startswith(("http:", "https:")):  # which cannot list
+        return None
+    start = None if after is None else snapshot_path(after)
+    found: dict[str, Meta] = {}
+    for meta in location.list(SNAPSHOTS, after=start):
+        if named := _NAME.fullmatch(meta.path):
+            if named[2]:
+                return None
+            found[named[1]] = meta
+    ids = sorted(found, key=int)
+    if after is not None and set((ids or [after])[-1]) == {"9"}:  # then 1000000 stands before it
+        return numbers(location)
+    if not found and after is None:
+        return None
+    return {name: found[name] for name in ids}
+
+
+def load_newest(location: ObjectLocation, *, after: str | None = None) -> Snapshot | None:
+    """The last commit; None if there is no chain, or none of it is later than `after`."""
+    previous = None
+    for _ in range(NUM_LOOKS):
+        ids = numbers(location, after=after)
+        if not ids:
+            return None
+        newest = list(ids)[-1]
+        snapshot = read_numbered(location, newest)
+        if snapshot is not None:
+            return snapshot
+        if previous == newest:
+            break
+        previous = newest  # others followed, and a compaction has emptied this one
+    where = f"{location.address}/{snapshot_path(newest)}"
+    raise disk.damaged(where, "the record of the last commit is empty", disk.FROM_BACKUP)
+
+
+def read_numbered(location: ObjectLocation, snapshot_id: str) -> Snapshot | None:
+    """The record of a snapshot; None if it was emptied."""
+    path = snapshot_path(snapshot_id)
+    where = f"{location.address}/{path}"
+    try:
+        content = location.read(path, max_bytes=disk.MAX_JSON_BYTES)
+    except FileNotFoundError:
+        raise StoreError(f"{where}: the record is missing; {disk.FROM_BACKUP}") from None
+    if not content:
+        return None
+    return decode_snapshot(content, snapshot_id, where=where, remedy=disk.FROM_BACKUP)
+
+
+def kept(location: ObjectLocation) -> list[str] | None:
+    """Ids of the snapshots that may still be opened, oldest first; None if there is no chain.
+
+    What is older than the last commit says is as good as emptied.
+    """
+    there = numbers(location)
+    head = None if there is None else load_newest(location)
+    if there is None or head is None:
+        return None
+    oldest = int(head.oldest)
+    ids = [name for name, meta in there.items() if meta.size and int(name) >= oldest]
+    return ids if head.id in ids else [*ids, head.id]
+
+
+def publish_next(location: ObjectLocation, following: Snapshot) -> Snapshot | None:
+    """Make `following` the last commit, if nothing else has its number; all it names is there.
+
+    Args:
+        location: where the store is.
+        following: built upon the snapshot before it.
+
+    Returns:
+        It, signed; None if another writer was first.
+
+    Raises:
+        StoreBusy: no answer, so that nobody knows: read the head and do it again.
+    """
+    signed = replace(following, writer=new_writer())
+    content = encode_snapshot(signed)
+    path = snapshot_path(signed.id)
+    try:  # What no program could open must not be committed, whatever made it.
+        decode_snapshot(content, signed.id, where=f"{location.address}/{path}", remedy="")
+    except StoreError as error:
+        raise StoreError(
+            f"{error} it was not committed, snapshot {signed.parent} stands: please report this"
+        ) from None
+    return signed if location.create(path, [content]) else None
+
+
+def empty_record(location: ObjectLocation, snapshot_id: str) -> None:
+    """Keep a snapshot no longer; not the newest one."""
+    location.put(snapshot_path(snapshot_id), [b""])

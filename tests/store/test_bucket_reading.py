@@ -1,0 +1,365 @@
+"""Reading of a bucket: the same as of the disk, by few requests, and beside a compaction."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, open_dataset
+from store.disk import ObjectLocation, flight, locate
+from store.layout import ShardReader, merge_ranges
+from store.upkeep.compaction import compact
+from tests.builders.bucket_store import to_bucket
+from tests.builders.buckets import BucketServer, set_environment
+from tests.builders.faults import Fault, FaultProxy
+from tests.builders.store_dataset import DELETED, SCHEMA, make
+from tests.builders.store_processes import values_of
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("reading") / "s")
+
+
+@pytest.fixture
+def url(path: Path, memory_bucket: str) -> str:
+    to_bucket(path, memory_bucket)
+    return memory_bucket
+
+
+# -- which ranges are asked for -------------------------------------------------------------------
+
+
+def fewest(starts: np.ndarray, stops: np.ndarray, waste: float) -> int:
+    """How few ranges there can be, by trying all ways to close gaps."""
+    gaps, allowed = starts[1:] - stops[:-1], waste * (stops - starts).sum()
+    ways = ([n for n in range(len(gaps)) if way >> n & 1] for way in range(1 << len(gaps)))
+    return len(starts) - max(len(way) for way in ways if gaps[way].sum() <= allowed)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 90)), max_size=8),
+    st.sampled_from([0, 0.05, 0.5]),
+)
+def test_ranges_are_as_few_as_the_waste_allows(cuts: list[tuple[int, int]], waste: float) -> None:
+    edges = np.cumsum(np.array(cuts, np.int64).ravel())
+    starts, stops = edges[0::2], edges[1::2]
+    begun, ended = merge_ranges(starts, stops, waste=waste)
+    needed = int((stops - starts).sum())
+    assert (ended - begun).sum() <= (1 + waste) * needed
+    inside = np.searchsorted(begun, starts, side="right") - 1
+    assert ((begun[inside] <= starts) & (stops <= ended[inside])).all()
+    if len(starts):
+        assert len(begun) == fewest(starts, stops, waste)
+
+
+def shards(rows: int, count: int, url: str) -> tuple[ShardReader, np.ndarray]:
+    location = locate(url)
+    assert isinstance(location, ObjectLocation)
+    block = np.arange(rows * 64, dtype=np.uint16).reshape(rows, 64).view(np.float16)
+    location.put("a/shard", [block.tobytes() + b"index"])
+
+    def damaged(path: str, what: str) -> DamagedShardError:
+        return DamagedShardError(f"{path} {what}")
+
+    reader = ShardReader(location, samples_per_shard=64, dtype="float16", damaged=damaged)
+    return reader, block[:, :count]
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "requests", "waste"),
+    [
+        (64, [3, 4, 5, 90], 2, 0),  # neighbours are one
+        (64, [*range(0, 30), *range(31, 60)], 1, 1),  # a row between is 1 of 59
+        (64, [0, 2, 4], 3, 0),  # … and here one of three
+        (10, [3, 4, 90], 3, 0),  # rows of the last slot have gaps
+        (63, [3, 4, 5], 1, 0),  # … small ones here
+        (10, list(range(40)), 1, None),  # … and a long run is one range nevertheless
+        (64, [], 0, 0),
+    ],
+)
+def test_rows_are_fetched_by_few_requests(
+    memory_bucket: str, count: int, wanted: list[int], requests: int, waste: int | None
+) -> None:
+    reader, want = shards(100, count, memory_bucket)
+    out = np.empty((len(wanted), count), np.float16)
+    reader.read_rows("a/shard", 100, np.array(wanted, np.int64), count, out)
+    np.testing.assert_array_equal(out.view(np.uint16), want[wanted].view(np.uint16))
+    assert reader.requests == requests
+    if waste == 0:
+        assert reader.bytes_read <= 1.05 * out.nbytes
+    elif waste is not None:
+        assert reader.bytes_read == out.nbytes + waste * 128
+    with pytest.raises(DamagedShardError, match="ends before byte"):
+        reader.fetch_block("a/shard", 90, 102)
+
+
+def test_a_shard_alone_is_fetched_in_parts(
+    memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.layout.shards.PART_BYTES", 1000)
+    reader, want = shards(100, 64, memory_bucket)
+    for at_once, requests in ((1, 1), (4, 4), (99, 12)):
+        reader.requests = 0
+        block = reader.fetch_block("a/shard", 0, 100, at_once=at_once)
+        np.testing.assert_array_equal(block.view(np.uint16), want.view(np.uint16))
+        assert reader.requests == requests
+
+
+# -- the same as of the disk ----------------------------------------------------------------------
+
+
+def test_a_bucket_reads_as_its_disk(path: Path, url: str) -> None:
+    """Every way of reading gives the disk's bytes, deleted samples and types included."""
+    disk, there = ActivationStore.open(path), ActivationStore.open(url)
+    assert there.num_living == disk.num_living and there.tasks() == disk.tasks()
+    assert there.samples().equals(disk.samples())
+    some = [37 - n for n in range(0, 37, 5) if f"id{37 - n}" not in DELETED]
+    for name, layout in SCHEMA.arrays.items():
+        for layer in layout.layers:
+            for dtype in ("float16", "float32"):
+                want = disk.read_matrix(name, layer=layer, dtype=dtype)
+                np.testing.assert_array_equal(
+                    there.read_matrix(name, layer=layer, dtype=dtype), want
+                )
+            found = [(at, block.copy()) for at, block in there.iter_blocks(name, layer=layer)]
+            assert [at for at, _ in found] == [0, 16, 32]
+            np.testing.assert_array_equal(np.concatenate([b for _, b in found]), want)
+            picked = there.read_features(name, layer=layer, features=[7, 2, 3], samples=some)
+            np.testing.assert_array_equal(picked, want[some][:, [7, 2, 3]])
+            for ours, theirs in zip(
+                there.moments(name, layer=layer), disk.moments(name, layer=layer), strict=True
+            ):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("chunks", [None, {}, "auto"])
+@pytest.mark.parametrize("check", ["rows", "first", "always", "never"])
+def test_a_buckets_dataset_is_its_disks(path: Path, url: str, chunks: Any, check: str) -> None:
+    disk, there = open_dataset(path), open_dataset(url, chunks=chunks, check=check)
+    xr.testing.assert_identical(there.load(), disk.load())
+    there = open_dataset(url, chunks=chunks, check=check)
+    pairs = [(2, 4), (0, 1), (2, 0)]
+    xr.testing.assert_identical(
+        there.salient.features(pairs).load(), disk.salient.features(pairs).load()
+    )
+    for by in (None, "label_mood", "created_at.date"):
+        np.testing.assert_allclose(
+            there.salient.mean(by=by), disk.salient.mean(by=by), rtol=0 if chunks is None else 1e-6
+        )
+
+
+def test_rows_for_hugging_face_are_the_disks(path: Path, url: str) -> None:
+    pytest.importorskip("datasets")
+    rows = [
+        list(ActivationStore.open(place).to_hf_dataset(layers=[2], units=[1, 3]))
+        for place in (path, url)
+    ]
+    assert len(rows[0]) == 35 and repr(rows[0]) == repr(rows[1])
+
+
+def test_a_disks_store_copied_to_a_bucket_opens(path: Path, memory_bucket: str) -> None:
+    """Slots keep their names there, as in copies made before Salient wrote to buckets."""
+    location = locate(memory_bucket)
+    assert isinstance(location, ObjectLocation)
+    for file in path.rglob("*"):
+        if file.is_file():
+            location.put(str(file.relative_to(path)), [file.read_bytes()])
+    xr.testing.assert_identical(open_dataset(memory_bucket).load(), open_dataset(path).load())
+    copied = ActivationStore.open(memory_bucket).zarr_store()
+    xr.testing.assert_identical(xr.open_zarr(copied).load(), xr.open_zarr(path).load())
+
+
+def mean_of(dataset: xr.Dataset, answer: Any) -> None:
+    answer.put(dataset.ffn.sel(layer=1).mean("sample").values)
+
+
+def test_an_open_dataset_goes_to_other_processes(path: Path, bucket: str) -> None:
+    """Of a real server: what travels is the address; credentials are looked up there."""
+    to_bucket(path, bucket)
+    lazy = open_dataset(bucket)
+    want = lazy.ffn.sel(layer=1).mean("sample").values
+    assert b"not-so-secret" not in pickle.dumps(lazy)
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=mean_of, args=(lazy, answer))
+    process.start()
+    np.testing.assert_array_equal(answer.get(timeout=120), want)
+    process.join()
+    np.testing.assert_array_equal(want, open_dataset(path).ffn.sel(layer=1).mean("sample").values)
+
+
+# -- how much is read -----------------------------------------------------------------------------
+
+
+def wide(path: Path) -> Path:
+    """Four full shards of two layers of 300 neurons."""
+    schema = StoreSchema(num_layers=2, neuron_size=300, samples_per_shard=64)
+    store = ActivationStore.create(path, schema)
+    ids = [f"id{n}" for n in range(256)]
+    plan = store.plan_append(pa.table({"id": ids, "text": ids}))
+    for block in plan.blocks:
+        number = len(block)
+        store.write_block(
+            plan,
+            block,
+            values_of(schema, plan.samples(block)["id"].to_pylist()),
+            n_tokens=np.ones(number, np.int32),
+            truncated=np.zeros(number, bool),
+        )
+    store.commit()
+    return path
+
+
+def test_a_salient_slice_reads_what_it_needs(tmp_path: Path, memory_bucket: str) -> None:
+    path = wide(tmp_path / "s")
+    to_bucket(path, memory_bucket)
+    there = ActivationStore.open(memory_bucket)
+    features = [3, 4, 5, 40, 300, 341, 599]
+    got = there.read_features(layer=1, features=features)
+    want = ActivationStore.open(path).read_features(layer=1, features=features)
+    np.testing.assert_array_equal(got, want)
+    shards, windows = there.reader.shards, there.reader.windows
+    assert there.bytes_read <= 1.05 * len(features) * 256 * 2
+    assert shards.requests == 4 * 5  # a request for each run of rows and shard, and no other
+    assert windows.requests <= 4 * 2  # a manifest's first bytes, and the layer's checksums
+    there.read_features(layer=1, features=features)
+    assert windows.requests <= 4 * 2
+
+
+def test_a_server_is_asked_for_nothing_else(
+    tmp_path: Path, bucket: str, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a proxy sees it: one GET a range and no HEAD, also where a server is busy for a moment."""
+    path = wide(tmp_path / "s")
+    to_bucket(path, bucket)
+    with FaultProxy(bucket_server.endpoint) as proxy:
+        set_environment(monkeypatch, bucket_server.environment(proxy.endpoint))
+        lazy = open_dataset(bucket)
+        pairs = [(0, 3), (1, 4), (1, 200)]
+        proxy.reset_counts()
+        proxy.plan(Fault("answer", key="/ffn/c/", times=2))
+        got = lazy.salient.features(pairs)
+        shards = [seen for seen in proxy.log if "/ffn/c/" in seen.path and seen.status == 206]
+        assert {seen.method for seen in proxy.log} == {"GET"}
+        assert len(shards) == 4 * 6 and sum(seen.sent for seen in shards) == got.nbytes // 2
+    xr.testing.assert_identical(got, open_dataset(path).salient.features(pairs))
+
+
+def test_a_scan_holds_few_shards(
+    tmp_path: Path, memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are fetched ahead, but no more than the memory given for it."""
+    path = wide(tmp_path / "s")
+    to_bucket(path, memory_bucket)
+    there = ActivationStore.open(memory_bucket)
+    monkeypatch.setattr(flight, "AHEAD_BYTES", 3 * 600 * 64 * 2)
+    assert there.reader.lanes(600) == 3
+    blocks = there.iter_blocks(layer=0)
+    next(blocks)
+    blocks.close()
+    assert there.reader.shards.requests <= 4
+    begun = []
+    steps = flight.in_order(lambda job: begun.append(job) or job, range(50), 3)
+    assert [next(steps) for _ in range(5)] == list(range(5)) and len(begun) <= 8
+    steps.close()
+    assert len(begun) <= 8
+
+
+# -- beside a compaction, and damage --------------------------------------------------------------
+
+
+def test_readers_go_on_when_shards_are_replaced(tmp_path: Path, memory_bucket: str) -> None:
+    """Opened before a compaction, whose objects then are the only ones: the living are the same."""
+    path = make(tmp_path / "s")
+    location = to_bucket(path, memory_bucket)
+    old = [meta.path for meta in location.list() if not meta.path.endswith(".json")]
+    want = open_dataset(path).load()
+    before, pinned = (ActivationStore.open(memory_bucket, name) for name in (None, want.snapshot))
+    lazy, zarred = open_dataset(memory_bucket), xr.open_zarr(before.zarr_store())
+    values = ActivationStore.open(path).read_matrix(layer=1)
+    root = ActivationStore.open(path)
+    compact(root)
+    to_bucket(path, memory_bucket, attempt=1)
+    new = {p for s in [ActivationStore.open(memory_bucket).snapshot] for p in s.files()}
+    kept = [p for p in old if ".salient" in p and p in new]
+    location.delete([p for p in old if p not in kept])
+    for store in (before, pinned):
+        np.testing.assert_array_equal(store.read_matrix(layer=1), values)
+        assert store.samples()["id"].to_pylist() == want["sample"].values.tolist()
+    np.testing.assert_array_equal(lazy.ffn.values, want.ffn.values)
+    alive = [n for n in range(38) if f"id{n}" not in DELETED]
+    np.testing.assert_array_equal(zarred.ffn.values[..., alive], want.ffn.values)
+
+
+def test_damage_is_an_error_and_named(path: Path, url: str) -> None:
+    location = locate(url)
+    assert isinstance(location, ObjectLocation)
+    shards = [meta.path for meta in location.list("ffn/c/1")]
+    content = bytearray(location.read(shards[1]))
+    content[5] ^= 1
+    location.put(shards[1], [bytes(content)])
+    with pytest.raises(DamagedShardError, match=r"slot 1\).*verify"):
+        ActivationStore.open(url).read_matrix(layer=1)
+    location.delete([shards[2]])
+    there = ActivationStore.open(url, check="never")
+    with pytest.raises(DamagedShardError, match="is missing"):
+        there.read_features(layer=1, features=[1])
+    with pytest.raises(StoreError, match="is missing"):
+        xr.open_zarr(there.zarr_store()).ffn.load()
+
+
+# -- for readers of Zarr --------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_the_disks_zarr(path: Path, url: str) -> None:
+    """Documents and coordinates are the disk's byte for byte, and so is what zarr reads."""
+    there = ActivationStore.open(url)
+    made = there.zarr_store()
+    assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301  as dask's workers receive it
+    group, disk = zarr.open_group(made, mode="r"), zarr.open_group(str(path), mode="r")
+    assert sorted(group.array_keys()) == sorted(disk.array_keys())
+    for name, array in disk.arrays():
+        np.testing.assert_array_equal(group[name][...], array[...])
+    ffn = group["ffn"]
+    assert ffn.vindex[[0, 2], [1, 0], [4, 4], [37, 2]].tolist() == (
+        disk["ffn"].vindex[[0, 2], [1, 0], [4, 4], [37, 2]].tolist()
+    )
+    for file in sorted(path.rglob("*")):
+        key = str(file.relative_to(path))
+        if file.is_file() and not key.startswith(".salient"):
+            assert bytes_of(made, key) == file.read_bytes(), key
+    listed = set(keys_of(made))
+    assert listed == {
+        str(file.relative_to(path))
+        for file in path.rglob("*")
+        if file.is_file() and not str(file.relative_to(path)).startswith(".salient")
+    }
+    xr.testing.assert_identical(xr.open_zarr(made).load(), xr.open_zarr(path).load())
+
+
+def bytes_of(store: Any, key: str) -> bytes | None:
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    found = sync(store.get(key, default_buffer_prototype()))
+    return None if found is None else found.to_bytes()
+
+
+def keys_of(store: Any) -> list[str]:
+    from zarr.core.sync import sync
+
+    async def listed() -> list[str]:
+        return [key async for key in store.list()]
+
+    return sync(listed())
