@@ -50,7 +50,7 @@ from pipeline.scoring.commitlog import (
     rows_of,
     staged_path,
 )
-from pipeline.scoring.deletion import Deleted
+from pipeline.scoring.deleted import Deleted
 from pipeline.scoring.parts import (
     QUARANTINE,
     DamagedFile,

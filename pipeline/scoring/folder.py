@@ -32,7 +32,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.progress import Say, silent
-from pipeline.scoring.deletion import CLASH, Deleted, catch_up
+from pipeline.scoring.deleted import CLASH, Deleted
+from pipeline.scoring.deletion import catch_up
 from pipeline.scoring.inbucket import in_bucket
 from pipeline.scoring.keeping import Batch, Ended, Keeper, Written, keys_in, without_text
 from pipeline.scoring.ledger import Entry, Finished, Ledger, Published
