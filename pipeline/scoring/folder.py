@@ -14,7 +14,8 @@
       .lock                              held by the one process that has the folder open
 
 Rows wait in memory until there are enough for files of some size; the dates with the most rows are
-written first. Only one process at a time has the folder open, others wait.
+written first. Only one process at a time has the folder open, others wait. A folder in a bucket
+(``pipeline.scoring.inbucket``) is open to all, and has ``_commits`` in place of ledger and lock.
 """
 
 from __future__ import annotations
