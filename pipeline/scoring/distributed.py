@@ -60,8 +60,9 @@ class ScoreRecipe:
         return cls(folders, model, device, trust_remote_code, uuid.uuid4().hex)
 
     def with_heads(self) -> ScoreRecipe:
-        """The recipe with the heads in it."""
-        return replace(self, packed=tuple(_files_of(Path(folder)) for folder in self.heads))
+        """The recipe with the heads in it, for workers to whom their folders say nothing."""
+        packed = tuple(_files_of(Path(folder)) for folder in self.heads)
+        return replace(self, heads=(), packed=packed)
 
     def load(self) -> Scorer:
         """Runs on a worker: the scorer, checked on the golden texts."""
