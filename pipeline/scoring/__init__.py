@@ -8,7 +8,9 @@ Read first: `files` (the command, from start to end), `batch` (files to rows in 
 heads that `loading` finds. `folder` and `ledger` keep the promise that nothing is lost or doubled,
 in the `place` that they open and the `parts` that lie there; `sinks` say which of these count: all,
 or what the log of a `delta` table lists. `origin` says what made them. `repair` mends the folder,
-`deletion` takes tweets out of it for good. `cache` computes equal texts once, `summary` counts what
+`deletion` takes tweets out of it for good;
+`mending` and `erasure` do so in a bucket (`retiring` knows which), and readers ask `held`.
+`cache` computes equal texts once, `summary` counts what
 became of every row, `alerts` tells of drift, `cascade` lets easy texts leave early, `metrics` is
 what Prometheus is told.
 """

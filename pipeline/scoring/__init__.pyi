@@ -6,7 +6,6 @@ from .cascade import CascadeTask as CascadeTask
 from .cascade import leaving as leaving
 from .deletion import DeletionReport as DeletionReport
 from .deletion import IncompleteDeletion as IncompleteDeletion
-from .deletion import delete_scores as delete_scores
 from .deletion import read_names as read_names
 from .files import score_files as score_files
 from .following import Following as Following
@@ -24,7 +23,8 @@ from .prediction import trained_normalisation as trained_normalisation
 from .prepared import ScoreOptions as ScoreOptions
 from .prepared import find_heads as find_heads
 from .repair import RepairReport as RepairReport
-from .repair import repair_scores as repair_scores
+from .retiring import delete_scores as delete_scores
+from .retiring import repair_scores as repair_scores
 from .scorer import Scored as Scored
 from .scorer import Scorer as Scorer
 from .summary import ScoreReport as ScoreReport

@@ -64,7 +64,6 @@ from pipeline.texts import (
     read_dump,
     settled,
 )
-from store.disk import is_url
 from store.tables import read_arrays, write_arrays, write_json
 from store.upkeep import unmet
 
@@ -333,6 +332,7 @@ def delete_scores(
     dumps: Sequence[Path | str] = (),
     forget: bool = False,
     dry_run: bool = False,
+    within: Callable[..., DeletionReport] | None = None,
     say: Say = silent,
 ) -> DeletionReport:
     """Take tweets out of a folder of scores: rows, text hashes, ledger entries, quarantined lines.
@@ -346,6 +346,7 @@ def delete_scores(
         dumps: files of tweets, which say who wrote them.
         forget: the other way round: let these ids be scored again.
         dry_run: change nothing, only count.
+        within: what takes ids out of the folder; default from one of this machine.
         say: told of progress.
 
     Raises:
@@ -365,13 +366,8 @@ def delete_scores(
             )
     searched = ids_of_authors(authors, dumps) if authors else Searched()
     wanted |= searched.ids
-    how: dict[str, Any] = {"forget": forget, "dry_run": dry_run, "say": say}
-    if is_url(folder):
-        from pipeline.scoring.erasure import erase  # which stands above what it shares with this
-
-        report = erase(str(folder), wanted, searched, **how)
-    else:
-        report = _delete(Path(folder), wanted, searched, **how)
+    take_out = _delete if within is None else within
+    report = take_out(folder, wanted, searched, forget=forget, dry_run=dry_run, say=say)
     report = replace(report, authors=len(set(authors)))
     if report.incomplete:
         raise IncompleteDeletion(report)
@@ -379,8 +375,15 @@ def delete_scores(
 
 
 def _delete(
-    folder: Path, wanted: set[str], searched: Searched, *, forget: bool, dry_run: bool, say: Say
+    folder: Path | str,
+    wanted: set[str],
+    searched: Searched,
+    *,
+    forget: bool,
+    dry_run: bool,
+    say: Say,
 ) -> DeletionReport:
+    folder = Path(folder)
     with alone(folder, dry_run=dry_run, say=say):
         card = read_score_card(folder)
         if not dry_run and card is not None and card["format_version"] != format_version(folder):

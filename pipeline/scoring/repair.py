@@ -51,7 +51,7 @@ from pipeline.scoring.place import (
     read_score_card,
 )
 from pipeline.scoring.sinks import sink_of
-from store.disk import is_url, make_directories, sync_directory
+from store.disk import make_directories, sync_directory
 from store.tables import read_json, write_json
 
 MISSING = "missing"
@@ -156,15 +156,12 @@ def some_of(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def repair_scores(
-    folder: Path | str, *, dry_run: bool = False, grace_s: float | None = None, say: Say = silent
-) -> RepairReport:
+def repair_scores(folder: Path, *, dry_run: bool = False, say: Say = silent) -> RepairReport:
     """Mend a folder of scores.
 
     Args:
-        folder: of the scores, or its URL.
+        folder: of the scores.
         dry_run: change nothing, only tell.
-        grace_s: in a bucket: how old a staged part must be to be taken for a dead writer's.
         say: told of progress.
 
     Raises:
@@ -172,12 +169,6 @@ def repair_scores(
         ScoreError: it leads elsewhere, is of a newer format, holds scores of several heads without
             a card, or nothing is left of its list of deleted ids.
     """
-    if is_url(folder):
-        from pipeline.scoring.mending import GRACE_S, mend  # which stands above this
-
-        grace_s = GRACE_S if grace_s is None else grace_s
-        return mend(str(folder), dry_run=dry_run, grace_s=grace_s, say=say)
-    folder = Path(folder)
     check_scores(folder)
     with ExitStack() as stack:
         stack.enter_context(alone(folder, dry_run=dry_run, say=say))
