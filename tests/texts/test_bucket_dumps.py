@@ -20,7 +20,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
-from pipeline.errors import ConfigError, CorpusError, DumpError, InputError
+from pipeline.errors import ConfigError, CorpusError, DumpError, InputError, ScoreError
 from pipeline.scoring.files import ScoreOptions
 from pipeline.scoring.following import Following, follow_files
 from pipeline.scoring.inputs import check_apart, check_inputs, find_inputs
@@ -489,3 +489,16 @@ def test_an_unchanged_object_is_not_read_again(
     report = run_without_model([path], tmp_path / "out", note=True)
     assert report.inputs[0].state == "unchanged"
     assert fault_proxy.requests["GET"] == 0
+
+
+def test_a_run_that_ends_within_an_object_is_gone_on_with(
+    memory_bucket: str, tmp_path: Path
+) -> None:
+    put(memory_bucket, {"day.jsonl.gz": dump_of(range(150))})
+    given = find_inputs([Path(f"{memory_bucket}/day.jsonl.gz")])
+    for stop in (3, 9, 14):
+        with pytest.raises(ScoreError, match="stopped"):
+            run_without_model(given, tmp_path / "out", stop)
+    run_without_model(given, tmp_path / "out")
+    run_without_model(given, tmp_path / "at_once")
+    assert scores(tmp_path / "out").equals(scores(tmp_path / "at_once"))
