@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import random
@@ -456,19 +457,16 @@ def test_an_object_replaced_while_it_is_scored_is_scored_anew_the_next_time(
     monkeypatch.setattr(readahead, "PIECE_BYTES", 1 << 10)
     put(bucket, {"day.jsonl.gz": dump_of(range(200))})
     (path,) = find_inputs([Path(f"{bucket}/*.gz")])
-    gets = 0
+    gets, last = itertools.count(), [-1]
 
     def replace(method: str, key: str) -> None:
-        nonlocal gets
-        gets += 1
-        if gets == most - 2:
+        if next(gets) == last[0] - 2:
             fault_proxy.clear()
             put(bucket, {"day.jsonl.gz": dump_of(range(100, 300))})
 
-    most = 10**9
     fault_proxy.plan(Fault("call", method="GET", key="day.jsonl.gz", times=None, call=replace))
     run_without_model([path], tmp_path / "never")
-    most, gets = gets, 0
+    last[0], gets = next(gets), itertools.count()
     report = run_without_model([path], tmp_path / "out")
     (one,) = report.inputs
     assert one.state == "failed" and "day.jsonl.gz: changed while it was read" in str(one.problem)
