@@ -177,9 +177,9 @@ class FollowReport:
 
 
 def follow_files(
-    folder: Path,
+    folder: Path | str,
     run: Path | None = None,
-    output: Path | None = None,
+    output: Path | str | None = None,
     *,
     options: ScoreOptions | None = None,
     following: Following | None = None,
