@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import random
@@ -20,7 +21,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
-from pipeline.errors import ConfigError, CorpusError, DumpError, InputError
+from pipeline.errors import ConfigError, CorpusError, DumpError, InputError, ScoreError
 from pipeline.scoring.files import ScoreOptions
 from pipeline.scoring.following import Following, follow_files
 from pipeline.scoring.inputs import check_apart, check_inputs, find_inputs
@@ -456,19 +457,16 @@ def test_an_object_replaced_while_it_is_scored_is_scored_anew_the_next_time(
     monkeypatch.setattr(readahead, "PIECE_BYTES", 1 << 10)
     put(bucket, {"day.jsonl.gz": dump_of(range(200))})
     (path,) = find_inputs([Path(f"{bucket}/*.gz")])
-    gets = 0
+    gets, last = itertools.count(), [-1]
 
     def replace(method: str, key: str) -> None:
-        nonlocal gets
-        gets += 1
-        if gets == most - 2:
+        if next(gets) == last[0] - 2:
             fault_proxy.clear()
             put(bucket, {"day.jsonl.gz": dump_of(range(100, 300))})
 
-    most = 10**9
     fault_proxy.plan(Fault("call", method="GET", key="day.jsonl.gz", times=None, call=replace))
     run_without_model([path], tmp_path / "never")
-    most, gets = gets, 0
+    last[0], gets = next(gets), itertools.count()
     report = run_without_model([path], tmp_path / "out")
     (one,) = report.inputs
     assert one.state == "failed" and "day.jsonl.gz: changed while it was read" in str(one.problem)
@@ -489,3 +487,16 @@ def test_an_unchanged_object_is_not_read_again(
     report = run_without_model([path], tmp_path / "out", note=True)
     assert report.inputs[0].state == "unchanged"
     assert fault_proxy.requests["GET"] == 0
+
+
+def test_a_run_that_ends_within_an_object_is_gone_on_with(
+    memory_bucket: str, tmp_path: Path
+) -> None:
+    put(memory_bucket, {"day.jsonl.gz": dump_of(range(150))})
+    given = find_inputs([Path(f"{memory_bucket}/day.jsonl.gz")])
+    for stop in (3, 5, 4):
+        with pytest.raises(ScoreError, match="stopped"):
+            run_without_model(given, tmp_path / "out", stop)
+    run_without_model(given, tmp_path / "out")
+    run_without_model(given, tmp_path / "at_once")
+    assert scores(tmp_path / "out").equals(scores(tmp_path / "at_once"))
