@@ -30,6 +30,7 @@ from .durable import sync_directory as sync_directory
 from .durable import write_file as write_file
 from .durable import write_files as write_files
 from .filestate import FileState as FileState
+from .kept import kept_here as kept_here
 from .location import LocalLocation as LocalLocation
 from .location import Location as Location
 from .location import address_as_typed as address_as_typed
