@@ -57,6 +57,7 @@ from store.records import (
 if TYPE_CHECKING:
     import datasets
     import xarray
+    from zarr.abc.store import Store
 
 AnyArray = npt.NDArray[np.generic]
 
@@ -88,6 +89,16 @@ class ActivationStore(StoreView):
         from store.reading import to_xarray
 
         return to_xarray(self, **options)
+
+    def zarr_store(self) -> Store:
+        """The snapshot that is shown as a Zarr store, for zarr, xarray and what else reads Zarr.
+
+        `xarray.open_zarr(store.zarr_store())` shows what a disk's folder does. In a bucket objects
+        have other names than Zarr's; its documents and coordinates are made when asked for.
+        """
+        from store.reading import SnapshotStore
+
+        return SnapshotStore(self)
 
     def to_hf_dataset(
         self,

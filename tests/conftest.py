@@ -16,6 +16,8 @@ from tests.builders.buckets import bucket as bucket
 from tests.builders.buckets import bucket_server as bucket_server
 from tests.builders.buckets import memory_bucket as memory_bucket
 from tests.builders.faults import fault_proxy as fault_proxy
+from tests.builders.gcs import gcs_bucket as gcs_bucket
+from tests.builders.gcs import gcs_server as gcs_server
 from tests.builders.paths import SHARED
 from tests.builders.runs import write_mood_run
 

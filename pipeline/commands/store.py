@@ -6,6 +6,7 @@ Each command is one function of ``store``, but for ``add``, which needs the mode
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,13 +32,18 @@ StorePath = Annotated[
     typer.Argument(metavar="STORE", help="Folder or URL of the store, or a run (folder, TOML)."),
 ]
 OwnStore = Annotated[
-    str, typer.Argument(metavar="STORE", help="Folder of the store, or the TOML file of its run.")
+    str,
+    typer.Argument(
+        metavar="STORE", help="Folder or URL of the store, or the TOML file of its run."
+    ),
 ]
 """Of a command that changes it: a run's folder may come from elsewhere, and must not say which."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SnapshotId = Annotated[
     str | None, typer.Option("--snapshot", help="Look at this snapshot; default the last one.")
 ]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def _open(path: str, snapshot: str | None = None) -> Any:
@@ -54,6 +60,16 @@ def _own(path: str) -> str:
             f" that it is {store_at(path)}"
         )
     return store_at(path)
+
+
+def _seconds(text: str) -> float:
+    """Seconds of a time such as 0s, 90m, 24h or 7d."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text.strip())
+    if found is None:
+        raise ConfigError(
+            f"--grace {text}: no time; give a whole number and s, m, h or d, such as 90m, 24h or 7d"
+        )
+    return float(int(found[1]) * _UNITS[found[2]])
 
 
 def _show(report: DataclassInstance, *, as_json: bool) -> None:
@@ -95,13 +111,26 @@ def snapshots(path: StorePath) -> None:
 def gc(
     path: OwnStore,
     keep: Annotated[int, typer.Option(help="How many of the newest snapshots stay.")] = 10,
+    grace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="In a bucket: what no snapshot names stays until it is so old, such as 90m, 24h or"
+            " 7d. Default 24h.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove old snapshots' records and leftovers of dead runs; never activations."""
+    """Remove old snapshots' records and leftovers of dead runs; never activations.
+
+    In a bucket, uploads that nobody finished are aborted, too.
+    """
     from store.upkeep import gc as collect
 
-    _show(collect(_open(_own(path)), keep=keep, dry_run=dry_run), as_json=as_json)
+    grace_s = None if grace is None else _seconds(grace)
+    report = collect(_open(_own(path)), keep=keep, dry_run=dry_run, grace_s=grace_s)
+    _show(report, as_json=as_json)
 
 
 @app.command()
@@ -188,6 +217,23 @@ def compact(path: OwnStore, as_json: AsJson = False) -> None:
     from store.upkeep import compact as remove
 
     _show(remove(_open(_own(path))), as_json=as_json)
+
+
+@app.command()
+def copy(
+    path: StorePath,
+    target: Annotated[str, typer.Argument(help="A new folder, or a URL such as s3://BUCKET/PATH.")],
+    snapshot: SnapshotId = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the store to a folder or into a bucket: one snapshot, without what was deleted.
+
+    All that is read is compared with its checksums. Into a bucket, the same copy again goes on
+    where one was interrupted.
+    """
+    from store.upkeep import copy_store
+
+    _show(copy_store(_open(path, snapshot), target), as_json=as_json)
 
 
 @app.command()

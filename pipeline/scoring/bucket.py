@@ -55,7 +55,6 @@ from pipeline.scoring.deletion import Deleted
 from pipeline.scoring.parts import (
     QUARANTINE,
     DamagedFile,
-    Key,
     line_keys,
     part_name,
     repair_command,
@@ -79,12 +78,12 @@ class Staged:
     Attributes:
         added: what a commit says of it.
         base: number of the last commit that was known when it was staged.
-        keys: key and text digest of every row.
+        digests: of the key and the text of every row.
     """
 
     added: Added
     base: int
-    keys: Sequence[tuple[Key, int]]
+    digests: Sequence[tuple[bytes, int]]
 
 
 class BucketScores:
@@ -219,7 +218,7 @@ class BucketScores:
         table: pa.Table,
         *,
         replaces: str | None = None,
-        keys: Sequence[tuple[Key, int]] | None = None,
+        digests: Sequence[tuple[bytes, int]] | None = None,
     ) -> Staged:
         """Put a part where it can be committed from; its name is used by nobody else, ever.
 
@@ -227,7 +226,7 @@ class BucketScores:
             partition: ``date=2026-11-23`` or ``_quarantine``.
             table: its rows, with the metadata that it is to have.
             replaces: the part that is removed for it, if the rows are not new.
-            keys: of the rows, if they are known.
+            digests: of its rows, if they are known.
         """
         self._num_staged += 1
         unique = f"{table_digest(table)} {self.writer} {self._num_staged}"
@@ -235,11 +234,12 @@ class BucketScores:
         content = encode_parquet(table)
         if not self.dry_run:
             self.location.put(staged_path(path), content)
-        if keys is None:
+        if digests is None:
             keys = line_keys(table) if partition == QUARANTINE else row_keys(table)
+            digests = self.digests.of_rows(keys)
         sources = sorted({one for one in table["source_file"].unique().to_pylist() if one})
         added = Added(path, len(content), len(table), tuple(sources), replaces)
-        return Staged(added, self.ledger.number, keys)
+        return Staged(added, self.ledger.number, digests)
 
     def append(
         self,
@@ -268,13 +268,12 @@ class BucketScores:
         """
         number = self.ledger.number
         assert all(one.base == number for one in staged), "staged before the last refresh"
-        digests = self.digests
-        tables = [digests.rows(at, one.keys) for at, one in enumerate(staged)]
+        tables = [rows_of(at, *_columns(one.digests)) for at, one in enumerate(staged)]
         tables += [rows_of(DELETED, deleted), rows_of(LIFTED, lifted)]
         commit = Commit(
             kind,
             self.writer,
-            digests.salt,
+            self.digests.salt,
             adds=tuple(one.added for one in staged),
             removes=tuple(removes),
             inputs=inputs,
@@ -351,6 +350,10 @@ class BucketScores:
         if not self.dry_run:
             self.location.delete(found)
         return found
+
+
+def _columns(digests: Sequence[tuple[bytes, int]]) -> tuple[list[bytes], list[int]]:
+    return [key for key, _ in digests], [text for _, text in digests]
 
 
 @contextmanager

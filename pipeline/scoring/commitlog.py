@@ -248,8 +248,12 @@ class Digests:
 
     def rows(self, part: int, keys: Iterable[tuple[int | str | bytes, int]]) -> pa.Table:
         """Rows of a commit for the keys and text digests of one of its parts."""
-        pairs = [(self.of_key(key), self.of_text(key, text)) for key, text in keys]
+        pairs = self.of_rows(keys)
         return rows_of(part, [key for key, _ in pairs], [text for _, text in pairs])
+
+    def of_rows(self, keys: Iterable[tuple[int | str | bytes, int]]) -> list[tuple[bytes, int]]:
+        """Of the keys and text digests of some rows."""
+        return [(self.of_key(key), self.of_text(key, text)) for key, text in keys]
 
 
 def rows_of(part: int, keys: Sequence[bytes], texts: Sequence[int] | None = None) -> pa.Table:

@@ -32,6 +32,7 @@ from pipeline.scoring.prepared import ScoreOptions as ScoreOptions
 from pipeline.scoring.seen import SeenFiles
 from pipeline.scoring.spool import standard_input
 from pipeline.scoring.summary import InputReport, ScoreReport
+from pipeline.texts import as_path
 from store import StoreError
 from store.tables import read_json, write_json
 
@@ -50,7 +51,7 @@ class Clock:
 
 
 def score_files(
-    inputs: Sequence[Path],
+    inputs: Sequence[Path | str],
     run: Path | None = None,
     output: Path | str | None = None,
     *,
@@ -64,7 +65,8 @@ def score_files(
         score_files(dumps, output=Path("scores"), options=ScoreOptions(heads=folders))
 
     Args:
-        inputs: dumps, files of texts, folders or patterns of these; ``-`` is standard input.
+        inputs: dumps, files of texts, folders or patterns of these, or their URLs; ``-`` is
+            standard input.
         run: a run folder, or the TOML file of a finished run.
         output: where the Parquet goes, a folder or a URL; default ``score.output``.
         options: what to score with, and how to read the files.
@@ -82,8 +84,9 @@ def score_files(
     """
     clock, options = Clock(), options or ScoreOptions()
     asked = prepare(run, output, options=options, settings=settings, say=say)
-    check_apart(inputs, asked.target)
-    with standard_input(inputs, say=say) as (given, names):
+    dumps = [as_path(one) for one in inputs]
+    check_apart(dumps, asked.target)
+    with standard_input(dumps, say=say) as (given, names):
         paths = find_inputs(given, say=say)
         check_inputs(paths, asked.reading, asked.filters, names=names)
         scorer = None if options.dry_run else asked.load_scorer(say)

@@ -125,22 +125,22 @@ class InBucket:
         """Stage the rows of a batch that are not there by now, nor deleted; its keys, of all."""
         table = pa.concat_tables(batch.tables)
         pairs = keys_in(batch.partition, table)
-        keys = [key for key, _ in pairs]
-        known = self.known(keys)
-        keep = np.fromiter((key not in known for key in keys), bool, len(keys))
+        keys, digests = [key for key, _ in pairs], self._scores.digests.of_rows(pairs)
+        known = self._known_digests(digest for digest, _ in digests)
+        keep = np.fromiter((digest not in known for digest, _ in digests), bool, len(keys))
         owner = np.repeat(batch.inputs, [len(one) for one in batch.tables])
         other = (
             at
-            for at, (key, text) in enumerate(pairs)
-            if key in known and known[key].text != self.text_of(key, text)
+            for at, (digest, text) in enumerate(digests)
+            if digest in known and known[digest].text != text
         )
         self._read_again({int(owner[at]) for at in other})
         keep &= ~self._deleted_in(batch.partition, table)
         if not keep.any():
             return None, keys
         kept = table.filter(pa.array(keep)).replace_schema_metadata(self._metadata)
-        left = [pairs[at] for at in np.flatnonzero(keep)]
-        return self._scores.stage(batch.partition, kept, keys=left), keys
+        left = [digests[at] for at in np.flatnonzero(keep)]
+        return self._scores.stage(batch.partition, kept, digests=left), keys
 
     def _deleted_in(self, partition: str, table: pa.Table) -> NDArray[np.bool_]:
         if partition == QUARANTINE:

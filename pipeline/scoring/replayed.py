@@ -119,7 +119,8 @@ class Replayed(Ledger):
             for at, one in enumerate(commit.adds):
                 own = np.flatnonzero(parts == at)
                 pairs = zip(keys.take(own).to_pylist(), texts.take(own).to_pylist(), strict=True)
-                file = Published(one.path, one.size, 0, pairs, one.sources)
+                # As they lie in the tree: neighbours are on one page.
+                file = Published(one.path, one.size, 0, sorted(pairs), one.sources)
                 numbers.append(self._insert(db, file))
                 if one.replaces is not None:
                     values = (one.replaces, one.path)

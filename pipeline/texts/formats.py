@@ -21,7 +21,6 @@ from pipeline.texts.objects import as_path
 from pipeline.texts.published import TEXTS_ENDING, read_folders, read_trees, read_tweeteval
 from pipeline.texts.recognition import recognised
 from pipeline.texts.usual import plain
-from store.disk import address_kind
 
 FORMATS: dict[str, Callable[[Path, Wanted], Iterator[RowBlock]]] = {
     "csv": read_csv,
@@ -137,11 +136,6 @@ def _beginning(path: Path) -> tuple[str, bytes]:
     except StreamBreak as error:
         raise CorpusError(f"{path}: {error}; {error.remedy}") from None
     except FileNotFoundError:
-        if (kind := address_kind(path)) is not None:
-            written = str(path).replace(f"{kind}:/", f"{kind}://", 1)  # Path took a slash
-            raise CorpusError(
-                f"{written}: is an address, and texts are files of this machine; copy it here first"
-            ) from None
         raise CorpusError(
             f"{path}: no such file; check the path (in a configuration it is relative to that)"
         ) from None

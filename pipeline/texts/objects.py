@@ -30,11 +30,15 @@ from store.disk import Meta, ObjectLocation, address_as_typed, is_url, locate
 
 ANY_DEPTH = "**"
 _ADDRESS = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]+:)/")
+_OBJECT, _FOLDER = "object", "folder"
 _UNLISTED = "https", "http"
 
 
 class ObjectPath(PosixPath):
     """``s3://bucket/key`` as a path; it can be read and looked at, and no more."""
+
+    _listed_as: str | None = None
+    """What a listing has just said that it is, which spares a request."""
 
     def __str__(self) -> str:
         return _ADDRESS.sub(r"\1//", super().__str__())
@@ -98,6 +102,8 @@ class ObjectPath(PosixPath):
 
     def is_file(self, **_: Any) -> bool:
         """Whether there is an object of this name."""
+        if self._listed_as is not None:
+            return self._listed_as == _OBJECT
         try:
             return bool(self.key) and self.stat() is not None
         except FileNotFoundError:
@@ -105,6 +111,8 @@ class ObjectPath(PosixPath):
 
     def is_dir(self, **_: Any) -> bool:
         """Whether there are objects below."""
+        if self._listed_as is not None:
+            return self._listed_as == _FOLDER
         if len(self.parts) < 2 or self.parts[0].rstrip(":") in _UNLISTED:
             return False
         return next(self.below(), None) is not None
@@ -127,9 +135,12 @@ class ObjectPath(PosixPath):
 
     def iterdir(self) -> Iterator[ObjectPath]:  # type: ignore[override]
         """Files and folders in a folder, in order."""
-        depth = len(self.parts)
-        names = dict.fromkeys(path.parts[depth] for path, _ in self.below())
-        return (self / name for name in names)
+        depth, last = len(self.parts), ""
+        for below in without_markers(self.below()):
+            if (name := below.parts[depth]) != last:
+                found, last = self / name, name
+                found._listed_as = _OBJECT if len(below.parts) == depth + 1 else _FOLDER
+                yield found
 
     def below(self, *, after: str | None = None) -> Iterator[tuple[ObjectPath, Meta]]:
         """All objects of a folder, at any depth, in the order of their keys.
@@ -138,15 +149,19 @@ class ObjectPath(PosixPath):
             after: a key; those up to it are left out.
         """
         folder, location = self.key, self.location
+        if self.parts[0].rstrip(":") in _UNLISTED:
+            raise CorpusError(f"{self}: https:// does not say what there is; name each file")
         root = type(self)(*self.parts[:2])
-        found = location.list(folder, after=after)
+        listing = location.list(folder, after=after)
         while True:
             with said_of(str(self)):
-                meta = next(found, None)
+                meta = next(listing, None)
             if meta is None:
                 return
             if meta.path != folder:  # what a console puts there for the folder itself
-                yield root / meta.path, meta
+                found = root / meta.path
+                found._listed_as = _OBJECT
+                yield found, meta
 
     def _check_key(self) -> None:
         if not self.key:

@@ -20,7 +20,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -88,7 +88,6 @@ class ObjectFile(io.BufferedIOBase):
         self._pieces: deque[_Piece] = deque()
         self._next = 0  # where the piece begins that is asked for next
         self._length, self._run = FIRST_BYTES, 0
-        self._threads: ThreadPoolExecutor | None = None
         self._closing = threading.Event()
 
     def readable(self) -> bool:
@@ -133,8 +132,6 @@ class ObjectFile(io.BufferedIOBase):
         if not self.closed:
             self._closing.set()
             self._pieces.clear()
-            if self._threads is not None:
-                self._threads.shutdown(wait=False, cancel_futures=True)
         super().close()
 
     def _piece(self, end: int) -> _Piece:
@@ -158,15 +155,21 @@ class ObjectFile(io.BufferedIOBase):
 
     def _leap(self) -> None:
         """Begin anew where the next byte is."""
-        for piece in self._pieces:
-            piece.data.cancel()
         self._pieces.clear()
         self._next, self._length, self._run = self._at, FIRST_BYTES, 0
 
     def _asked(self, start: int, stop: int) -> Future[bytes]:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="read-ahead")
-        return self._threads.submit(self._fetched, start, stop)
+        found: Future[bytes] = Future()
+
+        def fetch() -> None:
+            try:
+                found.set_result(self._fetched(start, stop))
+            except BaseException as error:  # is raised where the piece is read
+                found.set_exception(error)
+
+        # The interpreter does not wait for it: a server that hangs must not keep who gives up.
+        threading.Thread(target=fetch, name="read-ahead", daemon=True).start()
+        return found
 
     def _fetched(self, start: int, stop: int) -> bytes:
         """Bytes of the object, whatever number of requests that takes."""

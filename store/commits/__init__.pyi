@@ -37,6 +37,8 @@ from .settling import catch_up as catch_up
 from .settling import changing_slots as changing_slots
 from .settling import settle as settle
 from .turns import await_turn as await_turn
+from .turns import end as end
+from .turns import lease_path as lease_path
 from .writing import LayerArrays as LayerArrays
 from .writing import summarise as summarise
 from .writing import write_block as write_block

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from store.disk.checked import FROM_BACKUP, damaged
 from store.disk.durable import step
 from store.disk.location import check_relative
-from store.disk.storage import Options, bucket_of, objects_at, storage_options
+from store.disk.storage import GCS, Options, bucket_of, objects_at, storage_options
 from store.disk.verbs import Buffer, Meta, ObjectChanged
 from store.errors import SalientError, StoreBusy, StoreInputError
 
@@ -63,7 +63,7 @@ class ObjectLocation:
     def __init__(self, address: str, options: Options | None = None) -> None:
         self.address = address.rstrip("/")
         self.options = dict(storage_options() if options is None else options)
-        _, self._bucket, self._prefix = bucket_of(self.address)
+        self._kind, self._bucket, self._prefix = bucket_of(self.address)
         self.objects  # noqa: B018  # what cannot be reached is said at once
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -283,6 +283,14 @@ class ObjectLocation:
 
     def replace(self, path: str, parts: Buffer | Sequence[Buffer], found: Meta) -> bool:
         """See `Creates.replace`."""
+        if found.version is None and self._kind == GCS:
+            try:  # a listing does not say it
+                now = self.head(path)
+            except FileNotFoundError:
+                return False
+            if now.etag != found.etag:
+                return False
+            found = now
         mode = {"e_tag": found.etag}
         if found.version is not None:
             mode["version"] = found.version
@@ -307,10 +315,14 @@ class ObjectLocation:
             step("before delete")
 
             def remove(_: str, some: list[str] = some) -> None:
-                obstore.delete(self.objects, some)
+                with contextlib.suppress(FileNotFoundError):
+                    obstore.delete(self.objects, some)
+                    return
+                for key in some:  # GCS stops at the first that is not there
+                    with contextlib.suppress(FileNotFoundError):
+                        obstore.delete(self.objects, key)
 
-            with contextlib.suppress(FileNotFoundError):
-                self._tried("", remove)
+            self._tried("", remove)
             step("after delete")
 
     def _on_condition(self, path: str, content: Any, mode: Any) -> bool:
@@ -449,9 +461,7 @@ def _pause(number: int) -> None:
 
 def _joined(parts: Any) -> Any:
     """One flat buffer of bytes."""
-    if isinstance(parts, bytes):
-        return parts
-    if isinstance(parts, (bytearray, memoryview, np.ndarray)):
+    if not isinstance(parts, (list, tuple)):  # a pyarrow.Buffer is a sequence of numbers, too
         return _flat(parts)
     some = list(parts)
     return _flat(some[0]) if len(some) == 1 else b"".join(map(_flat, some))

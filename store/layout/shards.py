@@ -31,6 +31,8 @@ INDEX_ENTRY_BYTES = 16
 CRC_BYTES = 4
 WASTE = 0.05
 """What may be read of a shard in a bucket beyond what is needed, to need fewer requests."""
+PART_BYTES = 2**23
+"""The least that one of several requests for a shard is for."""
 LONG_RUN = 32
 """Rows side by side that are one range even if none is full: only a store's last slot is so."""
 
@@ -147,7 +149,13 @@ class ShardReader:
         self._fill(path, rows, offsets, buffers)
 
     def rows_of(
-        self, path: str, rows: int, wanted: slice | npt.NDArray[np.int64], count: int
+        self,
+        path: str,
+        rows: int,
+        wanted: slice | npt.NDArray[np.int64],
+        count: int,
+        *,
+        at_once: int = 1,
     ) -> AnyArray | None:
         """`(len(wanted), count)` of adjacent rows, without a copy; None where there must be one.
 
@@ -156,6 +164,7 @@ class ShardReader:
             rows: that it has.
             wanted: which of them, a slice or sorted unique numbers.
             count: samples of each.
+            at_once: see `fetch_block`.
         """
         if not isinstance(wanted, slice):
             return None
@@ -164,7 +173,7 @@ class ShardReader:
             return None if block is None else block[wanted, :count]
         if count < self.samples_per_shard and wanted.stop - wanted.start <= LONG_RUN:
             return None
-        return self.fetch_block(path, wanted.start, wanted.stop)[:, :count]
+        return self.fetch_block(path, wanted.start, wanted.stop, at_once=at_once)[:, :count]
 
     def map_block(self, path: str, rows: int) -> AnyArray | None:
         """The block `(rows, S)` as a read-only memory map; None where files cannot be mapped."""
@@ -180,10 +189,21 @@ class ShardReader:
         self._check_size(path, size, rows)
         return content.view(self.dtype).reshape(rows, self.samples_per_shard)
 
-    def fetch_block(self, path: str, start: int, stop: int) -> AnyArray:
-        """Rows `[start, stop)` of a shard in a bucket, `(rows, S)`, read-only, by one request."""
-        span = np.array([start, stop], np.int64) * self.row_bytes
-        (content,) = self._fetch(path, span[:1], span[1:])
+    def fetch_block(self, path: str, start: int, stop: int, *, at_once: int = 1) -> AnyArray:
+        """Rows `[start, stop)` of a shard in a bucket, `(rows, S)`, maybe read-only.
+
+        Args:
+            path: of the shard.
+            start: first row.
+            stop: after the last.
+            at_once: requests, where none is of less than `PART_BYTES`: a server gives more to
+                several connections than to one.
+        """
+        num_bytes = (stop - start) * self.row_bytes
+        number = max(1, min(at_once, num_bytes // PART_BYTES))
+        edges = np.linspace(0, num_bytes, number + 1).astype(np.int64) + start * self.row_bytes
+        parts = self._fetch(path, edges[:-1], edges[1:])
+        content = parts[0] if number == 1 else np.concatenate(parts)
         return content.view(self.dtype).reshape(stop - start, self.samples_per_shard)
 
     def _fetch_rows(self, path: str, wanted: Offsets, out: npt.NDArray[np.uint8]) -> None:

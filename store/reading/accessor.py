@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from store.disk import all_done
 from store.errors import StoreError
 from store.layout import DIMS
-from store.reading.flight import all_done
 from store.reading.groups import group_means
 from store.reading.huggingface import along_samples, to_hf_dataset
 from store.reading.lazy import stored_selection

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
+from store.disk import in_order
 from store.layout import SlotPick, widen
-from store.reading.flight import in_order
 from store.reading.lazy import LazyActivations, each, refuse_too_large, stored_selection
 from store.reading.reader import as_slice
 

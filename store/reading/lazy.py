@@ -18,10 +18,9 @@ import pyarrow.compute as pc
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from store.disk import one_array
+from store.disk import all_done, one_array
 from store.errors import StoreError
 from store.layout import ArrayLayout, SlotPick
-from store.reading.flight import all_done
 from store.reading.reader import as_slice
 from store.reading.view import StoreView
 from store.records import Positions

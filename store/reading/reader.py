@@ -25,7 +25,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from store.disk import FROM_BACKUP, Location
+from store.disk import FROM_BACKUP, Location, all_done, in_order, lanes, share
 from store.errors import DamagedShardError, StoreBusy, StoreError, StoreInputError
 from store.layout import (
     ArrayLayout,
@@ -40,7 +40,6 @@ from store.layout import (
     row_moments,
     widen,
 )
-from store.reading.flight import all_done, in_order, lanes
 from store.reading.windows import Windows
 from store.records import Positions, SlotRecord, Snapshot, load_snapshot
 
@@ -243,7 +242,7 @@ class ActivationReader:
             if direct and (mapped := self.shards.map_block(path, layout.rows)) is not None:
                 put_columns(_crossing(mapped, rows, columns), target, out)
                 return
-            block = self.shards.rows_of(path, layout.rows, rows, record.count)
+            block = self.shards.rows_of(path, layout.rows, rows, record.count, at_once=share())
             if block is None:
                 shape, dtype = (len(numbers), record.count), self.schema.dtype
                 whole = np.empty(shape, dtype) if scratch is None else scratch.reshape(-1)
@@ -281,7 +280,7 @@ class ActivationReader:
                 gone = np.array(np.nan, self.schema.dtype)
                 return work(np.broadcast_to(gone, (len(numbers), record.count)))
             path = self._path(layout, layer, slot, record)
-            block = self.shards.rows_of(path, layout.rows, rows, record.count)
+            block = self.shards.rows_of(path, layout.rows, rows, record.count, at_once=share())
             if block is None:
                 block = np.empty((len(numbers), record.count), self.schema.dtype)
                 self.shards.read_rows(path, layout.rows, numbers, record.count, block)
@@ -369,7 +368,7 @@ class ActivationReader:
                 gone = np.array(np.nan, self.schema.dtype)
                 return np.broadcast_to(gone, (layout.rows, self.schema.samples_per_shard))
             path = self._path(layout, layer, slot, record)
-            block = self.shards.fetch_block(path, 0, layout.rows)
+            block = self.shards.fetch_block(path, 0, layout.rows, at_once=share())
             rows = np.arange(layout.rows)
             self._check(layout, layer, slot, record, rows, block[:, : record.count])
             return block

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,6 @@ from store.records import (
     read_labels,
     with_later_deletions,
 )
-
-if TYPE_CHECKING:
-    from zarr.abc.store import Store
 
 AnyArray = npt.NDArray[np.generic]
 
@@ -305,16 +302,6 @@ class StoreView:
         """Count, mean and M2 (float64 `(feature,)`) over all living samples, without a scan."""
         moments = self.reader.moments(array, layer)
         return moments.count, moments.mean, moments.m2
-
-    def zarr_store(self) -> Store:
-        """The snapshot that is shown as a Zarr store, for zarr, xarray and what else reads Zarr.
-
-        `xarray.open_zarr(store.zarr_store())` shows what a disk's folder does; on a bucket names of
-        objects are others than Zarr's, and its documents and coordinates are made when asked for.
-        """
-        from store.reading.zarrstore import SnapshotStore
-
-        return SnapshotStore(self)
 
     @property
     def bytes_read(self) -> int:

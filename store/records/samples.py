@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -24,8 +23,6 @@ from store.errors import StoreError, StoreInputError
 from store.records.snapshots import IndexPart, Snapshot
 
 Positions = npt.NDArray[np.int64]
-NUM_READS = 16
-"""Parts of the index that are read at once from a bucket."""
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -49,6 +46,8 @@ ALIAS_SCHEMA = pa.schema(
 )
 _OF_RECORD = ("id", "created_at", "author_id")
 """What a row shows of its first living record; the rest is its own."""
+PART_BYTES = 2**24
+"""About what a part of the index takes in memory while it is read."""
 DELETED_SCHEMA = pa.schema([("id", pa.string()), ("position", pa.int64())])
 
 
@@ -152,18 +151,9 @@ class SampleIndex:
         again if tombstones changed meanwhile.
         """
         if self._snapshot.named:  # nothing is rewritten, and a request waits for its answer
-            kinds = {"deleted": DELETED_SCHEMA, "aliases": ALIAS_SCHEMA}
-            with ThreadPoolExecutor(NUM_READS, thread_name_prefix="index") as pool:
-                tables = pool.map(
-                    lambda part: (
-                        self._read(part.path, kinds[part.kind])
-                        if part.kind in kinds
-                        else self._rows_of(part, _OF_RECORD)
-                    ),
-                    self._snapshot.index,
-                )
-                paths = [part.path for part in self._snapshot.index]
-                return dict(zip(paths, tables, strict=True))
+            parts = self._snapshot.index
+            tables = disk.in_order(self._part, parts, disk.lanes(self._location, PART_BYTES))
+            return {part.path: table for part, table in zip(parts, tables, strict=True)}
         deleted = self._tables_of("deleted", DELETED_SCHEMA)
         while True:
             others = self._tables_of("aliases", ALIAS_SCHEMA)
@@ -175,6 +165,12 @@ class SampleIndex:
             before, deleted = deleted, self._tables_of("deleted", DELETED_SCHEMA)
             if all(before[path].equals(table) for path, table in deleted.items()):
                 return others | deleted
+
+    def _part(self, part: IndexPart) -> pa.Table:
+        """What is needed of a part to replay it."""
+        if part.kind == "rows":
+            return self._rows_of(part, _OF_RECORD)
+        return self._read(part.path, ALIAS_SCHEMA if part.kind == "aliases" else DELETED_SCHEMA)
 
     def _tables_of(self, kind: str, schema: pa.Schema) -> dict[str, pa.Table]:
         paths = [part.path for part in self._snapshot.index if part.kind == kind]
@@ -232,13 +228,20 @@ class SampleIndex:
         """The stored rows of positions `[start, stop)`, dead ones included, in position order."""
         wanted = pa.schema([ROW_SCHEMA.field(name) for name in columns or ROW_SCHEMA.names])
         stop = self.num_rows if stop is None else stop
-        tables = [wanted.empty_table()]
-        for part in self._snapshot.index:
-            if part.kind == "rows" and part.start < stop and part.stop > start:
-                first = max(start - part.start, 0)
-                rows = self._rows_of(part, wanted.names)
-                tables.append(rows.slice(first, min(stop, part.stop) - part.start - first))
-        return pa.concat_tables(tables)
+        parts = [
+            part
+            for part in self._snapshot.index
+            if part.kind == "rows" and part.start < stop and part.stop > start
+        ]
+
+        def read(part: IndexPart) -> pa.Table:
+            first = max(start - part.start, 0)
+            rows = self._rows_of(part, wanted.names)
+            return rows.slice(first, min(stop, part.stop) - part.start - first)
+
+        # What is held for the next slots is one thread's.
+        at_once = 1 if self._held is not None else disk.lanes(self._location, PART_BYTES)
+        return pa.concat_tables([wanted.empty_table(), *disk.in_order(read, parts, at_once)])
 
     def owner_ids(self) -> pa.Array:
         """The id under which each position appears, `(samples,)`: its first living one, or null."""

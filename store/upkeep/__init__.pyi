@@ -1,4 +1,5 @@
 from .compaction import compact as compact
+from .copying import copy_store as copy_store
 from .export import export_archive as export_archive
 from .export import export_parquet as export_parquet
 from .garbage import gc as gc

@@ -5,7 +5,7 @@ deleted samples' values become NaN, their ids and texts disappear from all table
 any living sample lose their shard files.
 
 It can die anywhere and be run again: see `store.layout.manifests` for what holds while a shard is
-being replaced.
+being replaced. On a bucket nothing is replaced: see `store.upkeep.rewriting`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ from store import disk
 from store.activations import ActivationStore
 from store.commits import (
     active_plan_id,
+    begin_compaction,
     commit_finished,
+    lease_path,
     new_plan_id,
     remove_texts,
     successor,
     summarise,
     unneeded,
 )
-from store.disk import LocalLocation, locked, process_lock
+from store.commits import (
+    end as end_turn,
+)
+from store.disk import LocalLocation, ObjectLocation, locked, process_lock
 from store.errors import StoreInputError
 from store.layout import (
     LayerKey,
@@ -51,11 +56,14 @@ from store.records import (
     SampleIndex,
     Snapshot,
     encode_snapshot,
+    load_snapshot,
     publish,
     read_label_file,
     read_parquet,
     snapshot_path,
 )
+from store.upkeep.rewriting import base_of, commit, freed_bytes, look, rewrite
+from store.upkeep.sweeping import do_sweep, plan_sweep
 
 AnyArray = npt.NDArray[np.generic]
 Mask = npt.NDArray[np.bool_]
@@ -88,6 +96,11 @@ def compact(store: ActivationStore) -> CompactReport:
     Raises:
         StoreError: an unfinished append; finish it first.
     """
+    location = store.writable_location()
+    if isinstance(location, ObjectLocation):
+        report = _compact_bucket(location)
+        store.refresh()
+        return report
     root = store.writable_root()
     lease = process_lock(root / APPEND_LOCK)
     held = lease.held  # by an append of this process, which keeps it
@@ -140,6 +153,27 @@ def _compact(root: Path, store: ActivationStore, snapshot: Snapshot) -> CompactR
     for path in list(unneeded(root, history, [LABELS])):
         disk.remove(root / path)
     return CompactReport(int(todo.sum()), len(slots), emptied, freed)
+
+
+def _compact_bucket(location: ObjectLocation) -> CompactReport:
+    head = load_snapshot(location)
+    work = look(location, head)
+    if head.plan is not None or work.is_needed:
+        head = begin_compaction(location, head)
+        assert head.plan is not None
+        plan = head.plan
+        try:
+            work = look(location, base_of(head))
+            commit(location, plan, work, rewrite(location, plan, work))
+        except BaseException:
+            end_turn(location, plan.id, say=True)  # it is anybody's to go on with
+            raise
+        end_turn(location, plan.id)
+        location.delete([lease_path(plan.id)])
+    found = plan_sweep(location)
+    do_sweep(location, found)
+    num_slots, freed = len(work.slots), freed_bytes(found, work.emptied)
+    return CompactReport(int(work.todo.sum()), num_slots, work.emptied, freed)
 
 
 def _without_slots(snapshot: Snapshot, emptied: Iterable[int]) -> Snapshot:

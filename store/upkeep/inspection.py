@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,12 +11,13 @@ import numpy as np
 
 from store.activations import ActivationStore
 from store.commits import active_plan_id
-from store.disk import FROM_BACKUP
+from store.disk import FROM_BACKUP, LocalLocation, Location, ObjectLocation
 from store.errors import DamagedShardError, StoreError
 from store.layout import ArrayLayout, Manifest, ShardReader, row_crcs, shard_index
 from store.reading import ActivationReader
 from store.records import load_snapshot, read_labels
 from store.upkeep.keptfiles import check_history, unknown_files
+from store.upkeep.keptobjects import check_objects
 from store.upkeep.plainview import (
     Damage,
     check_array_documents,
@@ -25,11 +27,21 @@ from store.upkeep.plainview import (
 )
 
 MAX_SHOWN = 10
+LISTED_AT_ONCE = 1000
+"""Objects that a server names in one answer."""
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a store holds."""
+    """What a store holds.
+
+    Attributes:
+        payload_bytes: of the activations of all samples.
+        num_files: files, or objects of a bucket: of all snapshots, and what else lies there. None
+            where counting them would take a request each.
+        stored_bytes: of those.
+        list_requests: what it took to list a bucket's objects; None of a disk.
+    """
 
     address: str
     snapshot: str
@@ -44,6 +56,10 @@ class StoreInfo:
     tasks: tuple[str, ...]
     fingerprint: str
     plan_under_way: str | None
+    plan_kind: str = "append"
+    num_files: int | None = None
+    stored_bytes: int | None = None
+    list_requests: int | None = None
 
     def __str__(self) -> str:
         deleted = self.num_samples - self.num_living
@@ -54,18 +70,30 @@ class StoreInfo:
             *(f"  {name:<12} {shape}" for name, shape in self.arrays.items()),
             f"  stored as    {self.dtype}, {self.num_slots:,} slots of "
             f"{self.samples_per_shard:,} samples, {self.payload_bytes / 1e9:.3f} GB",
+            *([] if self.num_files is None else [self._stored()]),
             f"  labels       {', '.join(self.tasks) or 'none'}",
             f"  fingerprint  {self.fingerprint or 'none'}",
         ]
         if self.plan_under_way:
-            lines.append(f"  under way    append {self.plan_under_way}")
+            lines.append(f"  under way    {self.plan_kind} {self.plan_under_way}")
         return "\n".join(lines)
+
+    def _stored(self) -> str:
+        size = f"{self.num_files or 0:,} {{}}, {(self.stored_bytes or 0) / 1e9:.3f} GB"
+        if self.list_requests is None:
+            return "  on disk      " + size.format("files")
+        asked = f"{self.list_requests:,} request{'s' * (self.list_requests != 1)} to list them"
+        return "  in bucket    " + size.format("objects") + f" ({asked})"
 
 
 def info(store: ActivationStore) -> StoreInfo:
     """Describe a store at its snapshot."""
     schema = store.schema
+    on_bucket = store.snapshot.writer is not None
+    plan = load_snapshot(store.location).plan if on_bucket else None
     root = getattr(store.location, "root", None)
+    active = active_plan_id(root) if root is not None else None
+    num_files, stored_bytes, list_requests = _stored(store.location)
     return StoreInfo(
         address=store.location.address,
         snapshot=store.snapshot_id,
@@ -82,8 +110,31 @@ def info(store: ActivationStore) -> StoreInfo:
         payload_bytes=store.num_samples * schema.bytes_per_sample,
         tasks=store.tasks(),
         fingerprint=schema.fingerprint,
-        plan_under_way=active_plan_id(root) if root is not None else None,
+        plan_under_way=active if plan is None else plan.id,
+        plan_kind="append" if plan is None else plan.kind,
+        num_files=num_files,
+        stored_bytes=stored_bytes,
+        list_requests=list_requests,
     )
+
+
+def _stored(location: Location) -> tuple[int | None, int | None, int | None]:
+    """How many files or objects there are, their bytes, and how many requests it took to know."""
+    if isinstance(location, ObjectLocation):
+        sizes = [meta.size for meta in location.list()]
+        return len(sizes), sum(sizes), max(1, -(-len(sizes) // LISTED_AT_ONCE))
+    if isinstance(location, LocalLocation):
+        sizes = [size for path in location.files() if (size := _size(location, path)) is not None]
+        return len(sizes), sum(sizes), None
+    return None, None, None
+
+
+def _size(location: LocalLocation, path: str) -> int | None:
+    """Bytes of a file; None if it went meanwhile."""
+    try:
+        return os.lstat(location.root / path).st_size
+    except OSError:
+        return None
 
 
 def describe_snapshots(store: ActivationStore) -> str:
@@ -136,7 +187,8 @@ def verify(store: ActivationStore) -> VerifyReport:
     """Read every file that is the store's and check all checksums.
 
     That is: shards, manifests, coordinates, tables and Zarr documents of the snapshot, and records
-    and files of every snapshot that is kept. What changes while it is read is read again.
+    and files of every snapshot that is kept; of a bucket every object that one of them names. What
+    changes while it is read is read again.
     """
     while True:
         report = _verify(store)
@@ -149,6 +201,17 @@ def verify(store: ActivationStore) -> VerifyReport:
 
 
 def _verify(store: ActivationStore) -> VerifyReport:
+    if isinstance(store.location, ObjectLocation) and store.snapshot.writer is not None:
+        try:
+            found = check_objects(store.location)
+        except StoreError as error:
+            return VerifyReport(0, 0, (Damage(None, str(error)),))
+        damage = tuple(dict.fromkeys(found.damage))
+        return VerifyReport(found.num_shards, found.num_bytes, damage, found.unknown)
+    return _verify_files(store)
+
+
+def _verify_files(store: ActivationStore) -> VerifyReport:
     nobody = np.broadcast_to(np.False_, store.num_samples)  # no memory, whatever the length
     reader = ActivationReader(store.location, store.snapshot, nobody, check="always")
     damage: list[Damage] = []

@@ -65,13 +65,14 @@ def check_history(location: Location, current: Snapshot) -> Iterator[Damage]:
         checked.update(files)
         for path in files:
             try:
-                _read_file(location, path)
+                read_file(location, path)
             except StoreError as error:
                 if snapshot_id in kept_ids(location):
                     yield Damage(_slot_of(snapshot, path), str(error))
 
 
-def _read_file(location: Location, path: str) -> None:
+def read_file(location: Location, path: str) -> None:
+    """Read a manifest or a table whole; StoreError if it is missing or damaged."""
     if path.startswith(f"{MANIFESTS}/"):
         Manifest(location, path).check()
     elif path.startswith(f"{LABELS}/"):

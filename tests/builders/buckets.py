@@ -131,10 +131,16 @@ def serve_azure() -> Iterator[AzureServer]:
 
 @contextmanager
 def serve_buckets() -> Iterator[BucketServer]:
-    """A server in a process of its own, for as long as the context is open."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.builders.buckets", "0"]
+    """Moto in a process of its own, for as long as the context is open."""
+    with spawned("tests.builders.buckets") as endpoint:
+        yield BucketServer(endpoint)
+
+
+@contextmanager
+def spawned(module: str) -> Iterator[str]:
+    """Run a module that serves until its input ends; its first line is the address."""
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-W", "ignore", "-m", module, "0"],
         cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -144,8 +150,8 @@ def serve_buckets() -> Iterator[BucketServer]:
     assert process.stdin is not None and process.stdout is not None
     try:
         endpoint = process.stdout.readline().strip()
-        assert endpoint, "the server of buckets did not start"
-        yield BucketServer(endpoint)
+        assert endpoint, f"{module} did not start"
+        yield endpoint
     finally:
         process.stdin.close()
         process.kill()
@@ -153,12 +159,17 @@ def serve_buckets() -> Iterator[BucketServer]:
         process.stdout.close()
 
 
+def needs_packages(*packages: str) -> None:
+    """Skip the test where one is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"buckets need {package}: pip install 'salient-neurons[dev]'")
+
+
 @pytest.fixture(scope="session")
 def bucket_server() -> Iterator[BucketServer]:
     """One server for all tests of a session."""
-    for package in ("moto", "obstore"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"buckets need {package}: pip install 'salient-neurons[dev]'")
+    needs_packages("moto", "obstore")
     with serve_buckets() as server:
         yield server
 
@@ -173,8 +184,7 @@ def bucket(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def memory_bucket() -> str:
     """The URL of an empty folder in a bucket within this process."""
-    if importlib.util.find_spec("obstore") is None:
-        pytest.skip("buckets need obstore: pip install 'salient-neurons[dev]'")
+    needs_packages("obstore")
     return f"memory://tests-{os.getpid()}-{next(_number)}/data"
 
 

@@ -15,12 +15,14 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "tests.builders.store_processes",
+        "tests.builders.bucket_processes",
         "tests.builders.store_changes",
         "tests.builders.store_life",
         "tests.builders.store_stages",
         "tests.builders.mortal",
         "tests.builders.command_processes",
         "tests.builders.command_stages",
+        "tests.builders.bucket_commands",
     ]
 )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.commands.line import run_command
 from pipeline.errors import ScoreError
 from pipeline.scoring.bucket import BucketScores, open_bucket
 from pipeline.scoring.commitlog import Commit, CommitLog, Digests, Parts, commit_path
 from pipeline.scoring.folder import open_scores
 from pipeline.scoring.parts import id_key
-from pipeline.scoring.place import WrongPlace, check_place, read_score_card
+from pipeline.scoring.place import SCORE_CARD, WrongPlace, check_place, read_score_card
 from store.disk import ObjectLocation, durable, locate
-from tests.builders.dumps import v1, write_tweets
+from tests.builders.buckets import BucketServer
+from tests.builders.dumps import assert_same_scores, scores, v1, write_tweets
 from tests.builders.faults import Fault, FaultProxy
+from tests.builders.forking import start
+from tests.builders.heads import write_heads
 from tests.builders.scoring import run_without_model
 
 CARD = {"fingerprint": "made", "tasks": {}}
@@ -184,6 +191,47 @@ def test_lost_answers_lose_and_double_nothing(
     for _ in range(3):
         run_without_model(dumps, bucket)
         check_whole(bucket)
+
+
+def score_and_be_killed(
+    dumps: Sequence[Path], url: str, environment: dict[str, str], step: int
+) -> None:
+    """Runs in a process of its own: score, and be killed at a step."""
+    os.environ.update(environment)
+    passed = itertools.count(1)
+
+    def watch(name: str) -> None:
+        if name.endswith(("put", "copy", "delete")) and next(passed) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    durable.watch_steps(watch)
+    run_without_model(dumps, url)
+
+
+@pytest.mark.slow
+def test_200_kills_of_8_racing_processes_lose_and_double_nothing(
+    dumps: list[Path], bucket: str, bucket_server: BucketServer, own_cache: Path
+) -> None:
+    draw, kills, number = random.Random(0), 0, 0
+    while kills < 200:
+        number += 1
+        url = f"{bucket}/{number}"
+        for _ in range(3):
+            processes = []
+            for machine in range(8):
+                cache = {"SALIENT_CACHE": str(own_cache / f"{machine}")}
+                environment = bucket_server.environment() | cache
+                what = draw.sample(dumps, 2), url, environment, draw.randrange(1, 40)
+                processes.append(start(score_and_be_killed, *what))
+            for process in processes:
+                process.join()
+                assert process.exitcode in (0, -signal.SIGKILL)
+                kills += process.exitcode != 0
+            check_subset(url)
+        run_without_model(dumps, url)
+        check_whole(url)
+        assert run_without_model(dumps, url).read == 0
+    print(f"{kills} kills, {number} folders")
 
 
 # --- races ---------------------------------------------------------------------------------------
@@ -509,3 +557,29 @@ def test_the_facts_of_two_runs_that_begin_at_a_time_are_both_in_the_card(
         opened("third")
     changes = [one["what"]["engine"] for one in read_score_card(memory_bucket)["changes"]]  # type: ignore[index]
     assert changes == [["first", "second"], ["second", "third"]]
+
+
+def test_the_command_scores_a_bucket_into_a_bucket_as_a_folder_into_a_folder(
+    dumps: list[Path], bucket: str, tiny_bert: Path, tmp_path: Path, other_machine: Any
+) -> None:
+    heads = write_heads(tmp_path / "heads", tiny_bert)
+    for path in dumps:
+        at(f"{bucket}/dumps").put(f"{path.name}.jsonl", path.read_bytes())
+    words = ["--heads", str(heads[0]), "--max-errors", "1", "--quiet"]
+    assert run_command(["score", *map(str, dumps), "--out", str(tmp_path / "out"), *words]) == 0
+    url = f"{bucket}/scores"
+    command = ["score", f"{bucket}/dumps/*.jsonl", "--out", url, *words]
+    assert run_command([*command, "--dry-run"]) == 0 and paths(url) == []
+    assert run_command(command) == 0
+    check_whole(url)
+    tables = [table_at(url, path) for path in paths(url) if path.startswith("date=")]
+    expected = scores(tmp_path / "out").drop_columns("source_file")
+    found = pa.concat_tables(tables).sort_by("id").drop_columns("source_file")
+    assert_same_scores(found, expected)
+    before = paths(url)
+    assert {path.partition("/")[0] for path in before} >= {SCORE_CARD, "_commits", "_runs"}
+    other_machine()
+    assert run_command(command) == 0
+    assert [path for path in paths(url) if not path.startswith("_runs/")] == [
+        path for path in before if not path.startswith("_runs/")
+    ]

@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, open_dataset
-from store.disk import ObjectLocation, locate
+from store.disk import ObjectLocation, flight, locate
 from store.layout import ShardReader, merge_ranges
-from store.reading import flight
 from store.upkeep.compaction import compact
 from tests.builders.bucket_store import to_bucket
+from tests.builders.buckets import BucketServer, set_environment
+from tests.builders.faults import Fault, FaultProxy
 from tests.builders.store_dataset import DELETED, SCHEMA, make
 from tests.builders.store_processes import values_of
 
@@ -101,6 +102,18 @@ def test_rows_are_fetched_by_few_requests(
         assert reader.bytes_read == out.nbytes + waste * 128
     with pytest.raises(DamagedShardError, match="ends before byte"):
         reader.fetch_block("a/shard", 90, 102)
+
+
+def test_a_shard_alone_is_fetched_in_parts(
+    memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.layout.shards.PART_BYTES", 1000)
+    reader, want = shards(100, 64, memory_bucket)
+    for at_once, requests in ((1, 1), (4, 4), (99, 12)):
+        reader.requests = 0
+        block = reader.fetch_block("a/shard", 0, 100, at_once=at_once)
+        np.testing.assert_array_equal(block.view(np.uint16), want.view(np.uint16))
+        assert reader.requests == requests
 
 
 # -- the same as of the disk ----------------------------------------------------------------------
@@ -224,6 +237,25 @@ def test_a_salient_slice_reads_what_it_needs(tmp_path: Path, memory_bucket: str)
     assert windows.requests <= 4 * 2
 
 
+def test_a_server_is_asked_for_nothing_else(
+    tmp_path: Path, bucket: str, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a proxy sees it: one GET a range and no HEAD, also where a server is busy for a moment."""
+    path = wide(tmp_path / "s")
+    to_bucket(path, bucket)
+    with FaultProxy(bucket_server.endpoint) as proxy:
+        set_environment(monkeypatch, bucket_server.environment(proxy.endpoint))
+        lazy = open_dataset(bucket)
+        pairs = [(0, 3), (1, 4), (1, 200)]
+        proxy.reset_counts()
+        proxy.plan(Fault("answer", key="/ffn/c/", times=2))
+        got = lazy.salient.features(pairs)
+        shards = [seen for seen in proxy.log if "/ffn/c/" in seen.path and seen.status == 206]
+        assert {seen.method for seen in proxy.log} == {"GET"}
+        assert len(shards) == 4 * 6 and sum(seen.sent for seen in shards) == got.nbytes // 2
+    xr.testing.assert_identical(got, open_dataset(path).salient.features(pairs))
+
+
 def test_a_scan_holds_few_shards(
     tmp_path: Path, memory_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +326,7 @@ def test_a_snapshot_is_the_disks_zarr(path: Path, url: str) -> None:
     """Documents and coordinates are the disk's byte for byte, and so is what zarr reads."""
     there = ActivationStore.open(url)
     made = there.zarr_store()
-    assert pickle.loads(pickle.dumps(made)) == made
+    assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301  as dask's workers receive it
     group, disk = zarr.open_group(made, mode="r"), zarr.open_group(str(path), mode="r")
     assert sorted(group.array_keys()) == sorted(disk.array_keys())
     for name, array in disk.arrays():

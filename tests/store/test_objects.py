@@ -32,13 +32,15 @@ SOON = {"allow_http": True, "retry_timeout_s": 2.0}
 Places = Callable[[], ObjectLocation]
 
 
-@pytest.fixture(scope="module", params=["s3", "az", "memory"])
+@pytest.fixture(scope="module", params=["s3", "gs", "az", "memory"])
 def server(request: pytest.FixtureRequest) -> Iterator[BucketServer | None]:
     """Each server that is here; None stands for the memory of this process."""
     pytest.importorskip("obstore", reason="buckets need obstore: salient-neurons[cloud]")
     with ExitStack() as stack:
         if request.param == "s3":
             yield request.getfixturevalue("bucket_server")
+        elif request.param == "gs":
+            yield request.getfixturevalue("gcs_server")
         elif request.param == "memory":
             yield None
         elif shutil.which("azurite-blob") is None:
@@ -196,7 +198,7 @@ def test_a_server_that_ignores_conditions_is_refused(
     place, proxy = faulty
     if place.address.startswith("az"):
         pytest.skip("Azure's signature covers the conditions")
-    proxy.plan(Fault("strip", times=None, strips=(ignored,)))
+    proxy.plan(Fault("strip", times=None, strips=(ignored, "x-goog-if-generation-match")))
     with pytest.raises(StoreInputError, match=r"ignores conditions.*nothing can be written there"):
         check_conditions(place)
     assert paths(place.list()) == []

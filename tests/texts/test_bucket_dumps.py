@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -20,6 +21,8 @@ from hypothesis import strategies as st
 
 from pipeline.config import CorpusSource, NormaliseConfig, SplitConfig, TaskConfig
 from pipeline.errors import ConfigError, CorpusError, DumpError, InputError
+from pipeline.scoring.files import ScoreOptions
+from pipeline.scoring.following import Following, follow_files
 from pipeline.scoring.inputs import check_apart, check_inputs, find_inputs
 from pipeline.scoring.place import WrongPlace
 from pipeline.texts import Filters, readahead
@@ -33,8 +36,11 @@ from pipeline.texts.recognition import recognised
 from pipeline.texts.rows import read_texts
 from store.disk import FileState, Meta, ObjectChanged, ObjectLocation, locate
 from store.errors import StoreBusy, TryAgain
-from tests.builders.dumps import v1
+from tests.builders.dumps import scores, v1
+from tests.builders.faults import Fault, FaultProxy
 from tests.builders.framed import NAMES, PACKED, framed, zipped
+from tests.builders.heads import write_heads
+from tests.builders.scoring import run_without_model
 
 TASKS = [TaskConfig(name="mood", type="classification")]
 MOOD = {"mood": "label"}
@@ -161,9 +167,9 @@ def test_labelled_sets(tmp_path: Path, memory_bucket: str) -> None:
             corpora.append(corpus_of(own))
         assert corpora[0].samples.equals(corpora[1].samples)
     with pytest.raises(CorpusError, match="no file has such a name"):
-        corpus_of(CorpusSource(path=f"{memory_bucket}/*.tsv", labels=MOOD))
+        corpus_of(sources[1].model_copy(update={"path": f"{memory_bucket}/*.tsv"}))
     with pytest.raises(CorpusError, match=r"memory://.*/none.csv: no such file"):
-        corpus_of(CorpusSource(path=f"{memory_bucket}/none.csv", labels=MOOD))
+        corpus_of(sources[1].model_copy(update={"path": f"{memory_bucket}/none.csv"}))
 
 
 # --- which objects are meant --------------------------------------------------------------------
@@ -244,13 +250,28 @@ def test_what_is_not_there_is_said(memory_bucket: str) -> None:
         check_apart([Path(f"{memory_bucket}/2026/11")], Path(f"{memory_bucket}/2026"))
 
 
-def test_a_followed_bucket_takes_objects_as_they_appear(memory_bucket: str) -> None:
+def test_the_state_of_an_object_is_that_of_its_content(memory_bucket: str) -> None:
     put(memory_bucket, {"a.csv": b"text\nso\n"})
     path = ObjectPath(f"{memory_bucket}/a.csv")
     before = FileState.of(path)
     assert before == FileState.of(path) and before.is_settled(time.time_ns())
     put(memory_bucket, {"a.csv": b"text\nno\n"})
     assert FileState.of(path) != before
+
+
+def test_a_followed_bucket_gives_objects_as_soon_as_they_are_seen(
+    memory_bucket: str, tmp_path: Path, tiny_bert: Path
+) -> None:
+    texts = {"d/a.csv": b"text\nso\n", "b.csv": b"text\nno\nyes\n", "d/_x.csv": b"text\nso\n"}
+    put(memory_bucket, texts)
+    report = follow_files(
+        Path(memory_bucket),
+        output=tmp_path / "out",
+        options=ScoreOptions(heads=write_heads(tmp_path / "heads", tiny_bert)),
+        following=Following(quiet_s=3600, until_idle=True),
+    )
+    assert (report.rounds, report.scored, report.failed) == (1, 3, {})
+    assert set(scores(tmp_path / "out")["id"].to_pylist()) == {"a:2", "b:2", "b:3"}
 
 
 # --- requests that fail -------------------------------------------------------------------------
@@ -388,3 +409,83 @@ def test_one_that_cannot_be_reached_is_tried_again_later(
     monkeypatch.setattr(ObjectLocation, "head", away)
     with pytest.raises(TryAgain):
         check_inputs([as_path(f"{memory_bucket}/a.csv")], InputOptions(), Filters())
+
+
+# --- a server -----------------------------------------------------------------------------------
+
+
+def dump_of(numbers: range) -> bytes:
+    texts = {number: random.Random(number).randbytes(40).hex() for number in numbers}
+    return gzip.compress(framed("lines", [v1(n, text=text) for n, text in texts.items()]))
+
+
+def test_scores_of_a_bucket_behind_a_bad_network_are_those_of_a_disk(
+    fault_proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many answers are cut, refused or never come: no line is lost or there twice."""
+    monkeypatch.setattr(readahead, "FIRST_BYTES", 1 << 10)
+    monkeypatch.setattr(readahead, "PIECE_BYTES", 1 << 11)
+    for day in range(3):
+        both(
+            tmp_path / "dumps",
+            bucket,
+            f"2026/{day}.jsonl.gz",
+            dump_of(range(day * 90, 99 * day + 99)),
+        )
+    here = find_inputs([tmp_path / "dumps"])
+    fault_proxy.plan(
+        Fault("cut", method="GET", key=r"\.gz", share=0.15, times=None),
+        Fault("answer", share=0.1, times=None),
+        Fault("reset", share=0.1, times=None),
+    )
+    there = find_inputs([Path(f"{bucket}/2026/*.jsonl.gz")])
+    assert [path.name for path in there] == [path.name for path in here]
+    run_without_model(here, tmp_path / "of_disk")
+    run_without_model(there, tmp_path / "of_bucket")
+    assert sum(fault_proxy.faults.values()) > 10
+    assert scores(tmp_path / "of_bucket").equals(scores(tmp_path / "of_disk"))
+    # The same bytes are the same input, wherever they lie.
+    again = run_without_model(there, tmp_path / "of_disk")
+    assert {one.state for one in again.inputs} == {"unchanged"}
+
+
+def test_an_object_replaced_while_it_is_scored_is_scored_anew_the_next_time(
+    fault_proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readahead, "FIRST_BYTES", 1 << 10)
+    monkeypatch.setattr(readahead, "PIECE_BYTES", 1 << 10)
+    put(bucket, {"day.jsonl.gz": dump_of(range(200))})
+    (path,) = find_inputs([Path(f"{bucket}/*.gz")])
+    gets = 0
+
+    def replace(method: str, key: str) -> None:
+        nonlocal gets
+        gets += 1
+        if gets == most - 2:
+            fault_proxy.clear()
+            put(bucket, {"day.jsonl.gz": dump_of(range(100, 300))})
+
+    most = 10**9
+    fault_proxy.plan(Fault("call", method="GET", key="day.jsonl.gz", times=None, call=replace))
+    run_without_model([path], tmp_path / "never")
+    most, gets = gets, 0
+    report = run_without_model([path], tmp_path / "out")
+    (one,) = report.inputs
+    assert one.state == "failed" and "day.jsonl.gz: changed while it was read" in str(one.problem)
+    report = run_without_model([path], tmp_path / "out")
+    assert [one.state for one in report.inputs] == ["read"]
+    ids = scores(tmp_path / "out")["id"].to_pylist()
+    assert len(ids) == len(set(ids)) and len(ids) in range(200, 301)
+    assert run_without_model([path], tmp_path / "out").inputs[0].state == "unchanged"
+
+
+def test_an_unchanged_object_is_not_read_again(
+    fault_proxy: FaultProxy, bucket: str, tmp_path: Path
+) -> None:
+    put(bucket, {"day.jsonl.gz": dump_of(range(50))})
+    (path,) = find_inputs([Path(f"{bucket}/day.jsonl.gz")])
+    run_without_model([path], tmp_path / "out", note=True)
+    fault_proxy.reset_counts()
+    report = run_without_model([path], tmp_path / "out", note=True)
+    assert report.inputs[0].state == "unchanged"
+    assert fault_proxy.requests["GET"] == 0

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from store.disk import Location, ObjectLocation
+from store.disk.location import Location
+from store.disk.objects import ObjectLocation
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -31,8 +32,13 @@ def lanes(location: Location, num_bytes: int) -> int:
     """
     if not isinstance(location, ObjectLocation):
         return 1
-    share: int = getattr(_mine, "share", IN_FLIGHT)
-    return max(1, min(share, max(2, AHEAD_BYTES // max(1, num_bytes))))
+    return max(1, min(share(), max(2, AHEAD_BYTES // max(1, num_bytes))))
+
+
+def share() -> int:
+    """How many requests whoever runs in this thread may make at a time."""
+    mine: int = getattr(_mine, "share", IN_FLIGHT)
+    return mine
 
 
 def in_order(work: Callable[[S], T], jobs: Sequence[S], at_once: int) -> Iterator[T]:

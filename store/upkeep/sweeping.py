@@ -1,0 +1,194 @@
+"""Removing from a bucket what no kept snapshot names: the end of a compaction, and `gc`.
+
+    sweep = plan_sweep(location, keep=…, grace_s=…)     looks
+    do_sweep(location, sweep)                           objects, then records of older snapshots
+
+There is no lock, so whether an object may still be named is told by its name and the order in which
+things are looked at: first all objects are listed, then the newest snapshot is read.
+
+    made upon snapshot b      its writer can commit number b + 1 and no other; if that number is
+                              taken and does not name it, it has lost and makes its objects anew
+    written for a plan        which had been committed before; if the newest snapshot has another
+                              plan under way or none, what it does not name was not taken
+    of neither kind           what a probe left, and leases: they go by their age
+
+So `gc` commits a snapshot first, a fence, and what was made upon an older one is done with. What
+older snapshots named and kept ones do not goes too. Their records are emptied when all that they
+alone named is gone, and stay, so that their numbers are not taken again.
+
+Everything here can die anywhere and be done again, by several at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from store.disk import Meta, ObjectLocation
+from store.errors import StoreError
+from store.layout import ARRAYS
+from store.records import (
+    INDEX,
+    LABELS,
+    MANIFESTS,
+    PLANS,
+    SNAPSHOTS,
+    Snapshot,
+    empty_record,
+    kept_snapshots,
+    read_record,
+    snapshot_path,
+)
+
+_TAG = r"[0-9a-f]{12}-[0-9a-f]{8}"
+_SHARD = re.compile(rf"(?:{'|'.join(ARRAYS)})/c/[0-9]+/0/0/(0|[1-9][0-9]*)\.({_TAG})", re.ASCII)
+_MANIFEST = re.compile(rf"{re.escape(MANIFESTS)}/([0-9]+)-[0-9]+-({_TAG})\.safetensors", re.ASCII)
+_TABLE = re.compile(rf"(?:{re.escape(INDEX)}|{re.escape(LABELS)})/[^/]+\.parquet", re.ASCII)
+_MADE_UPON = re.compile(r".*-([0-9]{6,12})-[0-9a-f]{16}\.(?:parquet|arrow)", re.ASCII)
+_MADE_FOR = re.compile(rf".*-({_TAG})(?:-[0-9]+)?\.parquet", re.ASCII)
+_PLAN = re.compile(rf"{re.escape(PLANS)}/([0-9a-f]{{12}})/.+", re.ASCII)
+_PROBE = re.compile(r"\.salient-probe-[0-9a-f]{16}", re.ASCII)
+"""What a probe of conditions leaves that dies: see `store.disk.check_conditions`."""
+_RECORD = re.compile(rf"{re.escape(SNAPSHOTS)}/([0-9]{{6,12}})\.json", re.ASCII)
+
+
+PROBE_S = 3600.0
+"""How long a probe may be at work, and a lease be there before its plan."""
+_LEASE = "/lease.json"
+
+
+def record_id(path: str) -> str | None:
+    """The snapshot whose record an object is; None of others."""
+    found = _RECORD.fullmatch(path)
+    return found[1] if found else None
+
+
+def shard_slot(path: str) -> int | None:
+    """The slot whose shard an object is; None of others."""
+    found = _SHARD.fullmatch(path)
+    return int(found[1]) if found else None
+
+
+def is_probe(path: str) -> bool:
+    """Whether an object is what a probe of conditions left that died."""
+    return _PROBE.fullmatch(path) is not None
+
+
+def is_ours(path: str) -> bool:
+    """Whether an object's name is one that a store on a bucket gives."""
+    kinds = (_SHARD, _MANIFEST, _TABLE, _PLAN, _RECORD, _PROBE)
+    return any(kind.fullmatch(path) for kind in kinds)
+
+
+class NamedObjects:
+    """The objects that some snapshots show: `path in named`.
+
+    Shards have their names from manifests, so that what belongs to a manifest is told without
+    reading it.
+    """
+
+    def __init__(self, snapshots: Iterable[Snapshot]) -> None:
+        self._paths = set().union(*(snapshot.files() for snapshot in snapshots))
+        found = (_MANIFEST.fullmatch(path) for path in self._paths)
+        self._attempts = {(int(name[1]), name[2]) for name in found if name}
+
+    def __contains__(self, path: str) -> bool:
+        if path in self._paths:
+            return True
+        shard = _SHARD.fullmatch(path)
+        return shard is not None and (int(shard[1]), shard[2]) in self._attempts
+
+    def add(self, paths: Iterable[str]) -> None:
+        """Name some more."""
+        self._paths.update(paths)
+
+
+def _may_be_named(path: str, head: Snapshot) -> bool:
+    """Whether a writer at work may still commit an object that the newest snapshot lacks."""
+    if made := _MADE_UPON.fullmatch(path):
+        return int(made[1]) >= int(head.id)
+    under_way = None if head.plan is None else head.plan.id
+    return under_way is not None and plan_of(path) == under_way
+
+
+def plan_of(path: str) -> str | None:
+    """The plan that an object was written for; None if it was not."""
+    if found := _PLAN.fullmatch(path):
+        return found[1]
+    found = _SHARD.fullmatch(path) or _MANIFEST.fullmatch(path)
+    tag = found[2] if found else (_MADE_FOR.fullmatch(path) or ("", None))[1]
+    return None if tag is None else tag.partition("-")[0]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep removes, or would.
+
+    Attributes:
+        objects: in the order in which they go.
+        records: of older snapshots, which are emptied.
+        num_young: objects that nobody names and that are younger than the grace period.
+    """
+
+    objects: tuple[Meta, ...]
+    records: tuple[Meta, ...]
+    num_young: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all of it."""
+        return sum(meta.size for meta in (*self.objects, *self.records))
+
+
+def plan_sweep(
+    location: ObjectLocation,
+    choose: Callable[[list[Snapshot]], Sequence[Snapshot]] = list,
+    *,
+    grace_s: float = 0,
+    now: float | None = None,
+) -> Sweep:
+    """Choose what goes.
+
+    Args:
+        location: of the store.
+        choose: which of the snapshots that may be opened are kept: the newest and some before it.
+        grace_s: what no snapshot ever named goes only if it is so many seconds old.
+        now: seconds since 1970; default the time of the last commit, by the server's clock.
+    """
+    metas = list(location.list())
+    kept = choose(kept_snapshots(location))  # after the listing: see the module's docstring
+    head, oldest = kept[-1], int(kept[0].id)
+    if now is None:
+        now = location.head(snapshot_path(head.id)).modified
+    records = [m for m in metas if m.size and int(record_id(m.path) or oldest) < oldest]
+    needed, once_named = NamedObjects(kept), NamedObjects(_snapshots_of(location, records))
+    if head.plan is not None:
+        needed.add(head.plan.tables.values())
+    objects, num_young = [], 0
+    for meta in metas:
+        path = meta.path
+        if record_id(path) or not is_ours(path) or path in needed:
+            continue
+        if path in once_named:
+            objects.append(meta)
+        elif not _may_be_named(path, head):
+            least = max(grace_s, PROBE_S) if is_probe(path) or path.endswith(_LEASE) else grace_s
+            old = least == 0 or meta.modified <= now - least
+            objects += [meta] * old
+            num_young += not old
+    return Sweep(tuple(objects), tuple(records), num_young)
+
+
+def do_sweep(location: ObjectLocation, sweep: Sweep) -> None:
+    """Remove it: objects before records, which say to whoever comes after a crash what must go."""
+    location.delete([meta.path for meta in sweep.objects])
+    for meta in sweep.records:
+        empty_record(location, record_id(meta.path) or "")
+
+
+def _snapshots_of(location: ObjectLocation, records: Iterable[Meta]) -> Iterator[Snapshot]:
+    for meta in records:
+        with contextlib.suppress(StoreError):  # another emptied it; or damaged: all goes by its age
+            yield read_record(location, record_id(meta.path) or "")

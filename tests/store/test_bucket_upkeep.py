@@ -1,0 +1,469 @@
+"""Upkeep of stores on buckets: compacting, collecting garbage, verifying, copying.
+
+Crashes are tried at every single write and removal, in memory; what needs a server's own answers
+(unfinished uploads, the clock of objects) is tried against one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zarr
+
+from pipeline.commands.line import run_command
+from store import ActivationStore, StoreError
+from store.disk import durable, locate
+from store.upkeep import compact, copy_store, gc, info, verify
+from store.upkeep.sweeping import plan_sweep, record_id
+from tests.builders.forking import start
+from tests.builders.store_processes import SCHEMA, append_all, make_samples
+from tests.builders.store_upkeep import append_slowly, compact_slowly
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> ActivationStore:
+    """A store of 53 samples in four slots, three of them under two ids, with labels."""
+    root = tmp_path / "disk"
+    ActivationStore.create(root, SCHEMA)
+    append_all(root, [make_samples(range(40), repeats=3), make_samples(range(40, 53))])
+    store = ActivationStore.open(root)
+    labels = {"id": ["id3", "id4"], "split": ["a", "a"], "label": ["x", "y"]}
+    store.put_labels("mood", pa.table(labels), spec={"kind": "classes"})
+    return store
+
+
+def check_same(store: ActivationStore, other: ActivationStore) -> None:
+    """Both show the same samples, labels and numbers."""
+    assert store.samples().equals(other.samples())
+    assert store.tasks() == other.tasks()
+    for task in store.tasks():
+        assert store.labels(task).equals(other.labels(task))
+        assert store.label_spec(task) == other.label_spec(task)
+    for name, layout in store.schema.arrays.items():
+        for layer in layout.layers:
+            np.testing.assert_array_equal(
+                store.read_matrix(name, layer=layer), other.read_matrix(name, layer=layer)
+            )
+            mine, others = store.moments(name, layer=layer), other.moments(name, layer=layer)
+            assert mine[0] == others[0]
+            np.testing.assert_allclose(mine[1], others[1], rtol=1e-12)
+    known = [*other.index.records["id"].to_pylist(), "nobody"]
+    np.testing.assert_array_equal(store.positions(known), other.positions(known))
+
+
+class Killed(BaseException):
+    """What a process feels that is killed: nothing of it goes on."""
+
+
+def is_renewing() -> bool:
+    """Whether it is the thread of a lease, which tells those who wait that it has ended."""
+    return threading.current_thread().name == "store-lease"
+
+
+class AtStep:
+    """Do something once, after the change of a bucket of a given number; `done` says whether."""
+
+    def __init__(self, number: int, work: Callable[[], None]) -> None:
+        self.number, self.work, self.done = number, work, False
+        self._count = itertools.count(1)
+        self._lock = threading.RLock()
+
+    def __call__(self, step: str) -> None:
+        if step.startswith("after ") and not is_renewing():
+            with self._lock:
+                if not self.done and next(self._count) == self.number:
+                    self.done = True
+                    durable.watch_steps(None)
+                    self.work()
+                    durable.watch_steps(self)
+
+
+def dying_at(number: int) -> AtStep:
+    """Die after that change, and let no thread change anything afterwards."""
+
+    def die(_: str = "") -> None:
+        durable.watch_steps(die)
+        if not is_renewing():
+            raise Killed
+
+    return AtStep(number, die)
+
+
+@contextmanager
+def watched(watcher: Callable[[str], None]) -> Iterator[None]:
+    """What happens inside is watched."""
+    durable.watch_steps(watcher)
+    try:
+        yield
+    finally:
+        durable.watch_steps(None)
+
+
+def clone(source: str, number: int) -> str:
+    """The URL of a bucket with the same objects."""
+    address = f"memory://{source.split('/')[2]}-{number}/data"
+    there, here = locate(source), locate(address)
+    for meta in there.list():
+        here.put(meta.path, there.read(meta.path))
+    return address
+
+
+def names_left(address: str, needles: Sequence[str]) -> list[str]:
+    """The objects in which an id or text is found, tables decoded."""
+    found = []
+    location = locate(address)
+    for meta in location.list():
+        content = location.read(meta.path)
+        if meta.path.endswith(".parquet"):
+            content = str(pq.read_table(pa.BufferReader(content)).to_pydict()).encode()
+        elif meta.path.endswith(".arrow"):
+            table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
+            content = str(table.to_pydict()).encode()
+        if any(f"'{needle}'".encode() in content for needle in needles):
+            found.append(meta.path)
+    return found
+
+
+def check_sound(store: ActivationStore, expected: ActivationStore) -> None:
+    """It holds what is expected, and no object is damaged."""
+    check_same(store, expected)
+    report = verify(store)
+    assert report.sound, str(report)
+
+
+DELETED = [f"id{i}" for i in range(16, 32)] + ["id3", "copy1", "id40"]
+"""All of a slot, one of two ids of a text, both kinds of ids."""
+GONE = [*DELETED, *(f"text {i}" for i in [*range(16, 32), 3, 40])]
+
+
+@pytest.fixture
+def deleted(on_disk: ActivationStore, memory_bucket: str) -> str:
+    """A bucket with the store of `on_disk`, where some of it was deleted, as on the disk."""
+    copy_store(on_disk, memory_bucket)
+    ActivationStore.open(memory_bucket).delete(DELETED)
+    on_disk.delete(DELETED)
+    return memory_bucket
+
+
+def test_a_compaction_dies_at_every_change(deleted: str, on_disk: ActivationStore) -> None:
+    """Readers see the same before and after; the next one leaves nothing of what was deleted."""
+    for number in itertools.count(1):
+        address = clone(deleted, number)
+        store = ActivationStore.open(address)
+        watcher = dying_at(number)
+        with watched(watcher), suppress(Killed):
+            compact(store)
+        check_same(ActivationStore.open(address), on_disk)
+        report = compact(ActivationStore.open(address))
+        after = ActivationStore.open(address)
+        check_sound(after, on_disk)
+        assert names_left(address, GONE) == []
+        left = plan_sweep(locate(address))
+        assert left.objects == left.records == ()
+        assert after.snapshots()[0].kind == "compact"
+        if not watcher.done:
+            break
+        store.refresh()
+    assert number > 15
+    assert report.num_samples == 0 and report.emptied_slots == (1,)
+
+
+def test_gc_dies_at_every_change(deleted: str, on_disk: ActivationStore) -> None:
+    """Kept snapshots stay as they are; the next gc leaves no object that nobody names."""
+    store = ActivationStore.open(deleted)
+    for number in range(4):
+        ids = {"id": ["id3", f"id{number}"], "split": ["a", "b"], "label": ["x", "z"]}
+        store.put_labels("mood", pa.table(ids))
+        on_disk.put_labels("mood", pa.table(ids))
+    location = store.location
+    shards = [f"ffn/c/0/0/0/{slot}.0123456789ab-00000000" for slot in range(3)]
+    lost = [f".salient/index/rows-0-5-00000{n}-{'0' * 16}.parquet" for n in (3, 7)]
+    for path in (*shards, *lost):
+        location.put(path, b"of one who died")
+    location.put("notes.txt", b"a user's own")
+    assert gc(store, grace_s=3600, dry_run=True).num_young == 5
+    for number in itertools.count(1):
+        address = clone(deleted, number)
+        watcher = dying_at(number)
+        with watched(watcher), suppress(Killed):
+            report = gc(ActivationStore.open(address), keep=2, grace_s=0)
+        check_same(ActivationStore.open(address), on_disk)
+        if not watcher.done:
+            break
+        gc(ActivationStore.open(address), keep=2, grace_s=0)
+        after = ActivationStore.open(address)
+        check_sound(after, on_disk)
+        kinds = [snapshot.kind for snapshot in after.snapshots()]
+        assert kinds[:2] == ["labels", "labels"] and set(kinds[2:]) == {"gc"}
+        assert {meta.path for meta in plan_sweep(after.location).objects} == set()
+        assert verify(after).unknown_files == ("notes.txt",)
+    assert set(report.files) > {*shards, *lost} and len(report.snapshots) == 4
+
+
+def test_others_change_the_store_at_every_step_of_a_compaction(
+    deleted: str, on_disk: ActivationStore
+) -> None:
+    """A delete, labels and a gc come in between: nothing is lost and nothing comes back."""
+    late = pa.table({"id": ["id5", "id45"], "split": ["a", "a"], "label": ["x", "y"]})
+    on_disk.delete(["id45"])
+    on_disk.put_labels("late", late)
+    for number in itertools.count(1):
+        address = clone(deleted, number)
+
+        def change(address: str = address) -> None:
+            other = ActivationStore.open(address)
+            other.delete(["id45"])
+            other.put_labels("late", late)
+            gc(other, keep=1, grace_s=0)
+
+        watcher = AtStep(number, change)
+        reader = ActivationStore.open(address)
+        with watched(watcher):
+            compact(ActivationStore.open(address))
+        if not watcher.done:
+            break
+        after = ActivationStore.open(address)
+        check_sound(after, on_disk)
+        assert names_left(address, GONE) == []
+        rows = np.flatnonzero(~after.index.dead)
+        np.testing.assert_array_equal(
+            reader.read_matrix(layer=1)[rows], on_disk.read_matrix(layer=1)[rows]
+        )
+
+
+@pytest.mark.parametrize("other", ["compact", "gc"])
+def test_upkeep_comes_at_every_step_of_a_writer(
+    deleted: str, on_disk: ActivationStore, other: str
+) -> None:
+    """Whoever loses to a commit of another makes its objects anew: all that it names is there."""
+    on_disk.delete(["id45"])
+    for number in itertools.count(1):
+        address = clone(deleted, number)
+
+        def change(address: str = address) -> None:
+            store = ActivationStore.open(address)
+            compact(store) if other == "compact" else gc(store, keep=1, grace_s=0)
+
+        watcher = AtStep(number, change)
+        with watched(watcher):
+            ActivationStore.open(address).delete(["id45"])
+        check_sound(ActivationStore.open(address), on_disk)
+        if not watcher.done:
+            break
+    assert number > 2
+
+
+def test_gc_and_compact_come_at_every_step_of_an_append(
+    deleted: str, on_disk: ActivationStore
+) -> None:
+    """No block of the append is taken away; a compaction is refused while it is under way."""
+    batch = make_samples(range(60, 80))
+    append_all(on_disk.location.root, [batch])
+    on_disk.refresh()
+    refused = 0
+    for number in itertools.count(1):
+        address = clone(deleted, number)
+
+        def change(address: str = address) -> None:
+            nonlocal refused
+            gc(ActivationStore.open(address), keep=1, grace_s=0)
+            try:
+                compact(ActivationStore.open(address))
+            except StoreError as error:
+                assert "an append is not finished" in str(error)
+                refused += 1
+
+        watcher = AtStep(number, change)
+        with watched(watcher):
+            append_all(address, [batch])
+        check_sound(ActivationStore.open(address), on_disk)
+        if not watcher.done:
+            break
+    assert 5 < refused < number
+
+
+def test_a_compaction_waits_for_an_append_and_is_killed(
+    deleted: str, on_disk: ActivationStore, bucket: str
+) -> None:
+    """Processes, at a server: one waits for the other, and a dead one's work is gone on with."""
+    source, there = locate(deleted), locate(bucket)
+    for meta in source.list():
+        there.put(meta.path, source.read(meta.path))
+    batch = make_samples(range(60, 80))
+    append_all(on_disk.location.root, [batch])
+    on_disk.refresh()
+    appender = start(append_slowly, bucket, batch, 1.0)
+    while ActivationStore.open(bucket).snapshot.plan is None:
+        time.sleep(0.01)
+    assert compact(ActivationStore.open(bucket)).num_samples == 18
+    appender.join()
+    check_sound(ActivationStore.open(bucket), on_disk)
+
+    ActivationStore.open(bucket).delete(["id50", "id65"])
+    on_disk.delete(["id50", "id65"])
+    killed = start(compact_slowly, bucket)
+    while True:
+        head = ActivationStore.open(bucket).snapshot
+        if head.plan is not None and any(head.plan.id in m.path for m in there.list("ffn")):
+            break
+        time.sleep(0.01)
+    killed.kill()
+    killed.join()
+    check_same(ActivationStore.open(bucket), on_disk)
+    compact(ActivationStore.open(bucket))  # at once: the process is gone, as this machine knows
+    after = ActivationStore.open(bucket)
+    check_sound(after, on_disk)
+    assert after.snapshot.finished_plan == head.plan.id
+    assert names_left(bucket, [*GONE, "id50", "text 50", "id65", "text 65"]) == []
+
+
+def test_two_gcs_at_a_time(deleted: str, on_disk: ActivationStore) -> None:
+    for number in itertools.count(1):
+        address = clone(deleted, number)
+
+        def other(address: str = address) -> None:
+            gc(ActivationStore.open(address), keep=1, grace_s=0)
+
+        watcher = AtStep(number, other)
+        with watched(watcher):
+            gc(ActivationStore.open(address), keep=1, grace_s=0)
+        after = ActivationStore.open(address)
+        check_sound(after, on_disk)
+        assert after.snapshots()[0].kind == "delete"
+        if not watcher.done:
+            break
+
+
+def test_verify_names_each_damaged_object(deleted: str, on_disk: ActivationStore) -> None:
+    """Of all that is named anything may be missing, cut or changed: it is found, and named."""
+    store = ActivationStore.open(deleted)
+    named = [meta for meta in store.location.list() if meta.size]
+    for number, meta in enumerate(named):
+        address = clone(deleted, number)
+        there = locate(address)
+        content = bytearray(there.read(meta.path))
+        spoiled = ["missing", "cut", "changed"][number % 3]
+        if meta.path.endswith(".parquet") and spoiled == "changed":
+            spoiled = "cut"  # not each of its bytes says something
+        if spoiled == "missing":
+            there.delete([meta.path])
+        elif spoiled == "cut":
+            there.put(meta.path, bytes(content[: len(content) // 2]))
+        else:
+            content[0 if "/c/" in meta.path else len(content) // 2] ^= 1
+            there.put(meta.path, bytes(content))
+        if record_id(meta.path) == store.snapshot_id:
+            continue  # then nothing can be opened, or the one before it
+        report = verify(ActivationStore.open(address))
+        assert meta.path in str(report), (meta.path, spoiled, str(report))
+
+
+def test_a_store_is_copied_to_a_bucket_and_back(
+    on_disk: ActivationStore, bucket: str, tmp_path: Path
+) -> None:
+    """What is deleted stays behind, all else is the same, and both copies are sound."""
+    on_disk.delete([f"id{i}" for i in range(16, 32)] + ["id3"])
+    report = copy_store(on_disk, bucket)
+    there = ActivationStore.open(bucket)
+    assert there.snapshot_id == on_disk.snapshot_id == report.snapshot
+    check_same(there, on_disk)
+    assert verify(there).sound, str(verify(there))
+    assert "20 objects" in str(info(there)) and info(there).list_requests == 1
+
+    copy_store(there, tmp_path / "back")
+    back = ActivationStore.open(tmp_path / "back")
+    check_same(back, on_disk)
+    assert verify(back).sound, str(verify(back))
+    append_all(tmp_path / "back", [make_samples(range(60, 70))])
+    assert verify(ActivationStore.open(tmp_path / "back")).sound
+
+    for target in (bucket, str(tmp_path / "back")):
+        with pytest.raises(StoreError, match="something is there already"):
+            copy_store(on_disk, target)
+
+
+def test_unfinished_uploads_are_aborted_once_they_are_old(
+    on_disk: ActivationStore, bucket: str
+) -> None:
+    import boto3
+
+    copy_store(on_disk, bucket)
+    name = bucket.split("/")[2]
+    client = boto3.client(
+        "s3", region_name="us-east-1", endpoint_url=os.environ["AWS_ENDPOINT_URL"]
+    )
+    for key in ("data/ffn/c/0/0/0/9.aaaaaaaaaaaa-bbbbbbbb", "other/thing"):
+        client.create_multipart_upload(Bucket=name, Key=key)
+    store = ActivationStore.open(bucket)
+    assert gc(store, grace_s=1e9).uploads == ()  # moto says that all began in 2010
+    assert len(gc(store, grace_s=0, dry_run=True).uploads) == 1
+    report = gc(store, grace_s=0)
+    assert report.uploads == ("data/ffn/c/0/0/0/9.aaaaaaaaaaaa-bbbbbbbb",)
+    assert "1 unfinished uploads" in str(report)
+    left = client.list_multipart_uploads(Bucket=name)["Uploads"]
+    assert [upload["Key"] for upload in left] == ["other/thing"]
+
+
+def test_a_copy_into_a_bucket_dies_at_every_change(
+    on_disk: ActivationStore, memory_bucket: str
+) -> None:
+    """There is no store before all of it is there; the same copy again writes what lacks."""
+    on_disk.delete(DELETED)
+    lacking = []
+    for number in itertools.count(1):
+        address = f"{memory_bucket}/{number}"
+        watcher = dying_at(number)
+        with watched(watcher), suppress(Killed):
+            copy_store(on_disk, address)
+        if not watcher.done:
+            break
+        if not ActivationStore.exists(address):
+            lacking.append(copy_store(on_disk, address).num_files)
+        check_same(ActivationStore.open(address), on_disk)
+    assert verify(ActivationStore.open(address)).sound
+    assert len(lacking) > 15 and lacking[-1] < lacking[0] / 2
+
+
+def test_commands_take_urls(
+    on_disk: ActivationStore, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same words, messages and exit codes as on a disk."""
+
+    def run(words: str) -> tuple[int, str]:
+        code = run_command(["store", *words.split()])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    assert run(f"copy {on_disk.location.address} {bucket}")[0] == 0
+    assert run(f"copy {on_disk.location.address} {bucket}")[0] == 2
+    code, told = run(f"info {bucket}")
+    assert code == 0 and "53 under 56 ids" in told and "objects, 0.000 GB (1 request" in told
+    assert run(f"delete {bucket} --id id17 --id nobody")[0] == 1
+    code, told = run(f"compact {bucket}")
+    assert code == 0 and told.startswith("1 deleted samples removed from 1 slots")
+    code, told = run(f"snapshots {bucket}")
+    assert code == 0 and told.count("samples") == 1 and "compact" in told
+    code, told = run(f"gc {bucket} --grace 0s")
+    assert code == 0 and "removed 0 snapshots and 0 objects" in told
+    assert run(f"gc {bucket} --grace soon")[0] == 2
+    assert run(f"gc {on_disk.location.address} --grace 1h")[0] == 2
+    assert run(f"verify {bucket}")[0] == 0
+    assert run(f"export {bucket} {tmp_path / 'archive'}")[0] == 0
+    assert zarr.open_group(tmp_path / "archive", mode="r")["ffn"].shape[-1] == 53
+    assert run(f"copy {bucket} {tmp_path / 'copy'}")[0] == 0
+    there = locate(bucket)
+    shard = next(meta.path for meta in there.list("ffn"))
+    there.put(shard, there.read(shard)[:-1])
+    code, told = run(f"verify {bucket}")
+    assert code == 1 and shard in told
+    assert run(f"info {bucket}/nowhere")[0] == 2
