@@ -86,10 +86,13 @@ def _results(
         yield from session.stream(function, tasks, at_a_time=at_a_time)
         return
     carried = carried_with(tasks, needs)
-    for index, (result, files) in session.stream(Carried(function), carried, at_a_time=at_a_time):
-        task = tasks[index]
-        put_back(task[0], needs(*task), files)
-        yield index, result
+    stream = session.stream(Carried(function), carried, at_a_time=at_a_time)
+    # Heads of a large model are some ten megabytes, of which Dask would warn.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
+        for index, (result, files) in stream:
+            task = tasks[index]
+            put_back(task[0], needs(*task), files)
+            yield index, result
 
 
 @contextmanager

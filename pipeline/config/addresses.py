@@ -61,10 +61,11 @@ def _plain(path: str) -> tuple[str, bool]:
 
 def _input(path: str) -> str:
     place, known = _plain(path)
-    if not known:
+    if not known and not place.startswith(("https://", "http://")):
         raise ValueError(
-            f"{path!r} is no file here or in a bucket (s3://, gs://, az://); fetch it and name the"
-            ' copy, or name a data set of the Hugging Face hub as hub = "NAME"'
+            f"{path!r} is no file here, in a bucket (s3://, gs://, az://) or on a server (https://);"
+            " fetch it and name the copy, or name a data set of the Hugging Face hub as"
+            ' hub = "NAME"'
         )
     return place
 

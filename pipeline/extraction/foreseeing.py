@@ -90,17 +90,17 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
 def _requests(schema: StoreSchema, num_texts: int, config: RunConfig) -> dict[str, int]:
     """What writing texts into a store in a bucket asks of it, about; and reading all of it once.
 
-    A shard is an object for each layer; each block of texts has a manifest beside, and on workers a
-    mark while it is computed. Planning, committing and the labels are some commits.
+    A block of texts is an object for each layer and a manifest; on workers there is a mark while it
+    is computed. Planning, committing and each task's labels are a commit.
     """
     layers = sum(len(layout.layers) for layout in schema.arrays.values())
     blocks = ceil(num_texts / schema.samples_per_shard)
     commits = 2 + len(config.tasks)
     marks = blocks if config.cluster.kind != "local" else 0
     return {
-        "put": blocks * (layers + 2) + marks + 4 * commits,
-        "get": blocks + 8 * commits,
-        "list": 4 * commits + 2 * marks,
+        "put": blocks * (layers + 1) + marks + 4 * commits,
+        "get": 3 * blocks + 5 * commits,
+        "list": blocks + 5 * commits + 2 * marks,
         "get_all": blocks * layers,
     }
 

@@ -10,6 +10,7 @@ text gives by itself are made by :func:`text_activations`, for stored texts as f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import COPY_AGAIN, HeadError
 from pipeline.heads.model import Head
 from store import ActivationStore
+from store.disk import ObjectLocation, kept_here
 from store.layout import NGRAMS, Source
 from store.tables import check_array, read_arrays, write_arrays
 
@@ -29,6 +31,16 @@ PIECE = 2048
 """Rows that a head is applied to at a time: one on all features reads 100 KB of each."""
 HELD_OUT_FILE = "held_out.safetensors"
 """In a head's folder: what it says of the rows that judged it, held out."""
+
+
+def near(store: ActivationStore) -> ActivationStore:
+    """The store for one who reads its activations many times: of a bucket they are fetched once,
+    where this machine has room for them."""
+    if not isinstance(store.location, ObjectLocation):
+        return store
+    found = copy(store)
+    found.location = kept_here(store.location, store.num_samples * store.schema.bytes_per_sample)
+    return found
 
 
 def stored_outputs(

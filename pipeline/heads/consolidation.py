@@ -17,6 +17,7 @@ from pipeline.config import HeadConfig, RunConfig, TaskConfig
 from pipeline.errors import HeadError
 from pipeline.extraction import GOLDEN_TEXTS, read_golden, read_outputs, write_outputs
 from pipeline.heads.activations import (
+    near,
     read_held_out,
     read_source,
     unit_rows,
@@ -101,7 +102,7 @@ def consolidate_target(
         every: write the heads of all kinds and depths, not only the chosen one and the baselines.
         probed: Phase 1 has left its probes; frozen heads need them.
     """
-    folder = RunFolder(Path(config.run_dir))
+    folder, store = RunFolder(Path(config.run_dir)), near(store)
     with BlockThreads() as threads, threads.single_threaded_blas():
         case = _Case.of(
             config, store, target, threads, _standardisers(config, store, target, probed)

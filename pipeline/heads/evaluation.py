@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig, TaskConfig
-from pipeline.heads.activations import stored_outputs
+from pipeline.heads.activations import near, stored_outputs
 from pipeline.heads.consolidation import BASELINE
 from pipeline.heads.model import KINDS, SITE_KEYS, Head
 from pipeline.measures import (
@@ -48,7 +48,7 @@ def evaluate_task(config: RunConfig, snapshot: str, task: TaskConfig) -> dict[st
         hidden state, is the task's own. ``score_interval`` and ``score_gain`` are the same of the
         rows that heads were judged by. Of fewer than 20 rows there are no intervals.
     """
-    store = ActivationStore.open(config.store.path, snapshot=snapshot)
+    store = near(ActivationStore.open(config.store.path, snapshot=snapshot))
     folder = RunFolder(Path(config.run_dir))
     target = load_target(store, task)
     problem, rows = problem_of(target), target.rows("test")

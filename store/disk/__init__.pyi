@@ -40,6 +40,7 @@ from .flight import all_done as all_done
 from .flight import in_order as in_order
 from .flight import lanes as lanes
 from .flight import share as share
+from .kept import kept_here as kept_here
 from .location import LocalLocation as LocalLocation
 from .location import Location as Location
 from .location import check_folders as check_folders
