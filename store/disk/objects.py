@@ -145,7 +145,10 @@ class ObjectLocation:
             options["if_match"] = etag
 
         def fetch(key: str) -> bytes:
-            return bytes(obstore.get(self.objects, key, options=options).bytes())
+            found = obstore.get(self.objects, key, options=options)
+            if etag is not None and found.meta["e_tag"] not in (None, etag):
+                raise self._changed(path)  # some servers do not look at If-Match of a GET
+            return bytes(found.bytes())
 
         try:
             return self._tried(path, fetch)
@@ -379,6 +382,12 @@ class ObjectLocation:
         modified = found["last_modified"].timestamp()
         return Meta(path, int(found["size"]), found["e_tag"] or "", modified, found["version"])
 
+    def _changed(self, path: str) -> ObjectChanged:
+        return ObjectChanged(
+            f"{self.address}/{path}: changed while it was read; what was read of it before does not"
+            " count, read it again"
+        )
+
     def _tried(self, path: str, ask: Callable[[str], T], tries: int = NUM_TRIES) -> T:
         """Ask, and ask again what was refused for the moment; errors are said in one line."""
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -395,10 +404,7 @@ class ObjectLocation:
                 if isinstance(error, AlreadyExistsError):  # 409 to a request without a condition
                     _pause(number)
                     continue
-                raise ObjectChanged(
-                    f"{where}: changed while it was read; what was read of it before does not"
-                    " count, read it again"
-                ) from None
+                raise self._changed(path) from None
             except Exception as error:
                 told = _explained(error, where, self._bucket)
                 if not isinstance(told, StoreBusy) or number + 1 == tries:
@@ -423,6 +429,11 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
     said = _brief(text)
     found = _STATUS.search(text)
     status = int(found[1]) if found else 0
+    if "non-partial response" in text:
+        return StoreInputError(
+            f"{where}: the server answers with the whole object where a part was asked for; use"
+            " another server"
+        )
     if status == 416 or "Invalid range" in text:
         return _PastEnd(f"{where}: ends before what was asked of it")
     denied = (PermissionError, raised.PermissionDeniedError, raised.UnauthenticatedError)

@@ -216,7 +216,7 @@ def main(port: int) -> None:
 
         return one_at_a_time
 
-    for name in ("put_object", "delete_object", "_key_response_post"):
+    for name in ("put_object", "copy_object", "delete_object", "_key_response_post"):
         setattr(S3Response, name, whole(getattr(S3Response, name)))
     server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
     server.start()

@@ -34,7 +34,6 @@ from tests.builders.forking import start
 from tests.builders.killing import TALLY
 from tests.builders.store_world import SCHEMA
 
-NUM_WRITERS = 8
 LIFE = 80
 """A life ends at one of its first so many requests."""
 
@@ -150,6 +149,7 @@ def race_on_a_store(
     url: str,
     tmp_path: Path,
     *,
+    num_writers: int = 8,
     num_jobs: int,
     kills: int,
     lost: float,
@@ -158,7 +158,7 @@ def race_on_a_store(
 ) -> tuple[int, int]:
     """Race, and fail by what is wrong; how many were killed, and how many answers got lost."""
     ActivationStore.create(url, SCHEMA)
-    writers = [Writer(number, seed, num_jobs) for number in range(NUM_WRITERS)]
+    writers = [Writer(number, seed, num_jobs) for number in range(num_writers)]
 
     def begin_of(writer: Writer) -> Callable[[FaultProxy], BaseProcess]:
         progress = tmp_path / f"writer{writer.number}"
@@ -247,36 +247,21 @@ def seed_of(test: str) -> int:
     return int(os.environ.get("SALIENT_SEED", len(test)))
 
 
-def test_writers_of_a_store_are_killed(
+def test_writers_of_a_store_are_killed_and_lose_answers(
     direct: str, bucket_server: BucketServer, tmp_path: Path
 ) -> None:
-    num_kills, _ = race_on_a_store(
+    num_kills, num_lost = race_on_a_store(
         bucket_server,
         direct,
         tmp_path,
+        num_writers=5,
         num_jobs=2,
-        kills=10,
-        lost=0,
+        kills=6,
+        lost=0.03,
         seed=seed_of("killed"),
         seconds=300,
     )
-    assert num_kills >= 8
-
-
-def test_writers_of_a_store_lose_answers(
-    direct: str, bucket_server: BucketServer, tmp_path: Path
-) -> None:
-    _, num_lost = race_on_a_store(
-        bucket_server,
-        direct,
-        tmp_path,
-        num_jobs=2,
-        kills=0,
-        lost=0.04,
-        seed=seed_of("lost"),
-        seconds=300,
-    )
-    assert num_lost >= 10
+    assert num_kills >= 5 and num_lost >= 5
 
 
 def test_machines_that_score_into_one_folder_are_killed(
@@ -287,8 +272,8 @@ def test_machines_that_score_into_one_folder_are_killed(
         direct,
         tmp_path,
         tiny_bert,
-        num_machines=4,
-        kills=5,
+        num_machines=3,
+        kills=4,
         lost=0,
         seed=seed_of("scores"),
         seconds=300,
@@ -297,7 +282,7 @@ def test_machines_that_score_into_one_folder_are_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_two_hundred_kills_of_writers_of_a_store(
     direct: str, bucket_server: BucketServer, tmp_path: Path
 ) -> None:
@@ -309,13 +294,13 @@ def test_two_hundred_kills_of_writers_of_a_store(
         kills=220,
         lost=0,
         seed=seed_of("two hundred"),
-        seconds=1500,
+        seconds=2800,
     )
     assert num_kills >= 200
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_five_hundred_lost_answers_and_some_kills(
     direct: str, bucket_server: BucketServer, tmp_path: Path
 ) -> None:
@@ -327,7 +312,7 @@ def test_five_hundred_lost_answers_and_some_kills(
         kills=40,
         lost=0.05,
         seed=seed_of("five hundred"),
-        seconds=1500,
+        seconds=2800,
     )
     assert num_lost >= 500
 
