@@ -15,13 +15,13 @@ import pytest
 
 from pipeline.commands.line import run_command
 from pipeline.errors import ConfigError, ScoreError
+from pipeline.scoring import delete_scores, repair_scores
 from pipeline.scoring.bucket import open_bucket
 from pipeline.scoring.commitlog import CommitLog, Digests
 from pipeline.scoring.deletion import DeletionReport
 from pipeline.scoring.held import scores_at
 from pipeline.scoring.parts import id_key
 from pipeline.scoring.repair import RepairReport
-from pipeline.scoring import delete_scores, repair_scores
 from store.disk import durable, locate
 from tests.builders.buckets import bucket, bucket_server, memory_bucket  # noqa: F401
 from tests.builders.dumps import v1, write_tweets
