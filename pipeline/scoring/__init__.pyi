@@ -4,8 +4,9 @@ from .cascade import Cascade as Cascade
 from .cascade import CascadeScorer as CascadeScorer
 from .cascade import CascadeTask as CascadeTask
 from .cascade import leaving as leaving
-from .deletion import DeletionReport as DeletionReport
-from .deletion import IncompleteDeletion as IncompleteDeletion
+from .deleted import DeletionReport as DeletionReport
+from .deleted import IncompleteDeletion as IncompleteDeletion
+from .deletion import delete_scores as delete_scores
 from .deletion import read_names as read_names
 from .files import score_files as score_files
 from .following import Following as Following
@@ -14,6 +15,7 @@ from .following import follow_files as follow_files
 from .held import HeldScores as HeldScores
 from .held import scores_at as scores_at
 from .loading import load_scorer as load_scorer
+from .mended import RepairReport as RepairReport
 from .metrics import metrics_file as metrics_file
 from .parts import check_files as check_files
 from .place import DRIFT as DRIFT
@@ -22,9 +24,7 @@ from .place import check_scores as check_scores
 from .prediction import trained_normalisation as trained_normalisation
 from .prepared import ScoreOptions as ScoreOptions
 from .prepared import find_heads as find_heads
-from .repair import RepairReport as RepairReport
-from .retiring import delete_scores as delete_scores
-from .retiring import repair_scores as repair_scores
+from .repair import repair_scores as repair_scores
 from .scorer import Scored as Scored
 from .scorer import Scorer as Scorer
 from .summary import ScoreReport as ScoreReport

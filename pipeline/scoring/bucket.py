@@ -14,8 +14,8 @@
                                 next one who opens the folder
 
 Nobody waits for anybody. What a commit is based on is known before its parts are staged
-(:meth:`append` insists), and who loses stages anew under new names. So of staged parts that are
-older than a commit only those count that a commit up to it names: :meth:`prune_staged`.
+(:meth:`append` insists), and who loses stages anew under new names. So what was staged before some
+commit, and is named by none up to it, never will be: who wants it away lists it, then commits.
 A part is deleted in its place only if a commit removes it, and who has copied one looks afterwards
 whether a commit has removed it meanwhile. Who dies before that leaves it to the next one to open
 the folder, who deletes whatever was removed.
@@ -47,11 +47,10 @@ from pipeline.scoring.commitlog import (
     Commit,
     CommitLog,
     Digests,
-    commit_path,
     rows_of,
     staged_path,
 )
-from pipeline.scoring.deletion import Deleted
+from pipeline.scoring.deleted import Deleted
 from pipeline.scoring.parts import (
     QUARANTINE,
     DamagedFile,
@@ -325,31 +324,6 @@ class BucketScores:
                     f"{self.address}/{path}: is committed, and there is no such object;"
                     f" {repair_command(self.address)} has its rows come back"
                 ) from None
-
-    def prune_staged(self, fence: int) -> list[str]:
-        """Delete what writers that died have left staged, and whatever was staged too early.
-
-        Args:
-            fence: number of a commit. What was staged before it and is in no commit by now never
-                will be: its writer loses to that commit, and stages anew.
-
-        Returns:
-            Paths of what was deleted.
-        """
-        try:
-            when = self.location.head(commit_path(fence)).modified
-        except FileNotFoundError:
-            return []
-        self.refresh()
-        counts = set(map(staged_path, self.parts()))
-        found = [
-            meta.path
-            for meta in self.location.list(STAGED)
-            if meta.modified < when and meta.path not in counts
-        ]
-        if not self.dry_run:
-            self.location.delete(found)
-        return found
 
 
 def _columns(digests: Sequence[tuple[bytes, int]]) -> tuple[list[bytes], list[int]]:

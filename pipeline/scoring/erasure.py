@@ -28,7 +28,7 @@ from pipeline.errors import ScoreError
 from pipeline.progress import Say, counted
 from pipeline.scoring.bucket import BucketScores, Staged, open_bucket
 from pipeline.scoring.commitlog import CommitLog, Parts
-from pipeline.scoring.deletion import DeletionReport, Meant, Searched, Swept, named_in
+from pipeline.scoring.deleted import DeletionReport, Meant, Searched, Swept, named_in
 from pipeline.scoring.parts import ORIGIN, SET_ASIDE, id_key, is_quarantine
 
 _AT_ONCE = 16

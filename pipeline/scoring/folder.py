@@ -14,7 +14,8 @@
       .lock                              held by the one process that has the folder open
 
 Rows wait in memory until there are enough for files of some size; the dates with the most rows are
-written first. Only one process at a time has the folder open, others wait.
+written first. Only one process at a time has the folder open, others wait. A folder in a bucket
+(``pipeline.scoring.inbucket``) is open to all, and has ``_commits`` in place of ledger and lock.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.progress import Say, silent
-from pipeline.scoring.deletion import CLASH, Deleted, catch_up
+from pipeline.scoring.deleted import CLASH, Deleted
+from pipeline.scoring.deletion import catch_up
 from pipeline.scoring.inbucket import in_bucket
 from pipeline.scoring.keeping import Batch, Ended, Keeper, Written, keys_in, without_text
 from pipeline.scoring.ledger import Entry, Finished, Ledger, Published

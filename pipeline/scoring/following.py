@@ -213,13 +213,13 @@ def follow_files(
     report = FollowReport()
     if options.dry_run:
         raise ConfigError("--follow scores what comes; for --dry-run name the folder as an INPUT")
-    folder = as_path(folder)
+    place = as_path(folder)
     try:
-        check_folder(folder)
+        check_folder(place)
         asked = prepare(run, output, options=options, settings=settings, say=say)
-        check_apart([folder], asked.target)
+        check_apart([place], asked.target)
         scorer = asked.load_scorer(say)
-        _Follower(folder, asked, scorer, following, stop, on_round, report, say).run()
+        _Follower(place, asked, scorer, following, stop, on_round, report, say).run()
     except KeyboardInterrupt:
         if not stop.is_told or stop.at_once:
             raise

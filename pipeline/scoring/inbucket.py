@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.progress import Say
 from pipeline.scoring.bucket import BucketScores, Staged, open_bucket
-from pipeline.scoring.deletion import Deleted
+from pipeline.scoring.deleted import Deleted
 from pipeline.scoring.keeping import Batch, Ended, Written, keys_in, without_text
 from pipeline.scoring.ledger import Entry, Finished
 from pipeline.scoring.parts import QUARANTINE, Key, is_quarantine

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
-from pipeline.scoring.deletion import Deleted
+from pipeline.scoring.deleted import Deleted
 from pipeline.scoring.ledger import Entry, Finished
 from pipeline.scoring.parts import QUARANTINE, Key, line_keys, row_keys
 from pipeline.scoring.summary import reason_kind

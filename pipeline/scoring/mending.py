@@ -23,6 +23,7 @@ from pipeline.progress import Say, silent
 from pipeline.scoring.bucket import BucketScores, open_bucket
 from pipeline.scoring.commitlog import STAGED, commit_path, staged_path
 from pipeline.scoring.erasure import scrub
+from pipeline.scoring.mended import MISSING, Damaged, RepairReport, some_of
 from pipeline.scoring.parts import (
     QUARANTINE,
     SET_ASIDE,
@@ -39,7 +40,6 @@ from pipeline.scoring.place import (
     check_scores,
     read_score_card,
 )
-from pipeline.scoring.repair import MISSING, Damaged, RepairReport, some_of
 from store.disk import Meta, decode_json, encode_json
 from store.errors import StoreError
 
