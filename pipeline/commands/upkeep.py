@@ -5,7 +5,6 @@ A file of such a name is ``./repair``.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,10 +57,10 @@ def delete(
         list[str] | None, typer.Option("--id", help="Of a tweet or row; may be repeated.")
     ] = None,
     ids_file: Annotated[
-        Path | None, typer.Option("--ids", help="A file with one id a line.")
+        str | None, typer.Option("--ids", help="A file with one id a line.")
     ] = None,
     authors_file: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--authors", help="A file with one author's id a line: all in the dumps."),
     ] = None,
     forget: Annotated[
@@ -85,12 +84,12 @@ def delete(
     from pipeline.scoring import IncompleteDeletion, delete_scores, read_names
 
     failure: ScoreError | None = None
-    listed = read_names(ids_file) if ids_file else []
+    listed = read_names(placed(ids_file)) if ids_file else []
     try:
         report = delete_scores(
             placed(output),
             [*(ids or ()), *listed],
-            authors=read_names(authors_file) if authors_file else (),
+            authors=read_names(placed(authors_file)) if authors_file else (),
             dumps=[placed(one) for one in dumps or ()],
             forget=forget,
             dry_run=dry_run,

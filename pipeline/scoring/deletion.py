@@ -290,12 +290,13 @@ def forget_ids(folder: Path, ledger: Ledger, ids: Collection[str], *, dry_run: b
     return len(deleted) - len(left)
 
 
-def read_names(path: Path) -> list[str]:
+def read_names(path: Path | str) -> list[str]:
     """The ids or authors in a file, one a line.
 
     Raises:
         ConfigError: it cannot be read.
     """
+    path = as_path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,13 +15,13 @@ import pytest
 
 from pipeline.commands.line import run_command
 from pipeline.errors import ConfigError, ScoreError
-from pipeline.scoring import delete_scores, repair_scores
 from pipeline.scoring.bucket import open_bucket
 from pipeline.scoring.commitlog import CommitLog, Digests
-from pipeline.scoring.deletion import DeletionReport
+from pipeline.scoring.deleted import DeletionReport
+from pipeline.scoring.deletion import delete_scores
 from pipeline.scoring.held import scores_at
 from pipeline.scoring.parts import id_key
-from pipeline.scoring.repair import RepairReport
+from pipeline.scoring.repair import repair_scores
 from store.disk import durable, locate
 from tests.builders.buckets import bucket, bucket_server, memory_bucket  # noqa: F401
 from tests.builders.dumps import v1, write_tweets
@@ -358,7 +358,7 @@ def test_leftovers_go_once_they_are_old_and_strangers_are_named(made: str) -> No
     location = locate(made)
     location.put("_staged/part-0123456789abcdef0123.parquet", b"of a writer that died")
     location.put("date=2021-01-01/mine.parquet", b"of somebody else")
-    report: RepairReport = repair_scores(made)
+    report = repair_scores(made)
     assert report.is_sound and "date=2021-01-01/mine.parquet" in str(report)
     assert "1 parts that were staged" in str(repair_scores(made, dry_run=True, grace_s=0))
     assert repair_scores(made, grace_s=0).to_dict()["leftovers"] == 1
