@@ -316,9 +316,9 @@ def test_five_hundred_lost_answers_and_some_kills(
         bucket_server,
         direct,
         tmp_path,
-        num_jobs=20,
-        kills=40,
-        lost=0.05,
+        num_jobs=12,
+        kills=20,
+        lost=0.1,
         seed=seed_of("five hundred"),
         seconds=2800,
     )
