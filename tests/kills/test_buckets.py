@@ -34,7 +34,7 @@ from tests.builders.forking import start
 from tests.builders.killing import TALLY
 from tests.builders.store_world import SCHEMA
 
-LIFE = 80
+LIFE, LIFE_OF_COMMAND = 80, 25
 """A life ends at one of its first so many requests."""
 
 
@@ -82,6 +82,7 @@ def race(
     lost: float,
     seed: int,
     seconds: float,
+    life: int = LIFE,
 ) -> tuple[int, int, list[str]]:
     """Run writers until all are done.
 
@@ -92,6 +93,7 @@ def race(
         lost: the share of answers that get lost.
         seed: of what is drawn.
         seconds: after which they are stuck.
+        life: a process that is killed is so at one of its first so many requests.
 
     Returns:
         How many were killed, how many answers got lost, and what is wrong.
@@ -107,8 +109,8 @@ def race(
 
         def live(racer: Racer) -> None:
             killed = sum(one.num_kills for one in racers)
-            life = draw.randrange(LIFE) if killed < kills else None
-            racer.begin(life, late=draw.random() < 0.5)
+            last = draw.randrange(life) if killed < kills else None
+            racer.begin(last, late=draw.random() < 0.5)
             if lost:
                 racer.proxy.plan(Fault("lose", share=lost, times=None))
 
@@ -215,7 +217,13 @@ def race_on_scores(
 
     begins = [begin_of(number) for number in range(num_machines)]
     num_kills, num_lost, faults = race(
-        server, begins, kills=kills, lost=lost, seed=seed, seconds=seconds
+        server,
+        begins,
+        kills=kills,
+        lost=lost,
+        seed=seed,
+        seconds=seconds,
+        life=LIFE_OF_COMMAND,
     )
     whole.join()
     assert whole.exitcode == 0, (tmp_path / "undisturbed.log").read_text()
@@ -261,7 +269,7 @@ def test_writers_of_a_store_are_killed_and_lose_answers(
         seed=seed_of("killed"),
         seconds=300,
     )
-    assert num_kills >= 5 and num_lost >= 5
+    assert num_kills >= 3 and num_lost >= 3
 
 
 def test_machines_that_score_into_one_folder_are_killed(
@@ -278,7 +286,7 @@ def test_machines_that_score_into_one_folder_are_killed(
         seed=seed_of("scores"),
         seconds=300,
     )
-    assert num_kills >= 3
+    assert num_kills >= 2
 
 
 @pytest.mark.slow
@@ -308,9 +316,9 @@ def test_five_hundred_lost_answers_and_some_kills(
         bucket_server,
         direct,
         tmp_path,
-        num_jobs=20,
-        kills=40,
-        lost=0.05,
+        num_jobs=12,
+        kills=20,
+        lost=0.1,
         seed=seed_of("five hundred"),
         seconds=2800,
     )
