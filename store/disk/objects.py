@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from store.disk.checked import FROM_BACKUP, damaged
 from store.disk.durable import step
-from store.disk.location import check_relative
 from store.disk.storage import GCS, Options, bucket_of, objects_at, storage_options
 from store.disk.verbs import Buffer, Meta, ObjectChanged
 from store.errors import SalientError, StoreBusy, StoreInputError
@@ -79,8 +78,11 @@ class ObjectLocation:
 
     def key(self, path: str) -> str:
         """The object's key in its bucket."""
-        if path:
-            check_relative(path, said_by=self.address)
+        if path and any(part in ("", ".", "..") for part in path.split("/")):
+            raise StoreInputError(
+                f"{self.address}: no object is read or written as {path!r}: parts of a key that are"
+                " empty, . or .. are not taken; give it another name"
+            )
         return f"{self._prefix}/{path}".strip("/")
 
     def child(self, path: str) -> ObjectLocation:
@@ -427,6 +429,12 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{where}: there is no such object")
     said = _brief(text)
+    where = "".join(one if one.isprintable() else repr(one)[1:-1] for one in where)
+    if "Encountered object with invalid path" in text:
+        return StoreInputError(
+            f"{where}: holds an object whose key can neither be read nor passed over ({said});"
+            " rename or delete it, or name what is meant one by one"
+        )
     found = _STATUS.search(text)
     status = int(found[1]) if found else 0
     if "non-partial response" in text:

@@ -45,6 +45,8 @@ _MOST_RETRIES = 8
 
 _options: dict[str, Any] = {}
 _stores: dict[Any, Any] = {}
+_began_in: int | None = None
+"""The process that has used the client first, of this one and those it was forked from."""
 _lock = threading.Lock()
 
 
@@ -104,12 +106,19 @@ def objects_at(address: str, options: Options) -> Any:
         MissingExtra: obstore is not installed, or boto3 and a profile is asked for.
         StoreInputError: what the options or the environment say cannot be.
     """
+    global _began_in
     kind, bucket, _ = bucket_of(address)
-    # The client's threads do not live on in a forked process, and the environment may change.
-    environment = tuple(sorted(item for item in os.environ.items() if _says_how(item[0])))
-    key: tuple[Any, ...] = (os.getpid(), bucket, tuple(sorted(options.items())), hash(environment))
-    if kind == MEMORY:
-        key = (os.getpid(), bucket)
+    if kind != MEMORY and _began_in not in (None, os.getpid()):
+        raise StoreInputError(
+            f"{bucket}: this process was forked after its parent had reached a bucket, and the"
+            " client's threads do not live on in it; start processes by spawn or forkserver"
+            ' (multiprocessing.get_context("spawn"))'
+        )
+    if kind != MEMORY:
+        _began_in = os.getpid()
+    # What the environment says may change; a bucket of this process stays the same.
+    environment = frozenset(item for item in os.environ.items() if _says_how(item[0]))
+    key = (bucket,) if kind == MEMORY else (bucket, frozenset(options.items()), environment)
     with _lock:
         if key not in _stores:
             _stores[key] = _made(kind, bucket, {**DEFAULTS, **options})
