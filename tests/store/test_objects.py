@@ -17,7 +17,7 @@ import pytest
 
 from store.disk import Meta, ObjectChanged, ObjectLocation, check_conditions, new_writer, objects
 from store.disk import storage as storage_module
-from store.errors import SalientError, StoreBusy, StoreError, StoreInputError
+from store.errors import SalientError, StoreBusy, StoreInputError
 from tests.builders.buckets import (
     KEY_ID,
     SECRET,
