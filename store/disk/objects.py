@@ -36,6 +36,8 @@ NUM_TRIES = 4
 DELETED_AT_ONCE = PAGE = 1000
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([^<]*)</Code>")
+_WORDS = re.compile(r"<Message>([^<]*)</Message>")
 _BEGIN_ANEW = ("InvalidBlockList", "NoSuchUpload")
 """Of parts: the answer to putting them together was lost, and they are no longer there for it."""
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
@@ -463,15 +465,24 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
     if 400 <= status < 500 and not passes:
         return StoreInputError(f"{where}: the server refuses it ({said})")
     return StoreBusy(
-        f"{where}: cannot be reached now ({said}); what is committed stays: check the network and"
-        " the endpoint, then run it again"
+        f"{where}: cannot be reached now ({said}); check the network and the endpoint (endpoint"
+        " under [storage], or AWS_ENDPOINT_URL and the like), then run it again"
     )
 
 
 def _brief(text: str) -> str:
-    """The first line of what a client says, without what it adds for its own debugging."""
-    line = text.strip().partition("\n")[0]
-    return line.partition("Debug source")[0].strip().rstrip(":,")[:300] or "no message"
+    """What a client says, without what it adds for its own debugging: a server's code and words."""
+    status, code, words = (_found(text, one) for one in (_STATUS, _CODE, _WORDS))
+    if status or code:
+        said = " ".join(one for one in (status, code) if one)
+        return f"{said}: {words}" if words else said
+    line = text.strip().partition("\n")[0].partition("Debug source")[0]
+    return line.strip().rstrip(":,")[:300] or "no message"
+
+
+def _found(text: str, pattern: re.Pattern[str]) -> str:
+    found = pattern.search(text)
+    return found[1].strip()[:200] if found else ""
 
 
 def _pause(number: int) -> None:
