@@ -461,6 +461,11 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
         return StoreInputError(
             f"{where}: the endpoint is http://; set allow_http = true in [storage] if that is meant"
         )
+    if 300 <= status < 400 or "redirect" in text.lower():
+        return StoreInputError(
+            f"{where}: the server leads elsewhere ({said}); set the bucket's region, as region"
+            " under [storage] or AWS_REGION"
+        )
     passes = status in (408, 409, 425, 429) or any(sign in text for sign in _BEGIN_ANEW)
     if 400 <= status < 500 and not passes:
         return StoreInputError(f"{where}: the server refuses it ({said})")
