@@ -83,6 +83,10 @@ class ObjectLocation:
             check_relative(path, said_by=self.address)
         return f"{self._prefix}/{path}".strip("/")
 
+    def explained(self, error: Exception, path: str) -> Exception:
+        """What obstore raised about an object, as the error that says what to do."""
+        return _explained(error, f"{self.address}/{path}", self._bucket)
+
     def child(self, path: str) -> ObjectLocation:
         """A folder below this one."""
         return ObjectLocation(f"{self.address}/{path}", self.options)
