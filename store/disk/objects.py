@@ -428,7 +428,8 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
     text = str(error)
     if any(sign in text for sign in _NO_BUCKET):
         return StoreInputError(f"{where}: there is no bucket {bucket}; make it, or mend the name")
-    if isinstance(error, FileNotFoundError):
+    anew = any(sign in text for sign in _BEGIN_ANEW)
+    if isinstance(error, FileNotFoundError) and not anew:
         return FileNotFoundError(f"{where}: there is no such object")
     said = _brief(text)
     found = _STATUS.search(text)
@@ -455,7 +456,7 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
         return StoreInputError(
             f"{where}: the endpoint is http://; set allow_http = true in [storage] if that is meant"
         )
-    passes = status in (408, 409, 425, 429) or any(sign in text for sign in _BEGIN_ANEW)
+    passes = anew or status in (408, 409, 425, 429)
     if 400 <= status < 500 and not passes:
         return StoreInputError(f"{where}: the server refuses it ({said})")
     return StoreBusy(
