@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +24,11 @@ from store.reading.zarrstore import SnapshotStore
 from store.records import load_snapshot
 from store.records.samples import text_hash
 from store.upkeep.compaction import compact
+from tests.builders.bucket_processes import save_mean
 from tests.builders.bucket_store import to_bucket
 from tests.builders.buckets import BucketServer, set_environment
 from tests.builders.faults import Fault, FaultProxy
+from tests.builders.forking import start
 from tests.builders.store_dataset import DELETED, SCHEMA, make
 from tests.builders.store_processes import values_of
 
@@ -177,22 +178,18 @@ def test_a_disks_store_copied_to_a_bucket_opens(path: Path, memory_bucket: str) 
     xr.testing.assert_identical(xr.open_zarr(copied).load(), xr.open_zarr(path).load())
 
 
-def mean_of(dataset: xr.Dataset, answer: Any) -> None:
-    answer.put(dataset.ffn.sel(layer=1).mean("sample").values)
-
-
-def test_an_open_dataset_goes_to_other_processes(path: Path, bucket: str) -> None:
+def test_an_open_dataset_goes_to_other_processes(
+    path: Path, bucket: str, bucket_server: BucketServer, tmp_path: Path
+) -> None:
     """Of a real server: what travels is the address; credentials are looked up there."""
     to_bucket(path, bucket)
     lazy = open_dataset(bucket)
     want = lazy.ffn.sel(layer=1).mean("sample").values
-    assert b"not-so-secret" not in pickle.dumps(lazy)
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    process = context.Process(target=mean_of, args=(lazy, answer))
-    process.start()
-    np.testing.assert_array_equal(answer.get(timeout=120), want)
-    process.join()
+    sent = pickle.dumps(lazy)
+    assert b"not-so-secret" not in sent
+    process = start(save_mean, sent, bucket_server.environment(), tmp_path / "mean.npy")
+    process.join(120)
+    np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), want)
     np.testing.assert_array_equal(want, open_dataset(path).ffn.sel(layer=1).mean("sample").values)
 
 
