@@ -87,6 +87,10 @@ class ObjectLocation:
             )
         return f"{self._prefix}/{path}".strip("/")
 
+    def explained(self, error: Exception, path: str) -> Exception:
+        """What obstore raised about an object, as the error that says what to do."""
+        return _explained(error, f"{self.address}/{path}", self._bucket)
+
     def child(self, path: str) -> ObjectLocation:
         """A folder below this one."""
         return ObjectLocation(f"{self.address}/{path}", self.options)
@@ -428,7 +432,8 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
     text = str(error)
     if any(sign in text for sign in _NO_BUCKET):
         return StoreInputError(f"{where}: there is no bucket {bucket}; make it, or mend the name")
-    if isinstance(error, FileNotFoundError):
+    anew = any(sign in text for sign in _BEGIN_ANEW)
+    if isinstance(error, FileNotFoundError) and not anew:
         return FileNotFoundError(f"{where}: there is no such object")
     said = _brief(text)
     where = "".join(one if one.isprintable() else repr(one)[1:-1] for one in where)
@@ -466,7 +471,7 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
             f"{where}: the server leads elsewhere ({said}); set the bucket's region, as region"
             " under [storage] or AWS_REGION"
         )
-    passes = status in (408, 409, 425, 429) or any(sign in text for sign in _BEGIN_ANEW)
+    passes = anew or status in (408, 409, 425, 429)
     if 400 <= status < 500 and not passes:
         return StoreInputError(f"{where}: the server refuses it ({said})")
     return StoreBusy(

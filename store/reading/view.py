@@ -19,6 +19,7 @@ from store.records import (
     Positions,
     SampleIndex,
     Snapshot,
+    after_compaction,
     kept_snapshots,
     load_snapshot,
     matching,
@@ -51,17 +52,9 @@ class StoreView:
         shown = self.snapshot
         while True:
             try:
-                index = SampleIndex(self.location, shown)
-            except StoreBusy:
-                raise
-            except StoreError:
-                # A bucket's compaction writes tables of other names, and then deletes these.
-                newest = load_snapshot(self.location, known=shown)
-                if newest.id == shown.id or newest.writer is None:
-                    raise
-                shown = newest
-            else:
-                return index.first(self.num_samples)
+                return SampleIndex(self.location, shown).first(self.num_samples)
+            except StoreError as error:
+                shown = after_compaction(self.location, shown, error)
 
     @cached_property
     def reader(self) -> ActivationReader:

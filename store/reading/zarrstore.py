@@ -138,16 +138,24 @@ class SnapshotStore(Store):
             return prototype.buffer.from_bytes(index)  # the same of all shards
         path = await asyncio.to_thread(reader.shard_of, array, layer, slot)
         while path is not None:
-            found = await self._files.get(self._key(path), prototype, byte_range)
+            found = await self._object(path, prototype, byte_range)
             if found is not None:
                 return found
             tried = path
             path = await asyncio.to_thread(reader.shard_after, array, layer, slot, tried)
         return None
 
-    def _key(self, path: str) -> str:
+    async def _object(
+        self, path: str, prototype: BufferPrototype, byte_range: ByteRequest | None
+    ) -> Buffer | None:
+        """Of a file or object; none if it is missing."""
         location = self._view.location
-        return location.key(path) if isinstance(location, ObjectLocation) else path
+        if not isinstance(location, ObjectLocation):
+            return await self._files.get(path, prototype, byte_range)
+        try:
+            return await self._files.get(location.key(path), prototype, byte_range)
+        except Exception as error:
+            raise location.explained(error, path) from None
 
     def _is_there(self, array: str, axis: int, slot: int) -> bool:
         slots = self._view.snapshot.slots

@@ -24,6 +24,7 @@ from .samples import ROW_SCHEMA as ROW_SCHEMA
 from .samples import SAMPLE_SCHEMA as SAMPLE_SCHEMA
 from .samples import Positions as Positions
 from .samples import SampleIndex as SampleIndex
+from .samples import after_compaction as after_compaction
 from .samples import as_samples as as_samples
 from .samples import read_parquet as read_parquet
 from .snapshots import ACTIVE_PLAN as ACTIVE_PLAN

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from store import disk
 from store.disk import Location
-from store.errors import StoreError, StoreInputError
+from store.errors import StoreBusy, StoreError, StoreInputError
+from store.records.history import load_snapshot
 from store.records.snapshots import IndexPart, Snapshot
 
 Positions = npt.NDArray[np.int64]
@@ -122,6 +123,8 @@ class SampleIndex:
         records = ALIAS_SCHEMA.empty_table()
         start = 0
         tables = self._consistent_parts()
+        deleted = [tables[part.path]["id"] for part in self._snapshot.deletions]
+        self._deleted = pa.concat_arrays([pa.array([], pa.string()), *map(disk.one_array, deleted)])
         for part in self._snapshot.index:
             if part.kind == "rows":
                 rows = tables[part.path]
@@ -226,6 +229,14 @@ class SampleIndex:
         self, columns: Sequence[str] | None = None, *, start: int = 0, stop: int | None = None
     ) -> pa.Table:
         """The stored rows of positions `[start, stop)`, dead ones included, in position order."""
+        while True:
+            try:
+                return self._rows(columns, start, stop)
+            except StoreError as error:
+                # Positions never move: the last commit has the same rows, less what was deleted.
+                self._snapshot = after_compaction(self._location, self._snapshot, error)
+
+    def _rows(self, columns: Sequence[str] | None, start: int, stop: int | None) -> pa.Table:
         wanted = pa.schema([ROW_SCHEMA.field(name) for name in columns or ROW_SCHEMA.names])
         stop = self.num_rows if stop is None else stop
         parts = [
@@ -303,14 +314,9 @@ class SampleIndex:
 
     def was_deleted(self, ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         """Which ids were deleted and have not come back: `(n,)` bool."""
-        only_ids = pa.schema([DELETED_SCHEMA.field("id")])
-        gone = [
-            disk.one_array(self._read(part.path, only_ids)["id"])
-            for part in self._snapshot.deletions
-        ]
-        if not gone:
+        if not len(self._deleted):
             return np.zeros(len(ids), bool)
-        deleted: npt.NDArray[np.bool_] = pc.is_in(ids, value_set=pa.concat_arrays(gone)).to_numpy()
+        deleted: npt.NDArray[np.bool_] = pc.is_in(ids, value_set=self._deleted).to_numpy()
         return deleted & (self.positions(ids) < 0)
 
     def in_period(self, since: int | None, until: int | None) -> npt.NDArray[np.bool_]:
@@ -363,6 +369,19 @@ def _without(records: pa.Table, deleted: pa.Table) -> pa.Table:
     joined = order.join(marked, keys=["id", "position"], join_type="left outer")
     kept = np.sort(joined.filter(pc.is_null(joined["gone"]))["order"].to_numpy())
     return records.take(pa.array(kept))
+
+
+def after_compaction(location: Location, shown: Snapshot, error: StoreError) -> Snapshot:
+    """The last commit, whose tables replace those of `shown` that cannot be read; or the error.
+
+    A bucket's compaction writes tables of other names, and then deletes the ones before.
+    """
+    if isinstance(error, StoreBusy) or not shown.named:
+        raise error
+    newest = load_snapshot(location, known=shown)
+    if newest.id == shown.id:
+        raise error
+    return newest
 
 
 def read_parquet(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import random
 import re
 import time
@@ -149,6 +150,19 @@ def work(root: str, environment: dict[str, str], writer: Writer, progress: Path)
                 note(log, traceback.format_exc())
                 os._exit(1)
         note(progress, f"{jobs[number].what} {number}\n")
+
+
+def save_mean(sent: bytes, environment: dict[str, str], target: Path) -> None:
+    """Save the mean of a layer of a Dataset that was sent; for a process of its own.
+
+    Args:
+        sent: the Dataset, pickled: what it is of can be reached once the environment says how.
+        environment: how the bucket is reached.
+        target: NumPy's file.
+    """
+    os.environ.update(environment)
+    lazy = pickle.loads(sent)  # noqa: S301  # our own bytes
+    np.save(target, lazy.ffn.sel(layer=1).mean("sample").values)
 
 
 def num_done(progress: Path) -> int:

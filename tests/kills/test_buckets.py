@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -36,6 +37,34 @@ from tests.builders.store_world import SCHEMA
 
 LIFE, LIFE_OF_COMMAND = 80, 25
 """A life ends at one of its first so many requests."""
+LEASE_S = "2"
+SURE = 6
+"""So many requests every writer makes, twice over one of a store: the first life ends for sure."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """What a race is like.
+
+    Attributes:
+        seed: of what is drawn; SALIENT_SEED says another.
+        number: of the writers.
+        kills: after so many nobody is killed any more.
+        least: kills and lost answers that there must have been.
+        lost: the share of answers that get lost.
+        num_jobs: what each writer of a store does.
+        seconds: after which the writers are stuck.
+        life: a process that is killed is so at one of its first so many requests.
+    """
+
+    seed: int
+    number: int
+    kills: int
+    least: tuple[int, int]
+    lost: float = 0
+    num_jobs: int = 0
+    seconds: float = 2800
+    life: int = LIFE
 
 
 class Racer:
@@ -77,46 +106,40 @@ class Racer:
 def race(
     server: BucketServer,
     begins: list[Callable[[FaultProxy], BaseProcess]],
-    *,
-    kills: int,
-    lost: float,
-    seed: int,
-    seconds: float,
-    life: int = LIFE,
+    wanted: Race,
 ) -> tuple[int, int, list[str]]:
     """Run writers until all are done.
 
     Args:
         server: where the bucket is.
         begins: start each writer's process, which reaches the bucket by the proxy that is given.
-        kills: after so many nobody is killed any more.
-        lost: the share of answers that get lost.
-        seed: of what is drawn.
-        seconds: after which they are stuck.
-        life: a process that is killed is so at one of its first so many requests.
+        wanted: what it is like.
 
     Returns:
         How many were killed, how many answers got lost, and what is wrong.
     """
-    draw = random.Random(seed)
+    draw = random.Random(wanted.seed)
     faults: list[str] = []
     with ExitStack() as stack:
         racers = []
         for number, begin in enumerate(begins):
-            proxy = stack.enter_context(FaultProxy(server.endpoint, seed=seed + number))
+            proxy = stack.enter_context(FaultProxy(server.endpoint, seed=wanted.seed + number))
             racers.append(Racer(proxy, begin))
             stack.callback(racers[-1].stop)
 
         def live(racer: Racer) -> None:
             killed = sum(one.num_kills for one in racers)
-            last = draw.randrange(life) if killed < kills else None
+            last = draw.randrange(wanted.life) if killed < wanted.kills else None
+            if last is not None and racer.num_kills == 0:
+                last = draw.randrange(SURE) + (SURE if wanted.lost else 0)
             racer.begin(last, late=draw.random() < 0.5)
-            if lost:
-                racer.proxy.plan(Fault("lose", share=lost, times=None))
+            if wanted.lost:
+                racer.proxy.plan(Fault("lose", skip=draw.randrange(SURE)))
+                racer.proxy.plan(Fault("lose", share=wanted.lost, times=None))
 
         for racer in racers:
             live(racer)
-        running, end = list(racers), time.monotonic() + seconds
+        running, end = list(racers), time.monotonic() + wanted.seconds
         while running and not faults:
             time.sleep(0.02)
             for racer in list(running):
@@ -128,7 +151,7 @@ def race(
                 elif code is not None:
                     faults.append(f"stuck: a writer ended with {code}")
             if time.monotonic() > end:
-                faults.append(f"stuck: {len(running)} writers after {seconds:g} s")
+                faults.append(f"stuck: {len(running)} writers after {wanted.seconds:g} s")
         num_kills = sum(racer.num_kills for racer in racers)
         num_lost = sum(racer.proxy.faults["lose"] for racer in racers)
     TALLY["SIGKILL"] += num_kills
@@ -146,58 +169,39 @@ def download(url: str, folder: Path) -> Path:
     return folder
 
 
-def race_on_a_store(
-    server: BucketServer,
-    url: str,
-    tmp_path: Path,
-    *,
-    num_writers: int = 8,
-    num_jobs: int,
-    kills: int,
-    lost: float,
-    seed: int,
-    seconds: float,
-) -> tuple[int, int]:
-    """Race, and fail by what is wrong; how many were killed, and how many answers got lost."""
+def race_on_a_store(server: BucketServer, url: str, tmp_path: Path, wanted: Race) -> None:
+    """Race, and fail by what is wrong."""
+    wanted = replace(wanted, seed=int(os.environ.get("SALIENT_SEED", wanted.seed)))
     ActivationStore.create(url, SCHEMA)
-    writers = [Writer(number, seed, num_jobs) for number in range(num_writers)]
+    writers = [Writer(number, wanted.seed, wanted.num_jobs) for number in range(wanted.number)]
 
     def begin_of(writer: Writer) -> Callable[[FaultProxy], BaseProcess]:
         progress = tmp_path / f"writer{writer.number}"
 
         def begin(proxy: FaultProxy) -> BaseProcess:
-            environment = {**server.environment(proxy.endpoint), "SALIENT_LEASE_S": "3"}
+            environment = {**server.environment(proxy.endpoint), "SALIENT_LEASE_S": LEASE_S}
             return start(work, url, environment, writer, progress)
 
         return begin
 
     begins = [begin_of(writer) for writer in writers]
-    num_kills, num_lost, faults = race(
-        server, begins, kills=kills, lost=lost, seed=seed, seconds=seconds
-    )
+    num_kills, num_lost, faults = race(server, begins, wanted)
     if not faults:
         faults = store_faults(url, writers, lambda: download(url, tmp_path / "objects"))
         TALLY.update(fault.split(":")[0] for fault in faults)
     done = [num_done(tmp_path / f"writer{writer.number}") for writer in writers]
     logs = "".join(path.read_text()[-3000:] for path in sorted(tmp_path.glob("*.log")))
-    said = f"seed {seed}, {num_kills} kills, {num_lost} lost, jobs {done}"
+    said = f"seed {wanted.seed}, {num_kills} kills, {num_lost} lost, jobs {done}"
     assert not faults, "\n".join([said, *faults[:20], logs if "stuck" in faults[0] else ""])
-    return num_kills, num_lost
+    assert num_kills >= wanted.least[0] and num_lost >= wanted.least[1], said
 
 
 def race_on_scores(
-    server: BucketServer,
-    url: str,
-    tmp_path: Path,
-    model: Path,
-    *,
-    num_machines: int,
-    kills: int,
-    lost: float,
-    seed: int,
-    seconds: float,
-) -> tuple[int, int]:
+    server: BucketServer, url: str, tmp_path: Path, model: Path, wanted: Race
+) -> None:
     """The same of machines that score into one folder, delete from it and repair it."""
+    seed = int(os.environ.get("SALIENT_SEED", wanted.seed))
+    wanted = replace(wanted, seed=seed, life=LIFE_OF_COMMAND)
     origin = prepare(tmp_path, model)
     whole = start(undisturbed, tmp_path / "undisturbed")
     draw = random.Random(seed)
@@ -210,21 +214,13 @@ def race_on_scores(
             if draw.random() < 0.3:  # another machine goes on
                 shutil.rmtree(folder / "cache", ignore_errors=True)
             environment = server.environment(proxy.endpoint)
-            jobs, again = MACHINES[number], 5 if lost else 0
+            jobs, again = MACHINES[number], 5 if wanted.lost else 0
             return start(command_work, url, environment, folder, jobs, again)
 
         return begin
 
-    begins = [begin_of(number) for number in range(num_machines)]
-    num_kills, num_lost, faults = race(
-        server,
-        begins,
-        kills=kills,
-        lost=lost,
-        seed=seed,
-        seconds=seconds,
-        life=LIFE_OF_COMMAND,
-    )
+    begins = [begin_of(number) for number in range(wanted.number)]
+    num_kills, num_lost, faults = race(server, begins, wanted)
     whole.join()
     assert whole.exitcode == 0, (tmp_path / "undisturbed.log").read_text()
     if not faults:
@@ -238,127 +234,42 @@ def race_on_scores(
         faults = score_faults(tmp_path / "fetched", tmp_path / "undisturbed")
         TALLY.update(fault.split(":")[0] for fault in faults)
     logs = "".join(path.read_text()[-2000:] for path in sorted(tmp_path.glob("machine*.log")))
-    said = f"seed {seed}, {num_kills} kills, {num_lost} lost"
+    said = f"seed {wanted.seed}, {num_kills} kills, {num_lost} lost"
     assert not faults, "\n".join([said, *faults[:20], logs if "stuck" in faults[0] else ""])
-    return num_kills, num_lost
+    assert num_kills >= wanted.least[0] and num_lost >= wanted.least[1], said
 
 
 @pytest.fixture
 def direct(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket, reached without proxy by this process."""
-    monkeypatch.setenv("SALIENT_LEASE_S", "3")
+    monkeypatch.setenv("SALIENT_LEASE_S", LEASE_S)
     yield bucket
 
 
-def seed_of(test: str) -> int:
-    """The same each time, unless SALIENT_SEED says another."""
-    return int(os.environ.get("SALIENT_SEED", len(test)))
+def table(some: Race, *long: Race) -> pytest.MarkDecorator:
+    """A race that is always run, and ones that take long."""
+    marks = (pytest.mark.slow, pytest.mark.timeout(3000))
+    rest = (pytest.param(one, id=str(one.seed), marks=marks) for one in long)
+    return pytest.mark.parametrize("wanted", [pytest.param(some, id="some"), *rest])
 
 
+@table(
+    Race(6, 4, kills=4, lost=0.02, least=(4, 4), num_jobs=2, seconds=300),
+    Race(11, 8, kills=220, least=(200, 0), num_jobs=25),
+    Race(12, 8, kills=20, lost=0.1, least=(0, 500), num_jobs=12),
+)
 def test_writers_of_a_store_are_killed_and_lose_answers(
-    direct: str, bucket_server: BucketServer, tmp_path: Path
+    direct: str, bucket_server: BucketServer, tmp_path: Path, wanted: Race
 ) -> None:
-    num_kills, num_lost = race_on_a_store(
-        bucket_server,
-        direct,
-        tmp_path,
-        num_writers=5,
-        num_jobs=2,
-        kills=6,
-        lost=0.03,
-        seed=seed_of("killed"),
-        seconds=300,
-    )
-    assert num_kills >= 3 and num_lost >= 3
+    race_on_a_store(bucket_server, direct, tmp_path, wanted)
 
 
-def test_machines_that_score_into_one_folder_are_killed(
-    direct: str, bucket_server: BucketServer, tmp_path: Path, tiny_bert: Path
+@table(
+    Race(6, 3, kills=3, least=(3, 0), seconds=300),
+    *(Race(7 + number, len(MACHINES), kills=25, least=(15, 0)) for number in range(4)),
+    Race(11, len(MACHINES), kills=0, lost=0.05, least=(0, 20)),
+)
+def test_machines_that_score_into_one_folder_are_killed_and_lose_answers(
+    direct: str, bucket_server: BucketServer, tmp_path: Path, tiny_bert: Path, wanted: Race
 ) -> None:
-    num_kills, _ = race_on_scores(
-        bucket_server,
-        direct,
-        tmp_path,
-        tiny_bert,
-        num_machines=3,
-        kills=4,
-        lost=0,
-        seed=seed_of("scores"),
-        seconds=300,
-    )
-    assert num_kills >= 2
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_two_hundred_kills_of_writers_of_a_store(
-    direct: str, bucket_server: BucketServer, tmp_path: Path
-) -> None:
-    num_kills, _ = race_on_a_store(
-        bucket_server,
-        direct,
-        tmp_path,
-        num_jobs=25,
-        kills=220,
-        lost=0,
-        seed=seed_of("two hundred"),
-        seconds=2800,
-    )
-    assert num_kills >= 200
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_five_hundred_lost_answers_and_some_kills(
-    direct: str, bucket_server: BucketServer, tmp_path: Path
-) -> None:
-    _, num_lost = race_on_a_store(
-        bucket_server,
-        direct,
-        tmp_path,
-        num_jobs=12,
-        kills=20,
-        lost=0.1,
-        seed=seed_of("five hundred"),
-        seconds=2800,
-    )
-    assert num_lost >= 500
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-@pytest.mark.parametrize("round_", range(4))
-def test_many_kills_of_machines_that_score_into_one_folder(
-    direct: str, bucket_server: BucketServer, tmp_path: Path, tiny_bert: Path, round_: int
-) -> None:
-    num_kills, _ = race_on_scores(
-        bucket_server,
-        direct,
-        tmp_path,
-        tiny_bert,
-        num_machines=len(MACHINES),
-        kills=25,
-        lost=0,
-        seed=seed_of("scores") + round_,
-        seconds=2500,
-    )
-    assert num_kills >= 15
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_machines_that_score_into_one_folder_lose_answers(
-    direct: str, bucket_server: BucketServer, tmp_path: Path, tiny_bert: Path
-) -> None:
-    _, num_lost = race_on_scores(
-        bucket_server,
-        direct,
-        tmp_path,
-        tiny_bert,
-        num_machines=len(MACHINES),
-        kills=0,
-        lost=0.05,
-        seed=seed_of("lost scores"),
-        seconds=2500,
-    )
-    assert num_lost >= 20
+    race_on_scores(bucket_server, direct, tmp_path, tiny_bert, wanted)

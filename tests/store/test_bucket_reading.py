@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,18 @@ from hypothesis import strategies as st
 
 from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, open_dataset
 from store.disk import ObjectLocation, flight, locate
+from store.errors import StoreBusy, StoreInputError
 from store.layout import ShardReader, merge_ranges
+from store.reading.view import StoreView
+from store.reading.zarrstore import SnapshotStore
+from store.records import load_snapshot
+from store.records.samples import text_hash
 from store.upkeep.compaction import compact
+from tests.builders.bucket_processes import save_mean
 from tests.builders.bucket_store import to_bucket
 from tests.builders.buckets import BucketServer, set_environment
 from tests.builders.faults import Fault, FaultProxy
+from tests.builders.forking import start
 from tests.builders.store_dataset import DELETED, SCHEMA, make
 from tests.builders.store_processes import values_of
 
@@ -159,15 +166,6 @@ def test_a_buckets_dataset_is_its_disks(path: Path, url: str, chunks: Any, check
         )
 
 
-def test_rows_for_hugging_face_are_the_disks(path: Path, url: str) -> None:
-    pytest.importorskip("datasets")
-    rows = [
-        list(ActivationStore.open(place).to_hf_dataset(layers=[2], units=[1, 3]))
-        for place in (path, url)
-    ]
-    assert len(rows[0]) == 35 and repr(rows[0]) == repr(rows[1])
-
-
 def test_a_disks_store_copied_to_a_bucket_opens(path: Path, memory_bucket: str) -> None:
     """Slots keep their names there, as in copies made before Salient wrote to buckets."""
     location = locate(memory_bucket)
@@ -180,22 +178,18 @@ def test_a_disks_store_copied_to_a_bucket_opens(path: Path, memory_bucket: str) 
     xr.testing.assert_identical(xr.open_zarr(copied).load(), xr.open_zarr(path).load())
 
 
-def mean_of(dataset: xr.Dataset, answer: Any) -> None:
-    answer.put(dataset.ffn.sel(layer=1).mean("sample").values)
-
-
-def test_an_open_dataset_goes_to_other_processes(path: Path, bucket: str) -> None:
+def test_an_open_dataset_goes_to_other_processes(
+    path: Path, bucket: str, bucket_server: BucketServer, tmp_path: Path
+) -> None:
     """Of a real server: what travels is the address; credentials are looked up there."""
     to_bucket(path, bucket)
     lazy = open_dataset(bucket)
     want = lazy.ffn.sel(layer=1).mean("sample").values
-    assert b"not-so-secret" not in pickle.dumps(lazy)
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    process = context.Process(target=mean_of, args=(lazy, answer))
-    process.start()
-    np.testing.assert_array_equal(answer.get(timeout=120), want)
-    process.join()
+    sent = pickle.dumps(lazy)
+    assert b"not-so-secret" not in sent
+    process = start(save_mean, sent, bucket_server.environment(), tmp_path / "mean.npy")
+    process.join(120)
+    np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), want)
     np.testing.assert_array_equal(want, open_dataset(path).ffn.sel(layer=1).mean("sample").values)
 
 
@@ -299,6 +293,31 @@ def test_readers_go_on_when_shards_are_replaced(path: Path, memory_bucket: str) 
     np.testing.assert_array_equal(zarred.ffn.values[..., alive], want.ffn.values)
 
 
+USES: dict[str, Callable[[ActivationStore], Any]] = {
+    "samples": lambda store: store.samples().to_pylist(),
+    "labels": lambda store: store.labels("mood").to_pylist(),
+    "hashes": lambda store: store.positions_by_hash([text_hash("text 5 ü")]).tolist(),
+    "dataset": lambda store: store.to_xarray()["text"].values.tolist(),
+}
+
+
+def test_an_index_in_memory_outlives_a_compaction(tmp_path: Path, memory_bucket: str) -> None:
+    """What it has not read yet comes of the tables that came since: as of a disk, all the same."""
+    found = []
+    for place in (tmp_path / "s", memory_bucket):
+        make(place)
+        opened = {use: ActivationStore.open(place) for use in USES}
+        for store in opened.values():
+            store.positions(["id3"])
+        other = ActivationStore.open(place)
+        other.delete(["id7"])
+        compact(other)
+        found.append({use: ask(opened[use]) for use, ask in USES.items()})
+    on_disk, in_bucket = found
+    assert in_bucket == on_disk
+    assert len(in_bucket["samples"]) == 35 and in_bucket["labels"] and in_bucket["hashes"][0] >= 0
+
+
 def test_damage_is_an_error_and_named(path: Path, url: str) -> None:
     location = locate(url)
     assert isinstance(location, ObjectLocation)
@@ -360,3 +379,23 @@ def keys_of(store: Any) -> list[str]:
         return [key async for key in store.list()]
 
     return sync(listed())
+
+
+def test_what_fails_below_zarr_is_said_as_elsewhere(
+    path: Path, fault_proxy: FaultProxy, bucket: str
+) -> None:
+    to_bucket(path, bucket)
+    place = ObjectLocation(bucket, {"allow_http": True, "retry_timeout_s": 0.2})
+    there = StoreView(place, load_snapshot(place), check="never", pinned=True)
+    ffn = zarr.open_group(SnapshotStore(there), mode="r")["ffn"]
+    fault_proxy.plan(Fault("reset", key="/ffn/c/", times=2))
+    assert np.isfinite(ffn[0, 0, :, :2]).all()
+    for fault, error in (
+        (Fault("reset", times=None), StoreBusy),
+        (Fault("answer", status=403, times=None), StoreInputError),
+    ):
+        fault_proxy.clear()
+        fault_proxy.plan(fault)
+        with pytest.raises(error, match=f"{bucket}/ffn/c/") as raised:
+            ffn[...]
+        assert "\n" not in str(raised.value)

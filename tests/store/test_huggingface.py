@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from store import ActivationStore, DamagedShardError, SalientError, StoreError, open_dataset
+from tests.builders.bucket_store import to_bucket
 from tests.builders.store_dataset import FULL, LIVING, flip, make, make_even
 
 
@@ -51,6 +52,17 @@ def test_of_any_selection(path: Path) -> None:
     np.testing.assert_array_equal([row["ffn"] for row in rows], FULL[1, 1][:, places].T)
     one = next(iter(chosen.sel(neuron=3).to_hf_dataset()))
     assert one["ffn"] == FULL[1, 1, 3, places[0]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_of_a_bucket_are_the_disks(path: Path, memory_bucket: str) -> None:
+    pytest.importorskip("datasets")
+    to_bucket(path, memory_bucket)
+    rows = [
+        list(ActivationStore.open(place).to_hf_dataset(layers=[2], units=[1, 3]))
+        for place in (path, memory_bucket)
+    ]
+    assert len(rows[0]) == 35 and repr(rows[0]) == repr(rows[1])
 
 
 @pytest.mark.filterwarnings("ignore")
