@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -124,6 +126,11 @@ class BucketPlan(AppendPlan):
         """See `AppendPlan.finished`."""
         return set(self.manifests())
 
+    def finished_first(self, blocks: Sequence[Block]) -> list[Block]:
+        """See `AppendPlan.finished_first`; one request tells of all."""
+        there = self.manifests() if blocks else {}
+        return list(takewhile(lambda block: block.slot in there, blocks))
+
     def is_finished(self, block: Block) -> bool:
         """See `AppendPlan.is_finished`."""
         start = f"{MANIFESTS}/{block.slot:08d}-{self.count(block):06d}-{self.id}-"
@@ -154,6 +161,9 @@ class BucketAttempt:
         path = layout.shard_path(layer, self._slot, self._manifest)
         self._written.append(path)
         self._location.put(path, shard_parts(shard))
+
+    def settle(self) -> None:
+        """See `Attempt.settle`: each was there when its request was answered."""
 
     def finish(self, manifest: bytes) -> None:
         """See `Attempt.finish`."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -42,6 +43,9 @@ class Attempt(Protocol):
 
     def write(self, layout: ArrayLayout, layer: int, shard: AnyArray) -> None:
         """Write a shard `(rows, S)` durably; by several threads at a time."""
+
+    def settle(self) -> None:
+        """See that all shards that were written stay."""
 
     def finish(self, manifest: bytes) -> None:
         """Say that all shards are there: the block is finished."""
@@ -137,13 +141,12 @@ class AppendPlan(ABC):
         waiting = list(self.all_blocks)
         if self.record.kind == "append":
             waiting = [block for block in waiting if block.start >= snapshot.num_samples]
-        finished = self.finished() if waiting else set()
-        ready = []
-        for block in waiting:
-            if block.slot not in finished:
-                break
-            ready.append(block)
+        ready = self.finished_first(waiting)
         return ready, waiting[len(ready) :]
+
+    def finished_first(self, blocks: Sequence[Block]) -> list[Block]:
+        """Those at the beginning that are written, up to the first that is not."""
+        return list(takewhile(self.is_finished, blocks))
 
     # -- writing ----------------------------------------------------------------------------
 

@@ -151,9 +151,12 @@ class DiskAttempt:
         """See `Attempt.write`."""
         write_shard(self._directory / shard_name(layout.name, layer), shard)
 
+    def settle(self) -> None:
+        """See `Attempt.settle`."""
+        disk.sync_directory(self._directory)
+
     def finish(self, manifest: bytes) -> None:
         """See `Attempt.finish`."""
-        disk.sync_directory(self._directory)
         disk.write_file(self._manifest, [manifest], shared=True)
 
     def abandon(self) -> None:

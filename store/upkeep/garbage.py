@@ -66,7 +66,7 @@ class BucketGcReport(GcReport):
 
     Attributes:
         uploads: unfinished uploads that were aborted.
-        num_young: objects that no snapshot names and that stay for the grace period.
+        num_young: objects that no kept snapshot names and that stay for the grace period.
         grace_s: that period.
         note: why unfinished uploads are not known, and what to do about them.
     """
@@ -86,7 +86,7 @@ class BucketGcReport(GcReport):
             lines.append(f"{verbs[1]} {len(self.uploads)} unfinished uploads")
         if self.num_young:
             lines.append(
-                f"{self.num_young} objects that no snapshot names stay until they are "
+                f"{self.num_young} objects that no kept snapshot names stay until they are "
                 f"{self.grace_s / 3600:g} h old (--grace)"
             )
         if self.note:
@@ -110,7 +110,7 @@ def gc(
         store: the store.
         keep: how many of the newest snapshots stay.
         dry_run: only say what would go.
-        grace_s: on a bucket, what no snapshot ever named stays until it is so many seconds old;
+        grace_s: on a bucket, what no kept snapshot names stays until it is so many seconds old;
             default a day. On a disk, where a lock says who is writing, there is no such time.
 
     Raises:

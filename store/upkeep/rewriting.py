@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from store import disk
 from store.commits import successor
 from store.disk import ObjectLocation
-from store.errors import StoreError
+from store.errors import StoreBusy, StoreError
 from store.layout import ArrayLayout, LayerKey, LayerSummary, encode_manifest
 from store.records import (
     INDEX,
@@ -103,6 +103,20 @@ def look(location: ObjectLocation, base: Snapshot) -> Work:
     return Work(base, index, todo, slots, tuple(sorted(empty_slots(base, index.dead))))
 
 
+def look_at_last(location: ObjectLocation) -> tuple[Snapshot, Work]:
+    """The last commit, and what is to be removed of it."""
+    head = load_snapshot(location)
+    while True:
+        try:
+            return head, look(location, head)
+        except StoreBusy:
+            raise
+        except StoreError:  # a compaction that ended meanwhile removes the tables of older ones
+            before, head = head, load_snapshot(location, known=head)
+            if head.id == before.id:
+                raise
+
+
 def base_of(head: Snapshot) -> Snapshot:
     """What the compaction that is under way removes: not what was deleted since it was planned."""
     stop = len(head.index) if head.plan is None else head.plan.stop
@@ -138,6 +152,21 @@ def rewrite(location: ObjectLocation, plan: PlanRecord, work: Work) -> dict[int,
             location.put(path, encode_manifest(count, summaries, attempt=attempt))
             done[slot] = path
     return {slot: done[slot] for slot in work.rewritten}
+
+
+def head_with(location: ObjectLocation, plan: PlanRecord) -> Snapshot:
+    """The last commit, under which a compaction is under way.
+
+    Raises:
+        StoreError: another took its place.
+    """
+    head = load_snapshot(location)
+    if head.plan is None or head.plan.id != plan.id:
+        raise StoreError(
+            f"{location.address}: compaction {plan.id} was finished or superseded by another"
+            " process while it ran; run it again if something is left"
+        )
+    return head
 
 
 class Cleaned:
@@ -178,12 +207,7 @@ def commit(
     """
     cleaned = Cleaned(location, plan, work)
     while True:
-        head = load_snapshot(location)
-        if head.plan is None or head.plan.id != plan.id:
-            raise StoreError(
-                f"{location.address}: compaction {plan.id} was finished or superseded by another"
-                " process while it ran; run it again if something is left"
-            )
+        head = head_with(location, plan)
         slots = list(head.slots)
         for slot, path in manifests.items():
             slots[slot] = slots[slot]._replace(manifests=(path,), emptied=slot in work.emptied)
