@@ -6,7 +6,6 @@ the store lies; `plans` keeps plans in folders of a disk, `bucketplans` in objec
 
 from __future__ import annotations
 
-import re
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,6 @@ from store.layout import ArrayLayout, Block, StoreSchema, plan_blocks
 from store.records import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, PlanRecord, Snapshot
 
 AnyArray = npt.NDArray[np.generic]
-PLAN_ID = re.compile(r"[0-9a-f]{12}")
 PLAN_TABLES = {"samples": SAMPLE_SCHEMA, "aliases": ALIAS_SCHEMA, "replaced": DELETED_SCHEMA}
 
 

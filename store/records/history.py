@@ -155,7 +155,7 @@ def _of_bucket(
         if snapshot_id not in there[0]:
             raise _no_such_snapshot(location, snapshot_id)
         return read_record(location, snapshot_id)
-    if known is not None and known.writer is not None:
+    if known is not None and known.on_bucket:
         return load_newest(location, after=known.id) or known
     found = load_newest(location)
     if found is not None:

@@ -11,16 +11,14 @@ emptied, never deleted, so that a writer who sleeps cannot take its number again
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from store import disk
 from store.disk import Meta, ObjectLocation, new_writer
 from store.errors import StoreError
 from store.records.encoding import decode_snapshot, encode_snapshot
-from store.records.snapshots import SNAPSHOTS, Snapshot, snapshot_path
+from store.records.snapshots import SNAPSHOTS, Snapshot, parse_record, snapshot_path
 
-_NAME = re.compile(rf"{re.escape(SNAPSHOTS)}/([0-9]{{6,12}})(\.zarr)?\.json", re.ASCII)
 NUM_LOOKS = 100
 """How often the newest record is looked for while others follow and this one is emptied."""
 
@@ -39,10 +37,10 @@ def numbers(location: ObjectLocation, *, after: str | None = None) -> dict[str, 
     start = None if after is None else snapshot_path(after)
     found: dict[str, Meta] = {}
     for meta in location.list(SNAPSHOTS, after=start):
-        if named := _NAME.fullmatch(meta.path):
-            if named[2]:
+        if named := parse_record(meta.path):
+            if named.is_copy:
                 return None
-            found[named[1]] = meta
+            found[named.id] = meta
     ids = sorted(found, key=int)
     if after is not None and set((ids or [after])[-1]) == {"9"}:  # then 1000000 stands before it
         return numbers(location)

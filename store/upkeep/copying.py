@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from store import disk
 from store.activations import ActivationStore
+from store.commits import manifest_path
 from store.disk import LocalLocation, ObjectLocation, check_conditions, check_writable_file_system
 from store.errors import StoreBusy, StoreError, StoreInputError
 from store.layout import (
@@ -259,8 +260,7 @@ class _Copy:
         tables = self.written(location.put)
         manifests = []
         for slot, record in enumerate(self.store.snapshot.slots):
-            name = f"{slot:08d}-{record.count:06d}-{self.name}-{ATTEMPT}.safetensors"
-            manifests.append(f"{MANIFESTS}/{name}")
+            manifests.append(manifest_path(slot, record.count, self.name, ATTEMPT))
             if manifests[-1] not in there:
                 write = partial(_put, location, slot, manifests[-1])
                 content = self.slot(slot, write)

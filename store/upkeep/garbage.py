@@ -9,7 +9,6 @@ has a lock that says who writes; on a bucket a commit is the fence, see `store.u
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from store.records import (
     Snapshot,
     kept_snapshots,
     load_snapshot,
+    parse_record,
     publish_next,
     snapshot_path,
 )
@@ -39,8 +39,6 @@ from store.upkeep.uploads import unfinished_uploads
 DEFAULT_GRACE_S = 86_400.0
 SHOW_NOTHING_NEW = ("gc", "plan")
 """Kinds of commits of a bucket that say what is going on and change nothing that is read."""
-
-_RECORD = re.compile(r"([0-9]{6,12})(\.zarr)?\.json", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -205,8 +203,8 @@ def _old_records(location: Location, kept: Sequence[Snapshot]) -> Iterator[str]:
     """
     last, ids = int(kept[-1].id), {snapshot.id for snapshot in kept}
     for name in location.names(SNAPSHOTS):
-        found = _RECORD.fullmatch(name)
-        if found and found[1] not in ids and int(found[1]) <= last:
+        found = parse_record(f"{SNAPSHOTS}/{name}")
+        if found and found.id not in ids and int(found.id) <= last:
             yield f"{SNAPSHOTS}/{name}"
 
 

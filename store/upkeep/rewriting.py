@@ -14,7 +14,6 @@ Readers of older snapshots go on with the newest: positions stay what they are.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from store import disk
-from store.commits import successor
+from store.commits import manifest_path, parse_manifest, successor
 from store.disk import ObjectLocation
 from store.errors import StoreBusy, StoreError
 from store.layout import ArrayLayout, LayerKey, LayerSummary, encode_manifest
@@ -128,16 +127,15 @@ def rewrite(location: ObjectLocation, plan: PlanRecord, work: Work) -> dict[int,
 
     Slots that are written already, by whoever died, are taken as they are.
     """
-    named = re.compile(rf"{re.escape(MANIFESTS)}/([0-9]+)-[0-9]+-{plan.id}-[0-9a-f]{{8}}\..+")
-    found = (named.fullmatch(meta.path) for meta in location.list(MANIFESTS))
-    done = {int(name[1]): name[0] for name in found if name}
+    found = ((meta.path, parse_manifest(meta.path)) for meta in location.list(MANIFESTS))
+    done = {name.slot: path for path, name in found if name and name.plan == plan.id}
     reader = sound_reader(location, work.base)
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="compact") as pool:
         for slot in work.rewritten:
             if slot in done:
                 continue
             count, attempt = work.base.slots[slot].count, uuid.uuid4().hex[:8]
-            path = f"{MANIFESTS}/{slot:08d}-{count:06d}-{plan.id}-{attempt}.safetensors"
+            path = manifest_path(slot, count, plan.id, attempt)
 
             def shard(
                 of: tuple[ArrayLayout, int], slot: int = slot, path: str = path

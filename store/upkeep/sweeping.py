@@ -26,32 +26,27 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from store.commits import made_upon, plan_tables
+from store.commits import made_upon, parse_manifest, plan_tables
 from store.disk import Meta, ObjectLocation
 from store.layout import ARRAYS
 from store.records import (
     INDEX,
     LABELS,
-    MANIFESTS,
     PLANS,
-    SNAPSHOTS,
     Snapshot,
     empty_record,
     kept_snapshots,
+    parse_record,
     snapshot_path,
 )
 
 _TAG = r"[0-9a-f]{12}-[0-9a-f]{8}"
 _SHARD = re.compile(rf"(?:{'|'.join(ARRAYS)})/c/[0-9]+/0/0/(0|[1-9][0-9]*)\.({_TAG})", re.ASCII)
-_MANIFEST = re.compile(rf"{re.escape(MANIFESTS)}/([0-9]+)-[0-9]+-({_TAG})\.safetensors", re.ASCII)
 _TABLE = re.compile(rf"(?:{re.escape(INDEX)}|{re.escape(LABELS)})/[^/]+\.parquet", re.ASCII)
 _MADE_FOR = re.compile(rf".*-({_TAG})(?:-[0-9]+)?\.parquet", re.ASCII)
 _PLAN = re.compile(rf"{re.escape(PLANS)}/([0-9a-f]{{12}})/.+", re.ASCII)
 _PROBE = re.compile(r"\.salient-probe-[0-9a-f]{16}", re.ASCII)
 """What a probe of conditions leaves that dies: see `store.disk.check_conditions`."""
-_RECORD = re.compile(rf"{re.escape(SNAPSHOTS)}/([0-9]{{6,12}})\.json", re.ASCII)
-
-
 PROBE_S = 3600.0
 """How long a probe may be at work, and a lease be there before its plan, whatever the grace."""
 _LEASE = "/lease.json"
@@ -59,8 +54,8 @@ _LEASE = "/lease.json"
 
 def record_id(path: str) -> str | None:
     """The snapshot whose record an object is; None of others."""
-    found = _RECORD.fullmatch(path)
-    return found[1] if found else None
+    found = parse_record(path)
+    return found.id if found and not found.is_copy else None
 
 
 def shard_slot(path: str) -> int | None:
@@ -76,8 +71,9 @@ def is_probe(path: str) -> bool:
 
 def is_ours(path: str) -> bool:
     """Whether an object's name is one that a store on a bucket gives."""
-    kinds = (_SHARD, _MANIFEST, _TABLE, _PLAN, _RECORD, _PROBE)
-    return any(kind.fullmatch(path) for kind in kinds)
+    kinds = (_SHARD, _TABLE, _PLAN, _PROBE)
+    known = record_id(path) or parse_manifest(path)
+    return known is not None or any(kind.fullmatch(path) for kind in kinds)
 
 
 def _is_passing(path: str) -> bool:
@@ -94,8 +90,8 @@ class NamedObjects:
 
     def __init__(self, snapshots: Iterable[Snapshot]) -> None:
         self._paths = set().union(*(snapshot.files() for snapshot in snapshots))
-        found = (_MANIFEST.fullmatch(path) for path in self._paths)
-        self._attempts = {(int(name[1]), name[2]) for name in found if name}
+        found = (parse_manifest(path) for path in self._paths)
+        self._attempts = {(name.slot, f"{name.plan}-{name.attempt}") for name in found if name}
 
     def __contains__(self, path: str) -> bool:
         if path in self._paths:
@@ -121,7 +117,9 @@ def plan_of(path: str) -> str | None:
     """The plan that an object was written for; None if it was not."""
     if found := _PLAN.fullmatch(path):
         return found[1]
-    found = _SHARD.fullmatch(path) or _MANIFEST.fullmatch(path)
+    if named := parse_manifest(path):
+        return named.plan
+    found = _SHARD.fullmatch(path)
     tag = found[2] if found else (_MADE_FOR.fullmatch(path) or ("", None))[1]
     return None if tag is None else tag.partition("-")[0]
 
