@@ -11,6 +11,8 @@ from .leftovers import dead_plans as dead_plans
 from .leftovers import half_written as half_written
 from .leftovers import remove_texts as remove_texts
 from .leftovers import unneeded as unneeded
+from .naming import manifest_path as manifest_path
+from .naming import parse_manifest as parse_manifest
 from .onbucket import BucketCommits as BucketCommits
 from .onbucket import NewObjects as NewObjects
 from .onbucket import amend as amend

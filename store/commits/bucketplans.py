@@ -12,7 +12,8 @@ block before a snapshot names it.
 from __future__ import annotations
 
 import contextlib
-import re
+from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ import pyarrow as pa
 
 from store import disk
 from store.commits.batches import BatchFile
+from store.commits.naming import manifest_path, parse_manifest
 from store.commits.planning import PLAN_TABLES, AppendPlan, no_plan
 from store.disk import ObjectLocation
 from store.errors import StoreError
@@ -27,7 +29,6 @@ from store.layout import ArrayLayout, Block, shard_parts
 from store.records import MANIFESTS, PlanRecord, Snapshot, load_snapshot
 
 AnyArray = npt.NDArray[np.generic]
-_MANIFEST = re.compile(r"([0-9]{8})-([0-9]{6,})-([0-9a-f]{12})-[0-9a-f]{8}\.safetensors", re.ASCII)
 AGAIN = "run the append again: what is committed stays, the rest is computed again"
 
 
@@ -115,18 +116,23 @@ class BucketPlan(AppendPlan):
         counts = {block.slot: self.count(block) for block in self.all_blocks}
         start = f"{MANIFESTS}/{self.all_blocks[0].slot:08d}"
         for meta in self.location.list(MANIFESTS, after=start):
-            named = _MANIFEST.fullmatch(meta.path.rpartition("/")[2])
-            if named and named[3] == self.id and counts.get(int(named[1])) == int(named[2]):
-                found.setdefault(int(named[1]), meta.path)
+            named = parse_manifest(meta.path)
+            if named and named.plan == self.id and counts.get(named.slot) == named.num_samples:
+                found.setdefault(named.slot, meta.path)
         return found
 
     def finished(self) -> set[int]:
         """See `AppendPlan.finished`."""
         return set(self.manifests())
 
+    def finished_first(self, blocks: Sequence[Block]) -> list[Block]:
+        """See `AppendPlan.finished_first`; one request tells of all."""
+        there = self.manifests() if blocks else {}
+        return list(takewhile(lambda block: block.slot in there, blocks))
+
     def is_finished(self, block: Block) -> bool:
         """See `AppendPlan.is_finished`."""
-        start = f"{MANIFESTS}/{block.slot:08d}-{self.count(block):06d}-{self.id}-"
+        start = manifest_path(block.slot, self.count(block), self.id, "").partition(".saf")[0]
         first = next(iter(self.location.list(MANIFESTS, after=start)), None)
         return first is not None and first.path.startswith(start)
 
@@ -137,8 +143,7 @@ class BucketPlan(AppendPlan):
 
     def attempt(self, block: Block, name: str) -> BucketAttempt:
         """See `AppendPlan.attempt`."""
-        count = self.count(block)
-        path = f"{MANIFESTS}/{block.slot:08d}-{count:06d}-{self.id}-{name}.safetensors"
+        path = manifest_path(block.slot, self.count(block), self.id, name)
         return BucketAttempt(self.location, block.slot, path)
 
 
@@ -154,6 +159,9 @@ class BucketAttempt:
         path = layout.shard_path(layer, self._slot, self._manifest)
         self._written.append(path)
         self._location.put(path, shard_parts(shard))
+
+    def settle(self) -> None:
+        """See `Attempt.settle`: each was there when its request was answered."""
 
     def finish(self, manifest: bytes) -> None:
         """See `Attempt.finish`."""

@@ -164,7 +164,7 @@ def amend(
         written = NewObjects(location, head)
         try:
             following = change(head, written)
-        except StoreBusy:
+        except (StoreBusy, StoreInputError):
             raise
         except (StoreError, OSError):
             # Maybe because others have gone on, and removed what this one was about to read.
@@ -224,6 +224,13 @@ class BucketCommits:
 
     def begin(self, digest: str, make: MakeDraft) -> AppendPlan:
         """See `Commits.begin`."""
+        try:
+            return self._begin(digest, make)
+        except BaseException:  # as on a disk: who could not plan hinders nobody
+            self.release()
+            raise
+
+    def _begin(self, digest: str, make: MakeDraft) -> AppendPlan:
         while True:
             self._head = turns.await_turn(self.location, self._head)
             head = self.commit()

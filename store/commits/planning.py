@@ -6,11 +6,11 @@ the store lies; `plans` keeps plans in folders of a disk, `bucketplans` in objec
 
 from __future__ import annotations
 
-import re
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +25,6 @@ from store.layout import ArrayLayout, Block, StoreSchema, plan_blocks
 from store.records import ALIAS_SCHEMA, DELETED_SCHEMA, SAMPLE_SCHEMA, PlanRecord, Snapshot
 
 AnyArray = npt.NDArray[np.generic]
-PLAN_ID = re.compile(r"[0-9a-f]{12}")
 PLAN_TABLES = {"samples": SAMPLE_SCHEMA, "aliases": ALIAS_SCHEMA, "replaced": DELETED_SCHEMA}
 
 
@@ -42,6 +41,9 @@ class Attempt(Protocol):
 
     def write(self, layout: ArrayLayout, layer: int, shard: AnyArray) -> None:
         """Write a shard `(rows, S)` durably; by several threads at a time."""
+
+    def settle(self) -> None:
+        """See that all shards that were written stay."""
 
     def finish(self, manifest: bytes) -> None:
         """Say that all shards are there: the block is finished."""
@@ -137,13 +139,12 @@ class AppendPlan(ABC):
         waiting = list(self.all_blocks)
         if self.record.kind == "append":
             waiting = [block for block in waiting if block.start >= snapshot.num_samples]
-        finished = self.finished() if waiting else set()
-        ready = []
-        for block in waiting:
-            if block.slot not in finished:
-                break
-            ready.append(block)
+        ready = self.finished_first(waiting)
         return ready, waiting[len(ready) :]
+
+    def finished_first(self, blocks: Sequence[Block]) -> list[Block]:
+        """Those at the beginning that are written, up to the first that is not."""
+        return list(takewhile(self.is_finished, blocks))
 
     # -- writing ----------------------------------------------------------------------------
 

@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from store import disk
 from store.commits.batches import BatchFile
-from store.commits.planning import PLAN_ID, PLAN_TABLES, AppendPlan, Draft, no_plan
+from store.commits.planning import PLAN_TABLES, AppendPlan, Draft, no_plan
 from store.disk import LocalLocation
 from store.errors import StoreBusy, StoreError
 from store.layout import ArrayLayout, Block, write_shard
-from store.records import ACTIVE_PLAN, MANIFESTS, PLANS, PlanRecord, decode_plan
+from store.records import ACTIVE_PLAN, MANIFESTS, PLAN_ID, PLANS, PlanRecord, decode_plan
 
 AnyArray = npt.NDArray[np.generic]
 ATTEMPT_NAME = re.compile(r"[0-9a-f]{8}")
@@ -151,9 +151,12 @@ class DiskAttempt:
         """See `Attempt.write`."""
         write_shard(self._directory / shard_name(layout.name, layer), shard)
 
+    def settle(self) -> None:
+        """See `Attempt.settle`."""
+        disk.sync_directory(self._directory)
+
     def finish(self, manifest: bytes) -> None:
         """See `Attempt.finish`."""
-        disk.sync_directory(self._directory)
         disk.write_file(self._manifest, [manifest], shared=True)
 
     def abandon(self) -> None:

@@ -194,7 +194,7 @@ def await_turn(location: ObjectLocation, known: Snapshot | None = None) -> Snaps
             watched, since = (plan_id, content), now
         said = _decode(content)
         if meta is None or _is_free(said) or now - since > _promised(said):
-            take_turn(location, plan_id, meta)  # and look again whether it still is the plan
+            _take_over(location, known, meta)
             continue
         name = str(said.get("name") or "another process")
         if now - begun >= longest:
@@ -207,6 +207,22 @@ def await_turn(location: ObjectLocation, known: Snapshot | None = None) -> Snaps
             logger.warning("waiting for %s, under way by %s", location.address, name)
         time.sleep(min(poll, max(0.0, longest - (now - begun))))
         poll = min(2 * poll, LONGEST_POLL_S, _promised(said) / RENEWALS)
+
+
+def _take_over(location: ObjectLocation, known: Snapshot, lease: Meta | None) -> None:
+    """Take the turn of the plan of `known`, unless that is over or another process was first."""
+    assert known.plan is not None
+    plan_id = known.plan.id
+    if not take_turn(location, plan_id, lease):
+        return
+    try:
+        now = load_snapshot(location, known=known)
+    except BaseException:
+        end_turn(location, plan_id, say=True)
+        raise
+    if now.plan is None or now.plan.id != plan_id:
+        end_turn(location, plan_id)
+        location.delete([lease_path(plan_id)])
 
 
 def _look(location: ObjectLocation, plan_id: str) -> tuple[bytes, Meta | None]:

@@ -103,6 +103,7 @@ def write_block(
             ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="shard") as pool,
         ):
             summaries = dict(pool.map(stage, _shards(schema, layers)))
+        attempt.settle()
     except BaseException:  # leave no useless gigabytes, least of all on a full disk
         attempt.abandon()
         raise

@@ -1,3 +1,4 @@
+from .encoding import PLAN_ID as PLAN_ID
 from .encoding import decode_plan as decode_plan
 from .encoding import encode_snapshot as encode_snapshot
 from .history import kept_ids as kept_ids
@@ -41,6 +42,7 @@ from .snapshots import IndexPart as IndexPart
 from .snapshots import PlanRecord as PlanRecord
 from .snapshots import SlotRecord as SlotRecord
 from .snapshots import Snapshot as Snapshot
+from .snapshots import parse_record as parse_record
 from .snapshots import root_copy_path as root_copy_path
 from .snapshots import snapshot_path as snapshot_path
 from .snapshots import with_later_deletions as with_later_deletions

@@ -105,7 +105,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
         "finished_plan": snapshot.finished_plan,
         "has_dead": snapshot.has_dead,
     }
-    if snapshot.writer is not None:  # of a bucket
+    if snapshot.on_bucket:
         plan = snapshot.plan
         record |= {
             "writer": snapshot.writer,

@@ -152,10 +152,10 @@ def _of_bucket(
         there = kept(location)
         if there is None:
             return None
-        if snapshot_id not in there:
+        if snapshot_id not in there[0]:
             raise _no_such_snapshot(location, snapshot_id)
         return read_record(location, snapshot_id)
-    if known is not None and known.writer is not None:
+    if known is not None and known.on_bucket:
         return load_newest(location, after=known.id) or known
     found = load_newest(location)
     if found is not None:
@@ -240,9 +240,9 @@ def kept_ids(location: Location) -> list[str]:
     Emptied ones of a bucket are not kept.
     """
     if isinstance(location, ObjectLocation):
-        there = kept(location)
-        if there is not None:
-            return there
+        found = kept(location)
+        if found is not None:
+            return found[0]
     names = (name.removesuffix(".json") for name in location.names(SNAPSHOTS))
     return sorted((name for name in names if SNAPSHOT_ID.fullmatch(name)), key=int)
 
@@ -254,10 +254,11 @@ def kept_snapshots(location: Location) -> list[Snapshot]:
         StoreError: the record of one is damaged.
     """
     if isinstance(location, ObjectLocation):
-        there = kept(location)
-        if there is not None:
-            full = (read_numbered(location, name) for name in there)
-            return [snapshot for snapshot in full if snapshot is not None]
+        found = kept(location)
+        if found is not None:  # the last was read first: older ones may be emptied meanwhile
+            ids, head = found
+            older = (read_numbered(location, name) for name in ids[:-1])
+            return [*(snapshot for snapshot in older if snapshot is not None), head]
     last = int(read_root(location).snapshot_id)
     return [read_record(location, name) for name in kept_ids(location) if int(name) <= last]
 

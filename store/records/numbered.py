@@ -11,16 +11,14 @@ emptied, never deleted, so that a writer who sleeps cannot take its number again
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from store import disk
 from store.disk import Meta, ObjectLocation, new_writer
 from store.errors import StoreError
 from store.records.encoding import decode_snapshot, encode_snapshot
-from store.records.snapshots import SNAPSHOTS, Snapshot, snapshot_path
+from store.records.snapshots import SNAPSHOTS, Snapshot, parse_record, snapshot_path
 
-_NAME = re.compile(rf"{re.escape(SNAPSHOTS)}/([0-9]{{6,12}})(\.zarr)?\.json", re.ASCII)
 NUM_LOOKS = 100
 """How often the newest record is looked for while others follow and this one is emptied."""
 
@@ -39,10 +37,10 @@ def numbers(location: ObjectLocation, *, after: str | None = None) -> dict[str, 
     start = None if after is None else snapshot_path(after)
     found: dict[str, Meta] = {}
     for meta in location.list(SNAPSHOTS, after=start):
-        if named := _NAME.fullmatch(meta.path):
-            if named[2]:
+        if named := parse_record(meta.path):
+            if named.is_copy:
                 return None
-            found[named[1]] = meta
+            found[named.id] = meta
     ids = sorted(found, key=int)
     if after is not None and set((ids or [after])[-1]) == {"9"}:  # then 1000000 stands before it
         return numbers(location)
@@ -53,15 +51,23 @@ def numbers(location: ObjectLocation, *, after: str | None = None) -> dict[str, 
 
 def load_newest(location: ObjectLocation, *, after: str | None = None) -> Snapshot | None:
     """The last commit; None if there is no chain, or none of it is later than `after`."""
+    found = _listed(location, after=after)
+    return None if found is None else found[1]
+
+
+def _listed(
+    location: ObjectLocation, *, after: str | None = None
+) -> tuple[dict[str, Meta], Snapshot] | None:
+    """The records by id, as `numbers` has them, and what the last of them says."""
     previous = None
     for _ in range(NUM_LOOKS):
-        ids = numbers(location, after=after)
-        if not ids:
+        there = numbers(location, after=after)
+        if not there:
             return None
-        newest = list(ids)[-1]
+        newest = list(there)[-1]
         snapshot = read_numbered(location, newest)
         if snapshot is not None:
-            return snapshot
+            return there, snapshot
         if previous == newest:
             break
         previous = newest  # others followed, and a compaction has emptied this one
@@ -82,18 +88,17 @@ def read_numbered(location: ObjectLocation, snapshot_id: str) -> Snapshot | None
     return decode_snapshot(content, snapshot_id, where=where, remedy=disk.FROM_BACKUP)
 
 
-def kept(location: ObjectLocation) -> list[str] | None:
-    """Ids of the snapshots that may still be opened, oldest first; None if there is no chain.
+def kept(location: ObjectLocation) -> tuple[list[str], Snapshot] | None:
+    """Ids of the snapshots that may still be opened, oldest first, and the last of them.
 
-    What is older than the last commit says is as good as emptied.
+    What is older than the last commit says is as good as emptied. None if there is no chain.
     """
-    there = numbers(location)
-    head = None if there is None else load_newest(location)
-    if there is None or head is None:
+    found = _listed(location)
+    if found is None:
         return None
+    there, head = found
     oldest = int(head.oldest)
-    ids = [name for name, meta in there.items() if meta.size and int(name) >= oldest]
-    return ids if head.id in ids else [*ids, head.id]
+    return [name for name, meta in there.items() if meta.size and int(name) >= oldest], head
 
 
 def publish_next(location: ObjectLocation, following: Snapshot) -> Snapshot | None:

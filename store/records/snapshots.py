@@ -25,6 +25,7 @@ ACTIVE_PLAN = f"{PRIVATE}/active.json"
 CHANGING = f"{PRIVATE}/changing.json"
 COMMIT_LOCK = f"{PRIVATE}/commit.lock"
 APPEND_LOCK = f"{PRIVATE}/append.lock"
+_RECORD = re.compile(rf"{re.escape(SNAPSHOTS)}/([0-9]{{6,12}})(\.zarr)?\.json", re.ASCII)
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
 
@@ -132,9 +133,11 @@ class Snapshot:
     oldest: str = "000000"
 
     @property
-    def named(self) -> bool:
+    def on_bucket(self) -> bool:
         """Whether it is a bucket's own, whose shards have names by their manifests."""
         return self.writer is not None
+
+    named = on_bucket
 
     @property
     def next_id(self) -> str:
@@ -154,22 +157,6 @@ class Snapshot:
             *(record.path for record in self.labels.values()),
         }
 
-    def objects(self) -> set[str]:
-        """Everything that a snapshot of a bucket needs: private files, shards, tables of its plan.
-
-        A slot may have several manifests, each of some layers: a shard counts under all of them.
-        """
-        shards = {
-            layout.shard_path(layer, number, path)
-            for layout in self.schema.arrays.values()
-            for layer in layout.layers
-            for number, slot in enumerate(self.slots)
-            if not slot.emptied
-            for path in slot.manifests
-        }
-        tables = set() if self.plan is None else set(self.plan.tables.values())
-        return self.files() | shards | tables
-
 
 def written_folders(schema: StoreSchema) -> dict[str, int]:
     """The folders that a change of a store writes to: see `store.disk.check_folders`."""
@@ -185,6 +172,19 @@ def written_folders(schema: StoreSchema) -> dict[str, int]:
 def snapshot_path(snapshot_id: str) -> str:
     """Path of a snapshot's record."""
     return f"{SNAPSHOTS}/{snapshot_id}.json"
+
+
+class RecordName(NamedTuple):
+    """What the name of a record says, or of the copy of the root beside it."""
+
+    id: str
+    is_copy: bool
+
+
+def parse_record(path: str) -> RecordName | None:
+    """What the name of a snapshot's record, or of its copy of the root, says; None of others."""
+    found = _RECORD.fullmatch(path)
+    return RecordName(found[1], bool(found[2])) if found else None
 
 
 def root_copy_path(snapshot_id: str) -> str:

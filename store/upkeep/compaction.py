@@ -35,7 +35,7 @@ from store.commits import (
     unneeded,
 )
 from store.disk import LocalLocation, ObjectLocation, locked, process_lock
-from store.errors import StoreInputError
+from store.errors import StoreError, StoreInputError
 from store.layout import (
     LayerKey,
     LayerSummary,
@@ -54,13 +54,20 @@ from store.records import (
     SampleIndex,
     Snapshot,
     encode_snapshot,
-    load_snapshot,
     publish,
     read_label_file,
     read_parquet,
     snapshot_path,
 )
-from store.upkeep.rewriting import base_of, commit, freed_bytes, look, rewrite
+from store.upkeep.rewriting import (
+    base_of,
+    commit,
+    freed_bytes,
+    head_with,
+    look,
+    look_at_last,
+    rewrite,
+)
 from store.upkeep.sweeping import do_sweep, plan_sweep
 
 AnyArray = npt.NDArray[np.generic]
@@ -154,8 +161,7 @@ def _compact(root: Path, store: ActivationStore, snapshot: Snapshot) -> CompactR
 
 
 def _compact_bucket(location: ObjectLocation) -> CompactReport:
-    head = load_snapshot(location)
-    work = look(location, head)
+    head, work = look_at_last(location)
     if head.plan is not None or work.is_needed:
         head = begin_compaction(location, head)
         assert head.plan is not None
@@ -163,8 +169,10 @@ def _compact_bucket(location: ObjectLocation) -> CompactReport:
         try:
             work = look(location, base_of(head))
             commit(location, plan, work, rewrite(location, plan, work))
-        except BaseException:
+        except BaseException as error:
             end_turn(location, plan.id, say=True)  # it is anybody's to go on with
+            if isinstance(error, StoreError):  # maybe of what is gone since another went on with it
+                head_with(location, plan)
             raise
         end_turn(location, plan.id)
         location.delete([lease_path(plan.id)])

@@ -18,13 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from store import disk
 from store.activations import ActivationStore
+from store.commits import manifest_path
 from store.disk import LocalLocation, ObjectLocation, check_conditions, check_writable_file_system
-from store.errors import StoreInputError
+from store.errors import StoreBusy, StoreError, StoreInputError
 from store.layout import (
     ArrayLayout,
     LayerKey,
@@ -44,6 +47,7 @@ from store.records import (
     IndexPart,
     SlotRecord,
     Snapshot,
+    kept_ids,
     publish,
     publish_next,
     snapshot_path,
@@ -104,6 +108,13 @@ def copy_store(store: ActivationStore, target: str | Path) -> CopyReport:
     )
 
 
+class Tables(NamedTuple):
+    """The parts of the index of a copy, and its labels by task."""
+
+    parts: list[IndexPart]
+    labels: dict[str, Any]
+
+
 class _Copy:
     """One copy under way."""
 
@@ -129,15 +140,19 @@ class _Copy:
 
         def shard(of: tuple[ArrayLayout, int]) -> tuple[LayerKey, LayerSummary, int]:
             clean = clean_shard(self.reader, *of, slot, self.store.index.dead)
+            if np.isnan(clean.values[0, : record.count][~dead]).any():
+                raise _changed_meanwhile(self.store, self.target)
             return (clean.layout.name, clean.layer), clean.summary, write(clean)
 
+        size, record = self.schema.samples_per_shard, self.store.snapshot.slots[slot]
+        dead = self.store.index.dead[slot * size : slot * size + record.count]
         summaries: dict[LayerKey, LayerSummary] = {}
         if slot not in self.empty:
             with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="copy") as pool:
                 for key, summary, num_bytes in pool.map(shard, layers_of(self.store.snapshot)):
                     summaries[key] = summary
                     self.count(num_bytes)
-        return encode_manifest(self.store.snapshot.slots[slot].count, summaries)
+        return encode_manifest(record.count, summaries)
 
     def count(self, num_bytes: int) -> None:
         self.num_files += 1
@@ -152,17 +167,34 @@ class _Copy:
             table, _ = clean_labels(self.store.location, record.path, self.store.index)
             yield f"{LABELS}/{task}-{self.name}.parquet", table, task
 
-    def snapshot(self, manifests: list[str], write: Callable[[str, bytes], object]) -> Snapshot:
-        """Write the tables; returns what is to be committed."""
-        shown, index, labels = self.store.snapshot, [], {}
-        for path, table, what in self.tables():
-            content = disk.encode_parquet(table)
-            write(path, content)
-            self.count(len(content))
-            if isinstance(what, IndexPart):
-                index.append(what)
-            else:
-                labels[what] = replace(shown.labels[what], path=path)
+    def written(self, write: Callable[[str, bytes], object]) -> Tables:
+        """Write the tables: first, for a compaction of the source takes them away, not the shards.
+
+        Raises:
+            StoreError: one did.
+        """
+        tables = Tables([], {})
+        try:
+            for path, table, what in self.tables():
+                content = disk.encode_parquet(table)
+                write(path, content)
+                self.count(len(content))
+                if isinstance(what, IndexPart):
+                    tables.parts.append(what)
+                else:
+                    record = self.store.snapshot.labels[what]
+                    tables.labels[what] = replace(record, path=path)
+        except StoreBusy:
+            raise
+        except StoreError:
+            if self.store.snapshot_id in kept_ids(self.store.location):
+                raise
+            raise _changed_meanwhile(self.store, self.target) from None
+        return tables
+
+    def snapshot(self, manifests: list[str], tables: Tables) -> Snapshot:
+        """What is to be committed."""
+        shown = self.store.snapshot
         slots = tuple(
             SlotRecord(record.count, (path,), slot in self.empty)
             for slot, (record, path) in enumerate(zip(shown.slots, manifests, strict=True))
@@ -175,8 +207,8 @@ class _Copy:
             num_samples=shown.num_samples,
             schema=self.schema,
             slots=slots,
-            index=tuple(index),
-            labels=labels,
+            index=tuple(tables.parts),
+            labels=tables.labels,
             has_dead=bool(self.store.index.dead.any()),
         )
 
@@ -202,6 +234,7 @@ class _Copy:
         folders = {root / layout.shard_path(layer, 0) for layout, layer in self.layers()}
         for folder in {path.parent for path in folders}:
             disk.make_directories(folder)
+        tables = self.written(lambda path, content: disk.write_file(root / path, [content]))
         manifests = []
         for slot, record in enumerate(self.store.snapshot.slots):
             content = self.slot(slot, partial(_write_file, root, slot))
@@ -209,9 +242,7 @@ class _Copy:
             disk.write_file(root / manifests[-1], [content], sync_name=False)
             self.count(len(content))
         disk.sync_directories({path.parent for path in folders} | {root / MANIFESTS})
-        snapshot = self.snapshot(
-            manifests, lambda path, content: disk.write_file(root / path, [content])
-        )
+        snapshot = self.snapshot(manifests, tables)
         slots = self.store.index.visible_slots(range(len(snapshot.slots)))
         write_sample_chunks(root, self.schema, slots)
         publish(root, snapshot)
@@ -226,16 +257,16 @@ class _Copy:
         """Write all objects that lack, then the record."""
         there = self._left_by_another_try(location)
         check_conditions(location)
+        tables = self.written(location.put)
         manifests = []
         for slot, record in enumerate(self.store.snapshot.slots):
-            name = f"{slot:08d}-{record.count:06d}-{self.name}-{ATTEMPT}.safetensors"
-            manifests.append(f"{MANIFESTS}/{name}")
+            manifests.append(manifest_path(slot, record.count, self.name, ATTEMPT))
             if manifests[-1] not in there:
                 write = partial(_put, location, slot, manifests[-1])
                 content = self.slot(slot, write)
                 location.put(manifests[-1], content)  # last: it says that the slot is there
                 self.count(len(content))
-        snapshot = self.snapshot(manifests, location.put)
+        snapshot = self.snapshot(manifests, tables)
         first = snapshot_path("000000")
         claimed = snapshot_path(snapshot.id) == first or location.create(first, b"")
         if not claimed or publish_next(location, replace(snapshot, oldest=snapshot.id)) is None:
@@ -262,6 +293,14 @@ def _write_file(root: Path, slot: int, clean: CleanShard) -> int:
 
 def _put(location: ObjectLocation, slot: int, manifest: str, clean: CleanShard) -> int:
     return put_shard(location, clean.layout.shard_path(clean.layer, slot, manifest), clean.values)
+
+
+def _changed_meanwhile(store: ActivationStore, target: str) -> StoreError:
+    where = store.location.address
+    return StoreError(
+        f"{where}: snapshot {store.snapshot_id} was compacted, or removed by gc, while it was"
+        f" copied; remove what {target} has of it, if anything, and run it again"
+    )
 
 
 def _exists_already(target: str) -> StoreInputError:

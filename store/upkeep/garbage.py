@@ -9,7 +9,6 @@ has a lock that says who writes; on a bucket a commit is the fence, see `store.u
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from store.records import (
     Snapshot,
     kept_snapshots,
     load_snapshot,
+    parse_record,
     publish_next,
     snapshot_path,
 )
@@ -39,8 +39,6 @@ from store.upkeep.uploads import unfinished_uploads
 DEFAULT_GRACE_S = 86_400.0
 SHOW_NOTHING_NEW = ("gc", "plan")
 """Kinds of commits of a bucket that say what is going on and change nothing that is read."""
-
-_RECORD = re.compile(r"([0-9]{6,12})(\.zarr)?\.json", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class BucketGcReport(GcReport):
 
     Attributes:
         uploads: unfinished uploads that were aborted.
-        num_young: objects that no snapshot names and that stay for the grace period.
+        num_young: objects that no kept snapshot names and that stay for the grace period.
         grace_s: that period.
         note: why unfinished uploads are not known, and what to do about them.
     """
@@ -86,7 +84,7 @@ class BucketGcReport(GcReport):
             lines.append(f"{verbs[1]} {len(self.uploads)} unfinished uploads")
         if self.num_young:
             lines.append(
-                f"{self.num_young} objects that no snapshot names stay until they are "
+                f"{self.num_young} objects that no kept snapshot names stay until they are "
                 f"{self.grace_s / 3600:g} h old (--grace)"
             )
         if self.note:
@@ -110,7 +108,7 @@ def gc(
         store: the store.
         keep: how many of the newest snapshots stay.
         dry_run: only say what would go.
-        grace_s: on a bucket, what no snapshot ever named stays until it is so many seconds old;
+        grace_s: on a bucket, what no kept snapshot names stays until it is so many seconds old;
             default a day. On a disk, where a lock says who is writing, there is no such time.
 
     Raises:
@@ -205,8 +203,8 @@ def _old_records(location: Location, kept: Sequence[Snapshot]) -> Iterator[str]:
     """
     last, ids = int(kept[-1].id), {snapshot.id for snapshot in kept}
     for name in location.names(SNAPSHOTS):
-        found = _RECORD.fullmatch(name)
-        if found and found[1] not in ids and int(found[1]) <= last:
+        found = parse_record(f"{SNAPSHOTS}/{name}")
+        if found and found.id not in ids and int(found.id) <= last:
             yield f"{SNAPSHOTS}/{name}"
 
 

@@ -89,8 +89,7 @@ class StoreInfo:
 def info(store: ActivationStore) -> StoreInfo:
     """Describe a store at its snapshot."""
     schema = store.schema
-    on_bucket = store.snapshot.writer is not None
-    plan = load_snapshot(store.location).plan if on_bucket else None
+    plan = load_snapshot(store.location).plan if store.snapshot.on_bucket else None
     root = getattr(store.location, "root", None)
     active = active_plan_id(root) if root is not None else None
     num_files, stored_bytes, list_requests = _stored(store.location)
@@ -201,7 +200,7 @@ def verify(store: ActivationStore) -> VerifyReport:
 
 
 def _verify(store: ActivationStore) -> VerifyReport:
-    if isinstance(store.location, ObjectLocation) and store.snapshot.writer is not None:
+    if isinstance(store.location, ObjectLocation) and store.snapshot.on_bucket:
         try:
             found = check_objects(store.location)
         except StoreError as error:

@@ -14,7 +14,6 @@ Readers of older snapshots go on with the newest: positions stay what they are.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +25,9 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from store import disk
-from store.commits import successor
+from store.commits import manifest_path, parse_manifest, successor
 from store.disk import ObjectLocation
-from store.errors import StoreError
+from store.errors import StoreBusy, StoreError
 from store.layout import ArrayLayout, LayerKey, LayerSummary, encode_manifest
 from store.records import (
     INDEX,
@@ -103,6 +102,20 @@ def look(location: ObjectLocation, base: Snapshot) -> Work:
     return Work(base, index, todo, slots, tuple(sorted(empty_slots(base, index.dead))))
 
 
+def look_at_last(location: ObjectLocation) -> tuple[Snapshot, Work]:
+    """The last commit, and what is to be removed of it."""
+    head = load_snapshot(location)
+    while True:
+        try:
+            return head, look(location, head)
+        except StoreBusy:
+            raise
+        except StoreError:  # a compaction that ended meanwhile removes the tables of older ones
+            before, head = head, load_snapshot(location, known=head)
+            if head.id == before.id:
+                raise
+
+
 def base_of(head: Snapshot) -> Snapshot:
     """What the compaction that is under way removes: not what was deleted since it was planned."""
     stop = len(head.index) if head.plan is None else head.plan.stop
@@ -114,16 +127,15 @@ def rewrite(location: ObjectLocation, plan: PlanRecord, work: Work) -> dict[int,
 
     Slots that are written already, by whoever died, are taken as they are.
     """
-    named = re.compile(rf"{re.escape(MANIFESTS)}/([0-9]+)-[0-9]+-{plan.id}-[0-9a-f]{{8}}\..+")
-    found = (named.fullmatch(meta.path) for meta in location.list(MANIFESTS))
-    done = {int(name[1]): name[0] for name in found if name}
+    found = ((meta.path, parse_manifest(meta.path)) for meta in location.list(MANIFESTS))
+    done = {name.slot: path for path, name in found if name and name.plan == plan.id}
     reader = sound_reader(location, work.base)
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="compact") as pool:
         for slot in work.rewritten:
             if slot in done:
                 continue
             count, attempt = work.base.slots[slot].count, uuid.uuid4().hex[:8]
-            path = f"{MANIFESTS}/{slot:08d}-{count:06d}-{plan.id}-{attempt}.safetensors"
+            path = manifest_path(slot, count, plan.id, attempt)
 
             def shard(
                 of: tuple[ArrayLayout, int], slot: int = slot, path: str = path
@@ -138,6 +150,21 @@ def rewrite(location: ObjectLocation, plan: PlanRecord, work: Work) -> dict[int,
             location.put(path, encode_manifest(count, summaries, attempt=attempt))
             done[slot] = path
     return {slot: done[slot] for slot in work.rewritten}
+
+
+def head_with(location: ObjectLocation, plan: PlanRecord) -> Snapshot:
+    """The last commit, under which a compaction is under way.
+
+    Raises:
+        StoreError: another took its place.
+    """
+    head = load_snapshot(location)
+    if head.plan is None or head.plan.id != plan.id:
+        raise StoreError(
+            f"{location.address}: compaction {plan.id} was finished or superseded by another"
+            " process while it ran; run it again if something is left"
+        )
+    return head
 
 
 class Cleaned:
@@ -178,12 +205,7 @@ def commit(
     """
     cleaned = Cleaned(location, plan, work)
     while True:
-        head = load_snapshot(location)
-        if head.plan is None or head.plan.id != plan.id:
-            raise StoreError(
-                f"{location.address}: compaction {plan.id} was finished or superseded by another"
-                " process while it ran; run it again if something is left"
-            )
+        head = head_with(location, plan)
         slots = list(head.slots)
         for slot, path in manifests.items():
             slots[slot] = slots[slot]._replace(manifests=(path,), emptied=slot in work.emptied)

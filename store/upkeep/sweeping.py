@@ -13,56 +13,49 @@ things are looked at: first all objects are listed, then the newest snapshot is 
     of neither kind           what a probe left, and leases: they go by their age
 
 So `gc` commits a snapshot first, a fence, and what was made upon an older one is done with. What
-older snapshots named and kept ones do not goes too. Their records are emptied when all that they
-alone named is gone, and stay, so that their numbers are not taken again.
+only snapshots named that are not kept is done with too. Both go once they are older than a grace
+period, for readers that are at it; those of a compaction go at once. Records that are not kept are
+emptied, and stay, so that their numbers are not taken again.
 
 Everything here can die anywhere and be done again, by several at a time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from store.commits import made_upon, plan_tables
+from store.commits import made_upon, parse_manifest, plan_tables
 from store.disk import Meta, ObjectLocation
-from store.errors import StoreError
 from store.layout import ARRAYS
 from store.records import (
     INDEX,
     LABELS,
-    MANIFESTS,
     PLANS,
-    SNAPSHOTS,
     Snapshot,
     empty_record,
     kept_snapshots,
-    read_record,
+    parse_record,
     snapshot_path,
 )
 
 _TAG = r"[0-9a-f]{12}-[0-9a-f]{8}"
 _SHARD = re.compile(rf"(?:{'|'.join(ARRAYS)})/c/[0-9]+/0/0/(0|[1-9][0-9]*)\.({_TAG})", re.ASCII)
-_MANIFEST = re.compile(rf"{re.escape(MANIFESTS)}/([0-9]+)-[0-9]+-({_TAG})\.safetensors", re.ASCII)
 _TABLE = re.compile(rf"(?:{re.escape(INDEX)}|{re.escape(LABELS)})/[^/]+\.parquet", re.ASCII)
 _MADE_FOR = re.compile(rf".*-({_TAG})(?:-[0-9]+)?\.parquet", re.ASCII)
 _PLAN = re.compile(rf"{re.escape(PLANS)}/([0-9a-f]{{12}})/.+", re.ASCII)
 _PROBE = re.compile(r"\.salient-probe-[0-9a-f]{16}", re.ASCII)
 """What a probe of conditions leaves that dies: see `store.disk.check_conditions`."""
-_RECORD = re.compile(rf"{re.escape(SNAPSHOTS)}/([0-9]{{6,12}})\.json", re.ASCII)
-
-
 PROBE_S = 3600.0
-"""How long a probe may be at work, and a lease be there before its plan."""
+"""How long a probe may be at work, and a lease be there before its plan, whatever the grace."""
 _LEASE = "/lease.json"
 
 
 def record_id(path: str) -> str | None:
     """The snapshot whose record an object is; None of others."""
-    found = _RECORD.fullmatch(path)
-    return found[1] if found else None
+    found = parse_record(path)
+    return found.id if found and not found.is_copy else None
 
 
 def shard_slot(path: str) -> int | None:
@@ -78,8 +71,14 @@ def is_probe(path: str) -> bool:
 
 def is_ours(path: str) -> bool:
     """Whether an object's name is one that a store on a bucket gives."""
-    kinds = (_SHARD, _MANIFEST, _TABLE, _PLAN, _RECORD, _PROBE)
-    return any(kind.fullmatch(path) for kind in kinds)
+    kinds = (_SHARD, _TABLE, _PLAN, _PROBE)
+    known = record_id(path) or parse_manifest(path)
+    return known is not None or any(kind.fullmatch(path) for kind in kinds)
+
+
+def _is_passing(path: str) -> bool:
+    """Whether an object may be there for a while although no commit says so."""
+    return is_probe(path) or path.endswith(_LEASE)
 
 
 class NamedObjects:
@@ -91,8 +90,8 @@ class NamedObjects:
 
     def __init__(self, snapshots: Iterable[Snapshot]) -> None:
         self._paths = set().union(*(snapshot.files() for snapshot in snapshots))
-        found = (_MANIFEST.fullmatch(path) for path in self._paths)
-        self._attempts = {(int(name[1]), name[2]) for name in found if name}
+        found = (parse_manifest(path) for path in self._paths)
+        self._attempts = {(name.slot, f"{name.plan}-{name.attempt}") for name in found if name}
 
     def __contains__(self, path: str) -> bool:
         if path in self._paths:
@@ -118,7 +117,9 @@ def plan_of(path: str) -> str | None:
     """The plan that an object was written for; None if it was not."""
     if found := _PLAN.fullmatch(path):
         return found[1]
-    found = _SHARD.fullmatch(path) or _MANIFEST.fullmatch(path)
+    if named := parse_manifest(path):
+        return named.plan
+    found = _SHARD.fullmatch(path)
     tag = found[2] if found else (_MADE_FOR.fullmatch(path) or ("", None))[1]
     return None if tag is None else tag.partition("-")[0]
 
@@ -130,7 +131,7 @@ class Sweep:
     Attributes:
         objects: in the order in which they go.
         records: of older snapshots, which are emptied.
-        num_young: objects that nobody names and that are younger than the grace period.
+        num_young: objects that no kept snapshot names, younger than the grace period.
     """
 
     objects: tuple[Meta, ...]
@@ -155,7 +156,7 @@ def plan_sweep(
     Args:
         location: of the store.
         choose: which of the snapshots that may be opened are kept: the newest and some before it.
-        grace_s: what no snapshot ever named goes only if it is so many seconds old.
+        grace_s: what no kept snapshot names goes only if it is so many seconds old.
         now: seconds since 1970; default the time of the last commit, by the server's clock.
     """
     metas = list(location.list())
@@ -164,31 +165,22 @@ def plan_sweep(
     if now is None:
         now = location.head(snapshot_path(head.id)).modified
     records = [m for m in metas if m.size and int(record_id(m.path) or oldest) < oldest]
-    needed, once_named = NamedObjects(kept), NamedObjects(_snapshots_of(location, records))
+    needed = NamedObjects(kept)
     needed.add(plan_tables(head))
     objects, num_young = [], 0
     for meta in metas:
         path = meta.path
-        if record_id(path) or not is_ours(path) or path in needed:
+        if record_id(path) or not is_ours(path) or path in needed or _may_be_named(path, head):
             continue
-        if path in once_named:
+        if grace_s and meta.modified > now - grace_s:
+            num_young += 1
+        elif not _is_passing(path) or meta.modified <= now - PROBE_S:
             objects.append(meta)
-        elif not _may_be_named(path, head):
-            least = max(grace_s, PROBE_S) if is_probe(path) or path.endswith(_LEASE) else grace_s
-            old = least == 0 or meta.modified <= now - least
-            objects += [meta] * old
-            num_young += not old
     return Sweep(tuple(objects), tuple(records), num_young)
 
 
 def do_sweep(location: ObjectLocation, sweep: Sweep) -> None:
-    """Remove it: objects before records, which say to whoever comes after a crash what must go."""
+    """Remove it: objects, then the records that named some of them."""
     location.delete([meta.path for meta in sweep.objects])
     for meta in sweep.records:
         empty_record(location, record_id(meta.path) or "")
-
-
-def _snapshots_of(location: ObjectLocation, records: Iterable[Meta]) -> Iterator[Snapshot]:
-    for meta in records:
-        with contextlib.suppress(StoreError):  # another emptied it; or damaged: all goes by its age
-            yield read_record(location, record_id(meta.path) or "")

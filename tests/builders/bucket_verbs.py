@@ -16,6 +16,8 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import pytest
+
 from store.commits import turns
 from store.disk import ObjectLocation
 
@@ -82,6 +84,16 @@ def at_request(number: int, happens: Callable[[], object]) -> Iterator[Requests]
         yield seen
     finally:
         ObjectLocation._tried = original  # type: ignore[method-assign]
+
+
+def let_leases_lapse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is stopped or dead is not waited for: no thread renews, and requests have an order."""
+    monkeypatch.setenv(turns.LEASE, "0.01")
+    monkeypatch.setattr(turns, "RENEWALS", 1e-9)
+    monkeypatch.setattr(turns, "FIRST_POLL_S", 0.011)
+    monkeypatch.setattr("store.disk.flight.IN_FLIGHT", 1)
+    monkeypatch.setattr("store.commits.writing.ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(turns, "_is_free", lambda said: said.get("holder") == "")
 
 
 def die() -> None:

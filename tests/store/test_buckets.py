@@ -18,19 +18,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from store import ActivationStore, StoreError, StoreInputError
+from store import ActivationStore, StoreError, StoreInputError, disk
 from store.commits import turns
+from store.commits.plans import DiskPlan
 from store.disk import LocalLocation, ObjectLocation, locate
 from store.errors import StoreBusy
+from store.layout import Block
 from store.records import empty_record, kept_ids, kept_snapshots, load_snapshot, publish_next
 from tests.builders.bucket_verbs import (
-    Inline,
     Killed,
     as_another,
     at_request,
     die,
     elsewhere,
     forget,
+    let_leases_lapse,
 )
 from tests.builders.buckets import BucketServer, set_environment
 from tests.builders.store_world import SCHEMA, content, samples, text_of, write_blocks
@@ -75,13 +77,8 @@ def says(url: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is stopped or dead is not waited for; no thread renews, unless a test says so."""
-    monkeypatch.setenv(turns.LEASE, "0.01")
-    monkeypatch.setattr(turns, "RENEWALS", 1e-9)
-    monkeypatch.setattr(turns, "FIRST_POLL_S", 0.011)
-    monkeypatch.setattr("store.disk.flight.IN_FLIGHT", 1)
-    monkeypatch.setattr("store.commits.writing.ThreadPoolExecutor", Inline)
-    monkeypatch.setattr(turns, "_is_free", lambda said: said.get("holder") == "")
+    """No thread renews, unless a test says so."""
+    let_leases_lapse(monkeypatch)
 
 
 def whole_life(place: str | Path) -> ActivationStore:
@@ -253,11 +250,11 @@ def test_who_comes_second_waits_for_a_living_writer(
     memory_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as it renews its lease; released, its plan is another's at once."""
-    monkeypatch.setenv(turns.LEASE, "0.4")
+    monkeypatch.setenv(turns.LEASE, "2")
     monkeypatch.setattr(turns, "RENEWALS", 4)
     store = make(memory_bucket)
     plan = store.plan_append(of(LATER))
-    monkeypatch.setenv("SALIENT_WAIT_S", "1.5")
+    monkeypatch.setenv("SALIENT_WAIT_S", "0.5")
     with elsewhere(), pytest.raises(StoreBusy, match=f"process {os.getpid()} on"):
         ActivationStore.open(memory_bucket).plan_append(of({"new": 100}))
     store.put_labels("t", labels("i1"))  # which nobody has to wait for
@@ -270,6 +267,39 @@ def test_who_comes_second_waits_for_a_living_writer(
     with pytest.raises(StoreError, match="superseded"):
         write_blocks(store, plan, plan.blocks[1:])
     assert {"new", "i12", "i15"} <= set(says(memory_bucket)["samples"])  # what was finished stays
+
+
+def test_who_was_refused_hinders_nobody(memory_bucket: str) -> None:
+    """Its turn, which it took over for an append that cannot be planned, is anybody's."""
+    make(memory_bucket)
+
+    def begins_and_stops() -> None:
+        ActivationStore.open(memory_bucket).plan_append(of(LATER))
+
+    as_another(begins_and_stops)
+    with pytest.raises(StoreInputError, match="another text"):
+        ActivationStore.open(memory_bucket).plan_append(of({"i1": 99}))
+    assert not turns._turns
+
+
+def test_a_turn_at_a_plan_that_is_over_is_let_go(
+    memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is committed between the look at its lease and the taking of it."""
+    make(memory_bucket).release()
+    as_another(lambda: ActivationStore.open(memory_bucket).plan_append(of(LATER)))
+    look = turns._look
+
+    def late(location: ObjectLocation, plan_id: str) -> Any:
+        monkeypatch.setattr(turns, "_look", look)
+        found = look(location, plan_id)
+        as_another(lambda: append(ActivationStore.open(memory_bucket), LATER))
+        return found[0], None  # as if there had been no lease, so that one is made
+
+    monkeypatch.setattr(turns, "_look", late)
+    append(ActivationStore.open(memory_bucket), {"new": 100})
+    assert not turns._turns
+    assert not [*locate(memory_bucket).list(".salient/plans")]  # type: ignore[union-attr]
 
 
 def test_a_stopped_writer_is_taken_over_and_told(memory_bucket: str) -> None:
@@ -370,6 +400,46 @@ def test_the_copy_of_a_disks_store_is_read_only(memory_bucket: str, tmp_path: Pa
     assert [one.id for one in store.snapshots()] == ["000000", "000001"]
     with pytest.raises(StoreInputError, match="read-only"):
         store.delete(["i1"])
+
+
+def test_no_kept_snapshot_is_missed(memory_bucket: str) -> None:
+    """Whatever is committed while they are listed: none between the first and the last."""
+    make(memory_bucket)
+    location = locate(memory_bucket)
+    for number in range(3):
+        with at_request(number, lambda: [_labels(memory_bucket) for _ in range(2)]):
+            ids = kept_ids(location)
+        assert [int(one) for one in ids] == list(range(int(ids[-1]) + 1))
+
+
+def test_a_disks_commit_looks_no_further_than_an_unfinished_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many follow."""
+    store = make(tmp_path / "s")
+    plan = store.plan_append(of(LATER))
+    assert len(plan.all_blocks) == 3
+    write_blocks(store, plan, plan.blocks[:1])
+    asked: list[Block] = []
+    monkeypatch.setattr(DiskPlan, "is_finished", lambda self, block: bool(asked.append(block)))
+    assert plan.waiting(store.snapshot) == ([], list(plan.all_blocks))
+    assert len(asked) == 1
+
+
+def test_a_failed_attempt_leaves_nothing_on_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where all was written, and the disk would not say that it stays."""
+    store = make(tmp_path / "s")
+    plan = store.plan_append(of(LATER))
+
+    def fails(path: Path) -> None:
+        raise StoreError(f"{path}: no space left")
+
+    monkeypatch.setattr(disk, "sync_directory", fails)
+    with pytest.raises(StoreError, match="no space"):
+        write_blocks(store, plan, plan.blocks[:1])
+    assert not [path for path in Path(plan.where).iterdir() if path.is_dir()]
 
 
 def test_an_emptied_number_is_never_taken_again(memory_bucket: str) -> None:
