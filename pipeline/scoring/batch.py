@@ -200,6 +200,12 @@ class ScoreRun:
         if self._report.unknown_only() is None:  # otherwise the next run is to say so again
             self._finish(self._unknown)
 
+    def flush(self) -> None:
+        """Have all rows written; those that another was first with do not count as scored."""
+        self._folder.flush()
+        for number, left_out in self._folder.left_out.items():
+            self._report.inputs[self._first + number].counts.update(left_out)
+
     def _results(self, works: Iterator[tuple[Work, pa.Table]]) -> Iterator[tuple[Work, pa.Table]]:
         """The rows of every block with their scores; in a dry run without."""
         if self._compute is None:

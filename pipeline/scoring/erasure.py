@@ -7,7 +7,9 @@ all of this counts at once. With what others do at the same time it goes as foll
 
 - another commits first: everything is looked at again, also what has come meanwhile;
 - a scorer has such a row in hand: it loses the race for its commit, and leaves out what is listed;
-- killed before the commit: staged parts are left that nobody counts, and `repair` removes;
+- killed before the commit: staged parts are left that nobody counts;
+- what others that died have left staged, and nobody counts, may hold such a row: it goes, for after
+  the commit nobody can commit it any more (another's that lives is staged anew);
 - killed after it: nobody counts the rows any more; whoever opens the folder next removes the parts;
 - a slow copy of a part that is removed by now: whoever copies looks at the commits afterwards;
 - old commits keep digests of the rows: they are scrubbed, here or by the next deletion or repair.
@@ -16,7 +18,6 @@ all of this counts at once. With what others do at the same time it goes as foll
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,15 +25,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import ScoreError
-from pipeline.progress import Say, counted
-from pipeline.scoring.bucket import BucketScores, Staged, open_bucket
-from pipeline.scoring.commitlog import CommitLog, Parts
+from pipeline.progress import Say, counted, silent
+from pipeline.scoring.bucket import MANY_COMMITS, BucketScores, Staged, open_bucket
+from pipeline.scoring.commitlog import lost_part
 from pipeline.scoring.deleted import DeletionReport, Meant, Searched, Swept, named_in
 from pipeline.scoring.parts import ORIGIN, SET_ASIDE, id_key, is_quarantine
-
-_AT_ONCE = 16
-"""Commits whose heads are asked for at a time."""
 
 
 def erase(
@@ -108,15 +105,20 @@ def _delete(
         if work is None:  # another has removed a part meanwhile
             continue
         listed = len(scores.deleted) + len(new)
-        if report.dry_run or not (new or work.removed):
+        if report.dry_run:
+            break
+        own = {one.added.staged for one in work.staged}
+        left = [meta.path for meta in scores.staged_now() if meta.path not in own]
+        if not (new or work.removed or left):
             break
         digests = [scores.digests.of_key(id_key(name)) for name in new]
         if scores.append("delete", work.staged, removes=work.removed, deleted=digests):
+            scores.remove_unnamed(left)
             break
         say(f"{scores.address}: another run was faster; looking again at what it has written")
     if not report.dry_run:
         scores.settle()
-        scrub(scores.log)
+        scrub(scores)
     there, found = work.swept.ids, work.swept
     missing = (name for name in new if name not in there and name not in by_authors)
     return replace(
@@ -178,10 +180,7 @@ def read_live(scores: BucketScores, path: str) -> pa.Table | None:
     except FileNotFoundError as error:
         scores.refresh()
         if path in scores.parts():
-            raise ScoreError(
-                f"{scores.address}/{path}: is not there, though a commit says so; `salient score"
-                f" repair {scores.address}` says what can come back"
-            ) from error
+            raise lost_part(scores.address, path) from error
         return None
 
 
@@ -204,26 +203,17 @@ def without_rows(
     return scores.stage(path.rpartition("/")[0], left, replaces=path), number
 
 
-def scrub(log: CommitLog, say: Say = lambda _: None) -> int:
+def scrub(scores: BucketScores, say: Say = silent) -> int:
     """Take the digests of rows that are removed out of the commits that added them.
 
     Returns:
         Commits that were rewritten.
     """
-    parts, heads = Parts(), {}
-    known = list(log.newer(0))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for (number, _), head in zip(
-            known, pool.map(lambda one: log.read_head(one[0], one[1].size), known), strict=True
-        ):
-            heads[number] = head
-            parts.apply(number, head)
-    removed = set(parts.removed)
-    old = [
-        number
-        for number, head in heads.items()
-        if any(one.rows and one.path in removed for one in head.adds)
-    ]
-    if len(old) > 100:
-        say(f"{log.location.address}: scrubbing {counted(len(old), 'commit')}")
-    return sum(log.scrub(number, removed) for number in old)
+    removed, old = frozenset(scores.ledger.removed()), scores.ledger.unscrubbed()
+    if len(old) > MANY_COMMITS:
+        say(f"{scores.address}: scrubbing {counted(len(old), 'commit')}")
+    rewritten = 0
+    for number in old:
+        rewritten += scores.log.scrub(number, removed)
+        scores.ledger.note_scrubbed(number)
+    return rewritten

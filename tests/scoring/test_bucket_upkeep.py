@@ -360,7 +360,9 @@ def test_leftovers_go_once_they_are_old_and_strangers_are_named(made: str) -> No
     location.put("date=2021-01-01/mine.parquet", b"of somebody else")
     report = repair_scores(made)
     assert report.is_sound and "date=2021-01-01/mine.parquet" in str(report)
-    assert "1 parts that were staged" in str(repair_scores(made, dry_run=True, grace_s=0))
+    assert "not committed yet: 1 part, left alone" in str(report)
+    told = repair_scores(made, dry_run=True, grace_s=0)
+    assert "staged and never committed: 1 part would be deleted" in str(told)
     assert repair_scores(made, grace_s=0).to_dict()["leftovers"] == 1
     assert "date=2021-01-01/mine.parquet" in _objects(made)
     assert not [one for one in _objects(made) if one.startswith("_staged")]
