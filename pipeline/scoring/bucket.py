@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -69,6 +71,8 @@ from store.tables import table_digest
 
 MANY_COMMITS = 100
 """To catch up with, from which on it is said."""
+MAX_PAUSE_S = 2.0
+"""Longest of a writer that has lost several races for a commit."""
 _AT_A_TIME = 8
 """Parts that are copied at a time."""
 NO_INPUTS: Mapping[str, Finished] = {}
@@ -386,6 +390,12 @@ class BucketScores:
             self.refresh()
             if not self.ledger.removed_of([path]):
                 raise lost_part(self.address, path) from None
+
+
+def pause_before(attempt: int) -> None:
+    """Wait a little before a commit is tried again; ``attempt`` counts from 0."""
+    if attempt > 1:
+        time.sleep(random.uniform(0, min(MAX_PAUSE_S, 0.05 * 2 ** min(attempt, 9))))
 
 
 def _columns(digests: Sequence[tuple[bytes, int]]) -> tuple[list[bytes], list[int]]:

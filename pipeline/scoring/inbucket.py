@@ -7,8 +7,6 @@ what is known or deleted by now, and tries again; so every id is there once, and
 from __future__ import annotations
 
 import itertools
-import random
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.progress import Say
-from pipeline.scoring.bucket import BucketScores, Staged, open_bucket
+from pipeline.scoring.bucket import BucketScores, Staged, open_bucket, pause_before
 from pipeline.scoring.deleted import Deleted
 from pipeline.scoring.keeping import (
     Batch,
@@ -36,9 +34,6 @@ from pipeline.scoring.parts import QUARANTINE, SET_ASIDE, Key, is_quarantine
 from pipeline.scoring.place import Claim, check_place, claim_bucket
 from pipeline.scoring.summary import Counts
 from store.disk import ObjectLocation, locate
-
-MAX_PAUSE_S = 2.0
-"""Longest of a writer that has lost several races for a commit."""
 
 
 @dataclass
@@ -159,8 +154,7 @@ class InBucket:
         scores.refresh()  # before the digests, which depend on the first commit
         every = [self._waiting(batch) for batch in batches]
         for attempt in itertools.count():
-            if attempt > 1:
-                time.sleep(random.uniform(0, min(MAX_PAUSE_S, 0.05 * 2**attempt)))
+            pause_before(attempt)
             if attempt:
                 scores.refresh()
             staged = self._staged(every)

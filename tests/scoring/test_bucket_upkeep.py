@@ -16,8 +16,8 @@ import pytest
 
 from pipeline.commands.line import run_command
 from pipeline.errors import ConfigError, ScoreError
-from pipeline.scoring.bucket import open_bucket
-from pipeline.scoring.commitlog import CommitLog, Digests
+from pipeline.scoring.bucket import BucketScores, Staged, open_bucket
+from pipeline.scoring.commitlog import Commit, CommitLog, Digests
 from pipeline.scoring.deleted import DeletionReport
 from pipeline.scoring.deletion import delete_scores
 from pipeline.scoring.held import scores_at
@@ -257,6 +257,33 @@ def test_scores_and_deletions_meet(made: str, dumps: Path) -> None:
             if not met:
                 break
         assert step > 5
+
+
+def test_a_slow_deletion_wins_though_another_commits_often(
+    made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever loses races rewrites each part once, and copies it for each try."""
+    create, stage = CommitLog.create, BucketScores.stage
+    others, rewritten = iter(LATE), list[str]()
+
+    def commit_first(self: CommitLog, number: int, commit: Commit) -> bool:
+        if commit.kind == "delete" and (id := next(others, None)) is not None:
+            with open_bucket(made) as scores:
+                rows = scores.read_table(scores.parts()[0])
+                one = rows.slice(0, 1).set_column(0, "id", pa.array([id]))
+                assert scores.append("score", [scores.stage("date=2021-01-01", one)])
+        return create(self, number, commit)
+
+    def count(self: BucketScores, partition: str, table: pa.Table, **how: Any) -> Staged:
+        rewritten.extend([partition] * ("replaces" in how))
+        return stage(self, partition, table, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CommitLog, "create", commit_first)
+        patch.setattr(BucketScores, "stage", count)
+        assert delete(made).found == 3
+    assert len(rewritten) == 3  # of two dates, and of the lines; the late one was alone in its part
+    check_settled(made, rest(IDS))
 
 
 def test_deletions_meet(made: str) -> None:
