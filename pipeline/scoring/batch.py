@@ -179,7 +179,7 @@ class ScoreRun:
         """Of all texts computed."""
 
     def run(self, paths: Sequence[Path]) -> None:
-        """Score files, one after another."""
+        """Score files, one after another; at its end all of their rows are written."""
         started = time.monotonic()
         for work, table in self._results(self._works(paths)):
             self._write(work, table)
@@ -199,6 +199,9 @@ class ScoreRun:
         self._finish(self._ended)
         if self._report.unknown_only() is None:  # otherwise the next run is to say so again
             self._finish(self._unknown)
+        self._folder.flush()
+        for number, left_out in self._folder.left_out.items():
+            self._report.inputs[self._first + number].counts.update(left_out)
 
     def _results(self, works: Iterator[tuple[Work, pa.Table]]) -> Iterator[tuple[Work, pa.Table]]:
         """The rows of every block with their scores; in a dry run without."""

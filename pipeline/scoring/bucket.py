@@ -15,7 +15,8 @@
 
 Nobody waits for anybody. What a commit is based on is known before its parts are staged
 (:meth:`append` insists), and who loses stages anew under new names. So what was staged before some
-commit, and is named by none up to it, never will be: who wants it away lists it, then commits.
+commit, and is named by none up to it, never will be: who wants it away lists it, then commits, then
+removes it (:meth:`staged_now`, :meth:`remove_unnamed`).
 A part is deleted in its place only if a commit removes it, and who has copied one looks afterwards
 whether a commit has removed it meanwhile. Who dies before that leaves it to the next one to open
 the folder, who deletes whatever was removed.
@@ -25,9 +26,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,7 +39,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ScoreError
 from pipeline.progress import Say, silent
 from pipeline.scoring.commitlog import (
     DELETED,
@@ -47,26 +50,31 @@ from pipeline.scoring.commitlog import (
     Commit,
     CommitLog,
     Digests,
+    lost_part,
+    part_content,
     rows_of,
     staged_path,
 )
 from pipeline.scoring.deleted import Deleted
+from pipeline.scoring.keeping import keys_in
 from pipeline.scoring.parts import (
     QUARANTINE,
     DamagedFile,
-    line_keys,
     part_name,
     repair_command,
-    row_keys,
 )
 from pipeline.scoring.replayed import Replayed, replayed
 from pipeline.scoring.summary import Finished
-from store.disk import ObjectLocation, encode_parquet, locate, new_writer, read_parquet
+from store.disk import Meta, ObjectLocation, encode_parquet, locate, new_writer, read_parquet
 from store.errors import StoreError
 from store.tables import table_digest
 
 MANY_COMMITS = 100
 """To catch up with, from which on it is said."""
+MAX_PAUSE_S = 2.0
+"""Longest of a writer that has lost several races for a commit."""
+_AT_A_TIME = 8
+"""Parts that are copied at a time."""
 NO_INPUTS: Mapping[str, Finished] = {}
 
 
@@ -152,10 +160,7 @@ class BucketScores:
         Raises:
             FileNotFoundError: it has been removed meanwhile (:meth:`refresh` tells), or is lost.
         """
-        for place in (path, staged_path(path), path):  # it may be settled in between
-            with suppress(FileNotFoundError):
-                return self.location.get(place)[0]
-        raise FileNotFoundError(f"{self.address}/{path}: there is no such object")
+        return part_content(self.location, path)
 
     def read_table(self, path: str) -> pa.Table:
         """The rows of a part that counts, every column compared with its checksum.
@@ -227,18 +232,69 @@ class BucketScores:
             replaces: the part that is removed for it, if the rows are not new.
             digests: of its rows, if they are known.
         """
-        self._num_staged += 1
-        unique = f"{table_digest(table)} {self.writer} {self._num_staged}"
-        path = f"{partition}/{part_name(hashlib.sha256(unique.encode()).hexdigest())}"
+        path = f"{partition}/{self._new_name(table_digest(table))}"
         content = encode_parquet(table)
         if not self.dry_run:
             self.location.put(staged_path(path), content)
         if digests is None:
-            keys = line_keys(table) if partition == QUARANTINE else row_keys(table)
-            digests = self.digests.of_rows(keys)
+            digests = self.digests.of_rows(keys_in(partition, table))
         sources = sorted({one for one in table["source_file"].unique().to_pylist() if one})
         added = Added(path, len(content), len(table), tuple(sources), replaces)
         return Staged(added, self.ledger.number, digests)
+
+    def restage(self, lost: Sequence[Staged]) -> list[Staged | None]:
+        """Have parts that lost a race with their commit ready for the next one, under new names.
+
+        Args:
+            lost: kept by :meth:`append`.
+
+        Returns:
+            For each what is to be committed; None if it is to be staged from its rows.
+        """
+        names = [self._new_name(one.added.path) for one in lost]
+
+        def copied(one: Staged, name: str) -> Staged | None:
+            path = f"{one.added.path.rpartition('/')[0]}/{name}"
+            if not self.dry_run:
+                try:
+                    self.location.copy(one.added.staged, staged_path(path))
+                except FileNotFoundError:  # another has taken it for a dead writer's
+                    return None
+            return replace(one, added=replace(one.added, path=path), base=self.ledger.number)
+
+        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+            return list(pool.map(copied, lost, names))
+
+    def discard(self, staged: Iterable[Staged]) -> None:
+        """Remove what was staged, and never will be committed."""
+        if not self.dry_run:
+            self.location.delete([one.added.staged for one in staged])
+
+    def _new_name(self, of: str) -> str:
+        self._num_staged += 1
+        unique = f"{of} {self.writer} {self._num_staged}"
+        return part_name(hashlib.sha256(unique.encode()).hexdigest())
+
+    def staged_now(self) -> list[Meta]:
+        """The parts that lie staged, and that no commit names as far as is known."""
+        named = set(map(staged_path, self.parts()))
+        found = (meta for meta in self.location.list(STAGED) if meta.path.endswith(".parquet"))
+        return [meta for meta in found if meta.path not in named]
+
+    def remove_unnamed(self, staged: Iterable[str]) -> list[str]:
+        """Remove what no commit names, though one was made after it was listed, so that none will.
+
+        Args:
+            staged: paths of :meth:`staged_now`.
+
+        Returns:
+            Those that were.
+        """
+        self.refresh()
+        named = set(map(staged_path, self.parts()))
+        gone = [path for path in staged if path not in named]
+        self.location.delete(gone)
+        return gone
 
     def append(
         self,
@@ -250,6 +306,7 @@ class BucketScores:
         deleted: Sequence[bytes] = (),
         lifted: Sequence[bytes] = (),
         forgets_inputs: bool = False,
+        keeps: bool = False,
     ) -> bool:
         """Commit, as the next after the last commit that is known.
 
@@ -260,6 +317,7 @@ class BucketScores:
             inputs: whose rows are all there with this commit.
             deleted, lifted: digests of ids.
             forgets_inputs: all inputs that were finished before are to be read again.
+            keeps: what was staged stays if another was first, for :meth:`restage`.
 
         Returns:
             False if another has committed meanwhile: then nothing has happened, what was staged is
@@ -281,7 +339,8 @@ class BucketScores:
         )
         self._is_made_up = self.dry_run
         if not self.dry_run and not self.log.create(number + 1, commit):
-            self.location.delete([one.added.staged for one in staged])
+            if not keeps:
+                self.discard(staged)
             return False
         forgotten = self.inputs_forgotten
         self.own_files.update(self._replay(number + 1, commit))
@@ -296,8 +355,12 @@ class BucketScores:
         """
         if self.dry_run:
             return
-        every = staged is None
-        paths = self._unsettled() if staged is None else [one.added.path for one in staged]
+        left = set[str]()
+        if staged is None:
+            left = {meta.path for meta in self.location.list(STAGED)}
+            paths = [path for path in self.parts() if staged_path(path) in left] if left else []
+        else:
+            paths = [one.added.path for one in staged]
         for path in paths:
             try:
                 self.location.copy(staged_path(path), path)
@@ -305,14 +368,20 @@ class BucketScores:
                 self._check_settled(path)
         # Only then: who copies late must not bring back what was deleted meanwhile.
         self.refresh()
-        gone = list(self.ledger.removed()) if every else self.ledger.removed_of(paths)
-        self.location.delete([*gone, *map(staged_path, {*gone, *paths})])
+        gone = self._removed_there(left) if staged is None else self.ledger.removed_of(paths)
+        self.location.delete([*gone, *map(staged_path, paths)])
 
-    def _unsettled(self) -> list[str]:
-        staged = {meta.path for meta in self.location.list(STAGED)}
-        if not staged:
+    def _removed_there(self, staged: set[str]) -> list[str]:
+        """Of the parts that were ever removed, the objects that are there all the same."""
+        removed = set(self.ledger.removed())
+        if not removed:
             return []
-        return [path for path in self.parts() if staged_path(path) in staged]
+        rows = self.location.list(after="date")  # the folders of dates are the last
+        shown = [meta.path for found in (rows, self.location.list(QUARANTINE)) for meta in found]
+        return [
+            *(path for path in shown if path in removed),
+            *(path for path in map(staged_path, removed) if path in staged),
+        ]
 
     def _check_settled(self, path: str) -> None:
         try:
@@ -320,10 +389,13 @@ class BucketScores:
         except FileNotFoundError:
             self.refresh()
             if not self.ledger.removed_of([path]):
-                raise ScoreError(
-                    f"{self.address}/{path}: is committed, and there is no such object;"
-                    f" {repair_command(self.address)} has its rows come back"
-                ) from None
+                raise lost_part(self.address, path) from None
+
+
+def pause_before(attempt: int) -> None:
+    """Wait a little before a commit is tried again; ``attempt`` counts from 0."""
+    if attempt > 1:
+        time.sleep(random.uniform(0, min(MAX_PAUSE_S, 0.05 * 2 ** min(attempt, 9))))
 
 
 def _columns(digests: Sequence[tuple[bytes, int]]) -> tuple[list[bytes], list[int]]:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -37,6 +38,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ScoreError
+from pipeline.scoring.parts import repair_command
 from pipeline.scoring.summary import Finished
 from store.disk import Meta, ObjectLocation, check_table, decode_json, encode_json, with_checksums
 from store.errors import StoreError
@@ -194,7 +196,7 @@ def _from_facts(metadata: Mapping[bytes, bytes], where: str) -> Commit:
                 int(one["size"]),
                 int(one["rows"]),
                 tuple(one["sources"]),
-                one["replaces"],
+                None if one["replaces"] is None else _checked_path(one["replaces"]),
             )
             for one in facts["adds"]
         ),
@@ -222,6 +224,33 @@ def _damaged(where: str, what: str) -> ScoreError:
 def staged_path(path: str) -> str:
     """Where a part lies before its commit."""
     return f"{STAGED}/{path.rpartition('/')[2]}"
+
+
+def part_content(
+    location: ObjectLocation, path: str, fetch: Callable[[str], bytes] | None = None
+) -> bytes:
+    """The bytes of a part that counts, wherever it lies by now.
+
+    Args:
+        location: of the folder.
+        path: of the part.
+        fetch: gets an object, or what is wanted of it; default all of it.
+
+    Raises:
+        FileNotFoundError: another commit has removed it, or it is lost.
+    """
+    for place in (path, staged_path(path), path):  # it may be settled between two looks
+        with suppress(FileNotFoundError):
+            return (fetch or location.read)(place)
+    raise FileNotFoundError(f"{location.address}/{path}: there is no such object")
+
+
+def lost_part(address: str, path: str) -> ScoreError:
+    """The error for a part that counts and is nowhere."""
+    return ScoreError(
+        f"{address}/{path}: is not there, though a commit says so; {repair_command(address)} says"
+        " what can come back"
+    )
 
 
 class Digests:

@@ -5,9 +5,11 @@
 The commit removes the parts that hold an id, adds them again without it, and lists the id, so that
 all of this counts at once. With what others do at the same time it goes as follows:
 
-- another commits first: everything is looked at again, also what has come meanwhile;
+- another commits first: what has come meanwhile is looked at, too, and all is tried again;
 - a scorer has such a row in hand: it loses the race for its commit, and leaves out what is listed;
-- killed before the commit: staged parts are left that nobody counts, and `repair` removes;
+- killed before the commit: staged parts are left that nobody counts;
+- what others that died have left staged, and nobody counts, may hold such a row: it goes, for after
+  the commit nobody can commit it any more (another's that lives is staged anew);
 - killed after it: nobody counts the rows any more; whoever opens the folder next removes the parts;
 - a slow copy of a part that is removed by now: whoever copies looks at the commits afterwards;
 - old commits keep digests of the rows: they are scrubbed, here or by the next deletion or repair.
@@ -15,24 +17,21 @@ all of this counts at once. With what others do at the same time it goes as foll
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import ScoreError
-from pipeline.progress import Say, counted
-from pipeline.scoring.bucket import BucketScores, Staged, open_bucket
-from pipeline.scoring.commitlog import CommitLog, Parts
+from pipeline.progress import Say, counted, silent
+from pipeline.scoring.bucket import MANY_COMMITS, BucketScores, Staged, open_bucket, pause_before
+from pipeline.scoring.commitlog import lost_part
 from pipeline.scoring.deleted import DeletionReport, Meant, Searched, Swept, named_in
 from pipeline.scoring.parts import ORIGIN, SET_ASIDE, id_key, is_quarantine
-
-_AT_ONCE = 16
-"""Commits whose heads are asked for at a time."""
 
 
 def erase(
@@ -100,23 +99,33 @@ def _delete(
     by_authors: Collection[str],
     say: Say,
 ) -> DeletionReport:
+    done, attempts = dict[str, _Found](), itertools.count()
     while True:
+        attempt = next(attempts)
+        pause_before(attempt)
         scores.refresh()
         known = scores.deleted.mask(names)
         new = [name for name, there in zip(names, known, strict=True) if not there]
-        work = _take_out(scores, names)
+        work = _take_out(scores, names, done)
         if work is None:  # another has removed a part meanwhile
             continue
         listed = len(scores.deleted) + len(new)
-        if report.dry_run or not (new or work.removed):
+        if report.dry_run:
+            break
+        own = {one.added.staged for one in work.staged}
+        left = [meta.path for meta in scores.staged_now() if meta.path not in own]
+        if not (new or work.removed or left):
             break
         digests = [scores.digests.of_key(id_key(name)) for name in new]
-        if scores.append("delete", work.staged, removes=work.removed, deleted=digests):
+        changes: dict[str, Any] = {"removes": work.removed, "deleted": digests}
+        if scores.append("delete", work.staged, **changes, keeps=True):
+            scores.remove_unnamed(left)
             break
-        say(f"{scores.address}: another run was faster; looking again at what it has written")
+        if not attempt:
+            say(f"{scores.address}: another run was faster; looking again at what it has written")
     if not report.dry_run:
         scores.settle()
-        scrub(scores.log)
+        scrub(scores)
     there, found = work.swept.ids, work.swept
     missing = (name for name in new if name not in there and name not in by_authors)
     return replace(
@@ -129,6 +138,21 @@ def _delete(
     )
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a part holds of some ids.
+
+    Attributes:
+        ids: those that are there.
+        taken: rows or lines of theirs.
+        staged: the part without these; None if nothing is left, goes, or in a dry run.
+    """
+
+    ids: frozenset[str]
+    taken: int
+    staged: Staged | None
+
+
 @dataclass
 class _Work:
     """What a deletion takes out, of the parts as it has seen them."""
@@ -138,25 +162,56 @@ class _Work:
     staged: list[Staged] = field(default_factory=list)
 
 
-def _take_out(scores: BucketScores, names: Sequence[str]) -> _Work | None:
-    """Stage the parts that hold some ids without these; None where a part is gone by now."""
-    work, wanted = _Work(), frozenset(names)
+def _take_out(scores: BucketScores, names: Sequence[str], done: dict[str, _Found]) -> _Work | None:
+    """Stage the parts that hold some ids without these; None where a part is gone by now.
+
+    Args:
+        scores: the folder, just refreshed.
+        names: the ids.
+        done: path -> what was found there before; takes what is found now.
+    """
+    work, wanted, paths = _Work(), frozenset(names), _places(scores, names)
+    _stage_again(scores, done, paths)
+    for path in paths:
+        if path not in done:
+            table = read_live(scores, path)
+            if table is None:
+                return None
+            done[path] = _found(scores, path, table, wanted)
+        found = done[path]
+        work.swept.ids |= found.ids
+        work.swept.add(Path(path), found.taken)
+        if found.taken:
+            work.removed.append(path)
+            work.staged += [] if found.staged is None else [found.staged]
+    return work
+
+
+def _found(scores: BucketScores, path: str, table: pa.Table, wanted: frozenset[str]) -> _Found:
+    there = set[str]()
 
     def is_wanted(ids: Sequence[str]) -> NDArray[np.bool_]:
-        work.swept.ids.update(wanted.intersection(ids))
+        there.update(wanted.intersection(ids))
         return np.fromiter(map(wanted.__contains__, ids), bool, len(ids))
 
-    for path in _places(scores, names):
-        table = read_live(scores, path)
-        if table is None:
-            scores.location.delete([one.added.staged for one in work.staged])
-            return None
-        one, taken = without_rows(scores, path, table, is_wanted)
-        work.swept.add(Path(path), taken)
-        if taken:
-            work.removed.append(path)
-            work.staged += [] if one is None else [one]
-    return work
+    staged, taken = without_rows(scores, path, table, is_wanted)
+    return _Found(frozenset(there), taken, staged)
+
+
+def _stage_again(scores: BucketScores, done: dict[str, _Found], paths: Collection[str]) -> None:
+    """Have what was staged before the last commit ready for the next; a part never changes."""
+    gone = [done.pop(path).staged for path in set(done) - set(paths)]
+    lost = {
+        path: one.staged
+        for path, one in done.items()
+        if one.staged is not None and one.staged.base != scores.number
+    }
+    for path, copy in zip(lost, scores.restage(list(lost.values())), strict=True):
+        if copy is None:
+            del done[path]
+        else:
+            done[path] = replace(done[path], staged=copy)
+    scores.discard([one for one in (*gone, *lost.values()) if one is not None])
 
 
 def _places(scores: BucketScores, names: Sequence[str]) -> list[str]:
@@ -178,10 +233,7 @@ def read_live(scores: BucketScores, path: str) -> pa.Table | None:
     except FileNotFoundError as error:
         scores.refresh()
         if path in scores.parts():
-            raise ScoreError(
-                f"{scores.address}/{path}: is not there, though a commit says so; `salient score"
-                f" repair {scores.address}` says what can come back"
-            ) from error
+            raise lost_part(scores.address, path) from error
         return None
 
 
@@ -204,26 +256,17 @@ def without_rows(
     return scores.stage(path.rpartition("/")[0], left, replaces=path), number
 
 
-def scrub(log: CommitLog, say: Say = lambda _: None) -> int:
+def scrub(scores: BucketScores, say: Say = silent) -> int:
     """Take the digests of rows that are removed out of the commits that added them.
 
     Returns:
         Commits that were rewritten.
     """
-    parts, heads = Parts(), {}
-    known = list(log.newer(0))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for (number, _), head in zip(
-            known, pool.map(lambda one: log.read_head(one[0], one[1].size), known), strict=True
-        ):
-            heads[number] = head
-            parts.apply(number, head)
-    removed = set(parts.removed)
-    old = [
-        number
-        for number, head in heads.items()
-        if any(one.rows and one.path in removed for one in head.adds)
-    ]
-    if len(old) > 100:
-        say(f"{log.location.address}: scrubbing {counted(len(old), 'commit')}")
-    return sum(log.scrub(number, removed) for number in old)
+    removed, old = frozenset(scores.ledger.removed()), scores.ledger.unscrubbed()
+    if len(old) > MANY_COMMITS:
+        say(f"{scores.address}: scrubbing {counted(len(old), 'commit')}")
+    rewritten = 0
+    for number in old:
+        rewritten += scores.log.scrub(number, removed)
+        scores.ledger.note_scrubbed(number)
+    return rewritten

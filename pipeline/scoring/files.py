@@ -161,7 +161,6 @@ def score_round(
             say=say,
         )
         files.run(paths)
-        folder.flush()
         report.files_written, report.dates = folder.files_written, dict(folder.rows_written)
         report.elapsed_s = clock.elapsed_s
         report.judge(config.max_errors)

@@ -255,6 +255,12 @@ class ScoreFolder:
         with self._lock:
             self._write_down_to(0)
 
+    @property
+    def left_out(self) -> Mapping[int, Counts]:
+        """Number of an input -> what is to be added to its counts, see ``Keeper``."""
+        with self._lock:
+            return self._keeper.left_out
+
     def _buffer(self, partition: str, rows: pa.Table, input_number: int) -> None:
         self._batches.setdefault(partition, Batch(partition, input_number)).add(rows, input_number)
         self._num_buffered += len(rows)
@@ -341,6 +347,7 @@ class OnDisk:
     ) -> None:
         self.bookkeeping = path
         self.deleted = Deleted.load(path)
+        self.left_out: Mapping[int, Counts] = {}
         self.ledger = ledger
         self._path = path
         self._sink = sink

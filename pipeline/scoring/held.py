@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ScoreError
-from pipeline.scoring.commitlog import Added, CommitLog, Parts, staged_path
+from pipeline.scoring.commitlog import Added, CommitLog, Parts, lost_part, part_content
 from pipeline.scoring.parts import (
     check_files,
     num_rows,
@@ -36,6 +38,8 @@ from store.errors import StoreError
 from store.tables import read_json
 
 ID = "id"
+_TAIL_BYTES = 1 << 16
+"""Read of a part where only its schema is wanted: as a rule its footer is in there."""
 
 
 class HeldScores(Protocol):
@@ -115,12 +119,18 @@ class ScoresInBucket:
         assert isinstance(location, ObjectLocation), address
         self._location = location
         self._log = CommitLog(location)
+        self._lock = Lock()
         self.address = address
 
     @cached_property
     def parts(self) -> Parts:
         """Which parts count."""
         return Parts.of(self._log)
+
+    @cached_property
+    def _latest(self) -> Parts:
+        """The same, and what commits have changed by the time a part was missed."""
+        return replace(self.parts, live=dict(self.parts.live), removed=dict(self.parts.removed))
 
     def card(self) -> dict[str, Any] | None:
         """See `HeldScores.card`."""
@@ -136,8 +146,13 @@ class ScoresInBucket:
     def schemas(self) -> Iterator[pa.Schema]:
         """See `HeldScores.schemas`."""
         for one in self._rows():
-            if (content := self._content(one.path)) is not None:
-                yield pq.read_schema(pa.BufferReader(content))
+            if (tail := self._content(one.path, _TAIL_BYTES)) is None:
+                continue
+            try:
+                yield pq.read_schema(pa.BufferReader(tail))
+            except pa.ArrowException:  # a long footer, or damage
+                if (content := self._content(one.path)) is not None:
+                    yield self._schema(one.path, content)
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """See `HeldScores.tables`; the next part is fetched while one is worked on."""
@@ -164,29 +179,47 @@ class ScoresInBucket:
         live = self.parts.live
         return [live[path] for path in sorted(live) if path.startswith("date=")]
 
-    def _content(self, path: str) -> bytes | None:
-        """A part, or what has its rows by now; None if they are deleted."""
+    def _content(self, path: str, last: int | None = None) -> bytes | None:
+        """A part, or what has its rows by now; None if they are deleted.
+
+        Args:
+            path: of the part.
+            last: so many of its last bytes; default all.
+        """
+        location = self._location
         while True:
-            for place in (path, staged_path(path)):
-                try:
-                    return self._location.read(place)
-                except FileNotFoundError:
-                    continue
-            now = Parts.of(self._log)
-            if path not in now.removed:
-                raise ScoreError(
-                    f"{self.address}/{path}: is not there, though a commit says so;"
-                    f" {repair_command(self.address)} says what can come back"
-                )
-            if (heir := now.removed[path]) is None:
+            one = self._latest.live.get(path)
+            size = 0 if one is None else one.size
+
+            def tail(place: str, size: int = size) -> bytes:
+                return location.read_range(place, max(0, size - (last or size)), size)
+
+            try:
+                return part_content(location, path, tail if last and size else None)
+            except FileNotFoundError:
+                with self._lock:
+                    if path not in self._latest.removed:
+                        self._latest.refresh(self._log)
+            if path not in self._latest.removed:
+                raise lost_part(self.address, path)
+            if (heir := self._latest.removed[path]) is None:
                 return None
             path = heir
 
+    def _schema(self, path: str, content: bytes) -> pa.Schema:
+        try:
+            return pq.read_schema(pa.BufferReader(content))
+        except pa.ArrowException as error:
+            raise ScoreError(
+                f"{self.address}/{path}: damaged, or no scores ({error});"
+                f" {repair_command(self.address)} sets it aside"
+            ) from None
+
     def _columns(self, path: str, content: bytes, columns: Sequence[str]) -> pa.Table:
         where, remedy = f"{self.address}/{path}", f"{repair_command(self.address)} sets it aside"
+        names = self._schema(path, content).names
+        there = [name for name in columns if name in names]
         try:
-            names = pq.read_schema(pa.BufferReader(content)).names
-            there = [name for name in columns if name in names]
             source = pa.BufferReader(content)
             table = read_parquet(source, where=where, remedy=remedy, columns=there or [ID])
         except pa.ArrowException as error:

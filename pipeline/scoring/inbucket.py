@@ -6,8 +6,11 @@ what is known or deleted by now, and tries again; so every id is there once, and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,13 +19,50 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.progress import Say
-from pipeline.scoring.bucket import BucketScores, Staged, open_bucket
+from pipeline.scoring.bucket import BucketScores, Staged, open_bucket, pause_before
 from pipeline.scoring.deleted import Deleted
-from pipeline.scoring.keeping import Batch, Ended, Written, keys_in, without_text
+from pipeline.scoring.keeping import (
+    Batch,
+    Ended,
+    Written,
+    keys_in,
+    with_left_out,
+    without_text,
+)
 from pipeline.scoring.ledger import Entry, Finished
-from pipeline.scoring.parts import QUARANTINE, Key, is_quarantine
+from pipeline.scoring.parts import QUARANTINE, SET_ASIDE, Key, is_quarantine
 from pipeline.scoring.place import Claim, check_place, claim_bucket
+from pipeline.scoring.summary import Counts
 from store.disk import ObjectLocation, locate
+
+
+@dataclass
+class _Waiting:
+    """A batch that is being written.
+
+    Attributes:
+        partition, table: as of ``Batch``, in one.
+        owner: ``(rows,)``, number of the input that each row is of.
+        keys: of all rows.
+        digests: of their keys and texts.
+        keep: ``(rows,)`` bool, the rows that are to be written, as far as is known.
+        deleted: ``(rows,)`` bool, those whose ids must not come back.
+        staged: these, ready for a commit.
+    """
+
+    partition: str
+    table: pa.Table
+    owner: NDArray[np.int64]
+    keys: list[Key]
+    digests: list[tuple[bytes, int]]
+    keep: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    deleted: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    staged: Staged | None = None
+
+    def written(self) -> Written:
+        """What has become of it."""
+        num_rows = 0 if self.staged is None else self.staged.added.rows
+        return Written(self.partition, num_rows, self.keys)
 
 
 @contextmanager
@@ -70,6 +110,7 @@ class InBucket:
     ) -> None:
         self.bookkeeping = scores.bookkeeping
         self.ledger = scores.ledger
+        self.left_out: dict[int, Counts] = {}
         self._scores = scores
         self._metadata = metadata
         self._say = say
@@ -104,43 +145,87 @@ class InBucket:
         return entry.file not in self._scores.own_files
 
     def write(self, batches: Iterable[Batch], ended: Ended) -> list[Written]:
-        """See ``Keeper.write``."""
-        every, scores = list(batches), self._scores
-        while True:
-            scores.refresh()
-            staged, written = list[Staged](), list[Written]()
-            for batch in every:
-                one, keys = self._stage_new(batch)
-                staged += [] if one is None else [one]
-                num_rows = 0 if one is None else one.added.rows
-                written.append(Written(batch.partition, num_rows, keys))
-            inputs = self._ended(ended)
-            if not staged and not inputs:
-                return written
-            if scores.append("score", staged, inputs=inputs):
-                scores.settle(staged)
-                return written
+        """See ``Keeper.write``.
 
-    def _stage_new(self, batch: Batch) -> tuple[Staged | None, list[Key]]:
-        """Stage the rows of a batch that are not there by now, nor deleted; its keys, of all."""
+        Who loses a race has little to do anew, so that a slow writer, too, wins one soon: parts of
+        which no row is known or deleted by now are copied where they lie.
+        """
+        scores = self._scores
+        scores.refresh()  # before the digests, which depend on the first commit
+        every = [self._waiting(batch) for batch in batches]
+        for attempt in itertools.count():
+            pause_before(attempt)
+            if attempt:
+                scores.refresh()
+            staged = self._staged(every)
+            left_out = self._left_out_with(every)
+            inputs = self._ended(ended, left_out)
+            if not staged and not inputs:
+                break
+            if scores.append("score", staged, inputs=inputs, keeps=True):
+                scores.settle(staged)
+                break
+        self.left_out = left_out
+        return [one.written() for one in every]
+
+    def _waiting(self, batch: Batch) -> _Waiting:
         table = pa.concat_tables(batch.tables)
         pairs = keys_in(batch.partition, table)
-        keys, digests = [key for key, _ in pairs], self._scores.digests.of_rows(pairs)
-        known = self._known_digests(digest for digest, _ in digests)
-        keep = np.fromiter((digest not in known for digest, _ in digests), bool, len(keys))
-        owner = np.repeat(batch.inputs, [len(one) for one in batch.tables])
+        return _Waiting(
+            batch.partition,
+            table,
+            np.repeat(batch.inputs, [len(one) for one in batch.tables]),
+            [key for key, _ in pairs],
+            self._scores.digests.of_rows(pairs),
+        )
+
+    def _staged(self, every: Sequence[_Waiting]) -> list[Staged]:
+        """Stage the rows that are not there by now, nor deleted; what has lost as it was, if it
+        holds no others."""
+        scores, lost = self._scores, [one.staged for one in every if one.staged is not None]
+        same = []
+        for one in every:
+            before, one.keep = one.keep, self._wanted(one)
+            if one.staged is not None and np.array_equal(before, one.keep):
+                same.append(one)
+            else:
+                one.staged = None
+        copies = scores.restage([one.staged for one in same if one.staged is not None])
+        for one, copy in zip(same, copies, strict=True):
+            one.staged = copy
+        scores.discard(lost)
+        for one in every:
+            if one.staged is None and one.keep.any():
+                kept = one.table.filter(pa.array(one.keep)).replace_schema_metadata(self._metadata)
+                left = [one.digests[at] for at in np.flatnonzero(one.keep)]
+                one.staged = scores.stage(one.partition, kept, digests=left)
+        return [one.staged for one in every if one.staged is not None]
+
+    def _wanted(self, one: _Waiting) -> NDArray[np.bool_]:
+        """Which rows of a batch are not there by now, nor deleted."""
+        known = self._known_digests(digest for digest, _ in one.digests)
+        keep = np.fromiter((digest not in known for digest, _ in one.digests), bool, len(one.keys))
         other = (
             at
-            for at, (digest, text) in enumerate(digests)
+            for at, (digest, text) in enumerate(one.digests)
             if digest in known and known[digest].text != text
         )
-        self._read_again({int(owner[at]) for at in other})
-        keep &= ~self._deleted_in(batch.partition, table)
-        if not keep.any():
-            return None, keys
-        kept = table.filter(pa.array(keep)).replace_schema_metadata(self._metadata)
-        left = [digests[at] for at in np.flatnonzero(keep)]
-        return self._scores.stage(batch.partition, kept, digests=left), keys
+        self._read_again({int(one.owner[at]) for at in other})
+        one.deleted = self._deleted_in(one.partition, one.table)
+        return np.asarray(keep & ~one.deleted)
+
+    def _left_out_with(self, every: Iterable[_Waiting]) -> dict[int, Counts]:
+        """``left_out``, once some batches are written."""
+        found = {number: Counter(counts) for number, counts in self.left_out.items()}
+        for one in every:
+            if one.partition == QUARANTINE:  # its lines are in quarantine, whoever was first
+                continue
+            known = ~one.keep & ~one.deleted
+            for outcome, mask in (("already_scored", known), ("filtered/deleted", one.deleted)):
+                for number, rows in Counter(one.owner[mask].tolist()).items():
+                    counts = found.setdefault(number, Counter())
+                    counts.update({outcome: rows, "scored": -rows})
+        return found
 
     def _deleted_in(self, partition: str, table: pa.Table) -> NDArray[np.bool_]:
         if partition == QUARANTINE:
@@ -156,12 +241,12 @@ class InBucket:
             )
             self._unended |= new
 
-    def _ended(self, ended: Ended) -> dict[str, Finished]:
+    def _ended(self, ended: Ended, left_out: Mapping[int, Counts]) -> dict[str, Finished]:
         """The inputs that are finished by now, and are not known to be."""
         if self._scores.inputs_forgotten:  # what is asked for again they have left out
             return {}
         return {
-            key: done
+            key: Finished(done.name, with_left_out(done.counts, left_out.get(number)))
             for number, (key, done) in ended.items()
             if number not in self._unended and self.ledger.finished(key) is None
         }
@@ -186,7 +271,11 @@ class InBucket:
 
 
 def remove_texts(scores: BucketScores) -> None:
-    """Take the texts out of lines that were quarantined while texts were kept."""
+    """Take the texts out of lines that were quarantined while texts were kept.
+
+    Damaged parts that were set aside go, and so does what is staged: who still has something of it
+    in hand loses to the commit, and stages it anew.
+    """
     for path in [one for one in scores.parts() if is_quarantine(Path(one))]:
         while True:
             scores.refresh()
@@ -199,4 +288,11 @@ def remove_texts(scores: BucketScores) -> None:
             staged = scores.stage(QUARANTINE, after, replaces=path)
             if scores.append("redact", [staged], removes=[path]):
                 break
+    aside = scores.location.list(SET_ASIDE)
+    name = f"{SET_ASIDE}/{QUARANTINE}."
+    scores.location.delete([one.path for one in aside if one.path.startswith(name)])
+    if left := [meta.path for meta in scores.staged_now()]:
+        while not scores.append("redact"):
+            scores.refresh()
+        scores.remove_unnamed(left)
     scores.settle()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import pyarrow as pa
 from pipeline.scoring.deleted import Deleted
 from pipeline.scoring.ledger import Entry, Finished
 from pipeline.scoring.parts import QUARANTINE, Key, line_keys, row_keys
-from pipeline.scoring.summary import reason_kind
+from pipeline.scoring.summary import Counts, reason_kind
 
 Ended = Mapping[int, tuple[str, Finished]]
 """Number of an input that was read to its end -> its key, and what was in it."""
@@ -66,6 +67,11 @@ class Keeper(Protocol):
     """A folder of this machine for files that may be lost."""
 
     @property
+    def left_out(self) -> Mapping[int, Counts]:
+        """Number of an input -> what is to be added to its counts: of rows that were counted as
+        scored, and then another writer was first with, or that were deleted meanwhile."""
+
+    @property
     def deleted(self) -> Deleted:
         """The ids that must not come back."""
 
@@ -94,6 +100,13 @@ class Keeper(Protocol):
 def keys_in(partition: str, table: pa.Table) -> list[tuple[Key, int]]:
     """Key and text digest of every row."""
     return line_keys(table) if partition == QUARANTINE else row_keys(table)
+
+
+def with_left_out(counts: Mapping[str, int], left_out: Mapping[str, int] | None) -> Counts:
+    """Counts of an input, with what ``Keeper.left_out`` says of it."""
+    found = Counter(counts)
+    found.update(left_out or {})
+    return found
 
 
 def without_text(lines: pa.Table) -> pa.Table:

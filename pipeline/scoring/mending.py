@@ -13,24 +13,24 @@ still be about to commit it loses to that, and stages anew.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from pipeline.errors import ScoreError
-from pipeline.progress import Say, silent
+from pipeline.progress import Say, counted, silent
 from pipeline.scoring.bucket import BucketScores, open_bucket
 from pipeline.scoring.commitlog import STAGED, commit_path, staged_path
 from pipeline.scoring.erasure import scrub
+from pipeline.scoring.keeping import keys_in
 from pipeline.scoring.mended import MISSING, Damaged, RepairReport, some_of
 from pipeline.scoring.parts import (
     QUARANTINE,
     SET_ASIDE,
     DamagedFile,
     is_quarantine,
-    line_keys,
-    row_keys,
 )
 from pipeline.scoring.place import (
     DRIFT,
@@ -53,12 +53,14 @@ class BucketRepairReport(RepairReport):
 
     Attributes:
         leftovers: staged by writers that died, older than the grace period, and deleted.
+        waiting: staged and not committed, younger: of writers that are at work, or died; left.
         strangers: objects among the parts that no commit names: Salient does not count them, a
             program that reads ``date=*/*.parquet`` does. They are left alone.
         scrubbed: commits that digests of removed rows were taken out of.
     """
 
     leftovers: int = 0
+    waiting: int = 0
     strangers: list[str] = field(default_factory=list)
     scrubbed: int = 0
 
@@ -71,7 +73,12 @@ class BucketRepairReport(RepairReport):
         yield from super()._lines()
         would = "would be " if self.dry_run else ""
         if self.leftovers:
-            yield f"{self.leftovers} parts that were staged and never committed {would}deleted"
+            yield f"staged and never committed: {counted(self.leftovers, 'part')} {would}deleted"
+        if self.waiting:
+            yield (
+                f"staged and not committed yet: {counted(self.waiting, 'part')}, left alone, for"
+                " their writers may be at work (--grace says from what age on they go)"
+            )
         if self.strangers:
             yield (
                 "not of any commit, so not counted; other programs that read date=*/*.parquet may"
@@ -107,7 +114,7 @@ def mend(
             work.take_out(damaged)
             work.prune(old)
         if not dry_run:
-            report.scrubbed = scrub(scores.log, say)
+            report.scrubbed = scrub(scores, say)
         files = [one for one in scores.ledger.files() if not is_quarantine(Path(one.path))]
         lost = set(damaged) if dry_run else set()
         report.files = len([one for one in files if one.path not in lost])
@@ -147,7 +154,7 @@ class _Mending:
         """Read every part that counts; those that are damaged or missing, by their paths."""
         paths, found = self._scores.parts(), dict[str, Damaged]()
         numbers = {one.path: one.number for one in self._scores.ledger.files()}
-        say(f"{self._scores.address}: reading {len(paths)} parts")
+        say(f"{self._scores.address}: reading {counted(len(paths), 'part')}")
         for path in paths:
             try:
                 problem = self._problem(path, numbers[path])
@@ -164,7 +171,7 @@ class _Mending:
         """What is wrong with a part; None if nothing is."""
         try:
             table = self._scores.read_table(path)
-            pairs = (line_keys if is_quarantine(Path(path)) else row_keys)(table)
+            pairs = keys_in(path.partition("/")[0], table)
         except DamagedFile as error:
             return str(error)
         except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
@@ -199,7 +206,10 @@ class _Mending:
     def _set_aside(self, path: str, reason: str) -> None:
         target = self._aside(path)
         if not self._report.dry_run:
-            self._location.copy(path, target)
+            try:
+                self._location.copy(path, target)
+            except FileNotFoundError:  # another has set it aside
+                return
         reason = reason.removeprefix(f"{self._scores.address}/{path}: ").partition("; `salient")[0]
         self._report.set_aside.append(Damaged(path, reason, target))
 
@@ -223,12 +233,10 @@ class _Mending:
         self._scores.settle()
 
     def _copy_aside(self, path: str, target: str) -> None:
-        for place in (path, staged_path(path)):
-            try:
+        for place in (path, staged_path(path), path):
+            with suppress(FileNotFoundError):
                 self._location.copy(place, target)
                 return
-            except FileNotFoundError:
-                continue
 
     def leftovers(self, grace_s: float) -> list[str]:
         """Objects that were staged, and that no commit names, older than the grace period.
@@ -237,51 +245,57 @@ class _Mending:
         """
         staged = list(self._location.list(STAGED))
         now = self._now(staged)
-        counting = set(map(staged_path, self._scores.parts()))
-        old = [one.path for one in staged if one.modified <= now - grace_s]
-        found = [path for path in old if path not in counting]
+        self._scores.refresh()  # what was committed meanwhile is none
+        named = set(map(staged_path, self._scores.parts()))
+        unnamed = [one for one in staged if one.path not in named]
+        found = [one.path for one in unnamed if one.modified <= now - grace_s]
         self._report.leftovers = len(found)
+        young = [one for one in unnamed if one.path not in set(found)]
+        self._report.waiting = sum(one.path.endswith(".parquet") for one in young)
         return found
 
     def _now(self, staged: Iterable[Meta]) -> float:
         """The time by the server's clock: of an object that is made for it, where one may be."""
         if self._report.dry_run:
-            last = self._location.head(commit_path(self._scores.number)).modified
-            return max([last, *(one.modified for one in staged)])
+            times = [one.modified for one in staged]
+            if self._scores.number:
+                times.append(self._location.head(commit_path(self._scores.number)).modified)
+            return max(times, default=0.0)
         path = f"{STAGED}/.now-{self._scores.writer}"
-        self._location.put(path, self._scores.writer.encode())
-        now = self._location.head(path).modified
-        self._location.delete([path])
-        return now
+        while True:
+            self._location.put(path, self._scores.writer.encode())
+            with suppress(FileNotFoundError):  # another repair has taken it for a leftover
+                now = self._location.head(path).modified
+                self._location.delete([path])
+                return now
 
     def prune(self, old: Sequence[str]) -> None:
         """Delete leftovers, once a commit is there that their writers, if they live, lose to."""
-        self._scores.refresh()
-        counting = set(map(staged_path, self._scores.parts()))
-        gone = [path for path in old if path not in counting]
-        self._report.leftovers = len(gone)
-        self._location.delete(gone)
+        self._report.leftovers = len(self._scores.remove_unnamed(old))
 
     def find_strangers(self) -> None:
         """Objects in the places of parts that no commit names."""
+        there = [meta.path for meta in self._location.list(after="date")]
+        there += [meta.path for meta in self._location.list(QUARANTINE)]
+        there = [path for path in there if path.startswith(("date=", QUARANTINE))]
+        self._scores.refresh()  # a part is in its place only after its commit
         known = {*self._scores.parts(), *self._scores.ledger.removed()}
         aside = f"{SET_ASIDE}/"
-        for meta in self._location.list(""):
-            folder = meta.path.partition("/")[0]
-            if not (folder.startswith("date=") or folder == QUARANTINE):
-                continue
-            if meta.path not in known and not meta.path.startswith(aside):
-                self._report.strangers.append(meta.path)
+        self._report.strangers = [
+            path for path in there if path not in known and not path.startswith(aside)
+        ]
 
     def mend_card(self) -> None:
         """The card, from the rows; a run with the heads completes it."""
+        before, damage = None, ""
         try:
+            before = self._location.head(SCORE_CARD)
             if read_score_card(self._scores.address) is not None:
                 return
+        except FileNotFoundError:
+            pass
         except DamagedFile as error:
             damage = str(error)
-        else:
-            damage = ""
         found = self._fingerprints
         if len(found) > 1:
             raise ScoreError(
@@ -293,7 +307,12 @@ class _Mending:
             self._set_aside(SCORE_CARD, damage)
         if not found:
             return
-        self._report.mended.append(SCORE_CARD)
-        if not self._report.dry_run:
-            card = {"format_version": IN_BUCKET, "fingerprint": found.pop()}
-            self._location.put(SCORE_CARD, encode_json(card))
+        card = encode_json({"format_version": IN_BUCKET, "fingerprint": next(iter(found))})
+        if self._report.dry_run:
+            is_ours = True
+        elif before is None:
+            is_ours = self._location.create(SCORE_CARD, card)
+        else:
+            is_ours = self._location.replace(SCORE_CARD, card, before)
+        if is_ours:  # not where a run has written its own meanwhile, which says more
+            self._report.mended.append(SCORE_CARD)

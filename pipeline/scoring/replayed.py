@@ -20,7 +20,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ class Replayed(Ledger):
         "CREATE TABLE log (one INTEGER PRIMARY KEY, number INTEGER NOT NULL, writer TEXT NOT NULL,"
         " salt BLOB NOT NULL)",
         "CREATE TABLE removed (path TEXT PRIMARY KEY NOT NULL, successor TEXT) WITHOUT ROWID",
+        "CREATE TABLE added (path TEXT PRIMARY KEY NOT NULL, number INTEGER NOT NULL)",
+        "CREATE TABLE unscrubbed (number INTEGER PRIMARY KEY)",
         "CREATE TABLE deleted (id BLOB PRIMARY KEY NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID",
     )
 
@@ -88,6 +90,16 @@ class Replayed(Ledger):
         query = "SELECT 1 FROM removed WHERE path = ?"
         return [path for path in paths if self._db.execute(query, (path,)).fetchone()]
 
+    def unscrubbed(self) -> list[int]:
+        """Numbers of commits that added parts which were removed since: they may have their rows
+        as yet."""
+        return [number for (number,) in self._db.execute("SELECT number FROM unscrubbed")]
+
+    def note_scrubbed(self, number: int) -> None:
+        """Note that a commit has no row of a part that is removed."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM unscrubbed WHERE number = ?", (number,))
+
     def deleted(self) -> list[bytes]:
         """Digests of the ids that must not come back, sorted."""
         found = []
@@ -100,8 +112,8 @@ class Replayed(Ledger):
     def clear(self) -> None:
         """Know nothing, as at first."""
         with self._transaction() as db:
-            for table in ("files", "rows", "inputs", "log", "removed", "deleted"):
-                db.execute(f"DELETE FROM {table}")
+            for table in self.tables:
+                db.execute(f"DELETE FROM {table.split()[2]}")
 
     def replay(self, number: int, commit: Commit) -> list[int]:
         """Learn of the next commit; all of it or nothing.
@@ -122,6 +134,7 @@ class Replayed(Ledger):
                 # As they lie in the tree: neighbours are on one page.
                 file = Published(one.path, one.size, 0, sorted(pairs), one.sources)
                 numbers.append(self._insert(db, file))
+                db.execute("INSERT OR REPLACE INTO added VALUES (?, ?)", (one.path, number))
                 if one.replaces is not None:
                     values = (one.replaces, one.path)
                     db.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", values)
@@ -149,6 +162,9 @@ class Replayed(Ledger):
         )
         db.execute("DELETE FROM files WHERE path IN (SELECT path FROM gone)")
         db.execute("INSERT OR IGNORE INTO removed SELECT path, NULL FROM gone")
+        theirs = "FROM added WHERE path IN (SELECT path FROM gone)"
+        db.execute(f"INSERT OR IGNORE INTO unscrubbed SELECT number {theirs}")
+        db.execute(f"DELETE {theirs}")
         db.execute("DROP TABLE gone")
 
 
@@ -187,36 +203,22 @@ def _own_cache(address: str) -> Iterator[Path]:
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:  # no home, or one that cannot be written: then for this time only
             break
-        if _is_free(held):
-            try:
-                yield folder
-            finally:
-                os.close(held)
-            return
-        os.close(held)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            continue
+        except OSError:  # a file system without locks
+            os.close(held)
+            break
+        try:
+            yield folder
+        finally:
+            os.close(held)
+        return
     with tempfile.TemporaryDirectory(prefix="salient-") as folder_of_now:
         yield Path(folder_of_now)
 
 
-def forget_cache(address: str) -> None:
-    """Have the commits of a folder be read again by whoever opens it next on this machine."""
-    for folder in _caches(address).glob("*"):
-        with suppress(OSError):
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                if _is_free(held):
-                    remove_ledger(folder / LEDGER)
-            finally:
-                os.close(held)
-
-
 def _caches(address: str) -> Path:
     return cache_folder() / _KIND / hashlib.sha256(address.encode()).hexdigest()[:32]
-
-
-def _is_free(held: int) -> bool:
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -22,7 +23,7 @@ import pytest
 from pipeline.commands.line import run_command
 from pipeline.errors import ScoreError
 from pipeline.scoring.bucket import BucketScores, open_bucket
-from pipeline.scoring.commitlog import Commit, CommitLog, Digests, Parts, commit_path
+from pipeline.scoring.commitlog import Added, Commit, CommitLog, Digests, Parts, commit_path
 from pipeline.scoring.folder import open_scores
 from pipeline.scoring.parts import id_key
 from pipeline.scoring.place import SCORE_CARD, WrongPlace, check_place, read_score_card
@@ -151,20 +152,21 @@ def test_a_run_that_dies_at_any_verb_is_completed(
     dumps: list[Path], memory_bucket: str, other_machine: Callable[[], None]
 ) -> None:
     """Before and after each put, copy and delete: after an unanswered one it has happened."""
-    number, ended = 0, False
+    number, ended, url = 0, False, memory_bucket
     while not ended:
         number += 1
-        url = f"{memory_bucket}/{number}"
+        at(url).delete(paths(url))  # a ledger of another folder's, which is cheaper than none
         with dying_at(number) as passed:
             run_without_model(dumps, url)
         ended = len(passed) < number
         if len(paths(url)):
             check_subset(url)
-        if number % 2:
+        if number % 4 == 1:
             other_machine()
         run_without_model(dumps, url)
         check_whole(url)
-        assert run_without_model(dumps, url).read == 0
+        if number % 6 == 0 or ended:
+            assert run_without_model(dumps, url).read == 0
     assert number > 40
 
 
@@ -290,6 +292,62 @@ def test_who_loses_the_race_for_a_commit_leaves_out_what_the_first_wrote(
             run_without_model(dumps, url)
         check_whole(url)
         assert not [path for path in paths(url) if path.startswith("_staged")]
+
+
+def test_a_slow_writer_wins_though_another_commits_often(
+    dumps: list[Path], memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever loses races puts each part once, and copies it for each try."""
+    run_without_model([dumps[0]], memory_bucket)
+    with open_bucket(memory_bucket) as fast:
+        path = next(path for path in fast.parts() if path.startswith("date="))
+        row, staged = fast.read_table(path).slice(0, 1), list[str]()
+
+        def act(number: int) -> None:
+            if number < 5:
+                fast.refresh()
+                one = row.set_column(0, "id", pa.array([str(1000 + number)]))
+                part = fast.stage("date=2021-01-01", one)
+                assert fast.append("score", [part])
+                fast.settle([part])
+
+        with (
+            between(monkeypatch, CommitLog, "create", act),
+            between(monkeypatch, BucketScores, "stage", lambda _: staged.append("once")),
+        ):
+            run_without_model([dumps[1]], memory_bucket)
+    assert len(staged) == 4 + 3  # of the other, and two dates and lines
+    assert len(committed(memory_bucket)) == NUM_TWEETS + 4
+    assert not [path for path in paths(memory_bucket) if path.startswith("_staged")]
+
+
+def test_who_was_first_counts_rows_as_scored(
+    dumps: list[Path], memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the reports of both, and in what later runs say of the file: each row once."""
+    for gone in (False, True):
+        url, others = f"{memory_bucket}/{gone}", list[Any]()
+
+        def act(number: int, gone: bool = gone, url: str = url, others: list[Any] = others) -> None:
+            if number == 2:
+                others.append(run_without_model([dumps[0]], url))
+                if gone:
+                    with open_bucket(url) as scores:
+                        delete(scores, ["5"])
+
+        with between(monkeypatch, CommitLog, "create", act):
+            found = run_without_model([dumps[0]], url).to_dict()
+        assert others[0].scored + found["scored"] == 40 and others[0].scored > 20
+        assert (found["filtered_by"] == {"deleted": 1}) == gone
+        assert found["read"] == 41 and found["already_scored"] == others[0].scored - gone
+
+
+def test_a_commit_that_names_another_object_than_a_part_is_refused(memory_bucket: str) -> None:
+    for names in ({"path": SCORE_CARD}, {"replaces": SCORE_CARD}):
+        one = replace(Added("date=2021-01-01/part-1.parquet", 1, 0), **names)
+        content = Commit("score", "w", b"s" * 32, adds=(one,)).encoded()
+        with pytest.raises(ScoreError, match=r"'_salient\.json' is no path of a part"):
+            Commit.decoded(content, where="x")
 
 
 def delete(scores: BucketScores, ids: Sequence[str]) -> None:
@@ -453,6 +511,17 @@ def test_a_cache_of_another_folder_or_a_damaged_one_is_made_anew(
     assert paths(memory_bucket) == []
 
 
+def test_a_home_without_file_locks_is_done_without(
+    dumps: list[Path], memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("pipeline.scoring.replayed.fcntl.flock", refuse)
+    run_without_model(dumps, memory_bucket)
+    check_whole(memory_bucket)
+
+
 def test_a_missing_commit_is_said(
     dumps: list[Path], memory_bucket: str, other_machine: Any
 ) -> None:
@@ -498,6 +567,20 @@ def test_dry_runs_write_nothing_and_texts_are_taken_out_where_none_are_kept(
     lines = [path for path in paths(memory_bucket) if path.startswith("_quarantine")]
     assert all("broken" not in str(table_at(memory_bucket, path).to_pydict()) for path in lines)
     assert read_score_card(memory_bucket)["keep_text"] is False  # type: ignore[index]
+
+
+def test_texts_are_also_taken_out_of_what_was_set_aside_or_staged(
+    dumps: list[Path], memory_bucket: str
+) -> None:
+    """Damaged lines by a repair, and lines of a writer that died before its commit."""
+    run_without_model([dumps[0]], memory_bucket)
+    lines = next(path for path in paths(memory_bucket) if path.startswith("_quarantine"))
+    content = at(memory_bucket).read(lines)
+    at(memory_bucket).put("_quarantine/_damaged/_quarantine.part-1.parquet-w.damaged", content)
+    at(memory_bucket).put("_staged/part-00000000000000000000.parquet", content)
+    run_without_model(dumps, memory_bucket, keep_text=False)
+    check_whole(memory_bucket)
+    assert not [path for path in paths(memory_bucket) if path.startswith("_staged/")]
 
 
 def test_other_heads_and_other_folders_are_refused(

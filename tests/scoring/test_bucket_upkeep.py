@@ -6,8 +6,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,14 +16,14 @@ import pytest
 
 from pipeline.commands.line import run_command
 from pipeline.errors import ConfigError, ScoreError
-from pipeline.scoring.bucket import open_bucket
-from pipeline.scoring.commitlog import CommitLog, Digests
+from pipeline.scoring.bucket import BucketScores, Staged, open_bucket
+from pipeline.scoring.commitlog import Commit, CommitLog, Digests
 from pipeline.scoring.deleted import DeletionReport
 from pipeline.scoring.deletion import delete_scores
 from pipeline.scoring.held import scores_at
 from pipeline.scoring.parts import id_key
 from pipeline.scoring.repair import repair_scores
-from store.disk import durable, locate
+from store.disk import ObjectLocation, durable, locate
 from tests.builders.buckets import bucket, bucket_server, memory_bucket  # noqa: F401
 from tests.builders.dumps import v1, write_tweets
 from tests.builders.scoring import run_without_model
@@ -258,6 +259,33 @@ def test_scores_and_deletions_meet(made: str, dumps: Path) -> None:
         assert step > 5
 
 
+def test_a_slow_deletion_wins_though_another_commits_often(
+    made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever loses races rewrites each part once, and copies it for each try."""
+    create, stage = CommitLog.create, BucketScores.stage
+    others, rewritten = iter(LATE), list[str]()
+
+    def commit_first(self: CommitLog, number: int, commit: Commit) -> bool:
+        if commit.kind == "delete" and (id := next(others, None)) is not None:
+            with open_bucket(made) as scores:
+                rows = scores.read_table(scores.parts()[0])
+                one = rows.slice(0, 1).set_column(0, "id", pa.array([id]))
+                assert scores.append("score", [scores.stage("date=2021-01-01", one)])
+        return create(self, number, commit)
+
+    def count(self: BucketScores, partition: str, table: pa.Table, **how: Any) -> Staged:
+        rewritten.extend([partition] * ("replaces" in how))
+        return stage(self, partition, table, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CommitLog, "create", commit_first)
+        patch.setattr(BucketScores, "stage", count)
+        assert delete(made).found == 3
+    assert len(rewritten) == 3  # of two dates, and of the lines; the late one was alone in its part
+    check_settled(made, rest(IDS))
+
+
 def test_deletions_meet(made: str) -> None:
     for step in itertools.count():
         address = copy_of(made)
@@ -360,10 +388,156 @@ def test_leftovers_go_once_they_are_old_and_strangers_are_named(made: str) -> No
     location.put("date=2021-01-01/mine.parquet", b"of somebody else")
     report = repair_scores(made)
     assert report.is_sound and "date=2021-01-01/mine.parquet" in str(report)
-    assert "1 parts that were staged" in str(repair_scores(made, dry_run=True, grace_s=0))
+    assert "not committed yet: 1 part, left alone" in str(report)
+    told = repair_scores(made, dry_run=True, grace_s=0)
+    assert "staged and never committed: 1 part would be deleted" in str(told)
     assert repair_scores(made, grace_s=0).to_dict()["leftovers"] == 1
     assert "date=2021-01-01/mine.parquet" in _objects(made)
     assert not [one for one in _objects(made) if one.startswith("_staged")]
+
+
+def test_what_is_committed_while_a_repair_looks_is_no_stranger(made: str, dumps: Path) -> None:
+    found = []
+
+    def say(line: str) -> None:
+        if "reading 2 parts" in line or "reading 3 parts" in line:
+            run_without_model([dumps / "late"], made)
+            found.append(line)
+
+    assert repair_scores(made, dry_run=True, say=say).strangers == [] and found
+
+
+def test_a_repair_of_a_card_alone_and_one_whose_records_vanish(
+    made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = f"{made}-card"
+    locate(alone).put("_salient.json", locate(made).read("_salient.json"))
+    for dry_run in (True, False, True):
+        assert repair_scores(alone, dry_run=dry_run).is_sound
+    locate(made).put("_runs/x.json", b"{")
+    plain = ObjectLocation.copy
+
+    def copy(self: ObjectLocation, source: str, target: str) -> None:
+        self.delete([source])
+        plain(self, source, target)
+
+    monkeypatch.setattr(ObjectLocation, "copy", copy)
+    assert repair_scores(made).is_sound
+
+
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_a_repair_leaves_the_card_that_a_run_has_written_meanwhile(
+    made: str, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location, card = locate(made), locate(made).read("_salient.json")
+    location.delete(["_salient.json"])
+    if content is not None:
+        location.put("_salient.json", content)
+    name = "create" if content is None else "replace"
+    plain = getattr(ObjectLocation, name)
+
+    def method(self: ObjectLocation, path: str, *rest: Any) -> bool:
+        if path == "_salient.json":
+            location.put(path, card)
+        return bool(plain(self, path, *rest))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectLocation, name, method)
+        assert repair_scores(made).mended == []
+    assert location.read("_salient.json") == card
+
+
+def test_a_deletion_takes_what_a_writer_that_died_has_staged(made: str, dumps: Path) -> None:
+    """Also where all that is left to do is that; not what is committed and not yet in its place."""
+    died = 0
+    for step in itertools.count():
+        address = copy_of(made)
+        if not die_at(step, partial(run_without_model, [dumps / "late"], address)):
+            break
+        died += 1
+        for _ in range(2):  # the second time nothing is listed anew
+            delete(address, LATE)
+            assert not [one for one in _objects(address) if one.startswith("_staged")]
+            content = locate(made).read(next(p for p in _objects(made) if p.startswith("date=")))
+            locate(address).put("_staged/part-0123456789abcdef0123.parquet", content)
+        check_settled(address, sorted(OLD))
+    assert died > 3
+
+
+def test_readers_find_a_part_that_is_settled_between_two_looks(
+    made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_bucket(made) as scores:
+        rows = scores.read_table(scores.parts()[0])
+        late = rows.slice(0, 1).set_column(0, "id", pa.array(LATE[:1]))
+        staged = [scores.stage("date=2021-01-01", late)]
+        assert scores.append("score", staged)
+        plain = ObjectLocation.read
+
+        def read(self: ObjectLocation, path: str, **options: Any) -> bytes:
+            try:
+                return plain(self, path, **options)
+            except FileNotFoundError:
+                scores.settle(staged)
+                raise
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ObjectLocation, "read", read)
+            assert ids_in(made) == sorted([*OLD, LATE[0]])
+
+
+def test_requests_do_not_grow_with_what_is_long_done(
+    made: str, dumps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An opening deletes nothing again, a deletion and a reader fetch no commit twice."""
+    held = scores_at(made)
+    assert held.parts.live
+    for one in OLD[:6]:
+        delete(made, [one])
+    asked: list[tuple[str, Any]] = []
+    for name in ("get", "read", "read_range", "delete"):
+
+        def method(self: Any, path: Any, *rest: Any, _plain: Any, _name: str, **how: Any) -> Any:
+            path = path if isinstance(path, str) else list(path)
+            if path:
+                asked.append((_name, path))
+            return _plain(self, path, *rest, **how)
+
+        plain = getattr(ObjectLocation, name)
+        monkeypatch.setattr(ObjectLocation, name, partialmethod(method, _plain=plain, _name=name))
+    assert sum(len(one) for one in held.tables(["id"])) == len(OLD) - 6
+    commits = [path for name, path in asked if name == "get" and path.startswith("_commits/")]
+    assert len(commits) == len(set(commits))
+    asked.clear()
+    with open_bucket(made):
+        assert not [path for name, path in asked if name == "delete"]
+    asked.clear()
+    delete(made, OLD[6:7])
+    commits = [path for name, path in asked if name == "get" and path.startswith("_commits/")]
+    assert len(set(commits)) <= 2  # the last, and the one that is scrubbed
+
+
+def test_the_schema_is_read_from_the_end_of_a_part(
+    made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(scores_at(made).schemas())
+    assert len(expected) == 2 and all("text_hash" in one.names for one in expected)
+    held = scores_at(made)
+    assert held.parts.live
+    monkeypatch.setattr("pipeline.scoring.held._TAIL_BYTES", 1000)  # too few: then all of it
+    assert list(held.schemas()) == expected
+    monkeypatch.undo()
+    monkeypatch.setattr(ObjectLocation, "get", None)
+    assert list(held.schemas()) == expected
+
+
+def test_ids_come_from_an_object(made: str, capsys: pytest.CaptureFixture[str]) -> None:
+    locate(made.rpartition("/")[0]).put("ids/gone.txt", "\n".join(IDS[:2]).encode())
+    ids = f"{made.rpartition('/')[0]}/ids/gone.txt"
+    assert run_command(["score", "delete", made, "--ids", ids, "-q"]) == 0
+    assert ids_in(made) == rest(OLD, IDS[:2])
+    assert run_command(["score", "delete", made, "--ids", f"{ids}-not", "-q"]) == 2
+    assert "gone.txt-not: cannot be read" in capsys.readouterr().err
 
 
 def test_the_card_is_made_again(made: str) -> None:
