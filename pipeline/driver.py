@@ -14,16 +14,18 @@ from store.disk import use_storage
 
 if __name__ == "__main__":
     folder, *words = sys.argv[1:]
-
-    def behind(begin: str) -> str:
-        return next((word[len(begin) :] for word in words if word.startswith(begin)), "")
-
-    use_storage(json.loads(behind(STORAGE) or "{}"))
+    behind = {
+        begin: word.removeprefix(begin)
+        for begin in (SEAL, STORAGE)
+        for word in words
+        if word.startswith(begin)
+    }
+    use_storage(json.loads(behind.get(STORAGE, "{}")))
     driver = Driver(
         folder,
         run_command,
         interrupted=INTERRUPTED,
         trust_remote_code=TRUST in words,
-        seal=behind(SEAL),
+        seal=behind.get(SEAL, ""),
     )
     exit_with(driver.run())

@@ -4,9 +4,9 @@
         for work, scored in compute(works):         # as of ``Scorer.score_along``
             ...
 
-Where scores go to a bucket no disk need be shared: tables, heads and results travel in messages, the
-heads to workers that say that they have none. A table's results depend on its own texts, and in their last bits on a worker's number of cores; so it
-may be done again anywhere.
+Where scores go to a bucket no disk need be shared: tables, heads and results travel in messages,
+the heads to workers that say that they have none. A table's results depend on its own texts, and in
+their last bits on a worker's number of cores; so it may be done again anywhere.
 """
 
 from __future__ import annotations
