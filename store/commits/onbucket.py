@@ -34,6 +34,7 @@ from store.layout import Block, Manifest, StoreSchema
 from store.records import (
     INDEX,
     PLANS,
+    PRIVATE,
     PlanRecord,
     SampleIndex,
     Snapshot,
@@ -192,8 +193,13 @@ def create_on_bucket(location: ObjectLocation, schema: StoreSchema) -> bool:
     """Make an empty store where nothing is; False: something is there.
 
     Raises:
-        StoreInputError: the server does not hold to conditions.
+        StoreInputError: the server does not hold to conditions, or the place is within a store.
     """
+    if PRIVATE in location.key("").split("/"):
+        raise StoreInputError(
+            f"{location.address}: lies within the folder {PRIVATE} of a store, whose gc would"
+            " remove it; choose another place"
+        )
     if any(not meta.path.startswith(".salient-probe-") for meta in location.list()):
         return False
     disk.check_conditions(location)

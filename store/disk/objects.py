@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from store.disk.checked import FROM_BACKUP, damaged
 from store.disk.durable import step
-from store.disk.location import check_relative
 from store.disk.storage import GCS, Options, bucket_of, objects_at, storage_options
 from store.disk.verbs import Buffer, Meta, ObjectChanged
 from store.errors import SalientError, StoreBusy, StoreInputError
@@ -37,6 +36,8 @@ NUM_TRIES = 4
 DELETED_AT_ONCE = PAGE = 1000
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([^<]*)</Code>")
+_WORDS = re.compile(r"<Message>([^<]*)</Message>")
 _BEGIN_ANEW = ("InvalidBlockList", "NoSuchUpload")
 """Of parts: the answer to putting them together was lost, and they are no longer there for it."""
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
@@ -79,8 +80,11 @@ class ObjectLocation:
 
     def key(self, path: str) -> str:
         """The object's key in its bucket."""
-        if path:
-            check_relative(path, said_by=self.address)
+        if path and any(part in ("", ".", "..") for part in path.split("/")):
+            raise StoreInputError(
+                f"{self.address}: no object is read or written as {path!r}: parts of a key that are"
+                " empty, . or .. are not taken; give it another name"
+            )
         return f"{self._prefix}/{path}".strip("/")
 
     def child(self, path: str) -> ObjectLocation:
@@ -427,6 +431,12 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{where}: there is no such object")
     said = _brief(text)
+    where = "".join(one if one.isprintable() else repr(one)[1:-1] for one in where)
+    if "Encountered object with invalid path" in text:
+        return StoreInputError(
+            f"{where}: holds an object whose key can neither be read nor passed over ({said});"
+            " rename or delete it, or name what is meant one by one"
+        )
     found = _STATUS.search(text)
     status = int(found[1]) if found else 0
     if "non-partial response" in text:
@@ -451,19 +461,33 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
         return StoreInputError(
             f"{where}: the endpoint is http://; set allow_http = true in [storage] if that is meant"
         )
+    if 300 <= status < 400 or "redirect" in text.lower():
+        return StoreInputError(
+            f"{where}: the server leads elsewhere ({said}); set the bucket's region, as region"
+            " under [storage] or AWS_REGION"
+        )
     passes = status in (408, 409, 425, 429) or any(sign in text for sign in _BEGIN_ANEW)
     if 400 <= status < 500 and not passes:
         return StoreInputError(f"{where}: the server refuses it ({said})")
     return StoreBusy(
-        f"{where}: cannot be reached now ({said}); what is committed stays: check the network and"
-        " the endpoint, then run it again"
+        f"{where}: cannot be reached now ({said}); check the network and the endpoint (endpoint"
+        " under [storage], or AWS_ENDPOINT_URL and the like), then run it again"
     )
 
 
 def _brief(text: str) -> str:
-    """The first line of what a client says, without what it adds for its own debugging."""
-    line = text.strip().partition("\n")[0]
-    return line.partition("Debug source")[0].strip().rstrip(":,")[:300] or "no message"
+    """What a client says, without what it adds for its own debugging: a server's code and words."""
+    status, code, words = (_found(text, one) for one in (_STATUS, _CODE, _WORDS))
+    if status or code:
+        said = " ".join(one for one in (status, code) if one)
+        return f"{said}: {words}" if words else said
+    line = text.strip().partition("\n")[0].partition("Debug source")[0]
+    return line.strip().rstrip(":,")[:300] or "no message"
+
+
+def _found(text: str, pattern: re.Pattern[str]) -> str:
+    found = pattern.search(text)
+    return found[1].strip()[:200] if found else ""
 
 
 def _pause(number: int) -> None:

@@ -11,6 +11,7 @@ a bucket is reached.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
@@ -40,11 +41,15 @@ CHOICES = {
     "retry_timeout_s": "seconds after which a request that fails is no longer tried again",
 }
 DEFAULTS = {"request_timeout_s": 120.0, "connect_timeout_s": 10.0, "retry_timeout_s": 60.0}
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
+"""Environment variables that name another S3 server than Amazon's."""
 _FIRST_WAIT_S = 0.1
 _MOST_RETRIES = 8
 
 _options: dict[str, Any] = {}
 _stores: dict[Any, Any] = {}
+_began_in: int | None = None
+"""The process that has used the client first, of this one and those it was forked from."""
 _lock = threading.Lock()
 
 
@@ -78,19 +83,22 @@ def bucket_of(address: str) -> tuple[str, str, str]:
     Raises:
         StoreInputError: no bucket, or a secret in the address.
     """
-    parts = urlsplit(address, allow_fragments=False)
-    kind = KINDS[parts.scheme.lower()]
-    if parts.password is not None or (parts.username is not None and kind != AZURE):
+    scheme, _, rest = address.partition("://")
+    kind = KINDS[scheme.lower()]
+    if not address.isprintable():
+        raise StoreInputError(f"{address!a}: an address holds no line breaks and the like")
+    bucket, _, path = rest.partition("/")
+    login, _, host = bucket.rpartition("@")
+    if ":" in login or (login and kind != AZURE):
         raise StoreInputError(
-            f"{parts.scheme}://…@{parts.hostname or ''}{parts.path}: an address holds no user or"
-            " password, for it is written into reports; give them in the environment"
-            " (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            f"{scheme}://…@{host}/{path}: an address holds no user or password, for it is written"
+            " into reports; give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
         )
-    if not parts.netloc:
-        raise StoreInputError(f"{address}: names no bucket; give {parts.scheme}://BUCKET/PATH")
-    # urlsplit takes the rest for a query; in a key it is a character like any other.
-    path = parts.path + (f"?{parts.query}" if parts.query and kind != HTTP else "")
-    return kind, f"{parts.scheme}://{parts.netloc}", path.strip("/")
+    if not bucket:
+        raise StoreInputError(f"{address}: names no bucket; give {scheme}://BUCKET/PATH")
+    if kind == HTTP:
+        path = path.partition("?")[0]
+    return kind, f"{scheme.lower()}://{bucket}", path.strip("/")
 
 
 def objects_at(address: str, options: Options) -> Any:
@@ -104,12 +112,19 @@ def objects_at(address: str, options: Options) -> Any:
         MissingExtra: obstore is not installed, or boto3 and a profile is asked for.
         StoreInputError: what the options or the environment say cannot be.
     """
+    global _began_in
     kind, bucket, _ = bucket_of(address)
-    # The client's threads do not live on in a forked process, and the environment may change.
-    environment = tuple(sorted(item for item in os.environ.items() if _says_how(item[0])))
-    key: tuple[Any, ...] = (os.getpid(), bucket, tuple(sorted(options.items())), hash(environment))
-    if kind == MEMORY:
-        key = (os.getpid(), bucket)
+    if kind != MEMORY and _began_in not in (None, os.getpid()):
+        raise StoreInputError(
+            f"{bucket}: this process was forked after its parent had reached a bucket, and the"
+            " client's threads do not live on in it; start processes by spawn or forkserver"
+            ' (multiprocessing.get_context("spawn"))'
+        )
+    if kind != MEMORY:
+        _began_in = os.getpid()
+    # What the environment says may change; a bucket of this process stays the same.
+    environment = frozenset(item for item in os.environ.items() if _says_how(item[0]))
+    key = (bucket,) if kind == MEMORY else (bucket, frozenset(options.items()), environment)
     with _lock:
         if key not in _stores:
             _stores[key] = _made(kind, bucket, {**DEFAULTS, **options})
@@ -126,7 +141,8 @@ def _made(kind: str, bucket: str, options: Options) -> Any:
         from obstore.exceptions import BaseError
     except ImportError:
         raise missing_extra("obstore", "cloud", bucket) from None
-    name = urlsplit(bucket).netloc
+    name = bucket.partition("://")[2]
+    _check_endpoints(kind, options)
     client: dict[str, Any] = {
         "timeout": timedelta(seconds=float(options["request_timeout_s"])),
         "connect_timeout": timedelta(seconds=float(options["connect_timeout_s"])),
@@ -161,6 +177,27 @@ def _made(kind: str, bucket: str, options: Options) -> Any:
         raise StoreInputError(
             f"{bucket}: cannot be reached this way ({said}); look at [storage] and the environment"
         ) from None
+
+
+def _check_endpoints(kind: str, options: Options) -> None:
+    """Refuse what is no address of a server; the client would not say so."""
+    said = {"endpoint under [storage]": options.get("endpoint")}
+    said |= {name: os.environ.get(name) for name in ENDPOINTS if kind == S3}
+    for by, value in said.items():
+        try:
+            parts = urlsplit(value or "http://localhost")
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            parts, sound = urlsplit(""), False
+        if not sound or re.search(r"\s", value or ""):
+            raise StoreInputError(
+                f"{by}: no address of a server; give one such as http://localhost:9000"
+            )
+        if parts.username or parts.query:
+            raise StoreInputError(
+                f"{by}: an address of a server holds no user, password or query; give secrets in"
+                " variables of their own, such as AWS_SECRET_ACCESS_KEY"
+            )
 
 
 def _allows_http(kind: str, options: Options) -> bool:

@@ -12,14 +12,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from store.disk import ObjectLocation
+from store.disk import ENDPOINTS, ObjectLocation, bucket_of
 from store.errors import StoreError
+from store.upkeep.sweeping import is_ours
 
 S3_KINDS = ("s3", "s3a")
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-"""Environment variables that name another server than Amazon's."""
 _RULE = "set a lifecycle rule on the bucket that aborts incomplete multipart uploads after a day"
 _NOTES = {
     **dict.fromkeys(
@@ -86,8 +84,9 @@ def _said(error: Exception) -> str:
 
 def unfinished_uploads(location: ObjectLocation) -> Uploads:
     """The uploads below a store's address that nobody finished."""
-    address = urlsplit(location.address)
-    kind, bucket = address.scheme, address.netloc
+    kind = location.address.partition("://")[0].lower()
+    _, bucket, prefix = bucket_of(location.address)
+    bucket = bucket.partition("://")[2]
     if kind not in S3_KINDS:
         return Uploads(note=_NOTES.get(kind, ""))
     try:
@@ -96,7 +95,6 @@ def unfinished_uploads(location: ObjectLocation) -> Uploads:
         import botocore.exceptions
     except ImportError:
         return Uploads(note=_NOTES[kind])
-    prefix = address.path.strip("/")
     try:
         client = _client(boto3, botocore.config, location.options)
         found = tuple(_listed(client, bucket, f"{prefix}/" if prefix else ""))
@@ -123,5 +121,6 @@ def _listed(client: Any, bucket: str, prefix: str) -> Iterator[Upload]:
         Bucket=bucket, Prefix=prefix
     ):
         for one in page.get("Uploads", ()):
-            if one["Key"].startswith(prefix):  # moto lists all of the bucket's
+            # Others may keep theirs below a store's address (and moto lists all of the bucket's).
+            if one["Key"].startswith(prefix) and is_ours(one["Key"][len(prefix) :]):
                 yield Upload(one["Key"], one["UploadId"], one["Initiated"].timestamp())

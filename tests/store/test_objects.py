@@ -17,7 +17,7 @@ import pytest
 
 from store.disk import Meta, ObjectChanged, ObjectLocation, check_conditions, new_writer, objects
 from store.disk import storage as storage_module
-from store.errors import SalientError, StoreBusy, StoreError, StoreInputError
+from store.errors import SalientError, StoreBusy, StoreInputError
 from tests.builders.buckets import (
     KEY_ID,
     SECRET,
@@ -403,8 +403,11 @@ def test_a_missing_bucket_and_wrong_places_are_named(
             ask()
     with pytest.raises(StoreInputError, match="there is no bucket"):
         list(nowhere.list())
-    with pytest.raises(StoreError, match=r"'\.\./other' leads out of"):
+    with pytest.raises(StoreInputError, match=r"'\.\./other': parts of a key"):
         ObjectLocation(bucket).head("../other")
+    odd = ObjectLocation(bucket)
+    odd.put("a\\b.jsonl", b"1")  # on a bucket a backslash is a character like any other
+    assert [one.path for one in odd.list()] == ["a\\b.jsonl"] and odd.read("a\\b.jsonl") == b"1"
     monkeypatch.setattr(objects, "_pause", lambda number: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreBusy, match="check the network and the endpoint"):
@@ -468,3 +471,18 @@ def test_what_passes_is_counted(fault_proxy: FaultProxy, bucket: str) -> None:
     assert fault_proxy.sent["GET"] == 1000 and fault_proxy.received["PUT"] == 70
     assert fault_proxy.log[0].range == "bytes=100-1099"
     assert os.environ["AWS_ENDPOINT_URL"] == fault_proxy.endpoint
+
+
+def test_a_process_forked_after_the_client_began_is_told_so(bucket: str) -> None:
+    ObjectLocation(bucket).put("one", b"1")
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        try:
+            said = repr(ObjectLocation(bucket).read("one"))
+        except StoreInputError as error:
+            said = str(error)
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert "spawn or forkserver" in os.read(reading, 10_000).decode()
+    os.close(reading), os.close(writing)
