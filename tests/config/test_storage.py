@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import salient
+from pipeline import stages
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from store.disk import storage_options, use_storage
+from store.errors import StoreInputError
+from tests.builders.runs import write_mood_run
 
 TOML = """
 name = "mood"
@@ -154,3 +158,23 @@ def test_a_starter_begins_in_a_bucket(tmp_path: Path) -> None:
     assert run_command(["init", str(near), "--store", str(tmp_path / "there")]) == 0
     assert 'path = "there"' in near.read_text() and "[storage]" not in near.read_text()
     assert run_command(["init", str(tmp_path / "x.toml"), "--store", "ftp://b/a"]) == 2
+
+
+def test_a_missing_bucket_is_told_before_a_model_is_loaded(
+    tmp_path: Path, bucket: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "extract_here", None)  # which loads it
+    path = write_mood_run(tmp_path, tiny_bert)
+    text = path.read_text().replace('"activations"', '"s3://there-is-no-such-bucket/store"')
+    path.write_text(text)
+    with pytest.raises(StoreInputError, match="there-is-no-such-bucket"):
+        stages.extract(RunConfig.load(path))
+
+
+def test_python_takes_addresses_of_scores_alone() -> None:
+    with pytest.raises(ConfigError, match="folders of a machine"):
+        salient.load("s3://bucket/run")
+    with pytest.raises(ConfigError, match="folders of a machine"):
+        salient.prevalence("memory://bucket/scores", run="s3://bucket/run")
+    with pytest.raises(ConfigError, match="memory://bucket/scores"):
+        salient.prevalence("memory://bucket/scores")
