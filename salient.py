@@ -120,6 +120,8 @@ def load(
             f"heads: {heads!r} ({type(heads).__name__}) is no path; give a run's folder, a head's,"
             " hub:user/name, or a list of heads"
         )
+    for name in names:
+        _refuse_address(name)
     given = [name if is_hub(name) else Path(name).expanduser() for name in names]
     return load_scorer(
         find_folders(given, say=teller()),  # of a branch the commit, where somebody looks
@@ -128,6 +130,16 @@ def load(
         device=device,
         trust_remote_code=trust_remote_code,
     )
+
+
+def _refuse_address(path: Paths) -> None:
+    if "://" in str(path):
+        from pipeline.errors import ConfigError
+
+        raise ConfigError(
+            f"{path}: runs and heads lie in folders of a machine, or heads on a hub"
+            " (hub:user/name); copy it here first"
+        )
 
 
 def prevalence(
@@ -144,7 +156,7 @@ def prevalence(
         shares[shares.method == "em"].pivot(index="group", columns="class", values="share")
 
     Args:
-        scores: a folder that ``salient score`` wrote.
+        scores: a folder that ``salient score`` wrote, or its URL.
         by: "day", "week" (called by its Monday), "month", or a column of the scores; None: all
             texts together.
         task: only this one, or these.
@@ -164,8 +176,10 @@ def prevalence(
     from pipeline.prevalence import find_shares
 
     several = [heads] if isinstance(heads, str | Path) else heads
+    for one in (*several, *([] if run is None else [run])):
+        _refuse_address(one)
     found = find_shares(
-        Path(scores).expanduser(),
+        scores if "://" in str(scores) else Path(scores).expanduser(),
         by=by,
         tasks=[task] if isinstance(task, str) else task,
         run=None if run is None else Path(run).expanduser(),

@@ -71,6 +71,7 @@ from pipeline.texts import (
     memory_target,
 )
 from store import ActivationStore
+from store.disk import ObjectLocation, check_conditions, locate
 from store.errors import SalientError
 from store.layout import Source, final_hidden, stored_sources
 from store.tables import write_json
@@ -135,6 +136,7 @@ def _extract(config: RunConfig, say: Say) -> ExtractReport:
     corpus = prepare(config, say=say)
     folder = RunFolder(Path(config.run_dir))
     _check_writable(folder)
+    _check_bucket(config.store.path)  # before a model is loaded for nothing
     with workers_for(config, say) as session:
         if session is None:
             report = extract_here(config, corpus.samples, say)
@@ -156,6 +158,17 @@ def _extract(config: RunConfig, say: Say) -> ExtractReport:
             store.put_labels(task.name, table, spec=spec)
     _write_run(folder, config, store, corpus, report)
     return report
+
+
+def _check_bucket(path: str) -> None:
+    """Refuse a bucket that is missing, or that a store cannot be written to.
+
+    Raises:
+        StoreInputError: naming it, and why.
+    """
+    place = locate(path)
+    if isinstance(place, ObjectLocation) and not ActivationStore.exists(path):
+        check_conditions(place)
 
 
 def _write_run(

@@ -168,7 +168,8 @@ def _foreseen(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"disk, memory, time: cannot be told: {facts['unknown']}"
     if "disk" in facts:
         disk, memory, time = facts["disk"], facts["memory"], facts["time"]
-        size = f"{_size(disk['bytes'])} for the store, {_size(disk['bytes_per_text'])} a text"
+        where = "the store" if disk["free"] is not None else "the store, its last shard as a whole"
+        size = f"{_size(disk['bytes'])} for {where}, {_size(disk['bytes_per_text'])} a text"
         if disk["free"] is None:
             yield f"bucket: {size}"
         else:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from store.disk.storage import HTTP, KINDS
+
 CREDENTIALS = (
     "credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
     " AWS_PROFILE; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME and"
@@ -25,9 +27,9 @@ def _folder_here(path: str) -> str:
 
 
 BUCKETS = ("s3", "gs", "az")
-"""Schemes of the buckets that Salient writes to."""
-_ALSO = ("s3a", "gcs", "azure", "abfs", "abfss", "memory")
-"""Their other names, and buckets of this process."""
+"""Schemes of the buckets that Salient writes to, as messages name them."""
+_HERE = ("file", "local")
+"""Schemes of this machine's own files."""
 _LOGIN = re.compile(
     r"(?<=://)(?:[^/?#]*:[^/?#]*@|(?<!az://)(?<!abfs://)(?<!abfss://)[^/?#]*@)|[?#].*$"
 )
@@ -40,7 +42,8 @@ def without_login(address: str) -> str:
 
 def is_address(path: str) -> bool:
     """Whether a place that the configuration names is in a bucket, and no path of this machine."""
-    return "://" in path
+    scheme, colon, _ = path.partition("://")
+    return bool(colon) and scheme.lower() not in _HERE
 
 
 def _plain(path: str) -> tuple[str, bool]:
@@ -48,7 +51,7 @@ def _plain(path: str) -> tuple[str, bool]:
     if "://" not in path:
         return path, True
     scheme, _, place = path.partition("://")
-    if scheme == "file":
+    if scheme.lower() in _HERE:
         return place, True
     shown = without_login(path)
     if shown != path:
@@ -56,7 +59,8 @@ def _plain(path: str) -> tuple[str, bool]:
             f"{shown!r} is given with a login, or with what follows a ? or #: leave that out of the"
             f" address; {CREDENTIALS}"
         )
-    return path.rstrip("/"), scheme in (*BUCKETS, *_ALSO) and bool(place.strip("/"))
+    known = KINDS.get(scheme.lower(), HTTP) != HTTP
+    return path.rstrip("/"), known and bool(place.strip("/"))
 
 
 def _input(path: str) -> str:

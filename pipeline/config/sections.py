@@ -757,16 +757,16 @@ class StorageConfig(Section):
             )
         endpoint = data.get("endpoint")
         if isinstance(endpoint, str):
+            if not endpoint.startswith(("http://", "https://")):
+                raise ValueError(
+                    "endpoint is no address of a server: write it as"
+                    f' "https://HOST" or "http://HOST:PORT", without a login; {CREDENTIALS}'
+                )
             shown = without_login(endpoint)
             if shown != endpoint:
                 raise ValueError(
                     f"endpoint {shown!r} is given with a login, or with what follows a ? or #:"
                     f" leave that out; {CREDENTIALS}"
-                )
-            if not endpoint.startswith(("http://", "https://")):
-                raise ValueError(
-                    f"endpoint {endpoint!r} is no address of a server: write it as"
-                    ' "https://HOST" or "http://HOST:PORT"'
                 )
             if endpoint.startswith("http://") and data.get("allow_http") is not True:
                 raise ValueError(
@@ -776,11 +776,10 @@ class StorageConfig(Section):
         return data
 
     def apply(self) -> None:
-        """Reach buckets so from now on, in this process; saying nothing changes nothing."""
-        if said := self.model_dump(exclude_defaults=True):
-            from store.disk import use_storage
+        """Reach buckets so from now on, in this process; what is unsaid is the environment's."""
+        from store.disk import use_storage
 
-            use_storage(said)
+        use_storage(self.model_dump(exclude_defaults=True))
 
 
 class SubmissionConfig(Section):

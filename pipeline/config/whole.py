@@ -161,7 +161,8 @@ class RunConfig(Section):
         """Read, resolve and validate a TOML file (or a JSON file, as jobs carry with them).
 
         Relative paths are resolved against the file's folder. A JSON file was written by a program,
-        maybe elsewhere: it is taken as :meth:`handed_over`.
+        maybe elsewhere: it is taken as :meth:`handed_over`. From then on this process reaches
+        buckets as the file's ``[storage]`` says, and no other's.
 
         Raises:
             ConfigError: unreadable file, TOML syntax, unknown key or bad value; one line naming it.
@@ -172,7 +173,7 @@ class RunConfig(Section):
             from store.tables import read_json
 
             data = read_json(path, remedy="submit the job again")
-            return cls.from_dict(data, origin=path).handed_over()
+            return cls._in_use(data, path).handed_over()
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -185,14 +186,17 @@ class RunConfig(Section):
             raise ConfigError(f"{path}: not valid TOML: {error}{_remedy(error)}") from None
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-        return cls.from_dict(data, origin=path)
+        return cls._in_use(data, path)
+
+    @classmethod
+    def _in_use(cls, data: Mapping[str, Any], origin: Path) -> RunConfig:
+        config = cls.from_dict(data, origin=origin)
+        config.storage.apply()
+        return config
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, origin: Path) -> RunConfig:
-        """Validate a parsed configuration; ``origin`` is named in errors and anchors paths.
-
-        From then on this process reaches buckets as its ``[storage]`` says.
-        """
+        """Validate a parsed configuration; ``origin`` is named in errors and anchors paths."""
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
@@ -201,7 +205,6 @@ class RunConfig(Section):
                 raise ConfigError(f"{origin}: {first}") from None
             listed = "".join(f"\n  {line}" for line in (first, *others))
             raise ConfigError(f"{origin}: {len(others) + 1} problems{listed}") from None
-        config.storage.apply()
         return config._resolved(origin.resolve().parent)
 
     def _resolved(self, base: Path) -> RunConfig:

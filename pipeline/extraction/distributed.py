@@ -30,6 +30,7 @@ from pipeline.extraction.workbench import (
     clear_marks,
     compute_block,
     prepare_store,
+    write_texts,
 )
 from pipeline.progress import Say
 from pipeline.runfolder import RunFolder
@@ -220,6 +221,9 @@ def _run_blocks(
     if not disk.is_url(scratch):
         Path(scratch).mkdir(mode=0o700)
     find = None if store.schema.store_text else _finder(plan, texts)
+    if find is not None and not disk.is_url(scratch):
+        write_texts(plan, find, Path(scratch))
+        find = None
     tasks = (
         (recipe, plan.id, block.start, block.stop, scratch, find and find(block))
         for block in plan.blocks

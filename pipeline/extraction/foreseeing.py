@@ -73,7 +73,7 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
         found["requests"] = _requests(schema, len(new), config)
     return found | {
         "disk": {
-            "bytes": len(new) * schema.bytes_per_sample,
+            "bytes": _rows_kept(path, schema, len(new)) * schema.bytes_per_sample,
             "bytes_per_text": schema.bytes_per_sample,
             "free": None if disk.is_url(path) else shutil.disk_usage(_existing(Path(path))).free,
         },
@@ -85,6 +85,15 @@ def foresee(config: RunConfig, samples: pa.Table, *, say: Say = silent) -> dict[
             "device": str(backbone.device),
         },
     }
+
+
+def _rows_kept(path: str, schema: StoreSchema, num_texts: int) -> int:
+    """Rows that texts take room for: an object of a bucket is as long as a full shard."""
+    if not disk.is_url(path):
+        return num_texts
+    begin = ActivationStore.open(path).num_samples if ActivationStore.exists(path) else 0
+    size = schema.samples_per_shard
+    return (ceil((begin + num_texts) / size) - begin // size) * size
 
 
 def _requests(schema: StoreSchema, num_texts: int, config: RunConfig) -> dict[str, int]:

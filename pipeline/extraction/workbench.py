@@ -1,8 +1,9 @@
 """What a worker does for an extraction: load the model once, then one block after another.
 
 ``compute_block`` runs one block; while it is written the next one is computed. Only names and
-counts travel: texts come from the plan in the store (they travel too where the store keeps none),
-activations go straight into the store, on a shared disk or in a bucket.
+counts travel: texts come from the plan in the store, and where the store keeps none from a file
+that is there for the time of the extraction; only where no disk is shared they travel too.
+Activations go straight into the store, on a shared disk or in a bucket.
 
 A block is marked while it is computed. A mark that stays is the trace of a process that died over
 it: after ``MAX_CRASHES`` of them the block is set aside instead of killing another.
@@ -32,10 +33,11 @@ from pipeline.extraction.golden import write_golden
 from pipeline.extraction.proving import proved
 from pipeline.extraction.storing import StoreOptions, extract_block, load_for_store, open_store
 from pipeline.extraction.throughput import Meter
-from store import ActivationStore, AppendPlan
+from store import ActivationStore, AppendPlan, Block
 from store.disk import Deletes, Lists, LocalLocation, ObjectLocation, Puts, locate
 
 MAX_CRASHES = 3
+TEXTS = "texts.arrow"
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def compute_block(
         plan_id: of the append under way.
         start, stop: positions of the block's samples.
         scratch: folder or address for marks, which all workers share.
-        texts: columns id and text of the block, where the store keeps none.
+        texts: columns id and text of the block, where neither store nor scratch hold them.
     """
     worker = f"{socket.gethostname()}:{os.getpid()}"
     bench = _bench
@@ -209,6 +211,8 @@ def compute_block(
         extractor = bench.extractor(recipe)
         _check_model(extractor, recipe, store)
         extractor.meter = meter = Meter()
+        if texts is None and not store.schema.store_text:
+            texts = _block_texts(plan, block, Path(scratch))
         extract_block(extractor, store, plan, block, texts=texts, on_computed=then_writing)
         size, device = store.schema.bytes_per_sample, extractor.backbone.device
         meter.memory = Footprint.now(bench.before_bytes, len(block), size, device)
@@ -263,6 +267,19 @@ def clear_marks(scratch: str) -> None:
     """Take all marks away."""
     marks = _marks(scratch)
     marks.delete([one.path for one in marks.list()])
+
+
+def write_texts(plan: AppendPlan, find: Callable[[Block], pa.Table], scratch: Path) -> None:
+    """Leave the texts of a plan for workers where the store itself keeps none."""
+    schema = pa.schema({"id": pa.string(), "text": pa.string()})
+    with pa.ipc.new_file(str(scratch / TEXTS), schema) as writer:
+        for block in plan.all_blocks:
+            writer.write(find(block).combine_chunks().to_batches(len(block))[0])
+
+
+def _block_texts(plan: AppendPlan, block: Block, scratch: Path) -> pa.Table:
+    with pa.memory_map(str(scratch / TEXTS)) as source, pa.ipc.open_file(source) as reader:
+        return pa.Table.from_batches([reader.get_batch(plan.all_blocks.index(block))])
 
 
 def _let_another_begin() -> None:

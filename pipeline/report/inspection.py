@@ -53,7 +53,8 @@ def inspect(path: Path | str) -> Facts:
 def _in_bucket(address: str) -> Facts:
     if ActivationStore.exists(address):
         return _store(address)
-    if scores_at(address).card() is not None:
+    scores = scores_at(address)
+    if scores.card() is not None or scores.dates():
         return _scores(address)
     raise ConfigError(
         f"{address}: no activation store and no scores there; runs and heads lie in folders of a"

@@ -4,9 +4,9 @@
         for work, scored in compute(works):         # as of ``Scorer.score_along``
             ...
 
-Where scores go to a bucket no disk need be shared: tables, heads and results travel in messages. A
-table's results depend on its own texts, and in their last bits on a worker's number of cores; so it
-may be done again anywhere.
+Where scores go to a bucket no disk need be shared: tables, heads and results travel in messages,
+the heads to workers that say that they have none. A table's results depend on its own texts, and in
+their last bits on a worker's number of cores; so it may be done again anywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,7 +41,8 @@ Files = tuple[tuple[str, bytes], ...]
 
 @dataclass(frozen=True)
 class ScoreRecipe:
-    """What tables are scored with; small, for it travels with every table."""
+    """What tables are scored with; small, for it travels with every table (with the heads in it to
+    workers that have none yet)."""
 
     heads: tuple[str, ...]
     model: str | None
@@ -63,6 +65,11 @@ class ScoreRecipe:
         """The recipe with the heads in it, for workers to whom their folders say nothing."""
         packed = tuple(_files_of(Path(folder)) for folder in self.heads)
         return replace(self, heads=(), packed=packed)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it serves only workers that have its heads."""
+        return not self.heads and not self.packed
 
     def load(self) -> Scorer:
         """Runs on a worker: the scorer, checked on the golden texts."""
@@ -164,25 +171,43 @@ def _score_sent(
     session: Session, recipe: ScoreRecipe, works: Iterable[tuple[Carried, pa.Table]]
 ) -> Iterator[tuple[Carried, Scored]]:
     """Score tables that go out and come back in messages, in their order."""
-    away: dict[int, Carried] = {}
+    bare, coming = replace(recipe, packed=()), enumerate(works)
+    away: dict[int, tuple[Carried, bytes]] = {}
+    turned_back = deque[int]()  # they came to a worker without heads, and go before any other
 
-    def tasks() -> Iterator[tuple[ScoreRecipe, bytes]]:
-        for number, (carried, table) in enumerate(works):
-            away[number] = carried
-            yield recipe, _as_bytes(table)
+    def tasks(numbers: list[int]) -> Iterator[tuple[ScoreRecipe, bytes]]:
+        while True:
+            if turned_back:
+                number, sent = turned_back.popleft(), recipe
+            else:
+                number, work = next(coming, (-1, None))
+                if work is None:
+                    return
+                away[number], sent = (work[0], _as_bytes(work[1])), bare
+            numbers.append(number)
+            yield sent, away[number][1]
 
     wanted, ready = 0, dict[int, tuple[bytes, dict[str, Any]]]()
-    options = {"gpu": session.gpu, "whole_worker": True}
-    for index, answer in session.stream(score_message, tasks(), **options):
-        ready[index] = answer
-        while wanted in ready:
-            content, drift = ready.pop(wanted)
-            yield away.pop(wanted), Scored(_of_bytes(content), Drift.from_dict(drift))
-            wanted += 1
+    more = True
+    while more:
+        numbers: list[int] = []  # of the tables, by their places in this stream
+        for index, answer in session.stream(
+            score_message, tasks(numbers), gpu=session.gpu, whole_worker=True
+        ):
+            if answer is None:
+                turned_back.append(numbers[index])
+                continue
+            ready[numbers[index]] = answer
+            while wanted in ready:
+                content, drift = ready.pop(wanted)
+                yield away.pop(wanted)[0], Scored(_of_bytes(content), Drift.from_dict(drift))
+                wanted += 1
+        more = bool(turned_back)  # the last ones, when no others were left to be drawn
 
 
 _turn = threading.Lock()
-_loaded: tuple[ScoreRecipe, Scorer] | None = None
+_loaded: tuple[str, Scorer] | None = None
+"""A run's name, and the scorer of it."""
 
 
 def score_file(recipe: ScoreRecipe, stem: str) -> None:
@@ -193,8 +218,15 @@ def score_file(recipe: ScoreRecipe, stem: str) -> None:
     write_json(path.with_suffix(".drift"), scored.drift.to_dict())
 
 
-def score_message(recipe: ScoreRecipe, rows: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Runs on a worker: score the rows of a message; the scores, and their drift as JSON."""
+def score_message(recipe: ScoreRecipe, rows: bytes) -> tuple[bytes, dict[str, Any]] | None:
+    """Runs on a worker: score the rows of a message.
+
+    Returns:
+        The scores, and their drift as JSON; None if the worker needs the heads first.
+    """
+    with _turn:
+        if recipe.is_bare and (_loaded is None or _loaded[0] != recipe.run):
+            return None
     scored = _scored(recipe, lambda: _of_bytes(rows))
     return _as_bytes(scored.table), scored.drift.to_dict()
 
@@ -203,9 +235,9 @@ def _scored(recipe: ScoreRecipe, rows: Callable[[], pa.Table]) -> Scored:
     """Score rows with the scorer that this worker keeps, one table at a time."""
     global _loaded
     with _turn:
-        if _loaded is None or _loaded[0].run != recipe.run:
+        if _loaded is None or _loaded[0] != recipe.run:
             _loaded = None
-            _loaded = (recipe, recipe.load())
+            _loaded = (recipe.run, recipe.load())
         return _loaded[1].score_table(rows())
 
 

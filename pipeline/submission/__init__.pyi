@@ -1,3 +1,5 @@
+from .folder import SEAL as SEAL
+from .folder import STORAGE as STORAGE
 from .folder import TRUST as TRUST
 from .folder import all_jobs as all_jobs
 from .folder import find_job as find_job

@@ -18,6 +18,8 @@ The folders lie where ``[submission] folder`` says, default in ``$SALIENT_JOBS``
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import socket
@@ -41,7 +43,7 @@ from store.disk import (
     is_url,
     locate,
 )
-from store.errors import StoreError
+from store.errors import StoreBusy, StoreError
 from store.tables import read_json, write_json
 
 FORMAT_VERSION = 1
@@ -58,6 +60,10 @@ LOADING = ("run", "extract", "ablate", "plan", "score")
 """Stages that load the model."""
 TRUST = "--trust-remote-code"
 """Word of a driver's own command line, never of a job's folder: the model's own code may run."""
+SEAL = "--sealed="
+"""Begins a word of a driver's own command line: `seal_of` what was put into a bucket."""
+STORAGE = "--storage="
+"""Begins another: how the bucket is reached, before the configuration in it can say that."""
 
 
 @dataclass(frozen=True)
@@ -273,32 +279,57 @@ class BucketJob(JobFolder):
             raise ClusterError(f"{self.place}: a job of that name is there; submit it again")
 
     def write_state(self, state: JobState) -> None:
-        """Replace ``state.json``; a request that was held up comes to nothing after a later one."""
+        """Replace ``state.json``; a request that was held up comes to nothing after a later one.
+
+        Raises:
+            ClusterError: another process has written it since.
+            StoreBusy: the bucket does not answer.
+        """
         content = encode_json(asdict(state))
         if self._state is None:
             self._state = self._found("state.json")
-        if self._state is None:
-            done = self.files.create("state.json", content)
-        else:
-            done = self.files.replace("state.json", content, self._state)
-        if not done:
-            raise ClusterError(f"{self.place}: another process runs this job too")
-        self._state = self._found("state.json")
+        for tries_left in reversed(range(_NUM_TRIES)):
+            try:
+                done = self._replace_state(content)
+                # Where an answer was lost, what is there may be an own one, of this try or before.
+                self._state = self._own_state(state)
+                if done:
+                    return
+            except StoreBusy:
+                if not tries_left:
+                    raise
+        raise ClusterError(f"{self.place}/state.json: changes all the time")
 
-    def _found(self, name: str) -> Meta | None:
+    def _replace_state(self, content: bytes) -> bool:
+        if self._state is None:
+            return self.files.create("state.json", content)
+        return self.files.replace("state.json", content, self._state)
+
+    def _own_state(self, state: JobState) -> Meta | None:
         try:
-            return self.files.head(name)
+            content, found = self.files.get("state.json", max_bytes=MAX_JSON_BYTES)
         except FileNotFoundError:
             return None
+        where = f"{self.place}/state.json"
+        written = decode_json(content, where=where, remedy=BEATS)
+        if any(written.get(name) != getattr(state, name) for name in ("host", "pid", "pid_start")):
+            raise ClusterError(f"{self.place}: another process runs this job too")
+        return found
+
+    def _found(self, name: str) -> Meta | None:
+        return _head(self.files, name)
 
     def read(self, name: str, *, remedy: str) -> dict[str, Any]:
         """See `JobFolder.read`."""
-        where = f"{self.place}/{name}"
+        content = self.content(name, remedy=remedy)
+        return decode_json(content, where=f"{self.place}/{name}", remedy=remedy)
+
+    def content(self, name: str, *, remedy: str) -> bytes:
+        """A file of JSON, as it stands there."""
         try:
-            content = self.files.read(name, max_bytes=MAX_JSON_BYTES)
+            return self.files.read(name, max_bytes=MAX_JSON_BYTES)
         except FileNotFoundError:
-            raise StoreError(f"{where}: no such object; {remedy}") from None
-        return decode_json(content, where=where, remedy=remedy)
+            raise StoreError(f"{self.place}/{name}: no such object; {remedy}") from None
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
         """See `JobFolder.write`."""
@@ -332,6 +363,7 @@ class BucketJob(JobFolder):
 
 
 _LOG = "log"
+_NUM_TRIES = 3
 
 
 def located(address: str) -> ObjectLocation:
@@ -339,6 +371,24 @@ def located(address: str) -> ObjectLocation:
     place = locate(address)
     assert isinstance(place, ObjectLocation)
     return place
+
+
+def _head(place: ObjectLocation, path: str) -> Meta | None:
+    try:
+        return place.head(path)
+    except FileNotFoundError:
+        return None
+
+
+def seal_of(card: JobCard, config: bytes) -> str:
+    """Digest of what a job's folder tells its driver to do.
+
+    Args:
+        card: of the job.
+        config: content of its ``config.json``.
+    """
+    words = json.dumps([card.folder, *card.arguments])
+    return hashlib.sha256(words.encode() + config).hexdigest()
 
 
 def job_at(place: str | Path) -> JobFolder:
@@ -370,10 +420,12 @@ def all_jobs(place: str | None = None) -> Iterator[JobFolder]:
     """The jobs in a place, the youngest first; default :func:`jobs_place`."""
     root = jobs_place(place)
     if is_url(root):
-        found = [one for one in located(root).list() if one.path.count("/") == 1]
-        cards = [one for one in found if one.path.endswith("/job.json")]
-        for one in sorted(cards, key=lambda one: one.modified, reverse=True):
-            yield BucketJob(f"{root}/{one.path.partition('/')[0]}")
+        jobs = located(root)
+        cards = [
+            card for name in jobs.names("") if (card := _head(jobs, f"{name}/job.json")) is not None
+        ]
+        for card in sorted(cards, key=lambda card: card.modified, reverse=True):
+            yield BucketJob(f"{root}/{card.path.partition('/')[0]}")
         return
     local = Path(root).glob("*/job.json")
     for path in sorted(local, key=lambda path: path.stat().st_mtime, reverse=True):

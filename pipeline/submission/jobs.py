@@ -10,6 +10,7 @@ that is in a bucket, any machine can look after the job.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -30,7 +31,9 @@ from pipeline.submission import slurm
 from pipeline.submission.folder import (
     ENDED,
     LOADING,
+    SEAL,
     STAGES,
+    STORAGE,
     TRUST,
     BucketJob,
     JobCard,
@@ -40,10 +43,13 @@ from pipeline.submission.folder import (
     job_at,
     jobs_place,
     new_job_id,
+    seal_of,
 )
-from store.disk import join
+from pipeline.submission.running import BEAT_S
+from store.disk import encode_json, join, storage_options
 
 FOLLOW_S = 0.5
+"""A log is looked at so often; one in a bucket as often as something is put there."""
 START_S = 30.0
 """A driver of this machine has written its first sign of life by then."""
 
@@ -65,9 +71,12 @@ def submit(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> JobF
     job = _job_of(config, card.id)
     job.write_card(card)
     job.write("config.json", config.stated())
-    # Whoever can write into the folder has no say in this.
-    trust = [TRUST] if _trusts(config, stage, arguments) else []
-    command = [sys.executable, "-P", "-m", "pipeline.driver", job.place, *trust]
+    # Whoever can write into the folder has no say in these.
+    said = [TRUST] if _trusts(config, stage, arguments) else []
+    if isinstance(job, BucketJob):
+        said.append(SEAL + seal_of(card, encode_json(config.stated())))
+        said.append(STORAGE + json.dumps(storage_options()))
+    command = [sys.executable, "-P", "-m", "pipeline.driver", job.place, *said]
     if config.cluster.kind == "slurm":
         try:
             batch_id = _submit_batch(config, card, command, job)
@@ -76,7 +85,7 @@ def submit(stage: str, config_path: Path, arguments: Sequence[str] = ()) -> JobF
             raise
         job.write_batch("slurm", batch_id)
         return job
-    # In a bucket the driver itself sees to its log.
+    # In a bucket the driver itself sees to its log, from its beginning on.
     _detach(command, os.devnull if isinstance(job, BucketJob) else str(job.log))
     return job
 
@@ -263,6 +272,7 @@ def cancel(job: JobFolder) -> JobState:
 def follow(job: JobFolder, *, until_end: bool, sleep: Callable[[float], None]) -> Iterator[str]:
     """The job's log in pieces; with ``until_end`` also what comes, until the job has ended."""
     position = 0
+    wait_s = BEAT_S if isinstance(job, BucketJob) else FOLLOW_S
     while True:
         ended = not until_end or status_of(job).state in ENDED
         piece, position = job.read_log(position)
@@ -270,4 +280,4 @@ def follow(job: JobFolder, *, until_end: bool, sleep: Callable[[float], None]) -
             yield piece.decode(errors="replace")
         if ended:
             return
-        sleep(FOLLOW_S)
+        sleep(wait_s)

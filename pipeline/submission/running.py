@@ -7,6 +7,7 @@ the log on this machine, and puts what is new there every few seconds.
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -22,8 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
 
+from pipeline.errors import FAILED, ClusterError, exit_code
 from pipeline.events import Event, Progressed, RowsScored, watch
 from pipeline.submission.folder import (
+    FORGET,
     LOADING,
     TRUST,
     BucketJob,
@@ -32,12 +36,14 @@ from pipeline.submission.folder import (
     Work,
     job_at,
     process_start,
+    seal_of,
 )
 from pipeline.submission.slurm import WARNING_S
 from store.errors import SalientError, StoreError
 
 POLL_S = 1.0
-BEAT_S = 5.0
+BEAT_S = float(os.environ.get("SALIENT_BEAT_S", "5"))
+"""A sign of life comes so often; less often costs fewer requests where jobs are in a bucket."""
 
 
 class Driver:
@@ -48,6 +54,7 @@ class Driver:
         run_command: runs a command line, given as the words after ``salient``, to its exit code.
         interrupted: its exit code where it was stopped.
         trust_remote_code: the model's own code may run; the folder has no say in it.
+        seal: `seal_of` what was submitted; nothing else of a bucket is run.
     """
 
     def __init__(
@@ -57,12 +64,14 @@ class Driver:
         *,
         interrupted: int,
         trust_remote_code: bool = False,
+        seal: str = "",
     ) -> None:
         self._job = job_at(folder)
         self._run_command = run_command
         self._interrupted = interrupted
-        self._card = self._job.card()
-        self._trust = [TRUST] * (trust_remote_code and self._card.stage in LOADING)
+        self._trust_remote_code = trust_remote_code
+        self._seal = seal
+        self._card: JobCard | None = None
         self._progress: Mapping[str, Any] = {}
         self._log: _Log | None = None
         self._ended = threading.Event()
@@ -78,24 +87,21 @@ class Driver:
 
     def run(self) -> int:
         """Run the command to its end; returns its exit code."""
-        if Path(self._card.folder).is_dir():
-            os.chdir(self._card.folder)
-        with watch(self._note):
+        with watch(self._note), ExitStack() as stack:
             if isinstance(self._job, BucketJob):
-                with _Log(self._job) as self._log:
-                    words = _with_config(self._job, self._card, self._log.folder)
-                    return self._run(words)
-            os.environ["SALIENT_JOB_FOLDER"] = str(self._job.path)
-            return self._run(self._card.arguments)
+                self._log = stack.enter_context(_Log(self._job))
+            else:
+                os.environ["SALIENT_JOB_FOLDER"] = str(self._job.path)
+            return self._run()
 
-    def _run(self, arguments: Sequence[str]) -> int:
+    def _run(self) -> int:
         beating = threading.Thread(target=self._beat, daemon=True)
         try:
             # From here on the job may be told to stop, also before its command has begun.
             signal.signal(signal.SIGTERM, _interrupt)
             self._job.write_state(self._state)
             beating.start()
-            code = self._run_command([*arguments, *self._trust])
+            code = self._run_job()
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         except KeyboardInterrupt:
             code = self._interrupted
@@ -106,6 +112,37 @@ class Driver:
         self._stop(beating)
         self._end(*self._verdict(code))
         return code
+
+    def _run_job(self) -> int:
+        try:
+            words = self._words()
+        except SalientError as error:
+            print(f"salient: {error}", file=sys.stderr)
+            return exit_code(error) or FAILED
+        return self._run_command(words)
+
+    def _words(self) -> list[str]:
+        """The words that the job's folder says, where it is to be done.
+
+        Raises:
+            ClusterError: it says other than what was submitted.
+            StoreError: missing or damaged.
+        """
+        card = self._card = self._job.card()
+        words = list(card.arguments)
+        if isinstance(self._job, BucketJob) and self._log is not None:
+            config = self._job.content("config.json", remedy=FORGET)
+            if not hmac.compare_digest(seal_of(card, config), self._seal):
+                raise ClusterError(
+                    f"{self._job.place}: job.json or config.json is not what was submitted, so that"
+                    f" nothing was run; look who may write there, and submit it again"
+                )
+            path = self._log.folder / "config.json"
+            path.write_bytes(config)
+            words = [str(path) if word == self._job.shipped else word for word in words]
+        if Path(card.folder).is_dir():
+            os.chdir(card.folder)
+        return [*words, *[TRUST] * (self._trust_remote_code and card.stage in LOADING)]
 
     def _stop(self, beating: threading.Thread) -> None:
         """Nobody but the end of ``run`` writes from here on, and no signal interrupts it."""
@@ -122,7 +159,7 @@ class Driver:
         if code != self._interrupted:
             self._ship()
             return "failed", code, self._job.last_line()
-        limit = self._card.walltime_s
+        limit = None if self._card is None else self._card.walltime_s
         elapsed = time.time() - (self._state.started_at or 0)
         # Slurm rounds the warning to whole minutes.
         late = limit is not None and elapsed > limit - WARNING_S - 60
@@ -180,13 +217,6 @@ class Driver:
             return False
 
 
-def _with_config(job: BucketJob, card: JobCard, folder: Path) -> list[str]:
-    """The job's words, with a copy of its configuration on this machine."""
-    path = folder / "config.json"
-    path.write_bytes(job.files.read("config.json"))
-    return [str(path) if word == job.shipped else word for word in card.arguments]
-
-
 class _Log:
     """All that this process prints while it is entered, put into a job's bucket piece by piece.
 
@@ -212,7 +242,9 @@ class _Log:
             self._stack.callback(os.dup2, before, number)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, Exception):  # whoever prints it else, prints it behind the end
+            traceback.print_exception(error)
         self.ship()
         self._stack.close()
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +15,11 @@ import pytest
 
 pytest.importorskip("distributed", reason="needs the extra: salient-neurons[cluster]")
 
-from pipeline.scoring.distributed import ScoreRecipe
+from pipeline.heads import Drift
+from pipeline.scoring.distributed import ScoreRecipe, _score_sent
 from pipeline.scoring.files import score_files
 from pipeline.scoring.held import scores_at
+from pipeline.scoring.scorer import Scored
 from tests.builders.buckets import bucket, bucket_server  # noqa: F401
 from tests.builders.cluster_processes import ClusterProcesses, on_cluster
 from tests.builders.runs import write_mood_csv
@@ -52,3 +58,42 @@ def test_a_recipe_with_heads_names_no_folder(finished_run: Path) -> None:
     assert recipe.heads == () and str(folder) not in repr(recipe.heads)
     assert {name for name, _ in recipe.packed[0]} >= {"head.json"}
     assert recipe.load().tasks
+
+
+class Echo:
+    """A scorer whose scores are the rows."""
+
+    def score_table(self, table: pa.Table) -> Scored:
+        return Scored(table, Drift({}))
+
+
+def test_heads_go_only_to_workers_that_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScoreRecipe, "load", lambda _: Echo())
+    recipe = ScoreRecipe((), None, "cpu", False, "a run", packed=((("head.json", b"{}"),),))
+    tables = [(number, pa.table({"number": [number]})) for number in range(6)]
+    session = OneWorker()
+    found = [*_score_sent(session, recipe, tables)]  # type: ignore[arg-type]
+    assert [(carried, one.table["number"].to_pylist()) for carried, one in found] == [
+        (number, [number]) for number in range(6)
+    ]
+    # Two are under way before the first answer comes; each is turned back and sent once more.
+    assert len(session.sent) == 6 + 2 and session.sent.count(True) == 2
+
+
+class OneWorker:
+    """A session of this process, with two tasks under way."""
+
+    gpu = False
+
+    def __init__(self) -> None:
+        self.sent: list[bool] = []
+
+    def stream(self, function: Any, tasks: Iterator[Any], **_: Any) -> Iterator[tuple[int, Any]]:
+        under_way, coming = deque[Any](), enumerate(tasks)
+        while True:
+            under_way.extend(itertools.islice(coming, 2 - len(under_way)))
+            if not under_way:
+                return
+            index, (recipe, rows) = under_way.popleft()
+            self.sent.append(bool(recipe.packed))
+            yield index, function(recipe, rows)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import salient
+from pipeline import stages
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from store.disk import storage_options, use_storage
+from store.errors import StoreInputError
+from tests.builders.runs import write_mood_run
 
 TOML = """
 name = "mood"
@@ -98,6 +103,8 @@ def test_options_reach_the_client_and_the_record_and_change_no_fingerprint(tmp_p
         (f'[storage]\nsas_token = "{SECRET}"', ["AZURE_STORAGE_ACCOUNT_KEY"]),
         (f'[storage]\nendpoint = "https://me:{SECRET}@host"', ["'https://host'", "login"]),
         (f'[storage]\nendpoint = "https://host?token={SECRET}"', ["'https://host'"]),
+        (f'[storage]\nendpoint = "me:{SECRET}@host"', ["https://HOST", "without a login"]),
+        (f'[storage]\nendpoint = "host?x={SECRET}"', ["https://HOST"]),
         (f'[score]\noutput = "s3://me:{SECRET}@bucket/x"', ["score.output: 's3://bucket/x'"]),
         (f'[score]\noutput = "az://bucket/x?sig={SECRET}"', ["score.output: 'az://bucket/x'"]),
         (f'[submission]\nfolder = "s3://{SECRET}@bucket/x"', ["submission.folder"]),
@@ -108,10 +115,20 @@ def test_secrets_are_refused_and_not_repeated(tmp_path: Path, text: str, parts: 
     assert all(part in said for part in parts), said
 
 
+def test_options_are_those_of_the_file_that_was_named_last(tmp_path: Path) -> None:
+    loaded(tmp_path, TOML + STORAGE)
+    before = storage_options()
+    plain = {**tomllib.loads(TOML), "storage": {"region": "elsewhere"}}
+    RunConfig.from_dict(plain, origin=tmp_path / "looked-at.toml")
+    assert storage_options() == before
+    loaded(tmp_path, TOML)
+    assert storage_options() == {}
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ('[storage]\nendpoint = "127.0.0.1:9000"', ["endpoint '127.0.0.1:9000'", "http://HOST"]),
+        ('[storage]\nendpoint = "127.0.0.1:9000"', ["storage", "endpoint", "http://HOST"]),
         ('[storage]\nendpoint = "http://host"', ["allow_http = true"]),
         ('[storage]\nendpont = "http://host"', ["storage.endpont", "did you mean 'endpoint'?"]),
         ("[storage]\nrequest_timeout_s = 0", ["storage.request_timeout_s"]),
@@ -141,3 +158,23 @@ def test_a_starter_begins_in_a_bucket(tmp_path: Path) -> None:
     assert run_command(["init", str(near), "--store", str(tmp_path / "there")]) == 0
     assert 'path = "there"' in near.read_text() and "[storage]" not in near.read_text()
     assert run_command(["init", str(tmp_path / "x.toml"), "--store", "ftp://b/a"]) == 2
+
+
+def test_a_missing_bucket_is_told_before_a_model_is_loaded(
+    tmp_path: Path, bucket: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "extract_here", None)  # which loads it
+    path = write_mood_run(tmp_path, tiny_bert)
+    text = path.read_text().replace('"activations"', '"s3://there-is-no-such-bucket/store"')
+    path.write_text(text)
+    with pytest.raises(StoreInputError, match="there-is-no-such-bucket"):
+        stages.extract(RunConfig.load(path))
+
+
+def test_python_takes_addresses_of_scores_alone() -> None:
+    with pytest.raises(ConfigError, match="folders of a machine"):
+        salient.load("s3://bucket/run")
+    with pytest.raises(ConfigError, match="folders of a machine"):
+        salient.prevalence("memory://bucket/scores", run="s3://bucket/run")
+    with pytest.raises(ConfigError, match="memory://bucket/scores"):
+        salient.prevalence("memory://bucket/scores")
