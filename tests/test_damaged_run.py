@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -249,6 +250,12 @@ def spoilt(path: Path) -> None:
     """Another number in the file, as disks give it."""
     content = bytearray(path.read_bytes())
     place = len(content) - 9 if path.suffix == ".safetensors" else len(content) // 2
+    if path.suffix == ".parquet":  # of a page: what stands in the footer is not all of use
+        group = pq.read_metadata(path).row_group(0)
+        column = group.column(group.num_columns - 1)
+        place = column.data_page_offset + column.total_compressed_size - 2
+        if column.has_dictionary_page:
+            place = column.dictionary_page_offset + column.total_compressed_size - 2
     if path.suffix == ".json":  # a digit or letter, so that it is JSON still
         place = next(at for at in range(place, len(content)) if chr(content[at]).isalnum())
     content[place] ^= 1

@@ -32,6 +32,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import ScoreError
 from pipeline.progress import Say, silent
 from pipeline.scoring.deleted import CLASH, Deleted
 from pipeline.scoring.deletion import catch_up
@@ -149,6 +150,7 @@ class ScoreFolder:
         self._pending: dict[Key, int] = {}
         self._done: dict[int, tuple[str, Finished]] = {}
         self._lock = threading.Lock()
+        self._is_torn = False
 
     def finished(self, key: str) -> Counts | None:
         """The counts of an input that was read to its end, None if it is to be read."""
@@ -271,6 +273,8 @@ class ScoreFolder:
             self._write_down_to(self._buffer_rows // 2)
 
     def _write_down_to(self, num_rows: int) -> None:
+        if self._is_torn:
+            raise ScoreError(f"{self.path}: rows could not be written; run it again")
         sizes, names = {name: one.num_rows for name, one in self._batches.items()}, list[str]()
         while self._num_buffered - sum(sizes[name] for name in names) > num_rows:
             left = (name for name in sizes if name not in names)
@@ -278,6 +282,9 @@ class ScoreFolder:
         waiting = (one for name, one in self._batches.items() if name not in names)
         oldest = min((one.first_input for one in waiting), default=None)
         complete = [number for number in self._done if oldest is None or number < oldest]
+        # Rows that are neither waiting nor written would let another thread, which reads on while
+        # this one is ended, take their input for finished.
+        self._is_torn = True
         written = self._keeper.write(
             map(self._batches.pop, names), {number: self._done.pop(number) for number in complete}
         )
@@ -288,6 +295,7 @@ class ScoreFolder:
                 self.rows_written[one.partition.removeprefix("date=")] += one.num_rows
             for key in one.keys:
                 del self._pending[key]
+        self._is_torn = False
 
 
 @contextmanager

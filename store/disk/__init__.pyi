@@ -56,6 +56,7 @@ from .objects import ObjectLocation as ObjectLocation
 from .objects import check_conditions as check_conditions
 from .objects import new_writer as new_writer
 from .storage import ENDPOINTS as ENDPOINTS
+from .storage import KINDS as KINDS
 from .storage import bucket_of as bucket_of
 from .storage import storage_options as storage_options
 from .storage import use_storage as use_storage
