@@ -20,7 +20,7 @@ from pipeline.explorer.tokenmaps import TokenPlaces, TokenReader
 from pipeline.heads.model import Head
 from pipeline.runfolder import run_config
 from pipeline.scoring.scorer import Scorer
-from pipeline.submission.folder import TRUST, JobFolder
+from pipeline.submission.folder import TRUST
 from pipeline.submission.running import Driver
 from store import ActivationStore
 from store.errors import SalientError
