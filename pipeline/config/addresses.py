@@ -7,8 +7,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from store.disk.storage import HTTP, KINDS
-
 CREDENTIALS = (
     "credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
     " AWS_PROFILE; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME and"
@@ -28,6 +26,8 @@ def _folder_here(path: str) -> str:
 
 BUCKETS = ("s3", "gs", "az")
 """Schemes of the buckets that Salient writes to, as messages name them."""
+_ALSO = ("s3a", "gcs", "azure", "abfs", "abfss", "memory")
+"""Their other names, and buckets of this process."""
 _HERE = ("file", "local")
 """Schemes of this machine's own files."""
 _LOGIN = re.compile(
@@ -59,7 +59,7 @@ def _plain(path: str) -> tuple[str, bool]:
             f"{shown!r} is given with a login, or with what follows a ? or #: leave that out of the"
             f" address; {CREDENTIALS}"
         )
-    known = KINDS.get(scheme.lower(), HTTP) != HTTP
+    known = scheme.lower() in (*BUCKETS, *_ALSO)
     return path.rstrip("/"), known and bool(place.strip("/"))
 
 

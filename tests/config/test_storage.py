@@ -147,6 +147,14 @@ def test_every_option_of_the_client_has_its_key() -> None:
     assert set(StorageConfig.model_fields) == set(CHOICES)
 
 
+def test_every_bucket_of_the_client_may_be_named() -> None:
+    from pipeline.config import addresses
+    from store.disk.storage import HTTP, KINDS
+
+    known = {scheme for scheme, kind in KINDS.items() if kind != HTTP}
+    assert {*addresses.BUCKETS, *addresses._ALSO} == known
+
+
 def test_a_starter_begins_in_a_bucket(tmp_path: Path) -> None:
     from pipeline.commands.line import run_command
 
