@@ -377,7 +377,7 @@ class ActivationStore(StoreView):
         """Show a snapshot; what gives its index."""
         if snapshot is not self.snapshot:
             # What is named on a bucket never changes; on a disk a compaction changes it in place.
-            same = snapshot.writer is not None and snapshot.index == self.snapshot.index
+            same = snapshot.on_bucket and snapshot.index == self.snapshot.index
             index = self.__dict__.get("index") if same else None
             self._show(snapshot)
             if index is not None:

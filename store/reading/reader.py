@@ -74,7 +74,7 @@ class ActivationReader:
         self.snapshot = snapshot
         self.schema = snapshot.schema
         self.dead = dead
-        self._named = snapshot.writer is not None
+        self._on_bucket = snapshot.on_bucket
         """Whether files have names of their own, that of a shard following from its manifest's."""
         self.check = check
         self.shards = ShardReader(
@@ -396,7 +396,7 @@ class ActivationReader:
 
     def _path(self, layout: ArrayLayout, layer: int, slot: int, record: SlotRecord) -> str:
         """Where the shard of a slot is, as its record says it."""
-        if not self._named:
+        if not self._on_bucket:
             return layout.shard_path(layer, slot)
         covering = record.manifests[0]
         if len(record.manifests) > 1:
@@ -429,7 +429,7 @@ class ActivationReader:
     ) -> T:
         """Read something of a slot as long as it is being changed; the error if it is not."""
         record = self._newer.get(slot, self.snapshot.slots[slot])
-        before: tuple[object, ...] | None = (record, ()) if self._named else None
+        before: tuple[object, ...] | None = (record, ()) if self._on_bucket else None
         while True:
             record = self._newer.get(slot, self.snapshot.slots[slot])
             try:
@@ -449,7 +449,7 @@ class ActivationReader:
         with contextlib.suppress(StoreError, IndexError):
             self._newer[slot] = load_snapshot(self.location, known=self.snapshot).slots[slot]
         record = self._newer.get(slot, self.snapshot.slots[slot])
-        if self._named:  # what has a name never changes
+        if self._on_bucket:  # what has a name never changes
             return record, ()
         paths = (*record.manifests, layout.shard_path(layer, slot))
         return record, tuple(self._fingerprint(path) for path in paths)

@@ -153,7 +153,7 @@ class SampleIndex:
         It rewrites rows, then aliases, then tombstones; they are read the other way round, and
         again if tombstones changed meanwhile.
         """
-        if self._snapshot.named:  # nothing is rewritten, and a request waits for its answer
+        if self._snapshot.on_bucket:  # nothing is rewritten, and a request waits for its answer
             parts = self._snapshot.index
             tables = disk.in_order(self._part, parts, disk.lanes(self._location, PART_BYTES))
             return {part.path: table for part, table in zip(parts, tables, strict=True)}
@@ -376,7 +376,7 @@ def after_compaction(location: Location, shown: Snapshot, error: StoreError) -> 
 
     A bucket's compaction writes tables of other names, and then deletes the ones before.
     """
-    if isinstance(error, StoreBusy) or not shown.named:
+    if isinstance(error, StoreBusy) or not shown.on_bucket:
         raise error
     newest = load_snapshot(location, known=shown)
     if newest.id == shown.id:

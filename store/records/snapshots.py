@@ -137,8 +137,6 @@ class Snapshot:
         """Whether it is a bucket's own, whose shards have names by their manifests."""
         return self.writer is not None
 
-    named = on_bucket
-
     @property
     def next_id(self) -> str:
         """Id of the snapshot that may follow this one."""

@@ -11,7 +11,7 @@ import random
 import shutil
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from pipeline.heads.model import Head
 from pipeline.runfolder import RunFolder
 from pipeline.scoring.batch import IncompleteScores, WrongInputs
 from pipeline.scoring.files import ScoreOptions, score_files
+from pipeline.scoring.folder import open_scores
+from pipeline.scoring.ledger import Finished
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.summary import REMEDIES, ScoreReport
 from pipeline.texts.targets import load_target
@@ -791,3 +793,38 @@ def test_normalisation_is_that_of_the_heads(tiny_bert: Path, tmp_path: Path) -> 
     dump = write_tweets(tmp_path / "dump", [v1(0)])
     score_files([dump], output=tmp_path / "out", options=ScoreOptions(heads=folders))
     assert scores(tmp_path / "out")["text_hash"].to_pylist() == [text_hash(v1(0)["text"])]
+
+
+def test_rows_torn_from_their_write_finish_no_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread is ended amid a write while another reads on: the input is read again."""
+    card, done = {"fingerprint": "made", "tasks": {}}, Finished("day", {"read": 2})
+    rows = pa.table(
+        {
+            "id": ["1", "2"],
+            "text_hash": [text_hash("tea")] * 2,
+            "source_file": ["day"] * 2,
+            "created_at": pa.array([0, 0], pa.timestamp("s", tz="UTC")),
+        }
+    )
+
+    def ended(batches: Iterator[object], _: object) -> None:
+        next(batches)
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        monkeypatch.context() as patch,
+        open_scores(tmp_path, card, buffer_rows=1) as folder,
+    ):
+        patch.setattr(folder._keeper, "write", ended)
+        with pytest.raises(KeyboardInterrupt):
+            folder.add(rows, 0)
+        patch.undo()
+        folder.finish(0, "key", done)
+        with pytest.raises(ScoreError, match="could not be written"):
+            folder.flush()
+        raise KeyboardInterrupt
+    with open_scores(tmp_path, card, buffer_rows=1) as folder:
+        assert folder.finished("key") is None
