@@ -44,7 +44,7 @@ from store.records import (
 
 MANIFEST_BYTES = 2**21
 """Of a large model; so many are read at a time as memory bears."""
-_UPON = re.compile(r"-([0-9]{6,12})-[0-9a-f]{16}\.(?:parquet|arrow)", re.ASCII)
+_UPON = re.compile(r"-([0-9]{6,12})-[0-9a-f]{16}\.(?:parquet|arrow)$", re.ASCII)
 
 
 class NewObjects:
@@ -407,8 +407,8 @@ def remove_texts(location: ObjectLocation, head: Snapshot) -> None:
         meta.path
         for folder in (INDEX, PLANS)
         for meta in location.list(folder)
-        if meta.path not in named and (made_upon(meta.path) or 0) < int(head.id)
-        if made_upon(meta.path) is not None
+        if meta.path not in named
+        if (upon := made_upon(meta.path)) is not None and upon < int(head.id)
     ]
     location.delete(doomed)
 
