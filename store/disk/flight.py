@@ -47,7 +47,7 @@ def in_order(work: Callable[[S], T], jobs: Sequence[S], at_once: int) -> Iterato
     Args:
         work: called in threads, with one job.
         jobs: begun in their order.
-        at_once: how many may be begun whose results are not taken yet; with 1 no thread is made.
+        at_once: how many are done at a time, and one waits; with 1 no thread is made.
     """
     threads = min(at_once, len(jobs))
     if threads <= 1:
@@ -63,7 +63,7 @@ def in_order(work: Callable[[S], T], jobs: Sequence[S], at_once: int) -> Iterato
         try:
             for job in jobs:
                 begun.append(pool.submit(shared, job))
-                if len(begun) == threads:
+                if len(begun) > threads:  # one waits, for the thread that ends next
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
