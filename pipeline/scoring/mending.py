@@ -76,8 +76,8 @@ class BucketRepairReport(RepairReport):
             yield f"staged and never committed: {counted(self.leftovers, 'part')} {would}deleted"
         if self.waiting:
             yield (
-                f"staged and not committed yet: {counted(self.waiting, 'part')}, left alone, for"
-                " their writers may be at work (--grace says from what age on they go)"
+                f"staged and not committed yet: {counted(self.waiting, 'part')}, left alone for a"
+                " day, for their writers may be at work"
             )
         if self.strangers:
             yield (
