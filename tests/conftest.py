@@ -37,6 +37,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 _cache = tempfile.TemporaryDirectory(prefix="salient-cache-")
 os.environ["SALIENT_CACHE"] = _cache.name
 
+# No test reaches a cloud, nor asks this machine for credentials: an address of a bucket is refused
+# at once, but where a fixture starts a server and names it.
+for _name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+    del os.environ[_name]
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "of-tests",
+    "AWS_SECRET_ACCESS_KEY": "of-tests",
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # without AWS_ALLOW_HTTP
+}
+
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
 

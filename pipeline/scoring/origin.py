@@ -16,13 +16,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.backbone import Backbone
-from pipeline.heads import Head
 from store import StoreError
 from store.layout import own_version
 from store.tables import read_json
+
+if TYPE_CHECKING:  # whoever only reads scores has no torch
+    from pipeline.backbone import Backbone
+    from pipeline.heads import Head
 
 MOST_CHANGES = 1000
 """Entries of ``changes`` that are kept: the latest."""

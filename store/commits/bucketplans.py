@@ -1,8 +1,8 @@
 """Plans on a bucket: a part of the last commit's record, and tables beside it.
 
-    .salient/plans/<plan>/samples-<base>-<writer>.arrow     named by the record, as are the others
-    <array>/c/<layer>/0/0/<slot>.<plan>-<attempt>           shards, written to their place at once
-    .salient/manifests/<slot>-<count>-<plan>-<attempt>.safetensors
+    .salient/plans/PLAN/samples-BASE-WRITER.arrow     named by the record, as are the others
+    ARRAY/c/LAYER/0/0/SLOT.PLAN-ATTEMPT               shards, written to their place at once
+    .salient/manifests/SLOT-COUNT-PLAN-ATTEMPT.safetensors
 
 A block is finished when a manifest of it is there, which is the last that its writer puts. Of
 several any counts: whoever commits names one of them, and its shards by its name. Nobody sees a

@@ -137,7 +137,7 @@ class ReadsRanges(Protocol):
     def read_ranges(
         self, path: str, offsets: list[int], buffers: list[npt.NDArray[np.uint8]]
     ) -> int:
-        """See `Location.read_ranges`."""
+        """Fill flat buffers `(num_bytes,)`; see `Location.read_ranges`."""
 
 
 class Manifest:

@@ -259,8 +259,17 @@ def kept_snapshots(location: Location) -> list[Snapshot]:
             ids, head = found
             older = (read_numbered(location, name) for name in ids[:-1])
             return [*(snapshot for snapshot in older if snapshot is not None), head]
-    last = int(read_root(location).snapshot_id)
-    return [read_record(location, name) for name in kept_ids(location) if int(name) <= last]
+    while True:
+        snapshots, last = list[Snapshot](), read_root(location).snapshot_id
+        for name in kept_ids(location):
+            if int(name) <= int(last):
+                try:
+                    snapshots.append(read_record(location, name))
+                except StoreInputError:  # unless gc has removed it meanwhile
+                    if name in kept_ids(location):
+                        raise
+        if snapshots or read_root(location).snapshot_id == last:
+            return snapshots
 
 
 def publish(root: Path, snapshot: Snapshot) -> None:

@@ -79,7 +79,6 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "check nosuch/model/folder": (2, "no such model directory"),
     "check package:nosuch": (2, "package:nosuch: no installed Python package of this name"),
     "check model --device cuda": (2, "device 'cuda': torch finds no GPU here"),
-    "init x.toml --csv https://x.org/a.csv": (2, "https://x.org/a.csv: is an address"),
     "init new.csv": (2, "new.csv: exists already"),
     # scoring
     "score none.csv --run run.toml --out out": (2, "none.csv: no such"),
@@ -111,7 +110,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "inspect run --labels --store none": (2, "none: no such file or folder"),
     "explore .": (2, ".: no activation store here; there is one at activations"),
     "explore none": (2, "none: no such file or folder"),
-    "explore s3://bucket/store": (2, "local or shared folder"),
+    "explore s3://bucket/store": (2, "s3://bucket/store"),
     "explore activations --run .": (2, ".: no run here; there is one at run"),
     # stores
     "store info none": (2, "none: no such file or folder"),
