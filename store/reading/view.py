@@ -60,7 +60,9 @@ class StoreView:
     def reader(self) -> ActivationReader:
         """Reads this snapshot's activations."""
         # With deletions the index is asked first, which compares the snapshot's length with rows.
-        dead = self.index.dead if self.snapshot.has_dead else np.zeros(self.num_samples, bool)
+        # An index that is there already may know of later ones, where a compaction took them out.
+        known = self.snapshot.has_dead or "index" in self.__dict__
+        dead = self.index.dead if known else np.zeros(self.num_samples, bool)
         return ActivationReader(self.location, self.snapshot, dead, check=self.check)
 
     def __getstate__(self) -> dict[str, Any]:
