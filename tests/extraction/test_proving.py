@@ -44,7 +44,7 @@ def reading(path: Path, **options) -> tuple[Extractor, BackboneConfig]:
 def test_right_models_agree(family, tmp_path):
     extractor, settings = reading(make_tiny_model(family, tmp_path))
     plain = against_plain(extractor, settings)
-    assert plain.agrees and 0 < plain.largest < 1e-5
+    assert plain.agrees and plain.largest < 1e-5  # on some processors nothing at all
     assert set(plain.differences) == set(extractor.sources)
     cut = against_cut(extractor, settings, last=1)
     assert cut.agrees and set(cut.differences) == {
