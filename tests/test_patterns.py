@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from fnmatch import translate
 from importlib import import_module
 
 import pytest
@@ -18,6 +19,7 @@ from tests.builders.regex_work import ANCHORED, as_text, worst_growth
 
 METHODS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub", "subn"}
 MADE_AT_RUN_TIME = {
+    "pipeline.texts.objects": ["hidden + translate(part)"],
     "pipeline.texts.scanning": ["_start_pattern(indent)"],
     "store.upkeep.keptfiles": [
         "f'({samples})/c/(0|[1-9][0-9]*)|({shards})/c/[0-9]+/0/0/(0|[1-9][0-9]*)'"
@@ -25,6 +27,7 @@ MADE_AT_RUN_TIME = {
 }
 """Module -> the expressions of patterns that depend on more than the module itself."""
 MADE = {
+    "a pattern of keys": (r"(?!\.)" + translate("*.jsonl.gz"), "match"),
     "scanning, no indent": (_start_pattern(0), "search"),
     "scanning, an indent": (_start_pattern(3), "search"),
     "a store's chunks": (

@@ -44,7 +44,7 @@ from store.records import (
 
 MANIFEST_BYTES = 2**21
 """Of a large model; so many are read at a time as memory bears."""
-_UPON = re.compile(r"-([0-9]{6,12})-[0-9a-f]{16}\.(?:parquet|arrow)$", re.ASCII)
+_UPON = re.compile(r"([0-9]{6,12})-[0-9a-f]{16}\.(?:parquet|arrow)", re.ASCII)
 
 
 class NewObjects:
@@ -134,7 +134,7 @@ def begin(location: ObjectLocation, following: Snapshot) -> Snapshot | None:
 
 def made_upon(path: str) -> int | None:
     """Number of the snapshot upon which a table was made, as its name says; None for others."""
-    found = _UPON.search(path)
+    found = _UPON.fullmatch("-".join(path.rsplit("-", 2)[1:]))
     return int(found[1]) if found else None
 
 

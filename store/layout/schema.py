@@ -44,7 +44,7 @@ MAX_SAMPLES_PER_SHARD = 2**26
 MAX_SHARD_BYTES = 2**40
 """Far beyond any model: a store that claims more is damaged, and memory is not asked for it."""
 
-_ATTEMPT = re.compile(r"/[0-9]{8}-[0-9]{6,}-([0-9a-f]{12}-[0-9a-f]{8})\.safetensors$", re.ASCII)
+_ATTEMPT = re.compile(r"[0-9]{8}-[0-9]{6,}-([0-9a-f]{12}-[0-9a-f]{8})\.safetensors", re.ASCII)
 """What ends the name of a bucket's manifest: its plan and the attempt that counts."""
 
 JSON = Any
@@ -99,7 +99,7 @@ class ArrayLayout:
                 Manifests of a disk add none.
         """
         path = f"{self.name}/c/{self.axis_index(layer)}/0/0/{slot}"
-        found = _ATTEMPT.search(manifest or "")
+        found = _ATTEMPT.fullmatch((manifest or "").rpartition("/")[2])
         return f"{path}.{found[1]}" if found else path
 
 

@@ -43,7 +43,7 @@ from store.records import (
 _TAG = r"[0-9a-f]{12}-[0-9a-f]{8}"
 _SHARD = re.compile(rf"(?:{'|'.join(ARRAYS)})/c/[0-9]+/0/0/(0|[1-9][0-9]*)\.({_TAG})", re.ASCII)
 _TABLE = re.compile(rf"(?:{re.escape(INDEX)}|{re.escape(LABELS)})/[^/]+\.parquet", re.ASCII)
-_MADE_FOR = re.compile(rf".*-({_TAG})(?:-[0-9]+)?\.parquet", re.ASCII)
+_MADE_FOR = re.compile(rf"({_TAG})(?:-[0-9]+)?\.parquet", re.ASCII)
 _PLAN = re.compile(rf"{re.escape(PLANS)}/([0-9a-f]{{12}})/.+", re.ASCII)
 _PROBE = re.compile(r"\.salient-probe-[0-9a-f]{16}", re.ASCII)
 """What a probe of conditions leaves that dies: see `store.disk.check_conditions`."""
@@ -71,9 +71,10 @@ def is_probe(path: str) -> bool:
 
 def is_ours(path: str) -> bool:
     """Whether an object's name is one that a store on a bucket gives."""
-    kinds = (_SHARD, _TABLE, _PLAN, _PROBE)
-    known = record_id(path) or parse_manifest(path)
-    return known is not None or any(kind.fullmatch(path) for kind in kinds)
+    if record_id(path) or parse_manifest(path) or is_probe(path):
+        return True
+    kinds = (_SHARD.fullmatch(path), _TABLE.fullmatch(path), _PLAN.fullmatch(path))
+    return any(kind is not None for kind in kinds)
 
 
 def _is_passing(path: str) -> bool:
@@ -119,9 +120,15 @@ def plan_of(path: str) -> str | None:
         return found[1]
     if named := parse_manifest(path):
         return named.plan
-    found = _SHARD.fullmatch(path)
-    tag = found[2] if found else (_MADE_FOR.fullmatch(path) or ("", None))[1]
+    tags = (_SHARD.fullmatch(path), 2), (_made_for(path), 1)
+    tag = next((found[at] for found, at in tags if found), None)
     return None if tag is None else tag.partition("-")[0]
+
+
+def _made_for(path: str) -> re.Match[str] | None:
+    """The end of a table's name that says which attempt at a plan made it."""
+    ends = ("-".join(path.rsplit("-", parts)[1:]) for parts in (2, 3))
+    return next(filter(None, map(_MADE_FOR.fullmatch, ends)), None)
 
 
 @dataclass(frozen=True)
