@@ -20,6 +20,9 @@ from store.layout import ArrayLayout, LayerSummary, shard_index
 from store.reading import ActivationReader
 from store.records import IndexPart, SampleIndex, Snapshot, read_label_file
 
+NUM_THREADS = 4
+"""Shards in work at once, each whole in memory."""
+
 AnyArray = npt.NDArray[np.generic]
 Mask = npt.NDArray[np.bool_]
 

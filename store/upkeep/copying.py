@@ -53,6 +53,7 @@ from store.records import (
     snapshot_path,
 )
 from store.upkeep.cleaning import (
+    NUM_THREADS,
     CleanShard,
     clean_index,
     clean_labels,
@@ -66,8 +67,6 @@ from store.upkeep.sweeping import is_ours, is_probe, record_id
 
 ATTEMPT = "0" * 8
 """Ends the names of a copy's shards: each is written by one source in one way."""
-NUM_THREADS = 4
-"""Shards in work at once, each whole in memory."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from store.records import (
     publish_next,
 )
 from store.upkeep.cleaning import (
+    NUM_THREADS,
     clean_index,
     clean_labels,
     clean_shard,
@@ -52,8 +53,6 @@ from store.upkeep.cleaning import (
 from store.upkeep.sweeping import Sweep, shard_slot
 
 Mask = npt.NDArray[np.bool_]
-NUM_THREADS = 4
-"""Shards in work at once, each whole in memory."""
 
 
 @dataclass(frozen=True)
