@@ -108,8 +108,7 @@ def project(
 
 
 def _standardised(rows: Array, mean: Array, scale: Array) -> Array:
-    x = np.ascontiguousarray(rows, np.float32)
-    x -= mean
+    x = np.subtract(rows, mean, dtype=np.float32, order="C")
     x /= scale
     return np.clip(x, -BOUND, BOUND, out=x)
 

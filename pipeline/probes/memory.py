@@ -63,6 +63,7 @@ def layer_need(
     num_fits: int,
     matrix_bytes: int,
     samples_per_shard: int,
+    num_shards: int = 2,
 ) -> LayerNeed:
     """What one layer takes.
 
@@ -74,13 +75,14 @@ def layer_need(
         num_fits: targets and folds.
         matrix_bytes: of Gram matrices, their factors and the like.
         samples_per_shard: rows that are read at once.
+        num_shards: that are in memory at a time.
     """
     columns = VECTORS_PER_COLUMN * 8 * num_columns * (num_features + 1)
     labels = 16 * num_fits * num_rows
-    shard = 2 * itemsize * num_features * samples_per_shard
+    shards = num_shards * itemsize * num_features * samples_per_shard
     return LayerNeed(
         itemsize * num_rows * num_features,
-        matrix_bytes + columns + labels + shard + BUFFER_BYTES,
+        matrix_bytes + columns + labels + shards + BUFFER_BYTES,
     )
 
 
@@ -129,6 +131,7 @@ def layer_needs(config: RunConfig, store: ActivationStore, targets: Sequence[Tar
                 num_fits=fits * folds,
                 matrix_bytes=0 if in_memory else _matrix_bytes(group, num_features, folds),
                 samples_per_shard=store.schema.samples_per_shard,
+                num_shards=1 + store.reader.lanes(num_features),  # of a bucket some are read ahead
             )
         )
     return max(needs, key=lambda need: need.raw + need.rest)

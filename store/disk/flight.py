@@ -20,7 +20,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 IN_FLIGHT = 16
 """Reads of a bucket at a time (each of a shard, by as many requests as it has ranges)."""
-AHEAD_BYTES = 2**28
+AHEAD_BYTES = 2**29
 """What they may hold together, where a shard is not larger than half of it."""
 _mine = threading.local()
 

@@ -36,6 +36,10 @@ class KeptObjects(ObjectLocation):
         content = self._content(path)
         return [content[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
+    def fetch_all(self, path: str) -> Any:
+        """See `ObjectLocation.fetch_all`."""
+        return self._content(path)
+
     def _content(self, path: str) -> memoryview:
         with self._locks[path]:
             if path not in self._contents:

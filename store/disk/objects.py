@@ -235,6 +235,16 @@ class ObjectLocation:
         except _PastEnd:
             return [b""] * len(starts)
 
+    def fetch_all(self, path: str) -> Any:
+        """An object whole, as a read-only buffer: one request, and no copy; errors as of `fetch`.
+
+        A server that keeps objects compressed, or reads them whole for any part of them, answers
+        this sooner than a request for all of its range.
+        """
+        import obstore
+
+        return self._tried(path, lambda key: obstore.get(self.objects, key).bytes())
+
     def map(self, path: str, num_bytes: int) -> tuple[int, Bytes] | None:
         """See `Location.map`."""
         return None

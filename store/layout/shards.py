@@ -121,7 +121,7 @@ class ShardReader:
     def read_block(self, path: str, rows: int, out: AnyArray) -> None:
         """Fill C-contiguous `out` `(rows, S)` with one read."""
         if self.bucket is not None:
-            out[...] = self.fetch_block(path, 0, rows)
+            out[...] = self.fetch_block(path, rows)
             return
         self._fill(path, rows, [0], [out.reshape(-1).view(np.uint8)])
 
@@ -173,7 +173,8 @@ class ShardReader:
             return None if block is None else block[wanted, :count]
         if count < self.samples_per_shard and wanted.stop - wanted.start <= LONG_RUN:
             return None
-        return self.fetch_block(path, wanted.start, wanted.stop, at_once=at_once)[:, :count]
+        block = self.fetch_block(path, rows, wanted.start, wanted.stop, at_once=at_once)
+        return block[:, :count]
 
     def map_block(self, path: str, rows: int) -> AnyArray | None:
         """The block `(rows, S)` as a read-only memory map; None where files cannot be mapped."""
@@ -189,21 +190,28 @@ class ShardReader:
         self._check_size(path, size, rows)
         return content.view(self.dtype).reshape(rows, self.samples_per_shard)
 
-    def fetch_block(self, path: str, start: int, stop: int, *, at_once: int = 1) -> AnyArray:
-        """Rows `[start, stop)` of a shard in a bucket, `(rows, S)`, maybe read-only.
+    def fetch_block(
+        self, path: str, rows: int, start: int = 0, stop: int | None = None, *, at_once: int = 1
+    ) -> AnyArray:
+        """Rows `[start, stop)` of a shard in a bucket, `(stop - start, S)`, maybe read-only.
 
         Args:
             path: of the shard.
+            rows: that it has.
             start: first row.
-            stop: after the last.
+            stop: after the last; default all.
             at_once: requests, where none is of less than `PART_BYTES`: a server gives more to
                 several connections than to one.
         """
+        stop = rows if stop is None else stop
         num_bytes = (stop - start) * self.row_bytes
         number = max(1, min(at_once, num_bytes // PART_BYTES))
-        edges = np.linspace(0, num_bytes, number + 1).astype(np.int64) + start * self.row_bytes
-        parts = self._fetch(path, edges[:-1], edges[1:])
-        content = parts[0] if number == 1 else np.concatenate(parts)
+        if number == 1 and stop - start == rows:
+            content = self._fetch_all(path, rows)[:num_bytes]
+        else:
+            edges = np.linspace(0, num_bytes, number + 1).astype(np.int64) + start * self.row_bytes
+            parts = self._fetch(path, edges[:-1], edges[1:])
+            content = parts[0] if number == 1 else np.concatenate(parts)
         return content.view(self.dtype).reshape(stop - start, self.samples_per_shard)
 
     def _fetch_rows(self, path: str, wanted: Offsets, out: npt.NDArray[np.uint8]) -> None:
@@ -250,10 +258,24 @@ class ShardReader:
         lengths = np.array([len(part) for part in parts])
         if not np.array_equal(lengths, stops - starts):
             raise self._damaged(path, f"ends before byte {int(stops.max()):,}")
-        with self._count:
-            self.bytes_read += int(lengths.sum())
-            self.requests += len(parts)
+        self._counted(int(lengths.sum()), len(parts))
         return parts
+
+    def _fetch_all(self, path: str, rows: int) -> npt.NDArray[np.uint8]:
+        """An object whole, by one request."""
+        assert self.bucket is not None
+        try:
+            content = np.frombuffer(self.bucket.fetch_all(path), np.uint8)
+        except FileNotFoundError:
+            raise self._damaged(path, "is missing") from None
+        self._check_size(path, len(content), rows)
+        self._counted(len(content), 1)
+        return content
+
+    def _counted(self, num_bytes: int, requests: int) -> None:
+        with self._count:
+            self.bytes_read += num_bytes
+            self.requests += requests
 
     def _fill(
         self, path: str, rows: int, offsets: list[int], buffers: list[npt.NDArray[np.uint8]]

@@ -123,46 +123,53 @@ class ActivationReader:
     def iter_blocks(
         self, array: str, layer: int, out: AnyArray | None = None
     ) -> Iterator[tuple[int, AnyArray]]:
-        """`(first position, (sample, row) view)` shard by shard, reusing one buffer.
+        """`(first position, (sample, row) view)` shard by shard, valid until the next.
 
         Args:
             array: "ffn", "hidden" or "peak".
             layer: which layer.
-            out: the caller's C-contiguous buffer `(rows, S)` of the stored dtype.
+            out: the caller's C-contiguous buffer `(rows, S)` of the stored dtype, which is used
+                again for each. Default is an own one; of a bucket what came, read-only.
         """
         layout = self.schema.array(array)
         size = self.schema.samples_per_shard
-        if out is None:
-            out = np.empty((layout.rows, size), self.schema.dtype)
-        if out.shape != (layout.rows, size) or out.dtype != self.schema.dtype:
+        if out is not None and (out.shape != (layout.rows, size) or out.dtype != self.schema.dtype):
             raise StoreError(
                 f"buffer is {out.dtype} {out.shape}; needed is {self.schema.dtype} "
                 f"({layout.rows}, {size})"
             )
-        for slot, _ in enumerate(self._slots_into(layout, layer, out)):
+        for slot, block in enumerate(self._blocks(layout, layer, out)):
             record = self.snapshot.slots[slot]
             start = slot * size
-            view = out[:, : record.count]
+            view = block[:, : record.count]
             hidden = self.dead[start : start + record.count]
             if hidden.any():
+                if not view.flags.writeable:
+                    view = view.copy()
                 view[:, hidden] = np.nan
             yield start, view.T
 
-    def _slots_into(self, layout: ArrayLayout, layer: int, out: AnyArray) -> Iterator[None]:
-        """Fill `out` `(rows, S)` with one slot after the other, of a bucket read ahead."""
+    def _blocks(self, layout: ArrayLayout, layer: int, out: AnyArray | None) -> Iterator[AnyArray]:
+        """`(rows, S)` of one slot after the other: in `out`; of a bucket read ahead, read-only."""
         slots = range(len(self.snapshot.slots))
         if self.shards.bucket is None:
+            buffer = out
+            if buffer is None:
+                buffer = np.empty((layout.rows, self.schema.samples_per_shard), self.schema.dtype)
             for slot in slots:
-                self._read_slot(layout, layer, slot, out)
-                yield
+                self._read_slot(layout, layer, slot, buffer)
+                yield buffer
             return
 
         def fetch(slot: int) -> AnyArray:
             return self._fetch_slot(layout, layer, slot)
 
         for block in in_order(fetch, slots, self.lanes(layout.rows)):
-            out[...] = block
-            yield
+            if out is None:
+                yield block
+            else:
+                out[...] = block
+                yield out
 
     def lanes(self, rows: int) -> int:
         """How many reads of so many rows of a shard are made at a time."""
@@ -368,7 +375,7 @@ class ActivationReader:
                 gone = np.array(np.nan, self.schema.dtype)
                 return np.broadcast_to(gone, (layout.rows, self.schema.samples_per_shard))
             path = self._path(layout, layer, slot, record)
-            block = self.shards.fetch_block(path, 0, layout.rows, at_once=share())
+            block = self.shards.fetch_block(path, layout.rows, at_once=share())
             rows = np.arange(layout.rows)
             self._check(layout, layer, slot, record, rows, block[:, : record.count])
             return block

@@ -288,8 +288,8 @@ class StoreView:
     ) -> Iterator[tuple[int, AnyArray]]:
         """Stream one layer: `(first position, (sample, feature) view)` shard by shard.
 
-        The view is of one buffer (`out` or an own one), valid until the next step: the fastest
-        way through a layer, one read per shard and no copy.
+        The view is of one buffer (`out` or an own one; without `out` of a bucket it is read-only),
+        valid until the next step: the fastest way through a layer, one read per shard and no copy.
         """
         return self.reader.iter_blocks(array, layer, out)
 

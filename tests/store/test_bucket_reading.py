@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, open_dataset
 from store.disk import ObjectLocation, flight, locate
 from store.errors import StoreBusy, StoreInputError
-from store.layout import ShardReader, merge_ranges
+from store.layout import ShardReader, merge_ranges, shard_parts
 from store.reading.view import StoreView
 from store.reading.zarrstore import SnapshotStore
 from store.records import load_snapshot
@@ -74,7 +74,7 @@ def shards(rows: int, count: int, url: str) -> tuple[ShardReader, np.ndarray]:
     location = locate(url)
     assert isinstance(location, ObjectLocation)
     block = np.arange(rows * 64, dtype=np.uint16).reshape(rows, 64).view(np.float16)
-    location.put("a/shard", [block.tobytes() + b"index"])
+    location.put("a/shard", shard_parts(block))
 
     def damaged(path: str, what: str) -> DamagedShardError:
         return DamagedShardError(f"{path} {what}")
@@ -108,7 +108,7 @@ def test_rows_are_fetched_by_few_requests(
     elif waste is not None:
         assert reader.bytes_read == out.nbytes + waste * 128
     with pytest.raises(DamagedShardError, match="ends before byte"):
-        reader.fetch_block("a/shard", 90, 102)
+        reader.fetch_block("a/shard", 100, 90, 200)
 
 
 def test_a_shard_alone_is_fetched_in_parts(
@@ -118,9 +118,11 @@ def test_a_shard_alone_is_fetched_in_parts(
     reader, want = shards(100, 64, memory_bucket)
     for at_once, requests in ((1, 1), (4, 4), (99, 12)):
         reader.requests = 0
-        block = reader.fetch_block("a/shard", 0, 100, at_once=at_once)
+        block = reader.fetch_block("a/shard", 100, at_once=at_once)
         np.testing.assert_array_equal(block.view(np.uint16), want.view(np.uint16))
         assert reader.requests == requests
+    with pytest.raises(DamagedShardError, match=r"has 14,404 bytes instead of 14,548"):
+        reader.fetch_block("a/shard", 101)
 
 
 # -- the same as of the disk ----------------------------------------------------------------------
@@ -142,6 +144,12 @@ def test_a_bucket_reads_as_its_disk(path: Path, url: str) -> None:
             found = [(at, block.copy()) for at, block in there.iter_blocks(name, layer=layer)]
             assert [at for at, _ in found] == [0, 16, 32]
             np.testing.assert_array_equal(np.concatenate([b for _, b in found]), want)
+            buffer = np.empty((layout.rows, 16), "float16")
+            for (_, block), (_, again) in zip(
+                found, there.iter_blocks(name, layer=layer, out=buffer), strict=True
+            ):
+                assert np.shares_memory(again, buffer)
+                np.testing.assert_array_equal(again, block)
             picked = there.read_features(name, layer=layer, features=[7, 2, 3], samples=some)
             np.testing.assert_array_equal(picked, want[some][:, [7, 2, 3]])
             for ours, theirs in zip(

@@ -47,6 +47,7 @@ def test_an_object_is_fetched_once_by_all_who_ask(
     assert [bytes(first) for first, _ in parts] == [CONTENT[at : at + 9] for at in range(8)]
     assert bytes(kept.fetch("shard", [10_000], [99_999])[0]) == CONTENT[10_000:]  # it ends before
     assert bytes(kept.fetch("empty", [0], [5])[0]) == b""
+    assert bytes(kept.fetch_all("shard")) == CONTENT
     assert fetched == ["shard", "empty"]
     with pytest.raises(FileNotFoundError):
         kept.fetch("missing", [0], [1])
