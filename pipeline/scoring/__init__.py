@@ -7,12 +7,13 @@ Read first: `files` (the command, from start to end), `batch` (files to rows in 
 `scorer` (rows to scores); `distributed` scores on workers, `prediction` texts in memory, by the
 heads that `loading` finds. `folder` and `ledger` keep the promise that nothing is lost or doubled,
 in the `place` that they open and the `parts` that lie there; `sinks` say which of these count: all,
-or what the log of a `delta` table lists. Scores in a bucket are kept by commits (`commitlog`),
-which `replayed` remembers and `bucket` makes; `keeping` is what `folder` asks of a disk or of a
-bucket (`inbucket`), `held` what readers ask of both. `origin` says what made them. `repair` mends
-the folder (`mending` one in a bucket), `deletion` takes tweets out of it for good (`erasure`).
-`cache` computes equal texts once, `summary` counts what became of every row, `alerts` tells of
-drift, `cascade` lets easy texts leave early, `metrics` is what Prometheus is told.
+or what the log of a `delta` table lists. `keeping` is what `folder` asks of where it keeps them, a
+disk or a bucket, `held` what readers ask of both, `origin` says what made them. `repair` mends the
+folder (`mended` tells), `deletion` takes tweets out of it for good (`deleted` remembers). The same
+in a bucket is `bucketkeeping`, `bucketrepair` and `bucketdeletion`: commits are the truth there
+(`commitlog`), which `bucketscores` makes and `bucketledger` remembers. `cache` computes equal texts
+once, `summary` counts what became of every row, `alerts` tells of drift, `cascade` lets easy texts
+leave early, `metrics` is what Prometheus is told.
 """
 
 from pipeline.errors import door

@@ -116,7 +116,9 @@ def delete_scores(
     wanted |= searched.ids
     how: dict[str, Any] = {"forget": forget, "dry_run": dry_run, "say": say}
     if is_url(folder):
-        from pipeline.scoring.erasure import erase  # which stands above what it shares with this
+        from pipeline.scoring.bucketdeletion import (
+            erase,
+        )  # which stands above what it shares with this
 
         report = erase(str(folder), wanted, searched, **how)
     else:

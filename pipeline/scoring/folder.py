@@ -15,7 +15,7 @@
 
 Rows wait in memory until there are enough for files of some size; the dates with the most rows are
 written first. Only one process at a time has the folder open, others wait. A folder in a bucket
-(``pipeline.scoring.inbucket``) is open to all, and has ``_commits`` in place of ledger and lock.
+(``pipeline.scoring.bucketkeeping``) is open to all; ``_commits`` take the place of ledger and lock.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ import pyarrow.compute as pc
 
 from pipeline.errors import ScoreError
 from pipeline.progress import Say, silent
+from pipeline.scoring.bucketkeeping import in_bucket
 from pipeline.scoring.deleted import CLASH, Deleted
 from pipeline.scoring.deletion import catch_up
-from pipeline.scoring.inbucket import in_bucket
 from pipeline.scoring.keeping import Batch, Ended, Keeper, Written, keys_in, without_text
 from pipeline.scoring.ledger import Entry, Finished, Ledger, Published
 from pipeline.scoring.origin import as_metadata

@@ -2,7 +2,7 @@
 
 ``pipeline.scoring.folder`` decides what is to be kept and when; a ``Keeper`` knows what is there
 already and writes what is new, so that all of it counts or none. There are two:
-``pipeline.scoring.folder.OnDisk`` and ``pipeline.scoring.inbucket.InBucket``.
+``pipeline.scoring.folder.OnDisk`` and ``pipeline.scoring.bucketkeeping.InBucket``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What every command on a folder of scores does first: look at the place, and have it alone.
 
-A folder of this machine is had alone; one in a bucket (``pipeline.scoring.bucket``) with others.
+A folder of this machine is had alone; one in a bucket (``bucketscores``) with others.
 
 with alone(folder, dry_run=False), open_ledger(folder, dry_run=False) as ledger:
     card = read_score_card(folder)

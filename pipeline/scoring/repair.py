@@ -72,7 +72,7 @@ def repair_scores(
             a card, or nothing is left of its list of deleted ids.
     """
     if is_url(folder):
-        from pipeline.scoring.mending import GRACE_S, mend  # which stands above this
+        from pipeline.scoring.bucketrepair import GRACE_S, mend  # which stands above this
 
         grace_s = GRACE_S if grace_s is None else grace_s
         return mend(str(folder), dry_run=dry_run, grace_s=grace_s, say=say)

@@ -22,7 +22,7 @@ import pytest
 
 from pipeline.commands.line import run_command
 from pipeline.errors import ScoreError
-from pipeline.scoring.bucket import BucketScores, open_bucket
+from pipeline.scoring.bucketscores import BucketScores, open_bucket
 from pipeline.scoring.commitlog import Added, Commit, CommitLog, Digests, Parts, commit_path
 from pipeline.scoring.folder import open_scores
 from pipeline.scoring.parts import id_key
@@ -517,7 +517,7 @@ def test_a_home_without_file_locks_is_done_without(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("pipeline.scoring.replayed.fcntl.flock", refuse)
+    monkeypatch.setattr("pipeline.scoring.bucketledger.fcntl.flock", refuse)
     run_without_model(dumps, memory_bucket)
     check_whole(memory_bucket)
 

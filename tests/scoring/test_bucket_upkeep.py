@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.commands.line import run_command
 from pipeline.errors import ConfigError, ScoreError
-from pipeline.scoring.bucket import BucketScores, Staged, open_bucket
+from pipeline.scoring.bucketscores import BucketScores, Staged, open_bucket
 from pipeline.scoring.commitlog import Commit, CommitLog, Digests
 from pipeline.scoring.deleted import DeletionReport
 from pipeline.scoring.deletion import delete_scores

@@ -21,9 +21,9 @@ import pyarrow as pa
 
 from pipeline.errors import ScoreError
 from pipeline.progress import Say, counted, silent
-from pipeline.scoring.bucket import BucketScores, open_bucket
+from pipeline.scoring.bucketdeletion import scrub
+from pipeline.scoring.bucketscores import BucketScores, open_bucket
 from pipeline.scoring.commitlog import STAGED, commit_path, staged_path
-from pipeline.scoring.erasure import scrub
 from pipeline.scoring.keeping import keys_in
 from pipeline.scoring.mended import MISSING, Damaged, RepairReport, some_of
 from pipeline.scoring.parts import (

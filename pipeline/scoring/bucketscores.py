@@ -40,6 +40,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.progress import Say, silent
+from pipeline.scoring.bucketledger import Replayed, replayed
 from pipeline.scoring.commitlog import (
     DELETED,
     LIFTED,
@@ -63,7 +64,6 @@ from pipeline.scoring.parts import (
     part_name,
     repair_command,
 )
-from pipeline.scoring.replayed import Replayed, replayed
 from pipeline.scoring.summary import Finished
 from store.disk import Meta, ObjectLocation, encode_parquet, locate, new_writer, read_parquet
 from store.errors import StoreError

@@ -28,7 +28,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.progress import Say, counted, silent
-from pipeline.scoring.bucket import MANY_COMMITS, BucketScores, Staged, open_bucket, pause_before
+from pipeline.scoring.bucketscores import (
+    MANY_COMMITS,
+    BucketScores,
+    Staged,
+    open_bucket,
+    pause_before,
+)
 from pipeline.scoring.commitlog import lost_part
 from pipeline.scoring.deleted import DeletionReport, Meant, Searched, Swept, named_in
 from pipeline.scoring.parts import ORIGIN, SET_ASIDE, id_key, is_quarantine

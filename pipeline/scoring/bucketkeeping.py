@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.progress import Say
-from pipeline.scoring.bucket import BucketScores, Staged, open_bucket, pause_before
+from pipeline.scoring.bucketscores import BucketScores, Staged, open_bucket, pause_before
 from pipeline.scoring.deleted import Deleted
 from pipeline.scoring.keeping import (
     Batch,
