@@ -180,4 +180,7 @@ def _is_store(path: Path) -> bool:
 def _refuse_url(path: Path | str) -> None:
     text = str(path)
     if "://" in text or (":/" in text and not Path(text).exists()):  # Path takes a slash of two
-        raise ConfigError(f"{text}: runs lie in local or shared folders; copy it there first")
+        from store.disk import address_as_typed
+
+        typed = address_as_typed(text)
+        raise ConfigError(f"{typed}: runs lie in local or shared folders; copy it there first")

@@ -38,7 +38,7 @@ from pipeline.scoring.inputs import NO_NAMES, said_by_name
 from pipeline.scoring.ledger import Finished
 from pipeline.scoring.prediction import OF_ROWS
 from pipeline.scoring.scorer import Compute, Scored, heads_fingerprint
-from pipeline.scoring.seen import Seen, SeenFiles, now_ns, state_of
+from pipeline.scoring.seen import Seen, SeenFiles, looked_at, now_ns, state_of
 from pipeline.scoring.summary import (
     Counts,
     InputReport,
@@ -88,7 +88,7 @@ def score_card(heads: Sequence[Head], cascade: Cascade | None = None) -> dict[st
                 "fingerprint": head.fingerprint,
                 "depth": head.card.depth,
                 "num_features": head.card.num_features,
-                "classes": head.card.classes,
+                "classes": list(head.card.classes),  # as it is read again
                 "type": head.card.type,
                 "errors": head.card.metrics.get("errors"),
             }
@@ -242,22 +242,25 @@ class ScoreRun:
                 )
             )
 
-    def _read(self, number: int, path: Path, entry: InputReport) -> Iterator[tuple[Work, pa.Table]]:
-        looked_at_ns, before = now_ns(), state_of(path)
+    def _read(
+        self, number: int, given: Path, entry: InputReport
+    ) -> Iterator[tuple[Work, pa.Table]]:
+        looked_at_ns, (path, before) = now_ns(), looked_at(given)
         known = self._seen.find(path, before)
         settle = cache(partial(settled, path, options=self._options))  # it is looked at once
         seen = self._seen_as(path, known, settle)
         counts = self._folder.finished(seen.key)
         if counts is None and known is not None:
             # What is read is recorded by the bytes that it has.
-            seen = self._seen_as(path, None, settle)
+            known, seen = None, self._seen_as(path, None, settle)
             counts = self._folder.finished(seen.key)
         if counts is None:
             counts = self._finished_earlier(path, seen)
         entry.content, entry.kind = seen.content, seen.kind
         if counts is not None:
             entry.state, entry.counts = "unchanged", counts
-            if state_of(path) == before and path not in self._names:
+            is_of_state = known is not None or state_of(given) == before
+            if is_of_state and path not in self._names:
                 self._seen.note(path, before, seen, looked_at_ns=looked_at_ns)
             return
         with suppress(CorpusError):  # only told of: whether it can be read, reading will find
@@ -277,7 +280,7 @@ class ScoreRun:
                 work = Work(number, new, plan, entry.counts, ended)
                 yield work, new.take(pa.array(plan.new, pa.int64()))
         entry.state = "read"
-        if state_of(path) == before:
+        if state_of(given) == before:
             ends = self._unknown if only_unknown(entry.counts) else self._ended
             ends.append(_End(number, seen.key, Finished(entry.name, entry.counts)))
             if path not in self._names:  # the others are gone with this run

@@ -302,7 +302,8 @@ def read_names(path: Path | str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        said = error.strerror if isinstance(error, OSError) else None
+        raise ConfigError(f"{path}: cannot be read: {said or error}") from None
     return [name for line in lines if (name := line.strip(" \t"))]  # ids may hold other signs
 
 

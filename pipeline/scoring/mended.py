@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.progress import counted
+
 MISSING = "missing"
 """The reason of a part that a commit names and that is not there."""
 SHOWN = 10
@@ -78,7 +80,7 @@ class RepairReport:
     def _lines(self) -> Iterator[str]:
         would = "would be " if self.dry_run else ""
         said = ": nothing to mend" if self.is_sound else ""
-        yield f"{self.output}: {self.rows} rows in {self.files} files{said}"
+        yield f"{self.output}: {counted(self.rows, 'row')} in {counted(self.files, 'file')}{said}"
         for one in self.set_aside:
             rows = "its rows" if one.rows is None else f"its {one.rows} rows"
             where = "an unknown input" if one.sources is None else some_of(one.sources)

@@ -1,7 +1,7 @@
 """Which content input files had when they were last read: an archive is not hashed every night.
 
     seen = SeenFiles.load(folder)
-    state = state_of(path)
+    path, state = looked_at(path)
     seen.find(path, state)              # what is known of the file, if it is as it was; or None
     seen.note(path, state, Seen(...))
     seen.save(folder)
@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -123,14 +123,31 @@ class SeenFiles:
                 yield {"path": path, **state._asdict(), **asdict(seen)}
 
 
+def looked_at(path: Path) -> tuple[Path, FileState]:
+    """A file as it is now, and the path to read it by: of an object no other state is read then.
+
+    Raises:
+        CorpusError: it is not there any more.
+    """
+    with _said_of(path):
+        found = path.pinned() if isinstance(path, ObjectPath) and not split_place(path)[1] else path
+    return found, state_of(found)
+
+
 def state_of(path: Path) -> FileState:
     """A file as it is now; of a file in a zip archive the archive.
 
     Raises:
         CorpusError: it is not there any more.
     """
-    try:
+    with _said_of(path):
         return FileState.of(split_place(path)[0])
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
 

@@ -2,6 +2,7 @@
 
     path = as_path("s3://dumps/2026/11/01.jsonl.gz")   # an ObjectPath; of "a.csv" the plain Path
     path.open("rb"), path.name, path.parent, path.stat()
+    path.pinned().open("rb")                           # the content that it has now, or an error
     objects_like(as_path("s3://dumps/2026/11/*.jsonl.gz"))
 
 What stands before the last ``/`` of a key is a folder, which is there as long as an object is. The
@@ -39,6 +40,8 @@ class ObjectPath(PosixPath):
 
     _listed_as: str | None = None
     """What a listing has just said that it is, which spares a request."""
+    _pinned: Meta | None = None
+    """The state that it is read in, whatever it is by now."""
 
     def __str__(self) -> str:
         return _ADDRESS.sub(r"\1//", super().__str__())
@@ -78,7 +81,18 @@ class ObjectPath(PosixPath):
         if mode != "rb":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
         self._check_key()
-        return cast(IO[bytes], ObjectFile(self.location, self.key))
+        return cast(IO[bytes], ObjectFile(self.location, self.key, self._pinned))
+
+    def pinned(self) -> ObjectPath:
+        """The object as it is now: who opens this reads no other content, and asks for none.
+
+        Raises:
+            FileNotFoundError: there is none.
+            CorpusError: it cannot be looked at.
+        """
+        found = type(self)(*self.parts)
+        found._pinned = self._head()
+        return found
 
     def read_bytes(self) -> bytes:
         """All of it."""
@@ -92,9 +106,7 @@ class ObjectPath(PosixPath):
 
     def stat(self, **_: Any) -> os.stat_result:
         """Size and state; all but these, and the mode of a file, is 0."""
-        self._check_key()
-        with said_of(str(self)):
-            return status(self.location.head(self.key))
+        return status(self._pinned or self._head())
 
     def exists(self, **_: Any) -> bool:
         """Whether it is an object or a folder."""
@@ -104,10 +116,7 @@ class ObjectPath(PosixPath):
         """Whether there is an object of this name."""
         if self._listed_as is not None:
             return self._listed_as == _OBJECT
-        try:
-            return bool(self.key) and self.stat() is not None
-        except FileNotFoundError:
-            return False
+        return bool(self.key) and _is_object(self)
 
     def is_dir(self, **_: Any) -> bool:
         """Whether there are objects below."""
@@ -163,6 +172,11 @@ class ObjectPath(PosixPath):
                 found._listed_as = _OBJECT
                 yield found, meta
 
+    def _head(self) -> Meta:
+        self._check_key()
+        with said_of(str(self)):
+            return self.location.head(self.key)
+
     def _check_key(self) -> None:
         if not self.key:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self))
@@ -170,21 +184,42 @@ class ObjectPath(PosixPath):
 
 def as_path(path: str | Path) -> Path:
     """A path of this machine, or of a bucket where it is an address, be it one that has become the
-    path ``s3:/bucket/key``."""
+    path ``s3:/bucket/key``.
+
+    Raises:
+        CorpusError: it has a query, which may be a secret.
+    """
     if isinstance(path, ObjectPath):
         return path
     typed = address_as_typed(path)
+    if "?" in typed and typed.startswith(tuple(f"{scheme}://" for scheme in _UNLISTED)):
+        raise CorpusError(
+            f"{typed.partition('?')[0]}: addresses with a query, such as presigned ones, are not"
+            " read; download it, or give it as s3://, gs:// or az:// with credentials"
+        )
     if is_url(typed):
         return ObjectPath(typed)
     return Path(typed.partition("://")[2] if typed != str(path) or "://" in typed else path)
 
 
 def without_markers(found: Iterable[tuple[ObjectPath, Meta]]) -> list[ObjectPath]:
-    """The objects but for empty ones with the name of a folder, which some programs put there."""
+    """The objects but for empty ones with the name of a folder, which some programs put there.
+
+    Where nothing lies below, such a name ends with a ``/`` that listings leave out: no object has
+    the name that they give.
+    """
     every = [(path, meta.size) for path, meta in found]
     folders = {path.parent for path, _ in every}
     folders |= {above for folder in folders for above in folder.parents}
-    return [path for path, size in every if size or path not in folders]
+    return [path for path, size in every if size or (path not in folders and _is_object(path))]
+
+
+def _is_object(path: ObjectPath) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def status(meta: Meta) -> os.stat_result:

@@ -9,7 +9,8 @@ for the network; memory is bounded by their size, ``PIECE_BYTES``. Whoever only 
 has only that fetched: pieces grow, and so does their number, while a file is read without a leap.
 
 A request that fails is made again from the byte that was reached. All requests ask for the very
-object that was opened, by its etag: of one that is replaced meanwhile no byte is taken.
+object that was opened, by its etag: of one that is replaced meanwhile no byte is taken. How the
+objects that were read last begin is remembered, for a small one is looked at several times.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import errno
 import io
 import os
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from store.errors import StoreError, TryAgain
 
 FIRST_BYTES, PIECE_BYTES = 1 << 18, 1 << 22
 AHEAD = 4
+NUM_BEGINS = 8
 DELAYS_S = (1.0, 5.0)
 """Pauses before a request is made again that the location itself has tried in vain; they begin anew
 whenever a byte has come."""
@@ -55,6 +57,31 @@ class Ranges(Protocol):
         """Bytes of an object; ObjectChanged if it has another etag."""
 
 
+class _Begins:
+    """How the objects begin that were read last: name and state -> bytes."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[str, Meta], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, Meta]) -> bytes | None:
+        """What is known; None if nothing is."""
+        with self._lock:
+            return self._found.get(key)
+
+    def keep(self, key: tuple[str, Meta], begin: bytes) -> bytes:
+        """Remember, in place of the oldest."""
+        with self._lock:
+            self._found[key] = begin
+            self._found.move_to_end(key)
+            if len(self._found) > NUM_BEGINS:
+                self._found.popitem(last=False)
+        return begin
+
+
+_begins = _Begins()
+
+
 class _Piece(NamedTuple):
     start: int
     stop: int
@@ -67,6 +94,7 @@ class ObjectFile(io.BufferedIOBase):
     Args:
         location: where it is.
         path: of the object in it.
+        meta: what is known of it; it is read as that says, or not at all. Default: it is asked for.
         delays_s: see ``DELAYS_S``.
 
     Raises:
@@ -76,13 +104,18 @@ class ObjectFile(io.BufferedIOBase):
     """
 
     def __init__(
-        self, location: Ranges, path: str, *, delays_s: tuple[float, ...] = DELAYS_S
+        self,
+        location: Ranges,
+        path: str,
+        meta: Meta | None = None,
+        *,
+        delays_s: tuple[float, ...] = DELAYS_S,
     ) -> None:
         self._location, self._path = location, path
         self.name = f"{location.address}/{path}"
         self._delays_s = delays_s
         with said_of(self.name):
-            self.meta = location.head(path)
+            self.meta = location.head(path) if meta is None else meta
         self.size = self.meta.size
         self._at = 0
         self._pieces: deque[_Piece] = deque()
@@ -173,6 +206,15 @@ class ObjectFile(io.BufferedIOBase):
 
     def _fetched(self, start: int, stop: int) -> bytes:
         """Bytes of the object, whatever number of requests that takes."""
+        if start > 0 or stop > FIRST_BYTES or not self.meta.etag:
+            return self._from_server(start, stop)
+        key = (self.name, self.meta)
+        begin = _begins.get(key)
+        if begin is None or len(begin) < stop:
+            begin = _begins.keep(key, self._from_server(start, stop))
+        return begin[:stop]
+
+    def _from_server(self, start: int, stop: int) -> bytes:
         parts: list[bytes] = []
         delays = iter(self._delays_s)
         while start < stop:

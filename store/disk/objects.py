@@ -34,7 +34,16 @@ SINGLE_PUT_BYTES = 2**26
 PART_BYTES = 2**24
 NUM_TRIES = 4
 DELETED_AT_ONCE = PAGE = 1000
-_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+_REFUSED = (
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+)
+_STALLED = "RequestTimeout"
+"""What S3 says, with status 400, of a connection that stalls."""
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 _WORDS = re.compile(r"<Message>([^<]*)</Message>")
@@ -481,7 +490,7 @@ def _explained(error: Exception, where: str, bucket: str) -> Exception:
             f"{where}: the server leads elsewhere ({said}); set the bucket's region, as region"
             " under [storage] or AWS_REGION"
         )
-    passes = anew or status in (408, 409, 425, 429)
+    passes = anew or _found(text, _CODE) == _STALLED or status in (408, 409, 425, 429)
     if 400 <= status < 500 and not passes:
         return StoreInputError(f"{where}: the server refuses it ({said})")
     return StoreBusy(

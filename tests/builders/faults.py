@@ -32,7 +32,7 @@ from tests.builders.buckets import BucketServer, set_environment
 PIECE = 2**18
 CONDITIONS = ("if-none-match", "if-match", "x-goog-if-generation-match")
 HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
-ERROR = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+ERROR = "<Error><Code>{code}</Code><Message>Please reduce your request rate.</Message></Error>"
 ENDS = ("lose", "reset", "answer", "cut")
 
 
@@ -61,7 +61,7 @@ class Fault:
         skip: how many such requests pass first.
         times: how often; None: always.
         share: the share of such requests that it happens to, drawn by the proxy's seed.
-        status, retry_after, seconds, call, late, strips: see `do`.
+        status, code, retry_after, seconds, call, late, strips: see `do`.
     """
 
     do: str
@@ -71,6 +71,7 @@ class Fault:
     times: int | None = 1
     share: float = 1.0
     status: int = 503
+    code: str = "SlowDown"
     retry_after: int | None = None
     seconds: float = 0.0
     call: Callable[[str, str], None] | None = None
@@ -295,7 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
             yield piece
 
     def _refuse(self, fault: Fault) -> int:
-        body = b"" if self.command == "HEAD" else ERROR.encode()
+        body = b"" if self.command == "HEAD" else ERROR.format(code=fault.code).encode()
         self.send_response_only(fault.status)
         if fault.retry_after is not None:
             self.send_header("Retry-After", str(fault.retry_after))

@@ -647,10 +647,11 @@ def test_the_command_scores_a_bucket_into_a_bucket_as_a_folder_into_a_folder(
     expected = scores(tmp_path / "out").drop_columns("source_file")
     found = pa.concat_tables(tables).sort_by("id").drop_columns("source_file")
     assert_same_scores(found, expected)
-    before = paths(url)
+    before, card = paths(url), at(url).head(SCORE_CARD)
     assert {path.partition("/")[0] for path in before} >= {SCORE_CARD, "_commits", "_runs"}
     other_machine()
     assert run_command(command) == 0
+    assert at(url).head(SCORE_CARD) == card  # which says the same, so nobody races for it
     assert [path for path in paths(url) if not path.startswith("_runs/")] == [
         path for path in before if not path.startswith("_runs/")
     ]

@@ -405,6 +405,22 @@ def test_each_refusal_is_of_its_kind(
         assert place.create("x", b"1")
 
 
+@pytest.mark.parametrize("code", ["RequestTimeout", "ExpiredToken", "InvalidToken"])
+def test_a_code_counts_where_the_status_says_little(
+    faulty: tuple[ObjectLocation, FaultProxy], monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """S3 says 400 of connections that stall, which pass, and of credentials that have run out."""
+    place, proxy = faulty
+    monkeypatch.setattr(objects, "_pause", lambda number: None)
+    place.put("x", b"1")
+    proxy.plan(Fault("answer", status=400, code=code, times=2))
+    if code == "RequestTimeout":
+        assert place.read("x") == b"1"
+    else:
+        with pytest.raises(StoreInputError, match=r"access refused.*check the credentials"):
+            place.read("x")
+
+
 def test_a_missing_bucket_and_wrong_places_are_named(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

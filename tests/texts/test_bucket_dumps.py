@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import itertools
 import json
@@ -245,6 +246,9 @@ def test_what_is_not_there_is_said(memory_bucket: str) -> None:
             find_inputs([Path(f"{memory_bucket}/{pattern}")])
     with pytest.raises(InputError, match="an address holds no user"):
         find_inputs([Path("s3://me:secret@bucket/x")])
+    with pytest.raises(CorpusError, match="addresses with a query") as raised:
+        find_inputs([Path("https://host/day.jsonl?X-Amz-Signature=5ec2e7")])
+    assert "5ec2e7" not in str(raised.value)
     with pytest.raises(WrongPlace, match="is the folder of files to score"):
         check_apart([Path(f"{memory_bucket}/2026")], Path(f"{memory_bucket}/2026"))
     with pytest.raises(WrongPlace, match="holds the folder"):
@@ -284,7 +288,7 @@ class Faulty:
     address = "made://bucket"
 
     def __init__(self, data: bytes, seed: int = 0, *, faults: float = 0.5) -> None:
-        self.data, self.etag = data, "1"
+        self.data, self.etag = data, hashlib.md5(data).hexdigest()
         self.asked: list[tuple[int, int]] = []
         self.now = self.most = 0
         self.pause_s = 0.0
@@ -486,7 +490,35 @@ def test_an_unchanged_object_is_not_read_again(
     fault_proxy.reset_counts()
     report = run_without_model([path], tmp_path / "out", note=True)
     assert report.inputs[0].state == "unchanged"
-    assert fault_proxy.requests["GET"] == 0
+    assert fault_proxy.requests == {"HEAD": 1}
+
+
+def test_a_small_object_is_fetched_once(
+    fault_proxy: FaultProxy, bucket: str, tmp_path: Path
+) -> None:
+    """However often it is looked into; looked at before and after."""
+    put(bucket, {f"{n}.jsonl.gz": dump_of(range(9 * n, 9 * n + 9)) for n in range(3)})
+    given = find_inputs([Path(f"{bucket}/*.gz")])
+    fault_proxy.reset_counts()
+    run_without_model(given, tmp_path / "out")
+    assert fault_proxy.requests == {"HEAD": 6, "GET": 3}
+    # What is written in its place is not taken for it.
+    put(bucket, {"1.jsonl.gz": dump_of(range(40, 60))})
+    run_without_model(given, tmp_path / "out")
+    assert len(scores(tmp_path / "out")) == 27 + 20
+
+
+def test_folders_that_a_console_made_are_no_files(bucket: str) -> None:
+    """Empty objects whose names end with a slash, which no other request says."""
+    import boto3
+
+    put(bucket, {"2026/11/01.jsonl": b"", "2026/11/02.jsonl": dump_of(range(3))})
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    for key in ("data/2026/", "data/2026/11/", "data/2026/12/"):
+        client.put_object(Bucket=bucket.split("/")[2], Key=key, Body=b"")
+    want = [f"{bucket}/2026/11/{name}" for name in ("01.jsonl", "02.jsonl")]
+    for folder in ("2026", "2026/*", "2026/**", "2026/11/*"):
+        assert [str(path) for path in find_inputs([Path(f"{bucket}/{folder}")])] == want
 
 
 def test_a_run_that_ends_within_an_object_is_gone_on_with(
