@@ -62,7 +62,7 @@ from pipeline.texts import (
     settled,
 )
 from pipeline.texts import read_blocks as read_input_blocks
-from store.errors import InputError
+from store.errors import InputError, TryAgain
 
 
 class IncompleteScores(ScoreError):
@@ -228,6 +228,7 @@ class ScoreRun:
             except (CorpusError, DumpError) as error:
                 # The other files go on; this one is reported at the end.
                 entry.state, entry.problem = "failed", said_by_name(error, path, self._names)
+                entry.is_unreached = isinstance(error, TryAgain)
                 self._say(f"failed: {entry.problem}")
             if entry.state == "stopped":
                 continue

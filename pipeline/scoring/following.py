@@ -14,15 +14,17 @@ other files (``pipeline.scoring.files``), with the model that is loaded already.
 - in a bucket as soon as it is seen: an object appears when it is whole.
 
 Files of unfinished and hidden names are never taken. What was taken is taken again when it changes,
-failed files too. A restart takes everything again that is there; what has been scored is known by
-the ledger of the folder of scores. So it does not matter when the process is killed.
+failed files too; one that cannot be reached now is taken again without a change, after pauses that
+grow (:func:`put_off`). A restart takes everything again that is there; what has been scored is
+known by the ledger of the folder of scores. So it does not matter when the process is killed.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,11 +44,16 @@ from pipeline.scoring.inputs import (
 from pipeline.scoring.prepared import AnyScorer, Prepared, ScoreOptions, prepare
 from pipeline.scoring.summary import InputReport, ScoreReport, only_unknown, total
 from pipeline.texts import ObjectPath, as_path, readable, status, without_markers
+from store.errors import TryAgain
 
 QUIET_S = 60.0
 """A file that has not changed for so long is complete."""
 _POLL_S = (0.05, 10.0)
 """Least and most time between two looks; within that an eighth of the quiet time."""
+_MAX_PAUSE_S, _MAX_DOUBLINGS = 600.0, 16
+"""Most time until a file that cannot be reached is tried again, and what keeps it a number."""
+MAX_TRIES = 5
+"""So often a file that cannot be reached is waited for where the end is to come once idle."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,8 @@ class Following:
     Attributes:
         quiet_s: how long a file must not have changed; 0 takes every file when it is seen, for
             folders into which files are only ever renamed.
-        until_idle: end once every complete file is scored and none waits to be complete; otherwise
-            it goes on until it is told to stop.
+        until_idle: end once every complete file is scored and none waits to be complete, or has
+            been tried ``MAX_TRIES`` times in vain; otherwise it goes on until it is told to stop.
     """
 
     quiet_s: float = QUIET_S
@@ -82,11 +89,21 @@ class Found:
 
 @dataclass(frozen=True)
 class Sighting:
-    """What is known of a file: how it is, since when, and whether it was taken like that."""
+    """What is known of a file.
+
+    Attributes:
+        found: how it is.
+        since_s: since when.
+        is_taken: whether it was taken like that.
+        num_tries: how often it was taken like that and could not be reached.
+        again_s: not before then is it taken again.
+    """
 
     found: Found
     since_s: float
     is_taken: bool = False
+    num_tries: int = 0
+    again_s: float = -math.inf
 
 
 Known = Mapping[Path, Sighting]
@@ -116,7 +133,8 @@ def look(
         is_new = path not in known or known[path].found.inode != state.inode
         renamed = is_new and _is_rename(unfinished.get(state.inode), path, found)
         is_complete = renamed or now_s - before.since_s >= quiet_s
-        if state.is_meant and is_complete and not before.is_taken:
+        is_due = now_s >= before.again_s and not before.is_taken
+        if state.is_meant and is_complete and is_due:
             ready.append(path)
             before = replace(before, is_taken=True)
         now[path] = before
@@ -129,9 +147,34 @@ def _is_rename(earlier: Path | None, path: Path, found: Mapping[Path, Found]) ->
     return earlier is not None and earlier not in found and path.name in earlier.name
 
 
+def put_off(
+    known: Known, unreached: Collection[Path], *, now_s: float, poll_s: float
+) -> dict[Path, Sighting]:
+    """What is known once files that were taken could not be reached: they are to be taken again.
+
+    Args:
+        known: from the look that took them.
+        unreached: files of it.
+        now_s: the time, by the same clock.
+        poll_s: the pause before the second try; it doubles with each.
+    """
+    later = dict(known)
+    for path in unreached:
+        one = known[path]
+        pause_s = min(poll_s * 2 ** min(one.num_tries, _MAX_DOUBLINGS), _MAX_PAUSE_S)
+        later[path] = replace(
+            one, is_taken=False, num_tries=one.num_tries + 1, again_s=now_s + pause_s
+        )
+    return later
+
+
 def waiting(known: Known) -> int:
-    """Files that will be taken if they do not change any more."""
-    return sum(one.found.is_meant and not one.is_taken for one in known.values())
+    """Files that will be taken if they do not change any more, but for those that were tried
+    ``MAX_TRIES`` times in vain."""
+    return sum(
+        one.found.is_meant and not one.is_taken and one.num_tries < MAX_TRIES
+        for one in known.values()
+    )
 
 
 class Stop(Protocol):
@@ -253,10 +296,11 @@ class _Follower:
 
     def run(self) -> None:
         """Until told to stop, or idle."""
-        quiet_s, known = self._following.quiet_s, dict[Path, Sighting]()
+        quiet_s, poll_s = self._following.quiet_s, self._following.poll_s
+        known = dict[Path, Sighting]()
         when = f"renamed from an unfinished name, or have not changed for {quiet_s:g} s"
         if isinstance(self._folder, ObjectPath):
-            quiet_s, when = 0.0, f"seen; every {self._following.poll_s:g} s they are listed"
+            quiet_s, when = 0.0, f"seen; every {poll_s:g} s they are listed"
         self._say(f"{self._folder}: followed; files are taken once they are {when}")
         while not self._stop.is_told:
             found = self._found()
@@ -266,11 +310,12 @@ class _Follower:
                 for path in [one for one in failed if one not in found]:
                     del failed[path]
                 if ready:
-                    self._round(ready)
+                    unreached = self._round(ready)
+                    known = put_off(known, unreached, now_s=time.monotonic(), poll_s=poll_s)
                 elif self._following.until_idle and not waiting(known):
                     return
             if not self._stop.is_told:
-                time.sleep(self._following.poll_s)
+                time.sleep(poll_s)
 
     def _found(self) -> dict[Path, Found] | None:
         """The files that are there; None where the folder cannot be looked at now."""
@@ -308,7 +353,8 @@ class _Follower:
             self._said.add(line)
             self._say(line)
 
-    def _round(self, ready: Sequence[Path]) -> None:
+    def _round(self, ready: Sequence[Path]) -> list[Path]:
+        """Score files; which of them could not be reached."""
         asked, clock = self._asked, Clock()
         names = listed((readable(str(path.relative_to(self._folder))) for path in ready), most=3)
         self._say(f"{self._folder}: {counted(len(ready), 'file')} complete: {names}")
@@ -323,8 +369,10 @@ class _Follower:
             try:
                 check_inputs([path], asked.reading, asked.filters)
                 good.append(path)
-            except ConfigError as error:
-                failed.append(InputReport(readable(str(path)), "failed", problem=str(error)))
+            except (ConfigError, TryAgain) as error:
+                entry = InputReport(readable(str(path)), "failed", problem=str(error))
+                entry.is_unreached = isinstance(error, TryAgain)
+                failed.append(entry)
                 self._say(f"failed: {error}")
         with ExitStack() as stack:
             report = score_round(
@@ -339,6 +387,14 @@ class _Follower:
             )
             self._note(ready, report)
             self._on_round(report)
+        names_unreached = {one.name for one in report.inputs if one.is_unreached}
+        unreached = [path for path in ready if readable(str(path)) in names_unreached]
+        if unreached:
+            self._say_once(
+                f"{self._folder}: files that cannot be reached now are taken again, after pauses"
+                " that grow"
+            )
+        return unreached
 
     def _note(self, ready: Sequence[Path], report: ScoreReport) -> None:
         self._report.rounds += 1

@@ -331,6 +331,7 @@ def check_inputs(
 
     Raises:
         ConfigError: why the first of them cannot be read, or lacks what the filters ask for.
+        TryAgain: one of them cannot be reached now, and none before it can be read.
     """
     first: str | None = None
     for path in paths:

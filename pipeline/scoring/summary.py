@@ -116,6 +116,8 @@ class InputReport:
     """What was recognised of it, in words."""
     problem: str | None = None
     counts: Counts = field(default_factory=Counter)
+    is_unreached: bool = False
+    """It failed since it cannot be reached now, as after a ``TryAgain``; kept in no record."""
 
     @property
     def shapes(self) -> dict[str, int]:
@@ -124,7 +126,9 @@ class InputReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {**vars(self), "shapes": self.shapes, "counts": dict(self.counts)}
+        found = {**vars(self), "shapes": self.shapes, "counts": dict(self.counts)}
+        del found["is_unreached"]
+        return found
 
     def told(self) -> str:
         """One line for a person: what was recognised, and what would become of the rows."""

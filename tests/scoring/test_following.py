@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -20,16 +22,21 @@ from pipeline.commands.line import run_command
 from pipeline.errors import InputError
 from pipeline.locking import one_at_a_time
 from pipeline.scoring.following import (
+    MAX_TRIES,
     Following,
     FollowReport,
     Found,
     Sighting,
     follow_files,
     look,
+    put_off,
     waiting,
 )
 from pipeline.scoring.prepared import ScoreOptions
 from pipeline.scoring.summary import ScoreReport
+from pipeline.texts.readahead import ObjectFile
+from store.disk import ObjectLocation, locate
+from store.errors import StoreBusy
 from tests.builders.command_processes import heeding
 from tests.builders.dumps import jsonl, scores, v1, write_tweets
 from tests.builders.forking import start
@@ -106,6 +113,30 @@ def test_no_quiet_time_takes_every_file_at_once() -> None:
     one, two = Found(1, 1, 1), Found(2, 2, 1)
     path = NAMES[0]
     assert looks([{path: one}, {path: one}, {path: two}, {}], 0) == [[path], [], [path], []]
+
+
+@given(st.integers(1, 2000), st.floats(0.05, 10))
+def test_what_cannot_be_reached_is_taken_again_after_longer_pauses(
+    tries: int, poll_s: float
+) -> None:
+    path, state = NAMES[0], Found(1, 1, 1)
+    known, ready = look({}, {path: state}, now_s=0, quiet_s=0)
+    now_s, pauses = 0.0, list[float]()
+    for number in range(1, tries + 1):
+        assert ready == [path]
+        known = put_off(known, ready, now_s=now_s, poll_s=poll_s)
+        assert waiting(known) == (number < MAX_TRIES)
+        pauses.append(known[path].again_s - now_s)
+        assert look(known, {path: state}, now_s=now_s, quiet_s=0)[1] == []
+        # Another content does not wait.
+        assert look(known, {path: Found(2, 1, 1)}, now_s=now_s, quiet_s=0)[1] == [path]
+        now_s = known[path].again_s
+        known, ready = look(known, {path: state}, now_s=now_s, quiet_s=0)
+    assert pauses[0] == poll_s and max(pauses) < 601
+    assert all(b > a * 1.9 or b > 599 for a, b in itertools.pairwise(pauses))
+    # Once it is read it is not taken any more.
+    assert ready == [path]
+    assert look(known, {path: state}, now_s=now_s + 1e6, quiet_s=0)[1] == []
 
 
 # --- what is scored -----------------------------------------------------------------------------
@@ -244,6 +275,95 @@ def test_what_cannot_be_followed(heads: list[Path], tmp_path: Path) -> None:
 def test_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["score", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@dataclass
+class Away:
+    """Refuses requests for `b.jsonl` after some that pass, until it is back."""
+
+    passes: int = 0
+    is_back: bool = False
+
+    def __call__(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(location: ObjectLocation, path: str, *args: Any, **options: Any) -> Any:
+            self.passes -= path.endswith("/b.jsonl")
+            if path.endswith("/b.jsonl") and self.passes < 0 and not self.is_back:
+                raise StoreBusy(f"{location.address}/{path}: cannot be reached now (503)")
+            return call(location, path, *args, **options)
+
+        return refused
+
+    def come(self) -> None:
+        self.is_back = True
+
+
+@pytest.fixture
+def dumps_in_bucket(memory_bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Three of them; a request is made once only."""
+    monkeypatch.setattr(ObjectFile.__init__, "__kwdefaults__", {"delays_s": ()})
+    for number, name in enumerate(("a", "b", "c")):
+        put(memory_bucket, f"{name}.jsonl", jsonl([v1(2 * number), v1(2 * number + 1)]))
+    return memory_bucket
+
+
+def put(url: str, name: str, data: bytes) -> None:
+    location = locate(url)
+    assert isinstance(location, ObjectLocation)
+    location.put(name, data)
+
+
+@pytest.mark.parametrize(
+    ("verb", "passes"),
+    [("head", 0), ("read_range", 0), ("read_range", 3), ("head", 3)],
+    ids=["checked", "begun to be checked", "read", "opened to be read"],
+)
+def test_an_object_that_cannot_be_reached_fails_its_round_and_is_taken_again(
+    verb: str,
+    passes: int,
+    heads: list[Path],
+    dumps_in_bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    away = Away(passes)
+    monkeypatch.setattr(ObjectLocation, verb, away(getattr(ObjectLocation, verb)))
+    rounds, said = Rounds([str, away.come]), list[str]()
+    report = follow(Path(dumps_in_bucket), tmp_path / "out", heads, rounds, say=said.append)
+    assert (report.rounds, report.scored, report.failed) == (3, 6, {})
+    first, second, third = rounds.reports
+    assert first.scored == 4 and str(first.problem).count("cannot be reached now (503)") == 1
+    assert [one.state for one in first.inputs].count("failed") == 1
+    assert second.scored == 0 and second.problem == first.problem
+    assert third.scored == 2 and third.problem is None
+    assert [Path(one.name).name for one in third.inputs] == ["b.jsonl"]
+    assert sum("taken again, after pauses" in line for line in said) == 1
+    assert len(set(scores(tmp_path / "out")["id"].to_pylist())) == 6
+    records = list((tmp_path / "out" / "_runs").glob("*.json"))
+    assert len(records) == 3 and not any("unreached" in one.read_text() for one in records)
+
+
+def test_what_is_never_reached_is_a_failure_once_idle(
+    heads: list[Path],
+    dumps_in_bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put(dumps_in_bucket, "bad.jsonl.gz", b"\x1f\x8b\x08rubbish")
+    monkeypatch.setattr(ObjectLocation, "head", Away()(ObjectLocation.head))
+    rounds, said = Rounds(), list[str]()
+    report = follow(Path(dumps_in_bucket), tmp_path / "out", heads, rounds, say=said.append)
+    assert [one.scored for one in rounds.reports] == [4, *[0] * (MAX_TRIES - 1)]
+    failed = Counter(line.split(": ")[1] for line in said if line.startswith("failed: "))
+    assert list(failed.values()) == [MAX_TRIES, 1]  # what is bad is read once
+    assert {str(path) for path in report.failed} == set(failed)
+    words = command(Path(dumps_in_bucket), tmp_path / "out", heads)
+    words[2] = dumps_in_bucket
+    assert run_command([*words, "--until-idle", "--quiet"]) == 1
+    # Named as an input, and alone, it may be tried again.
+    alone = ["score", f"{dumps_in_bucket}/b.jsonl", *words[3:5], *words[words.index("--heads") :]]
+    assert run_command(alone) == 75
+    assert "cannot be reached now (503)" in capsys.readouterr().err
 
 
 # --- the command --------------------------------------------------------------------------------
