@@ -115,7 +115,11 @@ class StoreView:
         return True
 
     def refresh(self) -> None:
-        """Look at the last commit (an opened snapshot stays as it is)."""
+        """Look at the last commit (an opened snapshot stays as it is).
+
+        Raises:
+            StoreInputError: of a bucket, where the store was removed, or another made in its place.
+        """
         if not self._pinned:
             current = load_snapshot(self.location, known=self.snapshot)
             if current.id != self.snapshot.id:

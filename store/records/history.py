@@ -125,7 +125,8 @@ def load_snapshot(
             small request.
 
     Raises:
-        StoreError: no store, no such snapshot, damage, or a later format.
+        StoreError: no store, no such snapshot, damage, or a later format; of a bucket, another
+            store in the place of the one that is known.
     """
     if isinstance(location, ObjectLocation):
         found = _of_bucket(location, snapshot_id, known)
@@ -156,7 +157,7 @@ def _of_bucket(
             raise _no_such_snapshot(location, snapshot_id)
         return read_record(location, snapshot_id)
     if known is not None and known.on_bucket:
-        return load_newest(location, after=known.id) or known
+        return load_newest(location, known=known)
     found = load_newest(location)
     if found is not None:
         _refuse_unborne_size(location, found, f"{location.address}/{snapshot_path(found.id)}")
