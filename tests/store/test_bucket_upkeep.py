@@ -20,7 +20,7 @@ import pytest
 import zarr
 
 from pipeline.commands.line import run_command
-from store import ActivationStore, StoreError, StoreSchema
+from store import ActivationStore, StoreError, StoreInputError, StoreSchema
 from store.commits import begin_compaction
 from store.disk import ObjectLocation, durable, locate
 from store.records import load_snapshot
@@ -475,6 +475,17 @@ def test_a_store_is_copied_to_a_bucket_and_back(
     for target in (bucket, str(tmp_path / "back")):
         with pytest.raises(StoreError, match="something is there already"):
             copy_store(on_disk, target)
+
+
+def test_no_copy_is_made_within_a_stores_private_folder(
+    on_disk: ActivationStore, memory_bucket: str
+) -> None:
+    """Its gc would remove it."""
+    copy_store(on_disk, memory_bucket)
+    there = {meta.path for meta in locate(memory_bucket).list()}  # type: ignore[union-attr]
+    with pytest.raises(StoreInputError, match=r"folder \.salient of a store"):
+        copy_store(on_disk, f"{memory_bucket}/.salient/plans/0123456789ab")
+    assert {meta.path for meta in locate(memory_bucket).list()} == there  # type: ignore[union-attr]
 
 
 def test_unfinished_uploads_are_aborted_once_they_are_old(
