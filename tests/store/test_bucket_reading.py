@@ -26,6 +26,7 @@ from store.records.samples import text_hash
 from store.upkeep.compaction import compact
 from tests.builders.bucket_processes import save_mean
 from tests.builders.bucket_store import to_bucket
+from tests.builders.bucket_verbs import at_request
 from tests.builders.buckets import BucketServer, set_environment
 from tests.builders.faults import Fault, FaultProxy
 from tests.builders.forking import start
@@ -341,6 +342,18 @@ def test_damage_is_an_error_and_named(path: Path, url: str) -> None:
         there.read_features(layer=1, features=[1])
     with pytest.raises(StoreError, match="is missing"):
         xr.open_zarr(there.zarr_store()).ffn.load()
+
+
+def test_threads_share_an_index_beside_a_compaction(memory_bucket: str) -> None:
+    """One has gone on to the newest tables while another still asks for the ones before."""
+    make(memory_bucket)
+    index = ActivationStore.open(memory_bucket).index
+    other = ActivationStore.open(memory_bucket)
+    other.delete(["id7"])
+    compact(other)
+    with at_request(0, lambda: index.rows(["text"])):
+        texts = index.rows(["text"])["text"].to_pylist()
+    assert texts[6] == "text 6 ü" and texts[7] is None
 
 
 # -- for readers of Zarr --------------------------------------------------------------------------
