@@ -19,6 +19,7 @@ from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, o
 from store.disk import ObjectLocation, flight, locate
 from store.errors import StoreBusy, StoreInputError
 from store.layout import ShardReader, merge_ranges, shard_parts
+from store.reading import codec
 from store.reading.view import StoreView
 from store.reading.zarrstore import SnapshotStore
 from store.records import load_snapshot
@@ -400,6 +401,27 @@ def keys_of(store: Any) -> list[str]:
         return [key async for key in store.list()]
 
     return sync(listed())
+
+
+def test_a_slot_is_emptied_while_zarr_reads_it(
+    memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a shard's index and its rows: they are deleted, and nothing is damaged."""
+    make(memory_bucket)
+    lazy = xr.open_zarr(ActivationStore.open(memory_bucket).zarr_store()).ffn.isel(layer=1)
+    parse, slot = codec._parse_index, [f"id{number}" for number in range(16)]
+
+    def empties(*args: Any) -> Any:
+        if slot:
+            other = ActivationStore.open(memory_bucket)
+            other.delete([name for name in slot if name not in DELETED])
+            slot.clear()
+            compact(other)
+        return parse(*args)
+
+    monkeypatch.setattr(codec, "_parse_index", empties)
+    values = lazy.values
+    assert np.isnan(values[..., :16]).all() and np.isfinite(values[..., 16:20]).all()
 
 
 def test_what_fails_below_zarr_is_said_as_elsewhere(
