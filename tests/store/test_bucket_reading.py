@@ -357,6 +357,30 @@ def test_threads_share_an_index_beside_a_compaction(memory_bucket: str) -> None:
     assert texts[6] == "text 6 ü" and texts[7] is None
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [(503, StoreBusy, "cannot be reached"), (403, StoreInputError, "access refused")],
+)
+def test_who_may_not_look_at_the_newest_says_no_damage(
+    path: Path,
+    fault_proxy: FaultProxy,
+    bucket: str,
+    status: int,
+    error: type[StoreError],
+    said: str,
+) -> None:
+    """A shard is missing, and whether a compaction removed it is not known."""
+    to_bucket(path, bucket)
+    place = ObjectLocation(bucket, {"allow_http": True, "retry_timeout_s": 0.1})
+    there = ActivationStore(place, load_snapshot(place), check="never", pinned=False)
+    place.delete([there.reader.shard_of("ffn", 1, 1) or ""])
+    fault_proxy.plan(Fault("answer", key="list-type", status=status, times=None))
+    with pytest.raises(error, match=said):
+        there.read_matrix(layer=1)
+    with pytest.raises(error, match=said):
+        there.reader.shard_after("ffn", 1, 1, "")
+
+
 # -- for readers of Zarr --------------------------------------------------------------------------
 
 
@@ -422,6 +446,18 @@ def test_a_slot_is_emptied_while_zarr_reads_it(
     monkeypatch.setattr(codec, "_parse_index", empties)
     values = lazy.values
     assert np.isnan(values[..., :16]).all() and np.isfinite(values[..., 16:20]).all()
+
+
+@pytest.mark.parametrize("kept", [0, 40, -300])
+def test_a_shard_cut_short_below_zarr_is_named(path: Path, bucket: str, kept: int) -> None:
+    """As by every other reader, wherever it ends."""
+    to_bucket(path, bucket)
+    there = ActivationStore.open(bucket)
+    shard = there.reader.shard_of("ffn", 1, 1)
+    assert shard is not None and isinstance(there.location, ObjectLocation)
+    there.location.put(shard, there.location.read(shard)[:kept])
+    with pytest.raises(DamagedShardError, match=r"is cut short \(slot 1\).*verify"):
+        xr.open_zarr(there.zarr_store()).ffn.isel(layer=1, neuron=[4]).load()
 
 
 def test_what_fails_below_zarr_is_said_as_elsewhere(
