@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store.disk import Location, locate
-from store.errors import StoreBusy, StoreError, StoreInputError
+from store.disk import Location, ObjectLocation, locate
+from store.errors import NoStoreError, StoreBusy, StoreError, StoreInputError
 from store.layout import StoreSchema
 from store.reading.reader import ActivationReader, Samples
 from store.records import (
@@ -104,13 +104,21 @@ class StoreView:
 
     @staticmethod
     def exists(path: str | Path) -> bool:
-        """Whether a store has been created at `path`."""
+        """Whether a store has been created at `path`.
+
+        Raises:
+            StoreInputError: a bucket is not there, or refuses to be looked at.
+        """
         location = locate(path)
         try:
             load_snapshot(location)
+        except NoStoreError:
+            return False
         except StoreBusy:
             raise
-        except StoreError:
+        except StoreError as error:
+            if isinstance(location, ObjectLocation) and isinstance(error, StoreInputError):
+                raise
             return False
         return True
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.commands.line import run_command
 from store import ActivationStore, StoreError, StoreInputError, disk
 from store.commits import turns
 from store.commits.plans import DiskPlan
@@ -35,7 +36,7 @@ from tests.builders.bucket_verbs import (
     let_leases_lapse,
 )
 from tests.builders.buckets import BucketServer, set_environment
-from tests.builders.faults import FaultProxy
+from tests.builders.faults import Fault, FaultProxy
 from tests.builders.store_world import SCHEMA, content, samples, text_of, write_blocks
 
 FIRST = {f"i{number}": number for number in range(12)} | {"twin": 3}
@@ -499,3 +500,19 @@ def test_a_look_at_the_newest_is_one_request(bucket: str, fault_proxy: FaultProx
     store.refresh()
     assert [passed.method for passed in fault_proxy.log] == ["GET"]
     assert "list-type" in fault_proxy.log[0].path
+
+
+@pytest.mark.parametrize("key", ["list-type", "/snapshots/0"])
+def test_access_that_is_refused_is_no_missing_store(
+    bucket: str, fault_proxy: FaultProxy, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is told that there is none, who was not let look."""
+    assert not ActivationStore.exists(bucket)
+    make(bucket)
+    fault_proxy.plan(Fault("answer", key=key, status=403, times=None))
+    with pytest.raises(StoreInputError, match="access refused"):
+        ActivationStore.exists(bucket)
+    assert run_command(["inspect", bucket]) == 2
+    assert "access refused" in capsys.readouterr().err
+    fault_proxy.clear()
+    assert ActivationStore.exists(bucket)
