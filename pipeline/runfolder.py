@@ -53,7 +53,7 @@ from pipeline.errors import (
     again,
 )
 from pipeline.progress import Say, silent
-from store import ActivationStore, StoreError
+from store import ActivationStore, StoreBusy, StoreError
 from store.layout import own_version
 from store.tables import read_json, table_digest, write_json
 
@@ -398,15 +398,19 @@ def open_snapshot(config: RunConfig, snapshot: str | None) -> ActivationStore:
 def what_was_lost(config: RunConfig) -> str | None:
     """A line to say of a run whose store no longer holds all samples that it was made from."""
     card = read_card(RunFolder(Path(config.run_dir)))
-    if card.get("content") is None or not ActivationStore.exists(config.store.path):
-        return None  # an old run; where the store is needed, its opening says that it is not there
+    if card.get("content") is None:
+        return None  # an old run
     try:
+        if not ActivationStore.exists(config.store.path):
+            return None  # where the store is needed, its opening says that it is not there
         if content_of(open_snapshot(config, card.get("snapshot"))) == card["content"]:
             return None
     except ExtractError as error:
         return str(error)
+    except StoreBusy:
+        raise
     except StoreError:
-        return None  # a damaged store: whoever reads it says so
+        return None  # damaged, or access is refused: whoever reads it says so
     return (
         f"{config.run_dir}: samples that this run was made from were deleted since, or"
         f" {config.store.path} is another store; `salient run` brings it up to date"

@@ -74,6 +74,10 @@ class StoreInputError(StoreError, InputError):
     """A store is asked for what it cannot give, or there is none."""
 
 
+class NoStoreError(StoreInputError):
+    """There is no store at a place; it was looked at."""
+
+
 class StoreBusy(TryAgain, StoreError):
     """Another process holds the store's lock, or its disk is full or does not answer."""
 

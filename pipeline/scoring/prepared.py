@@ -37,7 +37,7 @@ from pipeline.texts import (
     check_language_detector,
     usual_columns,
 )
-from store import ActivationStore
+from store import ActivationStore, StoreInputError
 from store.disk import is_url
 
 
@@ -357,7 +357,12 @@ def _check_scorer(scorer: Scorer, config: RunConfig | None, num_samples: int, sa
         say(f"golden texts: outputs {scorer.golden_difference:.1e} of their range apart at most")
     if config is None:
         return
-    if not ActivationStore.exists(config.store.path):
+    try:
+        there = ActivationStore.exists(config.store.path)
+    except StoreInputError as error:
+        say(f"{error}; parity with the store is not checked")
+        return
+    if not there:
         say(f"{config.store.path}: no store here, so parity with it is not checked")
         return
     worst = scorer.check_parity(ActivationStore.open(config.store.path), num_samples)

@@ -20,6 +20,7 @@ from .onbucket import begin_compaction as begin_compaction
 from .onbucket import create_on_bucket as create_on_bucket
 from .onbucket import made_upon as made_upon
 from .onbucket import plan_tables as plan_tables
+from .onbucket import refuse_private as refuse_private
 from .ondisk import DiskCommits as DiskCommits
 from .ondisk import commit_finished as commit_finished
 from .ondisk import create_on_disk as create_on_disk

@@ -189,17 +189,26 @@ def amend(
         head = now
 
 
-def create_on_bucket(location: ObjectLocation, schema: StoreSchema) -> bool:
-    """Make an empty store where nothing is; False: something is there.
+def refuse_private(location: ObjectLocation) -> None:
+    """Refuse to make anything where a store keeps what is its own.
 
     Raises:
-        StoreInputError: the server does not hold to conditions, or the place is within a store.
+        StoreInputError: the place is within a store's private folder.
     """
     if PRIVATE in location.key("").split("/"):
         raise StoreInputError(
             f"{location.address}: lies within the folder {PRIVATE} of a store, whose gc would"
             " remove it; choose another place"
         )
+
+
+def create_on_bucket(location: ObjectLocation, schema: StoreSchema) -> bool:
+    """Make an empty store where nothing is; False: something is there.
+
+    Raises:
+        StoreInputError: the server does not hold to conditions, or the place is within a store.
+    """
+    refuse_private(location)
     if any(not meta.path.startswith(".salient-probe-") for meta in location.list()):
         return False
     disk.check_conditions(location)

@@ -13,7 +13,6 @@ object ever changes, so what is missing or damaged is looked up in the last comm
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import threading
 from collections import OrderedDict
@@ -25,7 +24,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from store.disk import FROM_BACKUP, Location, all_done, in_order, lanes, share
+from store.disk import FROM_BACKUP, Location, ObjectLocation, all_done, in_order, lanes, share
 from store.errors import DamagedShardError, StoreBusy, StoreError, StoreInputError
 from store.layout import (
     ArrayLayout,
@@ -81,7 +80,7 @@ class ActivationReader:
             location,
             samples_per_shard=self.schema.samples_per_shard,
             dtype=self.schema.dtype,
-            damaged=self._damaged,
+            damaged=self.damaged,
         )
         bucket = self.shards.bucket
         self.windows = None if bucket is None else Windows(bucket)
@@ -398,7 +397,7 @@ class ActivationReader:
         self._look(self.schema.array(array), layer, slot)
         path = self.shard_of(array, layer, slot)
         if path == missing:
-            raise self._damaged(path, "is missing")
+            raise self.damaged(path, "is missing")
         return path
 
     def _path(self, layout: ArrayLayout, layer: int, slot: int, record: SlotRecord) -> str:
@@ -453,8 +452,13 @@ class ActivationReader:
 
     def _look(self, layout: ArrayLayout, layer: int, slot: int) -> tuple[object, ...]:
         """What the last commit says of a slot, and checksums of the files that hold it."""
-        with contextlib.suppress(StoreError, IndexError):
+        try:
             self._newer[slot] = load_snapshot(self.location, known=self.snapshot).slots[slot]
+        except (StoreError, IndexError) as error:
+            # Who was not let look knows nothing of damage.
+            unknown = isinstance(error, (StoreBusy, StoreInputError))
+            if unknown and isinstance(self.location, ObjectLocation):
+                raise
         record = self._newer.get(slot, self.snapshot.slots[slot])
         if self._on_bucket:  # what has a name never changes
             return record, ()
@@ -490,7 +494,7 @@ class ActivationReader:
             return
         bad = rows[~good]
         pooling, unit = divmod(int(bad[0]), layout.width)
-        raise self._damaged(
+        raise self.damaged(
             self._path(layout, layer, slot, record),
             f"differs from its checksums in {len(bad)} of {len(rows)} rows read, first "
             f"pooling {layout.poolings[pooling]!r}, unit {unit}",
@@ -535,7 +539,8 @@ class ActivationReader:
 
         return self._persist(read, self.schema.array(array), layer, slot)
 
-    def _damaged(self, path: str, what: str) -> DamagedShardError:
+    def damaged(self, path: str, what: str) -> DamagedShardError:
+        """The error that says what is wrong with a shard, and what to do."""
         slot = path.rsplit("/", 1)[-1].partition(".")[0]
         return DamagedShardError(
             f"{self.location.address}/{path}: the shard {what} (slot {slot}); {FROM_BACKUP}, or "

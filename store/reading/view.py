@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store.disk import Location, locate
-from store.errors import StoreBusy, StoreError, StoreInputError
+from store.disk import Location, ObjectLocation, locate
+from store.errors import NoStoreError, StoreBusy, StoreError, StoreInputError
 from store.layout import StoreSchema
 from store.reading.reader import ActivationReader, Samples
 from store.records import (
@@ -104,18 +104,30 @@ class StoreView:
 
     @staticmethod
     def exists(path: str | Path) -> bool:
-        """Whether a store has been created at `path`."""
+        """Whether a store has been created at `path`.
+
+        Raises:
+            StoreInputError: a bucket is not there, or refuses to be looked at.
+        """
         location = locate(path)
         try:
             load_snapshot(location)
+        except NoStoreError:
+            return False
         except StoreBusy:
             raise
-        except StoreError:
+        except StoreError as error:
+            if isinstance(location, ObjectLocation) and isinstance(error, StoreInputError):
+                raise
             return False
         return True
 
     def refresh(self) -> None:
-        """Look at the last commit (an opened snapshot stays as it is)."""
+        """Look at the last commit (an opened snapshot stays as it is).
+
+        Raises:
+            StoreInputError: of a bucket, where the store was removed, or another made in its place.
+        """
         if not self._pinned:
             current = load_snapshot(self.location, known=self.snapshot)
             if current.id != self.snapshot.id:

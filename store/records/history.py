@@ -13,7 +13,7 @@ from pathlib import Path
 
 from store import disk
 from store.disk import LocalLocation, Location, ObjectLocation
-from store.errors import StoreError, StoreInputError
+from store.errors import NoStoreError, StoreError, StoreInputError
 from store.layout import (
     ROOT_DOCUMENT,
     Root,
@@ -37,13 +37,14 @@ def read_root(location: Location) -> Root:
     """The root `zarr.json`, which names the last commit.
 
     Raises:
-        StoreError: this is no Salient store, or its root is damaged.
+        NoStoreError: this is no Salient store.
+        StoreError: its root is damaged.
     """
     where = f"{location.address}/{ROOT_DOCUMENT}"
     try:
         content = location.read(ROOT_DOCUMENT, max_bytes=disk.MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError):
-        raise StoreInputError(f"{location.address}: {_instead(location)}") from None
+        raise NoStoreError(f"{location.address}: {_instead(location)}") from None
     except OSError as error:
         raise disk.unreadable(where, error, disk.FROM_BACKUP) from error
     try:
@@ -125,7 +126,8 @@ def load_snapshot(
             small request.
 
     Raises:
-        StoreError: no store, no such snapshot, damage, or a later format.
+        StoreError: no store, no such snapshot, damage, or a later format; of a bucket, another
+            store in the place of the one that is known.
     """
     if isinstance(location, ObjectLocation):
         found = _of_bucket(location, snapshot_id, known)
@@ -156,7 +158,7 @@ def _of_bucket(
             raise _no_such_snapshot(location, snapshot_id)
         return read_record(location, snapshot_id)
     if known is not None and known.on_bucket:
-        return load_newest(location, after=known.id) or known
+        return load_newest(location, known=known)
     found = load_newest(location)
     if found is not None:
         _refuse_unborne_size(location, found, f"{location.address}/{snapshot_path(found.id)}")

@@ -11,11 +11,12 @@ emptied, never deleted, so that a writer who sleeps cannot take its number again
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from store import disk
 from store.disk import Meta, ObjectLocation, new_writer
-from store.errors import StoreError
+from store.errors import StoreError, StoreInputError
 from store.records.encoding import decode_snapshot, encode_snapshot
 from store.records.snapshots import SNAPSHOTS, Snapshot, parse_record, snapshot_path
 
@@ -23,18 +24,18 @@ NUM_LOOKS = 100
 """How often the newest record is looked for while others follow and this one is emptied."""
 
 
-def numbers(location: ObjectLocation, *, after: str | None = None) -> dict[str, Meta] | None:
+def numbers(location: ObjectLocation, *, since: str | None = None) -> dict[str, Meta] | None:
     """The records by id, oldest first, emptied ones too; None if this is no such chain.
 
     A store of a disk that was copied to a bucket has copies of its root beside its records.
 
     Args:
         location: where the store is.
-        after: id of a snapshot; only later ones are wanted. One request then.
+        since: id of a snapshot; only it and later ones are wanted. One request then.
     """
     if location.address.startswith(("http:", "https:")):  # which cannot list
         return None
-    start = None if after is None else snapshot_path(after)
+    start = None if since is None else snapshot_path(since).removesuffix(".json")
     found: dict[str, Meta] = {}
     for meta in location.list(SNAPSHOTS, after=start):
         if named := parse_record(meta.path):
@@ -42,29 +43,44 @@ def numbers(location: ObjectLocation, *, after: str | None = None) -> dict[str, 
                 return None
             found[named.id] = meta
     ids = sorted(found, key=int)
-    if after is not None and set((ids or [after])[-1]) == {"9"}:  # then 1000000 stands before it
+    if since is not None and set((ids or [since])[-1]) == {"9"}:  # then 1000000 stands before it
         return numbers(location)
-    if not found and after is None:
+    if not found:
         return None
     return {name: found[name] for name in ids}
 
 
-def load_newest(location: ObjectLocation, *, after: str | None = None) -> Snapshot | None:
-    """The last commit; None if there is no chain, or none of it is later than `after`."""
-    found = _listed(location, after=after)
+def load_newest(location: ObjectLocation, *, known: Snapshot | None = None) -> Snapshot | None:
+    """The last commit; None if there is no chain.
+
+    Args:
+        location: where the store is.
+        known: read before; given back if it still is the last commit.
+
+    Raises:
+        StoreInputError: the store of which `known` was read is not there any more.
+    """
+    found = _listed(location, known)
     return None if found is None else found[1]
 
 
 def _listed(
-    location: ObjectLocation, *, after: str | None = None
+    location: ObjectLocation, known: Snapshot | None = None
 ) -> tuple[dict[str, Meta], Snapshot] | None:
     """The records by id, as `numbers` has them, and what the last of them says."""
     previous = None
     for _ in range(NUM_LOOKS):
-        there = numbers(location, after=after)
+        there = numbers(location, since=None if known is None else known.id)
+        if known is not None and not _is_in(location, known, there or {}):
+            raise StoreInputError(
+                f"{location.address}: snapshot {known.id}, which was read before, is not there any"
+                " more: the store was removed, or another one made in its place; open it again"
+            )
         if not there:
             return None
         newest = list(there)[-1]
+        if known is not None and newest == known.id:
+            return there, known
         snapshot = read_numbered(location, newest)
         if snapshot is not None:
             return there, snapshot
@@ -75,17 +91,31 @@ def _listed(
     raise disk.damaged(where, "the record of the last commit is empty", disk.FROM_BACKUP)
 
 
+def _is_in(location: ObjectLocation, known: Snapshot, there: Mapping[str, Meta]) -> bool:
+    """Whether the record of a snapshot is among those there, as it was read or emptied."""
+    if known.id not in there:
+        return False
+    found = there[known.id]
+    if not found.size:
+        return True
+    if known.etag and found.etag.strip('"') == known.etag.strip('"'):  # Azure lists it without
+        return True
+    now = read_numbered(location, known.id)  # some servers list another than they answer with
+    return now is None or now.writer == known.writer
+
+
 def read_numbered(location: ObjectLocation, snapshot_id: str) -> Snapshot | None:
     """The record of a snapshot; None if it was emptied."""
     path = snapshot_path(snapshot_id)
     where = f"{location.address}/{path}"
     try:
-        content = location.read(path, max_bytes=disk.MAX_JSON_BYTES)
+        content, meta = location.get(path, max_bytes=disk.MAX_JSON_BYTES)
     except FileNotFoundError:
         raise StoreError(f"{where}: the record is missing; {disk.FROM_BACKUP}") from None
     if not content:
         return None
-    return decode_snapshot(content, snapshot_id, where=where, remedy=disk.FROM_BACKUP)
+    snapshot = decode_snapshot(content, snapshot_id, where=where, remedy=disk.FROM_BACKUP)
+    return replace(snapshot, etag=meta.etag)
 
 
 def kept(location: ObjectLocation) -> tuple[list[str], Snapshot] | None:
@@ -114,7 +144,7 @@ def publish_next(location: ObjectLocation, following: Snapshot) -> Snapshot | No
     Raises:
         StoreBusy: no answer, so that nobody knows: read the head and do it again.
     """
-    signed = replace(following, writer=new_writer())
+    signed = replace(following, writer=new_writer(), etag="")
     content = encode_snapshot(signed)
     path = snapshot_path(signed.id)
     try:  # What no program could open must not be committed, whatever made it.

@@ -230,18 +230,21 @@ class SampleIndex:
     ) -> pa.Table:
         """The stored rows of positions `[start, stop)`, dead ones included, in position order."""
         while True:
+            shown = self._snapshot  # other threads may go on to a later one meanwhile
             try:
-                return self._rows(columns, start, stop)
+                return self._rows(shown, columns, start, stop)
             except StoreError as error:
                 # Positions never move: the last commit has the same rows, less what was deleted.
-                self._snapshot = after_compaction(self._location, self._snapshot, error)
+                self._snapshot = after_compaction(self._location, shown, error)
 
-    def _rows(self, columns: Sequence[str] | None, start: int, stop: int | None) -> pa.Table:
+    def _rows(
+        self, shown: Snapshot, columns: Sequence[str] | None, start: int, stop: int | None
+    ) -> pa.Table:
         wanted = pa.schema([ROW_SCHEMA.field(name) for name in columns or ROW_SCHEMA.names])
         stop = self.num_rows if stop is None else stop
         parts = [
             part
-            for part in self._snapshot.index
+            for part in shown.index
             if part.kind == "rows" and part.start < stop and part.stop > start
         ]
 

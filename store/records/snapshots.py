@@ -115,6 +115,7 @@ class Snapshot:
         plan: on a bucket, what is under way.
         oldest: on a bucket, id of the oldest snapshot that may still be opened.
         has_dead: some positions are deleted, so that readers must consult the index.
+        etag: on a bucket, of the record as it was read; empty of one just written.
     """
 
     id: str
@@ -131,6 +132,7 @@ class Snapshot:
     writer: str | None = None
     plan: PlanRecord | None = None
     oldest: str = "000000"
+    etag: str = field(default="", compare=False)
 
     @property
     def on_bucket(self) -> bool:

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from store import disk
 from store.activations import ActivationStore
-from store.commits import manifest_path
+from store.commits import manifest_path, refuse_private
 from store.disk import LocalLocation, ObjectLocation, check_conditions, check_writable_file_system
 from store.errors import StoreBusy, StoreError, StoreInputError
 from store.layout import (
@@ -254,6 +254,7 @@ class _Copy:
 
     def to_bucket(self, location: ObjectLocation) -> CopyReport:
         """Write all objects that lack, then the record."""
+        refuse_private(location)
         there = self._left_by_another_try(location)
         check_conditions(location)
         tables = self.written(location.put)

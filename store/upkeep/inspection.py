@@ -24,6 +24,7 @@ from store.upkeep.plainview import (
     check_axes,
     check_root,
     check_samples,
+    told,
 )
 
 MAX_SHOWN = 10
@@ -188,6 +189,9 @@ def verify(store: ActivationStore) -> VerifyReport:
     That is: shards, manifests, coordinates, tables and Zarr documents of the snapshot, and records
     and files of every snapshot that is kept; of a bucket every object that one of them names. What
     changes while it is read is read again.
+
+    Raises:
+        StoreBusy, StoreInputError: a bucket does not answer, or refuses to be read.
     """
     while True:
         report = _verify(store)
@@ -204,7 +208,7 @@ def _verify(store: ActivationStore) -> VerifyReport:
         try:
             found = check_objects(store.location)
         except StoreError as error:
-            return VerifyReport(0, 0, (Damage(None, str(error)),))
+            return VerifyReport(0, 0, (Damage(None, told(store.location, error)),))
         damage = tuple(dict.fromkeys(found.damage))
         return VerifyReport(found.num_shards, found.num_bytes, damage, found.unknown)
     return _verify_files(store)
@@ -228,7 +232,7 @@ def _verify_files(store: ActivationStore) -> VerifyReport:
                     num_shards += 1
                     _check_index(store, layout.shard_path(layer, slot), layout.rows)
                 except StoreError as error:
-                    damage.append(Damage(slot, str(error)))
+                    damage.append(Damage(slot, told(store.location, error)))
     damage += _check_tables(store)
     damage += _check_surroundings(store)
     # Once each: the history names the snapshot's own files again.
@@ -249,13 +253,13 @@ def _check_surroundings(store: ActivationStore) -> Iterator[Damage]:
     try:
         current = load_snapshot(location)
     except StoreError as error:
-        yield Damage(None, str(error))
+        yield Damage(None, told(location, error))
         return
     for check in (check_root, check_array_documents, check_axes, check_history):
         try:
             yield from check(location, current)
         except StoreError as error:
-            yield Damage(None, str(error))
+            yield Damage(None, told(location, error))
 
 
 def _check_emptied(store: ActivationStore, layout: ArrayLayout, layer: int, slot: int) -> bool:
@@ -298,7 +302,7 @@ def _check_manifests(store: ActivationStore, slot: int) -> Iterator[Damage]:
         try:
             Manifest(store.location, path).check()
         except StoreError as error:
-            yield Damage(slot, str(error))
+            yield Damage(slot, told(store.location, error))
 
 
 def _check_index(store: ActivationStore, path: str, rows: int) -> None:
@@ -324,8 +328,10 @@ def _check_tables(store: ActivationStore) -> Iterator[Damage]:
         try:
             read_labels(store.location, store.snapshot, task)
         except StoreError as error:
-            yield Damage(None, f"labels of task {task!r} cannot be read: {error}")
+            what = told(store.location, error)
+            yield Damage(None, f"labels of task {task!r} cannot be read: {what}")
     try:
         yield from check_samples(store.location, store.snapshot, store.index)
     except StoreError as error:
-        yield Damage(None, f"the sample index cannot be read: {error}")
+        what = told(store.location, error)
+        yield Damage(None, f"the sample index cannot be read: {what}")

@@ -32,7 +32,7 @@ from store.records import (
     read_parquet,
     read_record,
 )
-from store.upkeep.plainview import Damage, check_root_copy
+from store.upkeep.plainview import Damage, check_root_copy, told
 
 _PRIVATE = re.compile(
     "|".join(
@@ -60,7 +60,7 @@ def check_history(location: Location, current: Snapshot) -> Iterator[Damage]:
             files = sorted(snapshot.files() - checked)
         except StoreError as error:
             if snapshot_id in kept_ids(location):  # else gc came meanwhile
-                yield Damage(None, str(error))
+                yield Damage(None, told(location, error))
             continue
         checked.update(files)
         for path in files:
@@ -68,7 +68,7 @@ def check_history(location: Location, current: Snapshot) -> Iterator[Damage]:
                 read_file(location, path)
             except StoreError as error:
                 if snapshot_id in kept_ids(location):
-                    yield Damage(_slot_of(snapshot, path), str(error))
+                    yield Damage(_slot_of(snapshot, path), told(location, error))
 
 
 def read_file(location: Location, path: str) -> None:

@@ -18,7 +18,7 @@ from store.errors import StoreError
 from store.layout import ArrayLayout, Manifest, StoreSchema, row_crcs, shard_bytes, shard_index
 from store.records import MANIFESTS, PLANS, SampleIndex, Snapshot, kept_snapshots
 from store.upkeep.keptfiles import read_file
-from store.upkeep.plainview import Damage
+from store.upkeep.plainview import Damage, told
 from store.upkeep.sweeping import is_ours
 
 NUM_THREADS = 4
@@ -41,6 +41,7 @@ def check_objects(location: ObjectLocation) -> ObjectChecks:
 
     Raises:
         StoreError: the record of one is damaged.
+        StoreBusy, StoreInputError: the bucket does not answer, or refuses; nothing is known then.
     """
     snapshots = kept_snapshots(location)[::-1]
     listing = {meta.path: meta.size for meta in location.list()}  # after: all they name is there
@@ -52,7 +53,9 @@ def check_objects(location: ObjectLocation) -> ObjectChecks:
     try:
         SampleIndex(location, head)
     except StoreError as error:
-        checks.damage.append(Damage(None, f"the sample index cannot be read: {error}"))
+        checks.damage.append(
+            Damage(None, f"the sample index cannot be read: {told(location, error)}")
+        )
     return checks
 
 
@@ -63,7 +66,7 @@ def _check_tables(location: ObjectLocation, snapshots: Iterable[Snapshot]) -> It
             try:
                 read_file(location, path)
             except StoreError as error:
-                yield Damage(None, str(error))
+                yield Damage(None, told(location, error))
 
 
 def _check_plan(
@@ -128,7 +131,7 @@ def _manifest(
         manifest = Manifest(location, path)
         manifest.check()
     except StoreError as error:
-        checks.damage.append(Damage(slot, str(error)))
+        checks.damage.append(Damage(slot, told(location, error)))
         return None
     return manifest
 
@@ -161,7 +164,7 @@ def _wrong_with(
         crcs = row_crcs(np.ascontiguousarray(values))
         sound = manifest.accepts(layout.name, layer, np.arange(layout.rows), crcs)
     except StoreError as error:
-        return f"cannot be compared ({error})"
+        return f"cannot be compared ({told(location, error)})"
     if not sound.all():
         return f"differs from its checksums in {int((~sound).sum())} of {layout.rows} rows"
     return ""

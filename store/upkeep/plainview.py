@@ -13,8 +13,8 @@ from typing import Any
 
 from store import disk
 from store.commits import changing_slots
-from store.disk import Location
-from store.errors import StoreError
+from store.disk import Location, ObjectLocation
+from store.errors import NoStoreError, StoreBusy, StoreError, StoreInputError
 from store.layout import (
     ROOT_DOCUMENT,
     Root,
@@ -48,6 +48,19 @@ class Damage:
 
     slot: int | None
     message: str
+
+
+def told(location: Location, error: StoreError) -> str:
+    """What an error says is wrong; raised again where a bucket does not answer, or refuses access.
+
+    For then it says nothing about what lies there.
+    """
+    unknown = isinstance(error, (StoreBusy, StoreInputError)) and not isinstance(
+        error, NoStoreError
+    )
+    if unknown and isinstance(location, ObjectLocation):
+        raise error
+    return str(error)
 
 
 def check_root(location: Location, snapshot: Snapshot) -> Iterator[Damage]:
@@ -107,7 +120,7 @@ def check_array_documents(location: Location, snapshot: Snapshot) -> Iterator[Da
             yield Damage(None, f"{where}: cannot be read ({error.strerror or error}); {REWRITE}")
             continue
         except StoreError as error:
-            yield Damage(None, str(error))
+            yield Damage(None, told(location, error))
             continue
         if found not in wanted:
             yield Damage(None, f"{where}: differs from the store's schema; {REWRITE}")
@@ -155,7 +168,7 @@ def _check_chunk(
     except OSError as error:
         yield Damage(slot, f"{where}: {error.strerror or 'missing'}; {disk.FROM_BACKUP}")
     except StoreError as error:
-        yield Damage(slot, str(error))
+        yield Damage(slot, told(location, error))
 
 
 def _text(document: Mapping[str, JSON] | None) -> str:

@@ -19,6 +19,7 @@ from store import ActivationStore, DamagedShardError, StoreError, StoreSchema, o
 from store.disk import ObjectLocation, flight, locate
 from store.errors import StoreBusy, StoreInputError
 from store.layout import ShardReader, merge_ranges, shard_parts
+from store.reading import codec
 from store.reading.view import StoreView
 from store.reading.zarrstore import SnapshotStore
 from store.records import load_snapshot
@@ -26,6 +27,7 @@ from store.records.samples import text_hash
 from store.upkeep.compaction import compact
 from tests.builders.bucket_processes import save_mean
 from tests.builders.bucket_store import to_bucket
+from tests.builders.bucket_verbs import at_request
 from tests.builders.buckets import BucketServer, set_environment
 from tests.builders.faults import Fault, FaultProxy
 from tests.builders.forking import start
@@ -343,6 +345,42 @@ def test_damage_is_an_error_and_named(path: Path, url: str) -> None:
         xr.open_zarr(there.zarr_store()).ffn.load()
 
 
+def test_threads_share_an_index_beside_a_compaction(memory_bucket: str) -> None:
+    """One has gone on to the newest tables while another still asks for the ones before."""
+    make(memory_bucket)
+    index = ActivationStore.open(memory_bucket).index
+    other = ActivationStore.open(memory_bucket)
+    other.delete(["id7"])
+    compact(other)
+    with at_request(0, lambda: index.rows(["text"])):
+        texts = index.rows(["text"])["text"].to_pylist()
+    assert texts[6] == "text 6 ü" and texts[7] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [(503, StoreBusy, "cannot be reached"), (403, StoreInputError, "access refused")],
+)
+def test_who_may_not_look_at_the_newest_says_no_damage(
+    path: Path,
+    fault_proxy: FaultProxy,
+    bucket: str,
+    status: int,
+    error: type[StoreError],
+    said: str,
+) -> None:
+    """A shard is missing, and whether a compaction removed it is not known."""
+    to_bucket(path, bucket)
+    place = ObjectLocation(bucket, {"allow_http": True, "retry_timeout_s": 0.1})
+    there = ActivationStore(place, load_snapshot(place), check="never", pinned=False)
+    place.delete([there.reader.shard_of("ffn", 1, 1) or ""])
+    fault_proxy.plan(Fault("answer", key="list-type", status=status, times=None))
+    with pytest.raises(error, match=said):
+        there.read_matrix(layer=1)
+    with pytest.raises(error, match=said):
+        there.reader.shard_after("ffn", 1, 1, "")
+
+
 # -- for readers of Zarr --------------------------------------------------------------------------
 
 
@@ -387,6 +425,39 @@ def keys_of(store: Any) -> list[str]:
         return [key async for key in store.list()]
 
     return sync(listed())
+
+
+def test_a_slot_is_emptied_while_zarr_reads_it(
+    memory_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a shard's index and its rows: they are deleted, and nothing is damaged."""
+    make(memory_bucket)
+    lazy = xr.open_zarr(ActivationStore.open(memory_bucket).zarr_store()).ffn.isel(layer=1)
+    parse, slot = codec._parse_index, [f"id{number}" for number in range(16)]
+
+    def empties(*args: Any) -> Any:
+        if slot:
+            other = ActivationStore.open(memory_bucket)
+            other.delete([name for name in slot if name not in DELETED])
+            slot.clear()
+            compact(other)
+        return parse(*args)
+
+    monkeypatch.setattr(codec, "_parse_index", empties)
+    values = lazy.values
+    assert np.isnan(values[..., :16]).all() and np.isfinite(values[..., 16:20]).all()
+
+
+@pytest.mark.parametrize("kept", [0, 40, -300])
+def test_a_shard_cut_short_below_zarr_is_named(path: Path, bucket: str, kept: int) -> None:
+    """As by every other reader, wherever it ends."""
+    to_bucket(path, bucket)
+    there = ActivationStore.open(bucket)
+    shard = there.reader.shard_of("ffn", 1, 1)
+    assert shard is not None and isinstance(there.location, ObjectLocation)
+    there.location.put(shard, there.location.read(shard)[:kept])
+    with pytest.raises(DamagedShardError, match=r"is cut short \(slot 1\).*verify"):
+        xr.open_zarr(there.zarr_store()).ffn.isel(layer=1, neuron=[4]).load()
 
 
 def test_what_fails_below_zarr_is_said_as_elsewhere(

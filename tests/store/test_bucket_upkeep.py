@@ -20,7 +20,7 @@ import pytest
 import zarr
 
 from pipeline.commands.line import run_command
-from store import ActivationStore, StoreError, StoreSchema
+from store import ActivationStore, StoreBusy, StoreError, StoreInputError, StoreSchema
 from store.commits import begin_compaction
 from store.disk import ObjectLocation, durable, locate
 from store.records import load_snapshot
@@ -475,6 +475,58 @@ def test_a_store_is_copied_to_a_bucket_and_back(
     for target in (bucket, str(tmp_path / "back")):
         with pytest.raises(StoreError, match="something is there already"):
             copy_store(on_disk, target)
+
+
+def test_no_copy_is_made_within_a_stores_private_folder(
+    on_disk: ActivationStore, memory_bucket: str
+) -> None:
+    """Its gc would remove it."""
+    copy_store(on_disk, memory_bucket)
+    there = {meta.path for meta in locate(memory_bucket).list()}  # type: ignore[union-attr]
+    with pytest.raises(StoreInputError, match=r"folder \.salient of a store"):
+        copy_store(on_disk, f"{memory_bucket}/.salient/plans/0123456789ab")
+    assert {meta.path for meta in locate(memory_bucket).list()} == there  # type: ignore[union-attr]
+
+
+KEYS = {
+    "shard": "/ffn/c/",
+    "manifest": "manifests/",
+    "table": "index/",
+    "labels": "labels/",
+    "record": "snapshots/0",
+}
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=list(KEYS))
+@pytest.mark.parametrize("own", [True, False], ids=["own", "of-a-disk"])
+def test_what_cannot_be_read_now_is_no_damage(
+    on_disk: ActivationStore,
+    bucket: str,
+    fault_proxy: FaultProxy,
+    key: str,
+    own: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where access is refused, or the server is busy for long; of a copy of a disk's files, too."""
+    place = ObjectLocation(bucket, {"allow_http": True, "retry_timeout_s": 0.1})
+    if own:
+        copy_store(on_disk, bucket)
+    else:
+        for path in on_disk.location.files():
+            place.put(path, on_disk.location.read(path))
+    store = ActivationStore(place, load_snapshot(place), check="first", pinned=False)
+    for fault, error in (
+        (Fault("answer", key=key, status=503, times=None), StoreBusy),
+        (Fault("answer", key=key, status=403, times=None), StoreInputError),
+    ):
+        fault_proxy.clear()
+        fault_proxy.plan(fault)
+        with pytest.raises(error, match=bucket):
+            verify(store)
+    fault_proxy.clear()
+    fault_proxy.plan(Fault("answer", key=key, method="GET", status=403, times=None))
+    assert run_command(["store", "verify", bucket]) == 2
+    assert "access refused" in capsys.readouterr().err
 
 
 def test_unfinished_uploads_are_aborted_once_they_are_old(

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.commands.line import run_command
 from store import ActivationStore, StoreError, StoreInputError, disk
 from store.commits import turns
 from store.commits.plans import DiskPlan
@@ -35,6 +36,7 @@ from tests.builders.bucket_verbs import (
     let_leases_lapse,
 )
 from tests.builders.buckets import BucketServer, set_environment
+from tests.builders.faults import Fault, FaultProxy
 from tests.builders.store_world import SCHEMA, content, samples, text_of, write_blocks
 
 FIRST = {f"i{number}": number for number in range(12)} | {"twin": 3}
@@ -456,3 +458,61 @@ def test_an_emptied_number_is_never_taken_again(memory_bucket: str) -> None:
     assert publish_next(location, after) is not None
     assert [one.id for one in kept_snapshots(location)] == ["000002", "000003"]
     assert load_snapshot(location, known=store.snapshot).id == "000003"
+    empty_record(location, store.snapshot_id)
+    assert load_snapshot(location, known=store.snapshot).id == "000003"
+
+
+@pytest.mark.parametrize("again", [None, 0, 2, 3], ids=["none", "behind", "as-far", "farther"])
+def test_who_knows_a_store_that_is_gone_writes_nothing(
+    memory_bucket: str, again: int | None
+) -> None:
+    """Whichever was made in its place, however far it is."""
+    made, location = make(memory_bucket), locate(memory_bucket)
+    assert isinstance(location, ObjectLocation) and made.snapshot_id == "000002"
+    olds = [made, ActivationStore.open(memory_bucket)]
+    location.delete([meta.path for meta in location.list()])
+    if again is not None:
+        ActivationStore.create(memory_bucket, SCHEMA)
+        for _ in range(again):
+            ActivationStore.open(memory_bucket).put_labels("t", labels("i30"))
+    there = {meta.path for meta in location.list()}
+    uses: list[Callable[[ActivationStore], object]] = [
+        lambda old: old.refresh(),
+        lambda old: old.put_labels("t", labels("i1")),
+        lambda old: old.delete(["i1"]),
+        lambda old: append(old, LATER),
+        lambda old: old.read_matrix(layer=1),
+    ]
+    for old in olds:
+        for use in uses:
+            with pytest.raises(StoreInputError, match=r"snapshot 000002, .* open it again"):
+                use(old)
+    assert {meta.path for meta in location.list()} == there
+    if again is not None:
+        assert ActivationStore.open(memory_bucket).snapshot_id == f"{again:06d}"
+
+
+def test_a_look_at_the_newest_is_one_request(bucket: str, fault_proxy: FaultProxy) -> None:
+    """Of a store that was opened, while nobody commits."""
+    make(bucket)
+    store = ActivationStore.open(bucket)
+    fault_proxy.reset_counts()
+    store.refresh()
+    assert [passed.method for passed in fault_proxy.log] == ["GET"]
+    assert "list-type" in fault_proxy.log[0].path
+
+
+@pytest.mark.parametrize("key", ["list-type", "/snapshots/0"])
+def test_access_that_is_refused_is_no_missing_store(
+    bucket: str, fault_proxy: FaultProxy, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is told that there is none, who was not let look."""
+    assert not ActivationStore.exists(bucket)
+    make(bucket)
+    fault_proxy.plan(Fault("answer", key=key, status=403, times=None))
+    with pytest.raises(StoreInputError, match="access refused"):
+        ActivationStore.exists(bucket)
+    assert run_command(["inspect", bucket]) == 2
+    assert "access refused" in capsys.readouterr().err
+    fault_proxy.clear()
+    assert ActivationStore.exists(bucket)
