@@ -45,6 +45,7 @@ from store.records import (
     PRIVATE,
     SNAPSHOTS,
     IndexPart,
+    SampleIndex,
     SlotRecord,
     Snapshot,
     kept_ids,
@@ -242,8 +243,8 @@ class _Copy:
             self.count(len(content))
         disk.sync_directories({path.parent for path in folders} | {root / MANIFESTS})
         snapshot = self.snapshot(manifests, tables)
-        slots = self.store.index.visible_slots(range(len(snapshot.slots)))
-        write_sample_chunks(root, self.schema, slots)
+        index = SampleIndex(LocalLocation(root), snapshot)  # the source's may have moved on
+        write_sample_chunks(root, self.schema, index.visible_slots(range(len(snapshot.slots))))
         publish(root, snapshot)
         return snapshot
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,8 @@ from pipeline.commands.line import run_command
 from store import ActivationStore, StoreBusy, StoreError, StoreInputError, StoreSchema
 from store.commits import begin_compaction
 from store.disk import ObjectLocation, durable, locate
-from store.records import load_snapshot
-from store.upkeep import compact, copy_store, gc, info, verify
+from store.records import Snapshot, load_snapshot
+from store.upkeep import compact, copy_store, copying, gc, info, verify
 from store.upkeep.rewriting import base_of, commit, look, rewrite
 from store.upkeep.sweeping import do_sweep, plan_sweep, record_id
 from tests.builders.bucket_verbs import as_another, at_request, let_leases_lapse
@@ -475,6 +476,26 @@ def test_a_store_is_copied_to_a_bucket_and_back(
     for target in (bucket, str(tmp_path / "back")):
         with pytest.raises(StoreError, match="something is there already"):
             copy_store(on_disk, target)
+
+
+def test_a_copy_beside_a_compaction_is_sound(
+    on_disk: ActivationStore, memory_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of the store as it was when it was begun, whatever its bucket says by now."""
+    copy_store(on_disk, memory_bucket)
+
+    plain = copying._Copy.snapshot
+
+    def later(*given: Any) -> Snapshot:
+        other = ActivationStore.open(memory_bucket)
+        other.delete(["id3"])
+        compact(other)
+        return plain(*given)
+
+    monkeypatch.setattr(copying._Copy, "snapshot", later)
+    copy_store(ActivationStore.open(memory_bucket), tmp_path / "copy")
+    copied = ActivationStore.open(tmp_path / "copy")
+    assert verify(copied).sound, str(verify(copied))
 
 
 def test_no_copy_is_made_within_a_stores_private_folder(
