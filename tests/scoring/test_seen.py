@@ -169,7 +169,11 @@ def test_what_is_read_is_recorded_by_its_own_bytes(
     first, second = jsonl([v1(0)]), jsonl([v1(1)])
     out, path = tmp_path / "out", tmp_path / "a"
     path.write_bytes(first)
-    monkeypatch.setattr(batch, "state_of", lambda path: FileState(len(first), OLD_NS, OLD_NS, 1))
+    for module in ("batch", "seen"):
+        monkeypatch.setattr(
+            f"pipeline.scoring.{module}.state_of",
+            lambda path: FileState(len(first), OLD_NS, OLD_NS, 1),
+        )
     run_without_model([path], out, note=True)
     path.write_bytes(second)
     assert run_without_model([path], out, 0, note=True).read == 0
