@@ -74,7 +74,7 @@ class _Begins:
         with self._lock:
             self._found[key] = begin
             self._found.move_to_end(key)
-            if len(self._found) > NUM_BEGINS:
+            while len(self._found) > NUM_BEGINS:
                 self._found.popitem(last=False)
         return begin
 
