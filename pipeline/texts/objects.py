@@ -192,7 +192,7 @@ def as_path(path: str | Path) -> Path:
     if isinstance(path, ObjectPath):
         return path
     typed = address_as_typed(path)
-    if "?" in typed and typed.startswith(tuple(f"{scheme}://" for scheme in _UNLISTED)):
+    if "?" in typed and typed.partition("://")[0] in _UNLISTED:
         raise CorpusError(
             f"{typed.partition('?')[0]}: addresses with a query, such as presigned ones, are not"
             " read; download it, or give it as s3://, gs:// or az:// with credentials"
